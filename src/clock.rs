@@ -1,0 +1,52 @@
+//! The only place that reads time.
+//!
+//! Wall time is derived from the monotonic clock since the start of the process, so a step of the system clock neither
+//! expires a queue at once nor stops it. [`Clock`] is cheap to clone and passed down by constructor.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Seconds since 1970-01-01 UTC. Kept in 32 bits in queue entries: good until 2106.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixTime(pub u32);
+
+impl UnixTime {
+    /// This time moved by `by`, saturating at both ends; fractions of a second are dropped.
+    pub fn plus(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(u32::try_from(by.as_secs()).unwrap_or(u32::MAX)))
+    }
+
+    /// How long ago `earlier` was; zero when it lies in the future.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_secs(u64::from(self.0.saturating_sub(earlier.0)))
+    }
+}
+
+/// A source of monotonic and wall time.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    origin: Instant,
+    wall_at_origin: Duration,
+}
+
+impl Clock {
+    /// A clock that takes the system's wall time once, now.
+    pub fn system() -> Self {
+        let wall_at_origin = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { origin: Instant::now(), wall_at_origin }
+    }
+
+    /// Monotonic time.
+    pub fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Wall time with full precision, as the time since 1970-01-01 UTC.
+    pub fn wall_precise(&self) -> Duration {
+        self.wall_at_origin + self.origin.elapsed()
+    }
+
+    /// Wall time in whole seconds.
+    pub fn wall(&self) -> UnixTime {
+        UnixTime(u32::try_from(self.wall_precise().as_secs()).unwrap_or(u32::MAX))
+    }
+}

@@ -1,0 +1,2 @@
+//! The configuration: one TOML file, every option with a default, errors that name file, key and allowed range.
+pub mod units;

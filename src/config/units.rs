@@ -1,0 +1,160 @@
+//! Durations and sizes as the configuration writes them: `"30s"`, `"1h 30m"`, `"64MiB"`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A duration written with units: ms, s, m, h, d. Several parts may follow each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(pub Duration);
+
+/// A size in octets written with a unit: B, KiB, MiB, GiB, TiB (powers of 1024), or KB, MB, GB, TB (powers of 1000).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ByteSize(pub u64);
+
+/// A text that is not a duration or a size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// Not a duration.
+    #[error("not a duration; write for example \"500ms\", \"30s\", \"5m\", \"1h 30m\" or \"4d\"")]
+    Span,
+    /// Not a size.
+    #[error("not a size; write for example \"64KiB\", \"50MB\" or \"1GiB\"")]
+    ByteSize,
+}
+
+const SPAN_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const SIZE_UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+/// Splits `30s rest` into number, unit and rest.
+fn part(text: &str) -> Option<(u64, &str, &str)> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, rest) = text.split_at_checked(digits)?;
+    let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+    let (unit, rest) = rest.split_at_checked(end)?;
+    Some((number.parse().ok()?, unit, rest.trim_start()))
+}
+
+fn scaled(number: u64, unit: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.checked_mul(*factor)
+}
+
+impl FromStr for Span {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let mut rest = text.trim();
+        let mut total: u64 = 0;
+        if rest.is_empty() {
+            return Err(UnitError::Span);
+        }
+        while !rest.is_empty() {
+            let (number, unit, after) = part(rest).ok_or(UnitError::Span)?;
+            let millis = scaled(number, unit, &SPAN_UNITS).ok_or(UnitError::Span)?;
+            total = total.checked_add(millis).ok_or(UnitError::Span)?;
+            rest = after;
+        }
+        Ok(Self(Duration::from_millis(total)))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut left = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        if left == 0 {
+            return f.write_str("0s");
+        }
+        let mut is_first = true;
+        for (unit, factor) in SPAN_UNITS {
+            if left >= factor {
+                write!(f, "{}{}{unit}", if is_first { "" } else { " " }, left / factor)?;
+                left %= factor;
+                is_first = false;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let (number, unit, rest) = part(text.trim()).ok_or(UnitError::ByteSize)?;
+        if !rest.is_empty() {
+            return Err(UnitError::ByteSize);
+        }
+        scaled(number, unit, &SIZE_UNITS).map(Self).ok_or(UnitError::ByteSize)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fitting = SIZE_UNITS.iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
+        let (unit, factor) = fitting.copied().unwrap_or(("B", 1));
+        write!(f, "{}{unit}", self.0 / factor)
+    }
+}
+
+/// Serde by `FromStr` and `Display`.
+macro_rules! serde_by_text {
+    ($name:ident) => {
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(|error| serde::de::Error::custom(format_args!("{text:?}: {error}")))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
+}
+
+serde_by_text!(Span);
+serde_by_text!(ByteSize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_add_their_parts_and_print_back() {
+        let span: Span = "1h 30m".parse().unwrap();
+
+        assert_eq!(span.0, Duration::from_secs(5400));
+        assert_eq!(span.to_string(), "1h 30m");
+        assert_eq!("250ms".parse::<Span>().unwrap().to_string(), "250ms");
+    }
+
+    #[test]
+    fn sizes_print_in_the_largest_exact_unit() {
+        assert_eq!("64MiB".parse::<ByteSize>().unwrap(), ByteSize(64 << 20));
+        assert_eq!(ByteSize(50_000_000).to_string(), "50MB");
+        assert_eq!(ByteSize(0).to_string(), "0B");
+    }
+
+    #[test]
+    fn bare_numbers_and_overflow_are_refused() {
+        for bad in ["", "5", "s", "-1s", "5 m", "99999999999999999999d", "5x"] {
+            assert!(bad.parse::<Span>().is_err(), "{bad:?}");
+        }
+        assert!("18446744073709551615TiB".parse::<ByteSize>().is_err());
+    }
+}

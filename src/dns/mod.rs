@@ -1,0 +1,74 @@
+//! Finding the next hop of a domain: routes, MX and address look-ups, sites, and the cache of delivery plans.
+//!
+//! [`Planner::plan`] gives a [`Plan`] that is good for its TTL; [`Planner::cached`] is the hot path.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::smtp::status::Status;
+
+/// How a domain's mail goes out.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The recipient domain, lower case.
+    pub domain: Arc<str>,
+    /// The provider's name, else the MX set, else the domain: what limits apply to.
+    pub site: Arc<str>,
+    /// The MX hosts' names, lower case, sorted, joined by a comma: connections are shared within it.
+    pub mx_set: Arc<str>,
+    /// In order of preference; equal preferences are shuffled for each connection.
+    pub hosts: Vec<MxHost>,
+    /// TCP port.
+    pub port: u16,
+    /// What is done with the mail.
+    pub transport: Transport,
+    /// Whether STARTTLS is tried.
+    pub tls: TlsPolicy,
+    /// When this must be asked again.
+    pub valid_until: Instant,
+}
+
+/// What is done with a domain's mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Delivered by SMTP.
+    Smtp,
+    /// Counted as delivered and dropped; for tests of senders.
+    Discard,
+}
+
+/// TLS towards a domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TlsPolicy {
+    /// STARTTLS when offered, without verification; clear text when it fails (RFC 7435).
+    #[default]
+    Opportunistic,
+    /// Never.
+    None,
+}
+
+/// One MX host with its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MxHost {
+    /// Its name, lower case, without the final dot.
+    pub name: Arc<str>,
+    /// MX preference; lower is tried first.
+    pub preference: u16,
+    /// IPv6 and IPv4 addresses; at most 20 in a plan altogether.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Why there is no next hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanFailure {
+    /// Class 4: try again later; class 5: bounce.
+    pub status: Status,
+    /// For people.
+    pub text: Box<str>,
+    /// When this must be asked again.
+    pub valid_until: Instant,
+}
+
+/// What is known about a domain.
+pub type Planned = Result<Arc<Plan>, Arc<PlanFailure>>;

@@ -1,0 +1,36 @@
+//! hikyaku: a mail delivery daemon.
+//!
+//! The life of a message:
+//!
+//! 1. a [`submission`] session takes the envelope and the content of a mail transaction;
+//! 2. admission checks it, adds the trace fields and reads the `X-Hikyaku-*` fields;
+//! 3. the [`spool`] appends it to the [`log`] and syncs; only then comes the 250;
+//! 4. the [`queue`] makes an entry of each recipient: by domain until it is due, by site when ready;
+//! 5. [`delivery`] connections take entries within their permits and run mail transactions;
+//! 6. each recipient's outcome goes back through the queue into the spool, the metrics and, when due, a DSN;
+//! 7. a message without unfinished recipients is dead, and its segment is deleted or compacted.
+//!
+//! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
+//! main, [`cli`] → [`daemon`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`] → [`spool`], [`dns`] →
+//! [`bounce`], [`limit`], [`log`] → [`reply`], [`provider`] → [`message`] → [`smtp`] → [`clock`], [`metrics`],
+//! [`config::units`].
+
+pub mod admin;
+pub mod bounce;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod delivery;
+pub mod demo;
+pub mod dns;
+pub mod limit;
+pub mod log;
+pub mod message;
+pub mod metrics;
+pub mod provider;
+pub mod queue;
+pub mod reply;
+pub mod smtp;
+pub mod spool;
+pub mod submission;

@@ -1,0 +1,3 @@
+//! The hikyaku command.
+
+fn main() {}

@@ -1,0 +1,91 @@
+//! What one attempt did to one recipient.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::smtp::reply::Reply;
+
+/// The step of a delivery at which something was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Finding the next hop.
+    Dns,
+    /// TCP connection.
+    Connect,
+    /// The 220 greeting.
+    Greeting,
+    /// EHLO or HELO.
+    Ehlo,
+    /// STARTTLS and the handshake.
+    StartTls,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA or the first BDAT.
+    Data,
+    /// While content was sent.
+    Content,
+    /// The reply to the final dot or BDAT LAST.
+    EndOfData,
+    /// In our own queue: expiry, an operator's order.
+    Queue,
+}
+
+impl Phase {
+    /// The step in lower case, as logs, metrics and tables show it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Greeting => "greeting",
+            Self::Ehlo => "ehlo",
+            Self::StartTls => "starttls",
+            Self::Mail => "mail",
+            Self::Rcpt => "rcpt",
+            Self::Data => "data",
+            Self::Content => "content",
+            Self::EndOfData => "end-of-data",
+            Self::Queue => "queue",
+        }
+    }
+}
+
+/// Why an outcome is what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// At which step.
+    pub phase: Phase,
+    /// The receiver's reply, or ours in its place.
+    pub reply: Reply,
+    /// The MX host that was talked to.
+    pub mx_host: Option<Arc<str>>,
+    /// Its address and port.
+    pub mx_address: Option<SocketAddr>,
+    /// The next hop announced DSN, so NOTIFY and friends were passed on to it.
+    pub relayed_dsn: bool,
+    /// The end of data may have left but no reply came: the receiver may have the message.
+    pub in_doubt: bool,
+}
+
+/// What became of a recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The receiver took responsibility.
+    Delivered(Report),
+    /// A temporary failure: to be tried again.
+    Deferred(Report),
+    /// A permanent failure.
+    Bounced(Report),
+    /// Still failing at the end of its time.
+    Expired(Report),
+}
+
+impl Outcome {
+    /// The report inside.
+    pub fn report(&self) -> &Report {
+        match self {
+            Self::Delivered(report) | Self::Deferred(report) | Self::Bounced(report) | Self::Expired(report) => report,
+        }
+    }
+}

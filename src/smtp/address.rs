@@ -1,0 +1,196 @@
+//! Mailboxes, reverse-paths and forward-paths (RFC 5321, 4.1.2).
+
+use std::fmt;
+
+/// A mailbox: local-part and domain. Valid by construction: no control character, no CR, LF or NUL.
+///
+/// The local-part is kept as it was written (quoted strings included); the domain is lower case without a final dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    text: Box<str>,
+    at: u16,
+}
+
+impl Address {
+    /// The part before the last `@`, as written.
+    pub fn local_part(&self) -> &str {
+        self.text.get(..usize::from(self.at)).unwrap_or_default()
+    }
+
+    /// The domain or address literal, lower case.
+    pub fn domain(&self) -> &str {
+        self.text.get(usize::from(self.at) + 1..).unwrap_or_default()
+    }
+
+    /// The whole mailbox, `local@domain`.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Where failures are reported to: RFC 5321, 4.1.1.2.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ReversePath {
+    /// `<>`: a notification; nothing is ever reported about it.
+    Null,
+    /// A mailbox.
+    Mailbox(Address),
+}
+
+impl ReversePath {
+    /// Whether this is the null reverse-path.
+    pub fn is_null(&self) -> bool {
+        matches!(self, Self::Null)
+    }
+
+    /// The mailbox text, empty for the null reverse-path.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Null => "",
+            Self::Mailbox(address) => address.as_str(),
+        }
+    }
+}
+
+/// An address that does not follow the grammar; the reason is for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// No `@`, or nothing on one side of it.
+    #[error("not of the form local-part@domain")]
+    Form,
+    /// Over 64 octets of local-part, 255 of domain or 254 in all (RFC 5321, 4.5.3.1).
+    #[error("too long")]
+    Length,
+    /// A character the grammar does not allow there.
+    #[error("a character that is not allowed")]
+    Character,
+}
+
+impl std::str::FromStr for Address {
+    type Err = AddressError;
+
+    /// Parses `local@domain` without angle brackets or source route. UTF-8 is accepted in both parts: whether SMTPUTF8
+    /// was asked for is the session's concern.
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let at = text.rfind('@').ok_or(AddressError::Form)?;
+        let (local, domain) = (text.get(..at).unwrap_or_default(), text.get(at + 1..).unwrap_or_default());
+        let domain = domain.strip_suffix('.').unwrap_or(domain);
+        if local.is_empty() || domain.is_empty() {
+            return Err(AddressError::Form);
+        }
+        if local.len() > 64 || domain.len() > 255 || local.len() + domain.len() > 253 + 64 {
+            return Err(AddressError::Length);
+        }
+        if !is_local_part(local) || !is_domain(domain) {
+            return Err(AddressError::Character);
+        }
+        let at = u16::try_from(local.len()).map_err(|_| AddressError::Length)?;
+        let mut text = String::with_capacity(local.len() + 1 + domain.len());
+        text.push_str(local);
+        text.push('@');
+        text.push_str(&domain.to_lowercase());
+        Ok(Self { text: text.into(), at })
+    }
+}
+
+fn is_atext(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || is_plain_utf8(c)
+}
+
+/// Non-ASCII that cannot disturb a terminal, a log line or a command: no controls, no line or paragraph separators.
+fn is_plain_utf8(c: char) -> bool {
+    !c.is_ascii() && !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}')
+}
+
+fn is_local_part(local: &str) -> bool {
+    if let Some(inner) = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        return is_quoted_content(inner);
+    }
+    local.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atext))
+}
+
+fn is_quoted_content(inner: &str) -> bool {
+    let mut characters = inner.chars();
+    while let Some(c) = characters.next() {
+        let c = if c == '\\' {
+            match characters.next() {
+                Some(c) => c,
+                None => return false,
+            }
+        } else if c == '"' {
+            return false;
+        } else {
+            c
+        };
+        if !(matches!(c, ' '..='~') || is_plain_utf8(c)) {
+            return false;
+        }
+    }
+    true
+}
+
+fn is_domain(domain: &str) -> bool {
+    if let Some(literal) = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        let v6 = literal.get(..5).filter(|tag| tag.eq_ignore_ascii_case("ipv6:")).and_then(|_| literal.get(5..));
+        return match v6 {
+            Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => literal.parse::<std::net::Ipv4Addr>().is_ok(),
+        };
+    }
+    domain.split('.').all(|label| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || is_plain_utf8(c))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domain_is_lower_case_and_without_a_final_dot() {
+        let address: Address = "Ann.Smith@Example.COM.".parse().unwrap();
+
+        assert_eq!((address.local_part(), address.domain()), ("Ann.Smith", "example.com"));
+    }
+
+    #[test]
+    fn quoted_local_parts_and_literals_are_addresses() {
+        for good in ["\"a b\"@x.test", "\"a\\\"b@c\"@x.test", "a@[127.0.0.1]", "a@[IPv6:::1]", "ü@x.test"] {
+            assert!(good.parse::<Address>().is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn injected_and_malformed_addresses_are_refused() {
+        for bad in [
+            "a",
+            "@x",
+            "a@",
+            "a b@x",
+            "a\r\nRCPT@x",
+            "a@x\ny",
+            "a@x\0",
+            "a..b@x",
+            ".a@x",
+            "a@-x",
+            "a@x..y",
+            "\"a@x",
+            "a@[1.2.3]",
+            "a\u{2028}b@x",
+            "<a@x>",
+            "a@x y",
+        ] {
+            assert!(bad.parse::<Address>().is_err(), "{bad:?}");
+        }
+    }
+}
