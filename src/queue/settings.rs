@@ -1,0 +1,153 @@
+//! What the queue is told by the configuration; the daemon fills it in.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::source::Egress;
+
+/// How the queue works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our name: Reporting-MTA and From domain of DSNs.
+    pub hostname: Arc<str>,
+    /// How many parts the timers and tables are split into; a small multiple of the cores.
+    pub shards: usize,
+    /// When a deferred recipient is tried again, and when it is given up.
+    pub retry: Retry,
+    /// Pauses after failed connections.
+    pub back_off: BackOff,
+    /// Age at which a delay DSN is made for NOTIFY=DELAY.
+    pub delay_after: Duration,
+    /// Recipients held altogether; beyond it submissions are refused.
+    pub capacity: usize,
+    /// Recipients held for one tenant unless its own settings say otherwise.
+    pub tenant_capacity: usize,
+    /// Connections to all sites together.
+    pub connections: u32,
+    /// Delivery plans looked up at the same time.
+    pub lookups: usize,
+    /// Tenants that differ from the default.
+    pub tenants: HashMap<Box<str>, Tenant>,
+    /// Limits of a site that `sites` does not name.
+    pub limits: Limits,
+    /// Limits by site.
+    pub sites: HashMap<Box<str>, Limits>,
+    /// Egress sources and who uses which.
+    pub egress: Egress,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            hostname: Arc::from("localhost"),
+            shards: 8,
+            retry: Retry::default(),
+            back_off: BackOff::default(),
+            delay_after: Duration::from_secs(4 * 3600),
+            capacity: 10_000_000,
+            tenant_capacity: 10_000_000,
+            connections: 4_000,
+            lookups: 64,
+            tenants: HashMap::new(),
+            limits: Limits::default(),
+            sites: HashMap::new(),
+            egress: Egress::default(),
+        }
+    }
+}
+
+/// The retry schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Waits after the first, second, ... attempt; the last one is repeated. Must not be empty.
+    pub intervals: Vec<Duration>,
+    /// Each wait is moved by up to this many percent, either way.
+    pub jitter_percent: u8,
+    /// A recipient older than this is given up.
+    pub max_age: Duration,
+}
+
+impl Default for Retry {
+    /// 1, 5, 15, 30, 60 minutes, then every 2 hours; 4 days.
+    fn default() -> Self {
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        Self {
+            intervals: [1, 5, 15, 30, 60, 120].map(minutes).to_vec(),
+            jitter_percent: 10,
+            max_age: Duration::from_secs(4 * 86_400),
+        }
+    }
+}
+
+/// Pauses after failed connections to an MX set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackOff {
+    /// After the first failure; doubled with each further one.
+    pub first: Duration,
+    /// The longest.
+    pub most: Duration,
+}
+
+impl Default for BackOff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(10), most: Duration::from_secs(300) }
+    }
+}
+
+/// What differs for one tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its share of a site beside other tenants.
+    pub weight: u32,
+    /// Recipients it may have queued.
+    pub capacity: Option<usize>,
+    /// The egress pool it uses.
+    pub pool: Option<Box<str>>,
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self { weight: 1, capacity: None, pool: None }
+    }
+}
+
+/// What one site is sent at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at the same time, from all sources together.
+    pub connections: u32,
+    /// Connections at the same time from one source.
+    pub connections_per_source: Option<u32>,
+    /// New connections a minute.
+    pub connections_per_minute: Option<u32>,
+    /// Messages sent over one connection.
+    pub messages_per_connection: Option<u32>,
+    /// Messages per period.
+    pub rate: Option<Rate>,
+    /// Recipients of one transaction.
+    pub recipients_per_message: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20,
+            connections_per_source: None,
+            connections_per_minute: None,
+            messages_per_connection: None,
+            rate: None,
+            // RFC 5321, 4.5.3.1.8: a receiver must take 100.
+            recipients_per_message: 100,
+        }
+    }
+}
+
+/// So many per period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// Per this long.
+    pub per: Duration,
+}

@@ -1,0 +1,118 @@
+//! What people see of the queue: the admin interface serializes it.
+
+use serde::Serialize;
+
+/// The queue at one moment, counts only.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct View {
+    /// All sites together.
+    pub totals: Totals,
+    /// Sites with work or connections, the deepest first.
+    pub sites: Vec<SiteView>,
+    /// Tenants with queued recipients, the deepest first.
+    pub tenants: Vec<TenantView>,
+    /// Entries past their time by more than a minute, by cause.
+    pub overdue: Vec<OverdueView>,
+}
+
+/// Counts of recipients, and connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Every unfinished recipient.
+    pub queued: usize,
+    /// Waiting for a connection.
+    pub ready: usize,
+    /// Waiting for their time.
+    pub scheduled: usize,
+    /// Waiting for a look-up.
+    pub waiting_for_dns: usize,
+    /// Being tried.
+    pub in_flight: usize,
+    /// Connections open or being opened.
+    pub connections: usize,
+    /// Age in seconds of the oldest unfinished recipient.
+    pub oldest_seconds: u32,
+}
+
+/// One site.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SiteView {
+    /// Provider name, MX set or domain.
+    pub site: String,
+    /// Waiting for a connection.
+    pub ready: usize,
+    /// Waiting for their time.
+    pub scheduled: usize,
+    /// Being tried.
+    pub in_flight: usize,
+    /// Connections open or being opened.
+    pub connections: usize,
+    /// Connections without work.
+    pub idle_connections: usize,
+    /// Age in seconds of the oldest ready entry.
+    pub oldest_seconds: u32,
+    /// New connections wait for this many seconds more.
+    pub back_off_seconds: Option<u64>,
+    /// Why: the last connection failure.
+    pub back_off_reason: Option<String>,
+    /// What ready entries wait for, when not for a free connection.
+    pub waiting_for: Option<&'static str>,
+    /// The last reply that was not a success.
+    pub last_reply: Option<String>,
+}
+
+/// One tenant.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TenantView {
+    /// Its name.
+    pub tenant: String,
+    /// Its unfinished recipients.
+    pub queued: usize,
+}
+
+/// Entries past their time by one cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OverdueView {
+    /// What they wait for.
+    pub cause: &'static str,
+    /// How many.
+    pub entries: usize,
+}
+
+/// Which entries to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of this domain only.
+    pub domain: Option<String>,
+    /// Of this site only.
+    pub site: Option<String>,
+    /// Of this tenant only.
+    pub tenant: Option<String>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// One queued recipient.
+#[derive(Clone, Debug, Serialize)]
+pub struct EntryView {
+    /// The message.
+    pub message_id: String,
+    /// Index of the recipient in the envelope.
+    pub recipient: u32,
+    /// Its domain.
+    pub domain: String,
+    /// Its site, once known.
+    pub site: Option<String>,
+    /// Whose it is.
+    pub tenant: String,
+    /// Its campaign; empty: none.
+    pub campaign: String,
+    /// `ready`, `scheduled` or `waiting-for-dns`.
+    pub state: &'static str,
+    /// Attempts made.
+    pub attempts: u16,
+    /// When it was accepted, in seconds since 1970.
+    pub accepted: u32,
+    /// When it is or was due, in seconds since 1970.
+    pub due: u32,
+}
