@@ -1,1 +1,79 @@
-//! admin
+//! The admin interface: HTTP and JSON on a Unix socket, and the Prometheus listener.
+//!
+//! The daemon binds with [`bind_unix`], then runs [`serve_unix`] and [`serve_metrics`] until their token is cancelled.
+//! The command line is a client of the same interface, so whatever it shows a program can read too:
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/healthz` | 200 while the process works |
+//! | `/readyz` | 200 while messages are accepted, else 503 with the reason |
+//! | `/v1/status` | [`Status`] |
+//! | `/v1/queue` | [`crate::queue::View`]: counts by site and tenant |
+//! | `/v1/queue/entries?domain=&site=&tenant=&limit=` | [`crate::queue::EntryView`]s that match |
+//!
+//! Errors are [`Problem`]s: what is wrong and what to do. The socket is mode 0600: whoever may open it may do
+//! everything. Nothing here is on a message's path.
+
+mod error;
+mod health;
+mod queue_view;
+mod server;
+mod socket;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+
+use crate::queue::Queue;
+
+pub use error::Problem;
+pub use server::{serve_metrics, serve_unix};
+pub use socket::{AdminSocket, bind_unix};
+
+/// Where the socket is unless something else is configured.
+pub const DEFAULT_SOCKET: &str = "/run/hikyaku/admin.sock";
+/// No request of this interface has a body of note.
+const LARGEST_BODY: usize = 64 << 10;
+
+/// What the interface shows; made by the daemon.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The daemon's own name.
+    pub hostname: Arc<str>,
+    /// When it started.
+    pub started: Instant,
+    /// What is to be delivered.
+    pub queue: Queue,
+}
+
+/// The daemon at a glance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub hostname: String,
+    /// Of the program.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Since it started.
+    pub uptime_seconds: u64,
+    /// Why messages are not accepted; absent when they are.
+    pub not_ready: Option<String>,
+}
+
+fn router(state: State) -> Router {
+    Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/v1/status", get(health::status))
+        .route("/v1/queue", get(queue_view::view))
+        .route("/v1/queue/entries", get(queue_view::entries))
+        .fallback(error::no_such_path)
+        .method_not_allowed_fallback(error::no_such_method)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(state)
+}

@@ -1,1 +1,97 @@
-//! cli
+//! The command line: one sub-command a file, most of them clients of the admin interface.
+//!
+//! Exit codes are in [`exit`]. Errors go to standard error, results to standard output; `--json` prints exactly what
+//! the admin interface answered.
+
+pub mod client;
+pub mod exit;
+mod queue;
+mod status;
+pub mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use client::Client;
+use exit::{Exit, Failure};
+
+/// A mail delivery daemon: durable by default, fast, and able to explain itself.
+#[derive(Debug, Parser)]
+#[command(name = "hikyaku", version, after_help = AFTER_HELP)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "Exit codes: 0 ok, 1 a problem was found, 2 wrong usage or configuration, 3 the daemon \
+                          cannot be reached.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what the running daemon is doing
+    Status(status::Status),
+    /// Show what waits to be delivered, and why
+    #[command(subcommand)]
+    Queue(queue::Queue),
+}
+
+/// Which daemon to ask, and how to print.
+#[derive(Clone, Debug, Args)]
+pub struct Remote {
+    /// Admin socket of the daemon [default: HIKYAKU_SOCKET, else the built-in one]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Remote {
+    fn client(&self) -> Client {
+        let from_environment = || std::env::var_os("HIKYAKU_SOCKET").map(PathBuf::from);
+        let socket = self.socket.clone().or_else(from_environment);
+        Client::new(&socket.unwrap_or_else(|| crate::admin::DEFAULT_SOCKET.into()))
+    }
+}
+
+/// Runs the command and gives its exit code; tells errors on standard error.
+pub fn execute(arguments: Arguments) -> ExitCode {
+    let result = match arguments.command {
+        Command::Status(command) => wait(command.execute()),
+        Command::Queue(command) => wait(command.execute()),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(Failure { exit, error }) => {
+            eprintln!("hikyaku: {}", table::plain_lines(&format!("{error:#}")));
+            exit.into()
+        }
+    }
+}
+
+/// Runs a client command on a runtime of this thread.
+fn wait(command: impl Future<Output = exit::Result>) -> exit::Result {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(command)
+}
+
+/// Prints a value as JSON for scripts.
+fn print_json(value: &impl serde::Serialize) -> exit::Result {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

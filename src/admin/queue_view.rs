@@ -1,0 +1,42 @@
+//! The queue as people see it: counts by site and tenant, and single entries by filter.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State as Shared};
+use serde::Deserialize;
+
+use super::State;
+use super::error::Refusal;
+use crate::queue::{EntryView, Filter, View};
+
+/// Entries listed when nothing is said.
+const DEFAULT_LIMIT: usize = 100;
+/// Entries listed at most: an answer stays below what the client reads.
+const MOST: usize = 100_000;
+
+/// Query parameters of `/v1/queue/entries`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Parameters {
+    domain: Option<String>,
+    site: Option<String>,
+    tenant: Option<String>,
+    limit: Option<usize>,
+}
+
+/// Counts by site and tenant.
+pub(super) async fn view(Shared(state): Shared<State>) -> Result<Json<View>, Refusal> {
+    // Walks every shard: short locks, but many of them.
+    Ok(Json(tokio::task::spawn_blocking(move || state.queue.view()).await?))
+}
+
+/// Queued recipients that match.
+pub(super) async fn entries(
+    Shared(state): Shared<State>,
+    parameters: Result<Query<Parameters>, QueryRejection>,
+) -> Result<Json<Vec<EntryView>>, Refusal> {
+    let Query(Parameters { domain, site, tenant, limit }) = parameters?;
+    let domain = domain.map(|domain| domain.trim_end_matches('.').to_lowercase());
+    let filter = Filter { domain, site, tenant, limit: limit.unwrap_or(DEFAULT_LIMIT).min(MOST) };
+    Ok(Json(tokio::task::spawn_blocking(move || state.queue.list(&filter)).await?))
+}

@@ -1,0 +1,109 @@
+//! HTTP servers with bounds: so many connections, so long for a request's head, so long for a connection.
+//!
+//! Both listeners are for few and known clients. What is bounded here is what a broken or hostile one could take from
+//! the daemon: descriptors, memory and tasks (a full house waits in the kernel's backlog).
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{AdminSocket, State, error, router};
+use crate::metrics::Registry;
+
+/// Connections a listener serves at once.
+const CONNECTIONS: usize = 64;
+/// For a request's head; also how long a connection may sit idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// For everything on one connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
+/// Memory for a request's head.
+const HEAD_SIZE: usize = 16 << 10;
+/// After a failed accept (no descriptors left): else the loop would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the admin interface until `stop`; requests that are being answered then are finished.
+pub async fn serve_unix(socket: AdminSocket, state: State, stop: CancellationToken) {
+    let router = router(state);
+    serve(async || socket.listener.accept().await.map(|(stream, _)| stream), router, stop).await;
+}
+
+/// Serves `/metrics` in Prometheus' text format until `stop`.
+pub async fn serve_metrics(listener: TcpListener, registry: Registry, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .fallback(error::no_such_metrics_path)
+        .method_not_allowed_fallback(error::no_such_method)
+        .with_state(registry);
+    serve(async || listener.accept().await.map(|(stream, _)| stream), router, stop).await;
+}
+
+async fn metrics(Shared(registry): Shared<Registry>) -> Result<impl IntoResponse, error::Refusal> {
+    let text = tokio::task::spawn_blocking(move || registry.render()).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
+}
+
+async fn serve<S>(accept: impl AsyncFn() -> io::Result<S>, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let next = async { (Arc::clone(&room).acquire_owned().await, accept().await) };
+        let (permit, stream) = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            next = next => next,
+        };
+        match (permit, stream) {
+            (Ok(permit), Ok(stream)) => {
+                connections.spawn(converse(stream, router.clone(), permit, stop.clone()));
+            }
+            (_, Err(error)) => {
+                tracing::warn!(%error, "admin interface cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            // The semaphore is never closed.
+            (Err(_), _) => break,
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn converse<S>(stream: S, router: Router, permit: OwnedSemaphorePermit, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_SIZE)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let finished = async {
+        tokio::select! {
+            _ = connection.as_mut() => {}
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+    };
+    // What a client does to its own connection concerns nobody else: neither its errors nor its time-out are logged.
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, finished).await;
+    drop(permit);
+}

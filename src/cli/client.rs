@@ -1,0 +1,152 @@
+//! Client of the admin interface: HTTP and JSON over its Unix socket.
+//!
+//! One connection a request: the command asks once and ends.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::admin;
+
+/// A listing of a full queue is the slowest answer there is.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest answer read: a listing has limits well below.
+const LARGEST: usize = 64 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens, or we may not connect.
+    #[error("cannot reach the daemon at {socket}: {source}\n{}", advice(source))]
+    Unreachable {
+        /// Where it was looked for.
+        socket: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The daemon answered with an error.
+    #[error("{error}{}", hint.as_ref().map(|hint| format!("\n{hint}")).unwrap_or_default())]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What is wrong.
+        error: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// It did not answer in time, or not in HTTP and JSON.
+    #[error("the daemon at {socket} did not answer properly: {reason}")]
+    Protocol {
+        /// Where it was asked.
+        socket: String,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "the socket belongs to the daemon's user: use sudo or that user",
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "is it running? `systemctl status hikyaku`; another place is given by --socket or HIKYAKU_SOCKET"
+        }
+        _ => "another place is given by --socket or HIKYAKU_SOCKET",
+    }
+}
+
+/// Where the daemon listens.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon at `socket`; connects only when asked something.
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// Asks for `path` (with query) and reads the JSON answer.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let (status, body) =
+            tokio::time::timeout(TIMEOUT, self.fetch(path)).await.map_err(|_| self.protocol("no answer in 60 s"))??;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| self.protocol(error));
+        }
+        let problem: admin::Problem = serde_json::from_slice(&body)
+            .unwrap_or_else(|_| admin::Problem { error: format!("HTTP status {status}"), hint: None });
+        Err(ClientError::Refused { status: status.as_u16(), error: problem.error, hint: problem.hint })
+    }
+
+    async fn fetch(&self, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::Unreachable { socket: self.socket.display().to_string(), source })?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(error))?;
+        let request = Request::get(path)
+            .header(hyper::header::HOST, "hikyaku")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| self.protocol(error))?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(|error| self.protocol(error))?;
+            let status = response.status();
+            let body =
+                Limited::new(response.into_body(), LARGEST).collect().await.map_err(|error| self.protocol(error))?;
+            Ok((status, body.to_bytes()))
+        };
+        tokio::pin!(connection, exchange);
+        tokio::select! {
+            answer = &mut exchange => answer,
+            // The connection's own end says nothing: the exchange reports what it means.
+            _ = &mut connection => exchange.await,
+        }
+    }
+
+    fn protocol(&self, reason: impl ToString) -> ClientError {
+        ClientError::Protocol { socket: self.socket.display().to_string(), reason: reason.to_string() }
+    }
+}
+
+/// Escapes a value for a query string or path segment (RFC 3986, 2.3: unreserved characters stay).
+pub fn escaped(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit::{Exit, Failure};
+
+    #[test]
+    fn query_values_cannot_break_out() {
+        assert_eq!(escaped("a.test&limit=9\r\n ü"), "a.test%26limit%3D9%0D%0A%20%C3%BC");
+    }
+
+    #[tokio::test]
+    async fn absent_daemon_is_unreachable_with_advice() {
+        let folder = tempfile::tempdir().unwrap();
+
+        let error = Client::new(&folder.path().join("none.sock")).get::<serde_json::Value>("/v1/status").await;
+
+        let error = error.unwrap_err();
+        assert!(matches!(error, ClientError::Unreachable { .. }));
+        assert!(error.to_string().contains("is it running?"), "{error}");
+        assert_eq!(Failure::from(error).exit, Exit::Unreachable);
+    }
+}
