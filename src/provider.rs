@@ -1,1 +1,122 @@
-//! The provider map.
+//! The provider map: which operator runs an MX host.
+//!
+//! [`Map::built_in`] reads the embedded `providers.toml`; [`Map::find`] gives a provider's name for an MX host, and the
+//! most specific pattern wins. All domains that one provider receives for share one site, and so one set of limits.
+//! Nothing here looks anything up.
+
+pub mod pattern;
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use pattern::{PatternError, Patterns};
+
+const BUILT_IN: &str = include_str!("providers.toml");
+
+/// Providers by the names of their MX hosts.
+#[derive(Clone, Debug, Default)]
+pub struct Map {
+    hosts: Patterns<Arc<str>>,
+}
+
+/// A provider map that cannot be used.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum MapError {
+    /// Not TOML of the expected form.
+    #[error("provider map: {0}")]
+    Form(#[from] toml::de::Error),
+    /// A pattern is malformed, or two providers claim the same one.
+    #[error("provider map, {provider}: {error}")]
+    Pattern {
+        /// Whose pattern.
+        provider: String,
+        /// What is wrong with it.
+        error: PatternError,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    provider: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    mx: Vec<String>,
+}
+
+impl Map {
+    /// The map that comes with the program.
+    pub fn built_in() -> Result<Self, MapError> {
+        BUILT_IN.parse()
+    }
+
+    /// The provider that runs an MX host; `mx_host` is lower case without a final dot.
+    pub fn find(&self, mx_host: &str) -> Option<&Arc<str>> {
+        self.hosts.find(mx_host)
+    }
+}
+
+impl std::str::FromStr for Map {
+    type Err = MapError;
+
+    fn from_str(text: &str) -> Result<Self, MapError> {
+        let file: File = toml::from_str(text)?;
+        let mut hosts = Patterns::default();
+        for Entry { name, mx } in file.provider {
+            let shared: Arc<str> = name.as_str().into();
+            for pattern in mx {
+                hosts
+                    .insert(&pattern, shared.clone())
+                    .map_err(|error| MapError::Pattern { provider: name.clone(), error })?;
+            }
+        }
+        Ok(Self { hosts })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn provider(host: &str) -> Option<String> {
+        Map::built_in().unwrap().find(host).map(ToString::to_string)
+    }
+
+    #[test]
+    fn all_mx_sets_of_google_are_one_provider() {
+        for host in ["gmail-smtp-in.l.google.com", "aspmx.l.google.com", "aspmx2.googlemail.com", "smtp.google.com"] {
+            assert_eq!(provider(host).as_deref(), Some("google"), "{host}");
+        }
+    }
+
+    #[test]
+    fn consumer_outlook_is_told_from_microsoft_365_by_the_longer_pattern() {
+        assert_eq!(provider("example-com.mail.protection.outlook.com").as_deref(), Some("microsoft365"));
+        assert_eq!(provider("example-com.a-v1.mx.microsoft").as_deref(), Some("microsoft365"));
+        assert_eq!(provider("hotmail-com.olc.protection.outlook.com").as_deref(), Some("outlook"));
+    }
+
+    #[test]
+    fn look_alikes_belong_to_nobody() {
+        for host in ["google.com.example.net", "notgoogle.com", "google.com", "com", ""] {
+            assert_eq!(provider(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn two_providers_cannot_claim_one_pattern() {
+        let text = "[[provider]]\nname = \"a\"\nmx = [\"*.x.test\"]\n[[provider]]\nname = \"b\"\nmx = [\"*.x.test\"]\n";
+
+        let error = text.parse::<Map>().unwrap_err();
+
+        assert_eq!(
+            error,
+            MapError::Pattern { provider: "b".into(), error: PatternError::Duplicate("*.x.test".into()) }
+        );
+    }
+}

@@ -1,12 +1,41 @@
 //! Finding the next hop of a domain: routes, MX and address look-ups, sites, and the cache of delivery plans.
 //!
-//! [`Planner::plan`] gives a [`Plan`] that is good for its TTL; [`Planner::cached`] is the hot path.
+//! [`Planner::plan`] gives a [`Plan`] that is good for its TTL; [`Planner::cached`] is the hot path. `finder` decides,
+//! `lookup` asks hickory, `mx` is what an answer means, `network` what may be dialled, `cache` remembers.
+
+mod cache;
+mod finder;
+mod lookup;
+mod mx;
+pub mod network;
+mod planner;
+pub mod settings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use network::Network;
+pub use planner::Planner;
+pub use settings::{Families, Host, NextHop, Route, Settings};
+
+use crate::provider::MapError;
+use crate::provider::pattern::PatternError;
 use crate::smtp::status::Status;
+
+/// Why no planner could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No resolver is configured, or `/etc/resolv.conf` cannot be read.
+    #[error("resolver: {0}")]
+    Resolver(String),
+    /// A domain pattern of a route or TLS rule cannot be used.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// The built-in provider map cannot be used.
+    #[error(transparent)]
+    Providers(#[from] MapError),
+}
 
 /// How a domain's mail goes out.
 #[derive(Clone, Debug)]
@@ -70,5 +99,5 @@ pub struct PlanFailure {
     pub valid_until: Instant,
 }
 
-/// What is known about a domain.
+/// What is known about a domain: a plan, or why there is none.
 pub type Planned = Result<Arc<Plan>, Arc<PlanFailure>>;

@@ -1,0 +1,326 @@
+//! Finds the next hop of a domain: route, address literal, or MX records and addresses (RFC 5321, 5.1).
+//!
+//! | DNS says | outcome |
+//! |---|---|
+//! | MX records | hosts by preference, at most 20 addresses; hosts without usable name or address are passed over |
+//! | no MX, but addresses | the domain itself is the MX host |
+//! | null MX | 5.1.10 (RFC 7505) |
+//! | NXDOMAIN; neither MX nor address | 5.1.2 |
+//! | we ourselves are the best MX host left | 5.4.6 |
+//! | MX hosts, none with an address that may be used | 5.4.4 |
+//! | SERVFAIL, no answer, a loop of CNAMEs, and no host could be found otherwise | 4.4.3 |
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::lookup::{FAILURE_TTL, Failure, HostAnswer, LEAST_TTL, MOST_TTL, Miss, NEGATIVE_TTL, Resolver, name_of};
+use super::mx::{self, Mx, MxAnswer};
+use super::network::is_allowed;
+use super::settings::{Host, NextHop, Settings};
+use super::{Error, MxHost, Transport};
+use crate::clock::Clock;
+use crate::metrics::Registry;
+use crate::provider::Map;
+use crate::provider::pattern::Patterns;
+use crate::smtp::status::Status;
+
+/// MX hosts whose addresses are looked up for one plan: enough for 20 addresses when some hosts have none.
+const MOST_HOSTS: usize = 50;
+/// MX hosts looked up at once for one plan.
+const HOSTS_AT_ONCE: usize = 10;
+
+/// Why a domain has no plan. The numbers are those of RFC 3463 and RFC 7505.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// 5.1.2: the domain does not exist or has no address.
+    NoDomain,
+    /// 5.1.10: null MX.
+    NullMx,
+    /// 5.4.4: MX hosts without an address that may be used.
+    NoRoute,
+    /// 5.4.6: mail would come back to us.
+    Loop,
+    /// 4.4.3: the resolver failed.
+    Failure,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::NoDomain, Self::NullMx, Self::NoRoute, Self::Loop, Self::Failure];
+
+    /// As metrics show it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoDomain => "no-domain",
+            Self::NullMx => "null-mx",
+            Self::NoRoute => "no-route",
+            Self::Loop => "loop",
+            Self::Failure => "failure",
+        }
+    }
+
+    const fn status(self) -> Status {
+        match self {
+            Self::NoDomain => Status::new(5, 1, 2),
+            Self::NullMx => Status::new(5, 1, 10),
+            Self::NoRoute => Status::new(5, 4, 4),
+            Self::Loop => Status::new(5, 4, 6),
+            Self::Failure => Status::new(4, 4, 3),
+        }
+    }
+}
+
+/// A domain without a next hop.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why, for metrics.
+    pub cause: Cause,
+    /// Why, for the outcome.
+    pub status: Status,
+    /// Why, for people. Holds no name from a DNS answer.
+    pub text: String,
+    /// How long this holds.
+    pub hold: Duration,
+}
+
+impl Failed {
+    fn new(cause: Cause, text: impl Into<String>, hold: Duration) -> Self {
+        Self { cause, status: cause.status(), text: text.into(), hold }
+    }
+
+    fn look_up(what: &str, failure: Failure) -> Self {
+        Self::new(Cause::Failure, format!("looking up {what}: {}", failure.as_str()), FAILURE_TTL)
+    }
+}
+
+/// A next hop: a plan but for its domain.
+#[derive(Debug)]
+pub struct Next {
+    /// Names of the MX hosts.
+    pub mx_set: Arc<str>,
+    /// What limits apply to.
+    pub site: Arc<str>,
+    /// Whom to dial, in order.
+    pub hosts: Vec<MxHost>,
+    /// Where.
+    pub port: u16,
+    /// How.
+    pub transport: Transport,
+    /// How long this holds.
+    pub hold: Duration,
+}
+
+/// Finds next hops; remembers addresses of hosts, not plans.
+#[derive(Debug)]
+pub struct Finder {
+    routes: Patterns<NextHop>,
+    providers: Map,
+    resolver: Arc<Resolver>,
+    settings: Settings,
+}
+
+impl Finder {
+    /// A finder by the settings.
+    pub fn new(mut settings: Settings, clock: Clock, registry: &Registry) -> Result<Self, Error> {
+        let mut routes = Patterns::default();
+        for route in std::mem::take(&mut settings.routes) {
+            routes.insert(&route.pattern, route.next_hop)?;
+        }
+        for name in &mut settings.own_names {
+            *name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        }
+        let resolver = Resolver::new(&settings, clock, registry).map_err(|error| Error::Resolver(error.to_string()))?;
+        Ok(Self { routes, providers: Map::built_in()?, resolver: Arc::new(resolver), settings })
+    }
+
+    /// The next hop of a domain.
+    pub async fn find(&self, domain: &str) -> Result<Next, Failed> {
+        if let Some(next_hop) = self.routes.find(domain) {
+            return self.by_route(next_hop).await;
+        }
+        if let Some(address) = literal(domain) {
+            return self.by_literal(domain, address);
+        }
+        let invalid = || Failed::new(Cause::NoDomain, "not a domain name", NEGATIVE_TTL);
+        let name = name_of(domain).ok_or_else(invalid)?;
+        match self.resolver.mx(&name).await {
+            Ok((answer, hold)) => self.by_mx(answer, hold).await,
+            Err((Miss::NoRecord, _)) => self.by_address(&name.to_ascii()).await,
+            Err((Miss::NoName, hold)) => Err(Failed::new(Cause::NoDomain, "the domain does not exist", hold)),
+            Err((Miss::Failure(failure), _)) => Err(Failed::look_up("the domain's MX records", failure)),
+        }
+    }
+
+    async fn by_route(&self, next_hop: &NextHop) -> Result<Next, Failed> {
+        let NextHop::Smtp { host, port } = next_hop else {
+            let name: Arc<str> = "discard".into();
+            let (site, port) = (name.clone(), self.settings.port);
+            let (hosts, transport) = (Vec::new(), Transport::Discard);
+            return Ok(Next { mx_set: name, site, hosts, port, transport, hold: MOST_TTL });
+        };
+        let port = port.unwrap_or(self.settings.port);
+        let (name, addresses, hold) = match host {
+            Host::Address(address) => (literal_text(*address), vec![*address], MOST_TTL),
+            Host::Name(name) => {
+                let answer = self.resolver.addresses(name).await;
+                let hold = self.resolver.left(&answer);
+                let addresses = answer.addresses.map_err(|miss| match miss {
+                    Miss::Failure(failure) => Failed::look_up("the route's next hop", failure),
+                    // The route is the operator's: mail waits for it to be corrected, nobody's mail bounces.
+                    _ => Failed::new(Cause::Failure, "the route's next hop has no address", FAILURE_TTL),
+                })?;
+                (name.clone(), addresses.to_vec(), hold)
+            }
+        };
+        // Two routes to one host on two ports must not share connections, so the port is part of the name.
+        let mx_set: Arc<str> = format!("{name}:{port}").into();
+        let hosts = mx::share_out(vec![(Mx { preference: 0, name: name.into() }, addresses)]);
+        Ok(Next { site: mx_set.clone(), mx_set, hosts, port, transport: Transport::Smtp, hold })
+    }
+
+    fn by_literal(&self, domain: &str, address: IpAddr) -> Result<Next, Failed> {
+        if self.settings.own_addresses.contains(&address) {
+            return Err(Failed::new(Cause::Loop, "the address is our own", NEGATIVE_TTL));
+        }
+        if !is_allowed(address, &self.settings.allow_networks) {
+            let text = "the address literal is not a public address";
+            return Err(Failed::new(Cause::NoRoute, text, NEGATIVE_TTL));
+        }
+        let host = Mx { preference: 0, name: domain.into() };
+        Ok(self.next(vec![host.clone()].iter(), mx::share_out(vec![(host, vec![address])]), MOST_TTL))
+    }
+
+    /// Implicit MX: the domain itself, with preference 0.
+    async fn by_address(&self, name: &str) -> Result<Next, Failed> {
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let host = Mx { preference: 0, name: name.into() };
+        if self.is_own_name(&host.name) {
+            return Err(Failed::new(Cause::Loop, "the domain is our own name", NEGATIVE_TTL));
+        }
+        let answer = self.resolver.addresses(&host.name).await;
+        match answer.addresses {
+            Err(Miss::Failure(failure)) => Err(Failed::look_up("the domain's addresses", failure)),
+            Err(_) => {
+                let text = "the domain has neither MX nor address records";
+                Err(Failed::new(Cause::NoDomain, text, self.resolver.left(&answer)))
+            }
+            Ok(_) => self.assemble(&[host.clone()], vec![(host, answer)], MOST_TTL),
+        }
+    }
+
+    async fn by_mx(&self, answer: MxAnswer, hold: Duration) -> Result<Next, Failed> {
+        if answer.is_null {
+            return Err(Failed::new(
+                Cause::NullMx,
+                "the domain does not accept mail (null MX)",
+                hold.min(NEGATIVE_TTL),
+            ));
+        }
+        let mut hosts = answer.hosts;
+        let is_cut = mx::cut_at_own(&mut hosts, |host| self.is_own_name(&host.name));
+        if hosts.is_empty() {
+            let hold = hold.min(NEGATIVE_TTL);
+            return Err(match is_cut {
+                true => Failed::new(Cause::Loop, "we are the best MX host of the domain", hold),
+                false => Failed::new(Cause::NoRoute, "no MX record of the domain names a host", hold),
+            });
+        }
+        let answers = self.host_answers(&hosts).await;
+        self.assemble(&hosts, answers, hold)
+    }
+
+    /// Addresses of the hosts in their order, some at a time, until there are enough.
+    async fn host_answers(&self, hosts: &[Mx]) -> Vec<(Mx, HostAnswer)> {
+        let mut found = Vec::new();
+        let mut usable = 0;
+        for group in hosts.chunks(HOSTS_AT_ONCE).take(MOST_HOSTS / HOSTS_AT_ONCE) {
+            let mut tasks = JoinSet::new();
+            for (place, host) in group.iter().enumerate() {
+                let (resolver, host) = (self.resolver.clone(), host.clone());
+                tasks.spawn(async move { (place, resolver.addresses(&host.name).await, host) });
+            }
+            let mut answers = Vec::new();
+            while let Some(answer) = tasks.join_next().await {
+                // A task that panicked is a host without an answer.
+                answers.extend(answer);
+            }
+            answers.sort_unstable_by_key(|(place, ..)| *place);
+            usable += answers.iter().filter(|(_, answer, _)| answer.addresses.is_ok()).count();
+            found.extend(answers.into_iter().map(|(_, answer, host)| (host, answer)));
+            if usable >= mx::MOST_ADDRESSES {
+                break;
+            }
+        }
+        found
+    }
+
+    /// What is left of the hosts after our own addresses and those that are not public.
+    fn assemble(&self, all: &[Mx], answers: Vec<(Mx, HostAnswer)>, hold: Duration) -> Result<Next, Failed> {
+        let own = |answer: &HostAnswer| {
+            let found = answer.addresses.as_deref().unwrap_or_default();
+            found.iter().any(|address| self.settings.own_addresses.contains(address))
+        };
+        let limit = answers.iter().filter(|(_, answer)| own(answer)).map(|(host, _)| host.preference).min();
+        let mut hold = hold;
+        let (mut hosts, mut failure, mut is_refused) = (Vec::new(), None, false);
+        for (host, answer) in answers {
+            if limit.is_some_and(|limit| host.preference >= limit) {
+                continue;
+            }
+            hold = hold.min(self.resolver.left(&answer));
+            match answer.addresses {
+                Ok(found) => {
+                    let allowed = |address: &&IpAddr| is_allowed(**address, &self.settings.allow_networks);
+                    let usable: Vec<IpAddr> = found.iter().filter(allowed).copied().collect();
+                    is_refused |= usable.len() < found.len();
+                    hosts.push((host, usable));
+                }
+                Err(Miss::Failure(cause)) => failure = failure.or(Some(cause)),
+                Err(_) => {}
+            }
+        }
+        let hosts = mx::share_out(hosts);
+        if !hosts.is_empty() {
+            let kept = all.iter().filter(|host| limit.is_none_or(|limit| host.preference < limit));
+            return Ok(self.next(kept, hosts, hold));
+        }
+        let hold = hold.min(NEGATIVE_TTL);
+        Err(match (failure, limit, is_refused) {
+            (Some(failure), ..) => Failed::look_up("the addresses of the domain's MX hosts", failure),
+            (None, Some(_), _) => Failed::new(Cause::Loop, "an MX host of the domain has our own address", hold),
+            (None, None, true) => Failed::new(Cause::NoRoute, "the domain's MX hosts have no public address", hold),
+            (None, None, false) => Failed::new(Cause::NoRoute, "no MX host of the domain has an address", hold),
+        })
+    }
+
+    fn next<'a>(&self, all: impl Iterator<Item = &'a Mx>, hosts: Vec<MxHost>, hold: Duration) -> Next {
+        let mut all = all.peekable();
+        let provider = all.peek().and_then(|best| self.providers.find(&best.name)).cloned();
+        let mx_set = mx::set_name(all.map(|host| &*host.name));
+        let site = provider.unwrap_or_else(|| mx_set.clone());
+        Next { mx_set, site, hosts, port: self.settings.port, transport: Transport::Smtp, hold: hold.max(LEAST_TTL) }
+    }
+
+    fn is_own_name(&self, name: &str) -> bool {
+        self.settings.own_names.iter().any(|own| own == name)
+    }
+}
+
+/// The address in an address literal (RFC 5321, 4.1.3), as a domain in lower case.
+fn literal(domain: &str) -> Option<IpAddr> {
+    let inner = domain.strip_prefix('[')?.strip_suffix(']')?;
+    match inner.strip_prefix("ipv6:") {
+        Some(v6) => v6.parse().ok().map(IpAddr::V6),
+        None => inner.parse().ok().map(IpAddr::V4),
+    }
+}
+
+fn literal_text(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}

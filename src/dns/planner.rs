@@ -1,0 +1,165 @@
+//! The planner: delivery plans of domains, remembered for their TTL.
+//!
+//! [`Planner::cached`] is asked for every message that becomes ready and costs tens of nanoseconds; on `None`,
+//! [`Planner::plan`] finds the next hop, once however many ask. While the resolver fails, the last plan serves on for
+//! [`Settings::stale`] after its end. Failures are values ([`PlanFailure`]), never errors.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::{Counter, Gauge, Histogram};
+
+use super::cache::{Cache, Timed};
+use super::finder::{Cause, Failed, Finder, Next};
+use super::lookup::{FAILURE_TTL, gauge};
+use super::settings::Settings;
+use super::{Error, Plan, PlanFailure, Planned, TlsPolicy};
+use crate::clock::Clock;
+use crate::metrics::Registry;
+use crate::provider::pattern::Patterns;
+
+/// Makes and remembers delivery plans.
+#[derive(Debug)]
+pub struct Planner {
+    finder: Finder,
+    tls: Patterns<TlsPolicy>,
+    default_tls: TlsPolicy,
+    /// How long a plan serves after its end while the resolver fails.
+    stale: Duration,
+    plans: Cache<Known>,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+/// What the cache holds about a domain.
+#[derive(Clone, Debug)]
+struct Known {
+    planned: Planned,
+    /// The end of what DNS said: [`Plan::valid_until`] moves on when a plan is prolonged, this does not.
+    said_until: Instant,
+}
+
+impl Timed for Known {
+    fn valid_until(&self) -> Instant {
+        match &self.planned {
+            Ok(plan) => plan.valid_until,
+            Err(failure) => failure.valid_until,
+        }
+    }
+}
+
+impl Planner {
+    /// A planner by the settings; must be made inside a Tokio runtime.
+    pub fn new(mut settings: Settings, clock: Clock, registry: &Registry) -> Result<Self, Error> {
+        let mut tls = Patterns::default();
+        for (pattern, policy) in std::mem::take(&mut settings.tls) {
+            tls.insert(&pattern, policy)?;
+        }
+        Ok(Self {
+            tls,
+            default_tls: settings.default_tls,
+            stale: settings.stale,
+            plans: Cache::new(settings.cache_size),
+            finder: Finder::new(settings, clock, registry)?,
+            clock,
+            metrics: Metrics::new(registry),
+        })
+    }
+
+    /// What is known about a domain now, without asking anyone. `domain` is lower case, as an address holds it.
+    pub fn cached(&self, domain: &str) -> Option<Planned> {
+        self.plans.get(domain, self.clock.now()).map(|known| known.planned)
+    }
+
+    /// What is known about a domain, asking DNS if need be.
+    pub async fn plan(&self, domain: &str) -> Planned {
+        let known = self.plans.get_or_make(domain, || self.clock.now(), || self.find(domain)).await;
+        self.metrics.entries.set(gauge(self.plans.len()));
+        known.planned
+    }
+
+    /// How many domains are remembered.
+    pub fn remembered(&self) -> usize {
+        self.plans.len()
+    }
+
+    async fn find(&self, domain: &str) -> Known {
+        let begun = self.clock.now();
+        let found = self.finder.find(domain).await;
+        let now = self.clock.now();
+        self.metrics.seconds.record(now.saturating_duration_since(begun).as_secs_f64());
+        match found {
+            Ok(next) => {
+                self.metrics.found.increment(1);
+                let valid_until = now + next.hold;
+                let planned = Ok(Arc::new(self.plan_of(domain, next, valid_until)));
+                Known { planned, said_until: valid_until }
+            }
+            Err(failed) => self.prolonged(domain, now, &failed).unwrap_or_else(|| self.failure(failed, now)),
+        }
+    }
+
+    /// The last plan for a little longer, if the failure says nothing about the domain itself.
+    fn prolonged(&self, domain: &str, now: Instant, failed: &Failed) -> Option<Known> {
+        let known = self.plans.peek(domain).filter(|_| failed.status.class == 4)?;
+        let plan = known.planned.ok()?;
+        if now.saturating_duration_since(known.said_until) > self.stale {
+            return None;
+        }
+        self.metrics.stale.increment(1);
+        let planned = Ok(Arc::new(Plan { valid_until: now + FAILURE_TTL, ..(*plan).clone() }));
+        Some(Known { planned, said_until: known.said_until })
+    }
+
+    fn failure(&self, failed: Failed, now: Instant) -> Known {
+        self.metrics.failure(failed.cause).increment(1);
+        let valid_until = now + failed.hold;
+        let failure = PlanFailure { status: failed.status, text: failed.text.into(), valid_until };
+        Known { planned: Err(Arc::new(failure)), said_until: valid_until }
+    }
+
+    fn plan_of(&self, domain: &str, next: Next, valid_until: Instant) -> Plan {
+        let domain: Arc<str> = if *domain == *next.mx_set { next.mx_set.clone() } else { domain.into() };
+        Plan {
+            tls: self.tls.find(&domain).copied().unwrap_or(self.default_tls),
+            domain,
+            site: next.site,
+            mx_set: next.mx_set,
+            hosts: next.hosts,
+            port: next.port,
+            transport: next.transport,
+            valid_until,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Metrics {
+    found: Counter,
+    stale: Counter,
+    failures: [(Cause, Counter); Cause::ALL.len()],
+    unknown: Counter,
+    seconds: Histogram,
+    entries: Gauge,
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Self {
+        let plans = |result| {
+            let help = "Delivery plans made, by result; stale: the last known one was prolonged.";
+            registry.counter("hikyaku_dns_plans_total", help, &[("result", result)])
+        };
+        Self {
+            found: plans("found"),
+            stale: plans("stale"),
+            failures: Cause::ALL.map(|cause| (cause, plans(cause.as_str()))),
+            unknown: Counter::noop(),
+            seconds: registry.histogram("hikyaku_dns_plan_seconds", "Time to make a delivery plan.", &[]),
+            entries: registry.gauge("hikyaku_dns_cache_entries", "Domains whose delivery plan is remembered.", &[]),
+        }
+    }
+
+    fn failure(&self, cause: Cause) -> &Counter {
+        self.failures.iter().find(|(known, _)| *known == cause).map_or(&self.unknown, |(_, counter)| counter)
+    }
+}
