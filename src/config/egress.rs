@@ -1,0 +1,82 @@
+//! `[[source]]` and `[[pool]]`: the local addresses that mail leaves from.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use super::Complaints;
+
+/// A local address with the name it says in EHLO.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// How pools and tables call it.
+    pub name: String,
+    /// Local IPv4 address; absent: the system chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<Ipv4Addr>,
+    /// Local IPv6 address; absent beside an IPv4 address: IPv6 is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
+    /// Name in EHLO; absent: `hostname`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ehlo_name: Option<String>,
+    /// Most connections from it; absent: no limit of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+}
+
+/// A weighted set of sources. The first pool that names the tenant or the sender's domain is used, else the one called
+/// `default`, else one source without an address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Its sources.
+    pub sources: Vec<PoolMember>,
+    /// Tenants that use it.
+    #[serde(default)]
+    pub tenants: Vec<String>,
+    /// Domains of reverse-paths that use it.
+    #[serde(default)]
+    pub sender_domains: Vec<String>,
+}
+
+/// A source in a pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolMember {
+    /// The source's name.
+    pub source: String,
+    /// Its share beside the others.
+    #[serde(default = "PoolMember::default_weight")]
+    pub weight: u32,
+}
+
+impl PoolMember {
+    const fn default_weight() -> u32 {
+        1
+    }
+}
+
+pub(super) fn check(sources: &[Source], pools: &[Pool], complaints: &mut Complaints) {
+    for (index, source) in sources.iter().enumerate() {
+        let is_new = sources.iter().take(index).all(|other| other.name != source.name);
+        let key = format!("source[{index}].name");
+        complaints.unless(is_new && !source.name.is_empty(), key, format!("{:?} is empty or taken", source.name));
+    }
+    for (index, pool) in pools.iter().enumerate() {
+        let is_new = pools.iter().take(index).all(|other| other.name != pool.name);
+        let key = format!("pool[{index}]");
+        let text = format!("{:?} is empty or taken", pool.name);
+        complaints.unless(is_new && !pool.name.is_empty(), format!("{key}.name"), text);
+        complaints.unless(!pool.sources.is_empty(), format!("{key}.sources"), "at least one source is needed");
+        for (place, member) in pool.sources.iter().enumerate() {
+            let key = format!("{key}.sources[{place}]");
+            let is_known = sources.iter().any(|source| source.name == member.source);
+            complaints.unless(is_known, key.clone(), format!("no [[source]] is named {:?}", member.source));
+            complaints.range(format!("{key}.weight"), &member.weight, &1, &1000);
+        }
+    }
+}

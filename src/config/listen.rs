@@ -1,0 +1,101 @@
+//! `[[listener]]`: where messages are accepted, from whom, and how much.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::units::{ByteSize, Span};
+use super::{Complaints, Network};
+
+/// One submission listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listener {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Who may submit.
+    pub networks: Vec<Network>,
+    /// Whose messages these are.
+    pub tenant: String,
+    /// Whether `X-Hikyaku-Tenant` and `X-Hikyaku-Lane` of the message are believed.
+    pub trust_headers: bool,
+    /// Largest message, as SIZE announces it.
+    pub max_message_size: ByteSize,
+    /// Most recipients in one transaction.
+    pub max_recipients: u32,
+    /// Most transactions in one session; 0: no limit.
+    pub max_transactions: u32,
+    /// Most sessions at once.
+    pub max_sessions: u32,
+    /// Most sessions at once from one address; 0: no limit.
+    pub max_sessions_per_address: u32,
+    /// Most new sessions a minute from one address; 0: no limit.
+    pub sessions_per_minute: u32,
+    /// Most messages a minute from one address; 0: no limit.
+    pub messages_per_minute: u32,
+    /// How long a session may wait for the client's next command or data (RFC 5321, 4.5.3.2.7: at least 5 min).
+    pub timeout: Span,
+    /// Most Received fields a message may have (RFC 5321, 6.3).
+    pub max_hops: u32,
+    /// What to do with a CR or LF that is not part of CRLF.
+    pub bare_line_end: BareLineEnd,
+}
+
+/// What to do with a CR or LF in content that is not part of CRLF.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BareLineEnd {
+    /// Refuse the message with 550 5.5.2.
+    #[default]
+    Reject,
+    /// Make it CRLF.
+    Normalize,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        let network = |address: IpAddr, prefix| Network { address, prefix };
+        Self {
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2525),
+            networks: vec![
+                network(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+                network(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 128),
+            ],
+            tenant: "default".to_owned(),
+            trust_headers: false,
+            max_message_size: ByteSize(50_000_000),
+            max_recipients: 1000,
+            max_transactions: 0,
+            max_sessions: 2000,
+            max_sessions_per_address: 0,
+            sessions_per_minute: 0,
+            messages_per_minute: 0,
+            timeout: Span(Duration::from_secs(300)),
+            max_hops: 100,
+            bare_line_end: BareLineEnd::Reject,
+        }
+    }
+}
+
+impl Listener {
+    pub(super) fn check(&self, key: &str, complaints: &mut Complaints) {
+        let is_name = !self.tenant.is_empty() && self.tenant.len() <= 64 && self.tenant.chars().all(is_tenant_char);
+        complaints.unless(
+            is_name,
+            format!("{key}.tenant"),
+            format!("{:?} is no tenant; allowed: 1 to 64 characters of a-z, 0-9, '.', '_', '-'", self.tenant),
+        );
+        let (least, most) = (ByteSize(1024), ByteSize(2 << 30));
+        complaints.range(format!("{key}.max_message_size"), &self.max_message_size, &least, &most);
+        complaints.range(format!("{key}.max_recipients"), &self.max_recipients, &1, &50_000);
+        complaints.range(format!("{key}.max_sessions"), &self.max_sessions, &1, &100_000);
+        let (least, most) = (Span(Duration::from_secs(1)), Span(Duration::from_secs(3600)));
+        complaints.range(format!("{key}.timeout"), &self.timeout, &least, &most);
+        complaints.range(format!("{key}.max_hops"), &self.max_hops, &1, &10_000);
+    }
+}
+
+fn is_tenant_char(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-')
+}

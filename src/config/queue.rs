@@ -1,0 +1,177 @@
+//! `[queue]`, `[retry]` and `[limits]`: how much waits, when it is tried again, and what a site is offered.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Complaints;
+use super::units::Span;
+
+/// Queue sizes and tenants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// Most queued recipients; submissions past it get 452.
+    pub max_recipients: u64,
+    /// Most queued recipients of one tenant; 0: no limit.
+    pub max_recipients_per_tenant: u64,
+    /// Exceptions for tenants.
+    #[serde(rename = "tenant")]
+    pub tenants: Vec<TenantRule>,
+}
+
+/// A tenant's share and cap.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantRule {
+    /// The tenant's name.
+    pub name: String,
+    /// Its share beside other tenants at one site, as a ratio of weights.
+    #[serde(default = "TenantRule::default_weight")]
+    pub weight: u32,
+    /// Most queued recipients; absent: as `max_recipients_per_tenant` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_recipients: Option<u64>,
+}
+
+impl TenantRule {
+    const fn default_weight() -> u32 {
+        1
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { max_recipients: 20_000_000, max_recipients_per_tenant: 0, tenants: Vec::new() }
+    }
+}
+
+impl Queue {
+    pub(super) fn check(&self, complaints: &mut Complaints) {
+        complaints.range("queue.max_recipients", &self.max_recipients, &1, &1_000_000_000);
+        for (index, tenant) in self.tenants.iter().enumerate() {
+            complaints.unless(!tenant.name.is_empty(), format!("queue.tenant[{index}].name"), "must not be empty");
+            complaints.range(format!("queue.tenant[{index}].weight"), &tenant.weight, &1, &1000);
+        }
+    }
+}
+
+/// When deferred recipients are tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Waits after the first, second, ... failed attempt; the last one repeats.
+    pub schedule: Vec<Span>,
+    /// Each wait is changed by up to this share, up or down.
+    pub jitter: f64,
+    /// A recipient still failing at this age is given up (RFC 5321, 4.5.4.1: at least 4 to 5 days).
+    pub max_age: Span,
+    /// A DSN about a delay, where NOTIFY=DELAY asks for one, is sent at this age.
+    pub delay_notice: Span,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        let minutes = |minutes: u64| Span(Duration::from_secs(minutes * 60));
+        Self {
+            schedule: [1, 5, 15, 30, 60, 120].map(minutes).to_vec(),
+            jitter: 0.1,
+            max_age: minutes(4 * 24 * 60),
+            delay_notice: minutes(4 * 60),
+        }
+    }
+}
+
+impl Retry {
+    pub(super) fn check(&self, complaints: &mut Complaints) {
+        complaints.unless(!self.schedule.is_empty(), "retry.schedule", "at least one wait is needed");
+        let (least, most) = (Span(Duration::from_secs(1)), Span(Duration::from_secs(7 * 86_400)));
+        for (index, wait) in self.schedule.iter().enumerate() {
+            complaints.range(format!("retry.schedule[{index}]"), wait, &least, &most);
+        }
+        complaints.range("retry.jitter", &self.jitter, &0.0, &0.5);
+        let most = Span(Duration::from_secs(30 * 86_400));
+        complaints.range("retry.max_age", &self.max_age, &least, &most);
+    }
+}
+
+/// What one site is offered at most; the most specific rule sets each value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Most connections altogether.
+    pub connections: u32,
+    /// Most connections to one site.
+    pub site_connections: u32,
+    /// Most messages over one connection; 0: no limit.
+    pub messages_per_connection: u32,
+    /// Most recipients in one transaction.
+    pub recipients_per_transaction: u32,
+    /// Most messages a second to one site; 0: no limit.
+    pub site_messages_per_second: f64,
+    /// Most new connections a minute to one site; 0: no limit.
+    pub site_connections_per_minute: u32,
+    /// Exceptions for sites.
+    #[serde(rename = "site")]
+    pub sites: Vec<LimitRule>,
+}
+
+/// Limits of one site; what is absent is as in `[limits]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitRule {
+    /// The site: a provider's name, an MX set or a domain, as `hikyaku queue list` shows it.
+    pub name: String,
+    /// Most connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    /// Most messages over one connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages_per_connection: Option<u32>,
+    /// Most recipients in one transaction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipients_per_transaction: Option<u32>,
+    /// Most messages a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages_per_second: Option<f64>,
+    /// Most new connections a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_per_minute: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 2000,
+            site_connections: 20,
+            messages_per_connection: 1000,
+            recipients_per_transaction: 100,
+            site_messages_per_second: 0.0,
+            site_connections_per_minute: 0,
+            sites: Vec::new(),
+        }
+    }
+}
+
+impl Limits {
+    pub(super) fn check(&self, complaints: &mut Complaints) {
+        complaints.range("limits.connections", &self.connections, &1, &1_000_000);
+        complaints.range("limits.site_connections", &self.site_connections, &1, &100_000);
+        let recipients = self.recipients_per_transaction;
+        complaints.range("limits.recipients_per_transaction", &recipients, &1, &50_000);
+        complaints.range("limits.site_messages_per_second", &self.site_messages_per_second, &0.0, &1e6);
+        for (index, rule) in self.sites.iter().enumerate() {
+            let key = format!("limits.site[{index}]");
+            complaints.unless(!rule.name.is_empty(), format!("{key}.name"), "must not be empty");
+            complaints.range(format!("{key}.connections"), &rule.connections.unwrap_or(1), &1, &100_000);
+            let recipients = rule.recipients_per_transaction.unwrap_or(1);
+            complaints.range(format!("{key}.recipients_per_transaction"), &recipients, &1, &50_000);
+            complaints.range(
+                format!("{key}.messages_per_second"),
+                &rule.messages_per_second.unwrap_or(0.0),
+                &0.0,
+                &1e6,
+            );
+        }
+    }
+}
