@@ -2,16 +2,7 @@
 
 use crate::clock::UnixTime;
 use crate::smtp::address::{Address, ReversePath};
-
-/// BODY= of RFC 6152. BINARYMIME is not offered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BodyType {
-    /// Declared or assumed to be ASCII.
-    #[default]
-    SevenBit,
-    /// May hold octets over 127.
-    EightBitMime,
-}
+pub use crate::smtp::extension::{BodyType, Notify, Ret};
 
 /// What a scan of the content found; decides on 8BITMIME and SMTPUTF8 towards a next hop whatever was declared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,42 +33,6 @@ pub enum Kind {
     Submitted,
     /// A delivery status notification of ours.
     Dsn,
-}
-
-/// RET= of RFC 3461, 4.3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ret {
-    /// Return the whole message.
-    Full,
-    /// Return the header section only.
-    Headers,
-}
-
-/// NOTIFY= of RFC 3461, 4.1, as bits. Default: failure and delay are at our discretion; we report failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Notify(pub u8);
-
-impl Notify {
-    /// No NOTIFY parameter was given.
-    pub const UNSPECIFIED: Self = Self(0);
-    /// NOTIFY=NEVER.
-    pub const NEVER: Self = Self(1);
-    /// NOTIFY includes SUCCESS.
-    pub const SUCCESS: Self = Self(2);
-    /// NOTIFY includes FAILURE.
-    pub const FAILURE: Self = Self(4);
-    /// NOTIFY includes DELAY.
-    pub const DELAY: Self = Self(8);
-
-    /// Whether all of `other`'s bits are set.
-    pub fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether a failure is to be reported (RFC 3461, 4.1: FAILURE, or nothing said).
-    pub fn wants_failure(self) -> bool {
-        self == Self::UNSPECIFIED || self.has(Self::FAILURE)
-    }
 }
 
 /// One forward-path with what the client said about it.

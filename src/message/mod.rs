@@ -3,9 +3,12 @@
 //! A [`Message`] is envelope and content under one [`MessageId`] (RFC 5321, 2.3.1).
 
 pub mod content;
+pub mod date;
 pub mod envelope;
+pub mod header;
 pub mod id;
 pub mod outcome;
+pub mod received;
 
 use std::sync::Arc;
 

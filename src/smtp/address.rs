@@ -1,4 +1,8 @@
 //! Mailboxes, reverse-paths and forward-paths (RFC 5321, 4.1.2).
+//!
+//! An [`Address`] is parsed from what stands between the angle brackets, without source route. Whoever holds one may write
+//! it into a command, a trace field, a DSN or a log line as it is: it has no control character, no line separator and
+//! nothing that turns the direction of text. It says nothing about whether the mailbox exists.
 
 use std::fmt;
 
@@ -84,7 +88,7 @@ impl std::str::FromStr for Address {
         if local.is_empty() || domain.is_empty() {
             return Err(AddressError::Form);
         }
-        if local.len() > 64 || domain.len() > 255 || local.len() + domain.len() > 253 + 64 {
+        if local.len() > 64 || domain.len() > 255 {
             return Err(AddressError::Length);
         }
         if !is_local_part(local) || !is_domain(domain) {
@@ -94,18 +98,31 @@ impl std::str::FromStr for Address {
         let mut text = String::with_capacity(local.len() + 1 + domain.len());
         text.push_str(local);
         text.push('@');
-        text.push_str(&domain.to_lowercase());
+        if domain.is_ascii() {
+            text.extend(domain.chars().map(|c| c.to_ascii_lowercase()));
+        } else {
+            text.push_str(&domain.to_lowercase());
+        }
+        if text.len() > PATH_MOST - "<>".len() {
+            return Err(AddressError::Length);
+        }
         Ok(Self { text: text.into(), at })
     }
 }
+
+/// A path is at most 256 octets with its punctuation (RFC 5321, 4.5.3.1.3).
+const PATH_MOST: usize = 256;
 
 fn is_atext(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || is_plain_utf8(c)
 }
 
-/// Non-ASCII that cannot disturb a terminal, a log line or a command: no controls, no line or paragraph separators.
-fn is_plain_utf8(c: char) -> bool {
-    !c.is_ascii() && !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}')
+/// Non-ASCII that cannot disturb a terminal, a log line or a command: no controls, no white space, no line or paragraph
+/// separators, no marks that turn the direction of text, no tags.
+pub(crate) fn is_plain_utf8(c: char) -> bool {
+    let is_format = matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}');
+    !c.is_ascii() && !c.is_control() && !c.is_whitespace() && !is_format
 }
 
 fn is_local_part(local: &str) -> bool {
@@ -135,7 +152,8 @@ fn is_quoted_content(inner: &str) -> bool {
     true
 }
 
-fn is_domain(domain: &str) -> bool {
+/// A domain name without final dot (underscores are tolerated, U-labels too) or an address literal.
+pub(crate) fn is_domain(domain: &str) -> bool {
     if let Some(literal) = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let v6 = literal.get(..5).filter(|tag| tag.eq_ignore_ascii_case("ipv6:")).and_then(|_| literal.get(5..));
         return match v6 {
@@ -189,8 +207,41 @@ mod tests {
             "a\u{2028}b@x",
             "<a@x>",
             "a@x y",
+            "a\u{202e}b@x",
+            "a@x\u{200b}y",
+            "a\u{a0}b@x",
+            "a@x\u{3002}\u{85}",
+            "a@x,b@y",
+            "a;b(c)@x",
+            "\"a\rb\"@x",
+            "\"a\\\nb\"@x",
+            "a@[127.0.0.1",
+            "a@[IPv6:zz]",
+            "a@x/y",
+            "a@x..",
+            "a@.",
         ] {
             assert!(bad.parse::<Address>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_those_of_rfc_5321() {
+        let address = |local: usize, domain: usize| {
+            let label = "d".repeat(49) + ".";
+            format!("{}@{}", "l".repeat(local), label.repeat(6).get(..domain).unwrap()).parse::<Address>()
+        };
+
+        assert!(address(64, 189).is_ok());
+        assert_eq!(address(64, 191), Err(AddressError::Length));
+        assert_eq!(address(65, 10), Err(AddressError::Length));
+        assert_eq!(format!("a@{}.x", "d".repeat(64)).parse::<Address>(), Err(AddressError::Character));
+    }
+
+    #[test]
+    fn a_local_part_keeps_its_shell_and_relay_characters_as_text() {
+        for harmless in ["a%b@x.test", "a!b@x.test", "$a`b|c@x.test", "%0aRCPT@x.test", "\"a@b\"@x.test"] {
+            assert_eq!(harmless.parse::<Address>().unwrap().as_str(), harmless);
         }
     }
 }

@@ -1,0 +1,209 @@
+//! Admission: what is added to, taken from and read out of a message before it is stored (RFC 6409, 8).
+//!
+//! [`admit`] is pure: the transaction and the header section go in, the envelope and the rewritten header section come out;
+//! the body is never touched. Added on top: Received, and Date and Message-ID where missing. Taken away: Bcc, Return-Path
+//! and every `X-Hikyaku-` field; these give the campaign and, where the listener trusts headers, the tenant and the lane.
+
+use super::Settings;
+use super::refusal::{self, Refusal};
+use super::session::{Hello, Transaction};
+use crate::clock::UnixTime;
+use crate::message::header::{Field, fields};
+use crate::message::received::{self, Trace};
+use crate::message::{ContentTraits, Envelope, Kind, Lane, MessageId};
+
+use std::net::IpAddr;
+
+/// The longest campaign name.
+const CAMPAIGN_MOST: usize = 128;
+/// The longest tenant name.
+const TENANT_MOST: usize = 64;
+/// Room for what is added on top: Received with a long name and recipient, Date, Message-ID.
+const ADDED_MOST: usize = 1_024;
+
+/// What admission needs to know beside the transaction and the content.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The listener's settings.
+    pub settings: &'a Settings,
+    /// Our name.
+    pub hostname: &'a str,
+    /// The client's address.
+    pub client: IpAddr,
+    /// What the client called itself.
+    pub hello: Option<&'a Hello>,
+    /// The message's identity.
+    pub id: MessageId,
+    /// Now.
+    pub time: UnixTime,
+    /// Whether the content has octets over 127.
+    pub has_eight_bit: bool,
+}
+
+/// A message that may be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// Its envelope.
+    pub envelope: Envelope,
+    /// The rewritten header section with its empty line, and whatever of the body followed it.
+    pub content: Vec<u8>,
+}
+
+/// What the header section said.
+#[derive(Debug, Default)]
+struct Findings {
+    hops: usize,
+    has_date: bool,
+    has_message_id: bool,
+    tenant: Option<Box<str>>,
+    campaign: Option<Box<str>>,
+    lane: Option<Lane>,
+    /// Names of the `X-Hikyaku-` fields so far, in lower case.
+    seen: Vec<Vec<u8>>,
+    /// What is kept of the content, in order.
+    kept: Vec<(usize, usize)>,
+}
+
+/// Admits a message. `content` is the header section and as much of the body as is in memory.
+pub fn admit(transaction: Transaction, content: &[u8], context: &Context<'_>) -> Result<Admitted, Refusal> {
+    let mut fields = fields(content);
+    let mut findings = Findings::default();
+    let mut kept_from = 0;
+    for field in fields.by_ref() {
+        if !findings.keeps(&field, context.settings)? {
+            findings.keep(kept_from, field.start);
+            kept_from = field.end;
+        }
+    }
+    let end = fields.end();
+    findings.keep(kept_from, end);
+    if findings.hops >= context.settings.max_hops {
+        return Err(refusal::TOO_MANY_HOPS);
+    }
+    let has_eight_bit_header = context.has_eight_bit && !content.get(..end).unwrap_or_default().is_ascii();
+    if has_eight_bit_header && std::str::from_utf8(content.get(..end).unwrap_or_default()).is_err() {
+        return Err(refusal::HEADER_NOT_UTF8);
+    }
+    let mut out = Vec::with_capacity(content.len() + ADDED_MOST);
+    add_fields(&mut out, &findings, &transaction, context);
+    for (from, to) in &findings.kept {
+        out.extend_from_slice(content.get(*from..*to).unwrap_or_default());
+    }
+    let body = content.get(fields.body()..).unwrap_or_default();
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body);
+    let traits = ContentTraits { has_eight_bit: context.has_eight_bit, has_eight_bit_header };
+    Ok(Admitted { envelope: envelope(transaction, findings, traits, context), content: out })
+}
+
+impl Findings {
+    /// Notes what the field says; tells whether it stays in the message.
+    fn keeps(&mut self, field: &Field<'_>, settings: &Settings) -> Result<bool, Refusal> {
+        match field.name.first().map(u8::to_ascii_lowercase) {
+            Some(b'x') if field.has_prefix("X-Hikyaku-") => {
+                self.own(field, settings)?;
+                return Ok(false);
+            }
+            Some(b'r') if field.is("Return-Path") || field.is("Resent-Bcc") => return Ok(false),
+            Some(b'r') if field.is("Received") => self.hops += 1,
+            Some(b'b') if field.is("Bcc") => return Ok(false),
+            Some(b'd') if field.is("Date") => self.has_date = true,
+            Some(b'm') if field.is("Message-ID") => self.has_message_id = true,
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// Reads an `X-Hikyaku-` field. One that nobody knows is dropped too: it was meant for us, not for the recipient.
+    fn own(&mut self, field: &Field<'_>, settings: &Settings) -> Result<(), Refusal> {
+        let name = field.name.to_ascii_lowercase();
+        if self.seen.contains(&name) {
+            return Err(refusal::DUPLICATE_FIELD);
+        }
+        let value = field.text();
+        match name.as_slice() {
+            b"x-hikyaku-campaign" => {
+                let value = value.filter(|value| value.len() <= CAMPAIGN_MOST).ok_or(refusal::BAD_FIELD)?;
+                self.campaign = Some(value.into());
+            }
+            b"x-hikyaku-tenant" if settings.trust_headers => {
+                let value = value.filter(|value| is_tenant(value)).ok_or(refusal::BAD_FIELD)?;
+                self.tenant = Some(value.into());
+            }
+            b"x-hikyaku-lane" if settings.trust_headers => {
+                self.lane = Some(value.and_then(|value| lane(&value)).ok_or(refusal::BAD_FIELD)?);
+            }
+            _ => {}
+        }
+        self.seen.push(name);
+        Ok(())
+    }
+
+    fn keep(&mut self, from: usize, to: usize) {
+        if from < to {
+            self.kept.push((from, to));
+        }
+    }
+}
+
+/// A tenant's name is a label of metrics and a key of the configuration: letters, digits, `-`, `_` and `.`.
+fn is_tenant(name: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    !name.is_empty() && name.len() <= TENANT_MOST && name.bytes().all(is_plain)
+}
+
+fn lane(value: &str) -> Option<Lane> {
+    [("urgent", Lane::Urgent), ("normal", Lane::Normal), ("bulk", Lane::Bulk)]
+        .into_iter()
+        .find_map(|(name, lane)| value.eq_ignore_ascii_case(name).then_some(lane))
+}
+
+fn add_fields(out: &mut Vec<u8>, findings: &Findings, transaction: &Transaction, context: &Context<'_>) {
+    let is_extended = context.hello.is_some_and(|hello| hello.is_extended);
+    let protocol = match (transaction.parameters.smtputf8, is_extended) {
+        (true, _) => "UTF8SMTP",
+        (false, true) => "ESMTP",
+        (false, false) => "SMTP",
+    };
+    let recipient = match transaction.recipients.as_slice() {
+        [only] => Some(&only.forward_path),
+        _ => None,
+    };
+    let trace = Trace {
+        ehlo_name: context.hello.map_or("unknown", |hello| &hello.name),
+        client: context.client,
+        hostname: context.hostname,
+        protocol,
+        id: context.id,
+        recipient,
+        time: context.time,
+    };
+    received::received(out, &trace);
+    if !findings.has_date {
+        received::date(out, context.time);
+    }
+    if !findings.has_message_id {
+        received::message_id(out, context.id, context.time, context.hostname);
+    }
+}
+
+fn envelope(transaction: Transaction, findings: Findings, traits: ContentTraits, context: &Context<'_>) -> Envelope {
+    let Transaction { reverse_path, parameters, recipients, .. } = transaction;
+    Envelope {
+        reverse_path,
+        recipients,
+        accepted_at: context.time,
+        tenant: findings.tenant.unwrap_or_else(|| context.settings.tenant.clone()),
+        campaign: findings.campaign.unwrap_or_default(),
+        lane: findings.lane.unwrap_or_default(),
+        body: parameters.body.unwrap_or_default(),
+        smtputf8: parameters.smtputf8,
+        traits,
+        ret: parameters.ret,
+        envid: parameters.envid,
+        kind: Kind::Submitted,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Takes the content of one mail transaction, piece by piece, and judges it on the way.
+//!
+//! Once the content cannot be accepted any more nothing is kept of it; the rest is only counted, since the client goes on
+//! sending until its end of data. Content over [`KEEP_MOST`] is drained by the connection into a spill file; the header
+//! section always stays here, because admission rewrites it.
+
+use super::Settings;
+use super::refusal::{self, Refusal};
+use crate::message::header;
+use crate::smtp::content::{Scan, normalize};
+
+/// Content that is kept in memory before a spill file is begun (durability: 256 KiB).
+pub const KEEP_MOST: usize = 256 * 1024;
+
+/// What is done about a bare CR or LF in content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LineEndings {
+    /// 550 5.5.2.
+    #[default]
+    Reject,
+    /// Each is made a CRLF.
+    Normalize,
+}
+
+/// The content of the transaction that is open.
+#[derive(Debug, Default)]
+pub struct Collector {
+    bytes: Vec<u8>,
+    scan: Scan,
+    last: u8,
+    received: u64,
+    drained: u64,
+    header: Option<usize>,
+    refusal: Option<Refusal>,
+}
+
+impl Collector {
+    /// Begins anew; keeps the memory unless it has grown large.
+    pub fn clear(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        bytes.shrink_to(KEEP_MOST);
+        *self = Self { bytes, ..Self::default() };
+    }
+
+    /// Takes the next piece.
+    pub fn push(&mut self, piece: &[u8], settings: &Settings) {
+        self.received += piece.len() as u64;
+        if self.refusal.is_some() {
+            return;
+        }
+        if self.received > settings.max_message_size {
+            return self.refuse(refusal::TOO_LARGE);
+        }
+        match settings.line_endings {
+            LineEndings::Reject => self.take(piece),
+            LineEndings::Normalize => self.take_normalized(piece),
+        }
+        if self.scan.has_bare_line_ending() {
+            self.refuse(refusal::BARE_LINE_ENDING);
+        } else if self.scan.has_nul() {
+            self.refuse(refusal::NUL);
+        } else if self.header.is_none() && self.bytes.len() > settings.max_header_size {
+            self.find_header(settings);
+        }
+    }
+
+    fn take(&mut self, piece: &[u8]) {
+        self.scan.push(piece);
+        self.bytes.extend_from_slice(piece);
+    }
+
+    fn take_normalized(&mut self, piece: &[u8]) {
+        let before = self.bytes.len();
+        normalize(piece, &mut self.last, &mut self.bytes);
+        self.scan.push(self.bytes.get(before..).unwrap_or_default());
+    }
+
+    /// The header section must be known before a part of the content leaves for a file.
+    fn find_header(&mut self, settings: &Settings) {
+        let first_kept_too_long = settings.max_header_size + KEEP_MOST / 4;
+        match header::length(&self.bytes) {
+            Some(length) if length <= settings.max_header_size => self.header = Some(length),
+            None if self.bytes.len() < first_kept_too_long => {}
+            Some(_) | None => self.refuse(refusal::HEADER_TOO_LARGE),
+        }
+    }
+
+    /// Refuses the content; the first refusal stands.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.refusal.get_or_insert(refusal);
+        self.bytes = Vec::new();
+    }
+
+    /// Why the content cannot be accepted, if that is known already.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
+    /// Judges the whole and makes sure that it ends with CRLF, which content sent by BDAT need not (RFC 3030).
+    pub fn finish(&mut self) -> Result<(), Refusal> {
+        if self.refusal.is_none() && self.scan.has_bare_line_ending_at_end() {
+            self.refuse(refusal::BARE_LINE_ENDING);
+        }
+        if let Some(refusal) = self.refusal {
+            return Err(refusal);
+        }
+        let is_empty = self.bytes.is_empty() && self.drained == 0;
+        if !is_empty && self.scan.last() != b'\n' {
+            self.bytes.extend_from_slice(b"\r\n");
+        }
+        Ok(())
+    }
+
+    /// What is in memory: everything, or the header section and the end of a body whose beginning has been drained.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Octets over 127 anywhere.
+    pub fn has_eight_bit(&self) -> bool {
+        self.scan.has_eight_bit()
+    }
+
+    /// Octets received, as the limit counts them.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Whether a part of the body must go to the spill file now.
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() > KEEP_MOST
+    }
+
+    /// Whether a part of the body has gone to the spill file.
+    pub fn is_drained(&self) -> bool {
+        self.drained > 0
+    }
+
+    /// The octets of body in memory, which the caller takes over; then forget them with [`Self::forget_body`].
+    pub fn body(&self) -> &[u8] {
+        self.bytes.get(self.header.unwrap_or(self.bytes.len())..).unwrap_or_default()
+    }
+
+    /// Forgets the body in memory after it has been written to the spill file.
+    pub fn forget_body(&mut self) {
+        self.drained += self.body().len() as u64;
+        self.bytes.truncate(self.header.unwrap_or(self.bytes.len()));
+    }
+}

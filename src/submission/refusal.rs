@@ -1,0 +1,247 @@
+//! What a session refuses and how it says so: reply code, enhanced status code, text and the cause that is counted.
+//!
+//! The texts are constant: nothing of what a client sent is ever echoed.
+
+use crate::smtp::address::AddressError;
+use crate::smtp::command::CommandError;
+use crate::smtp::status::Status;
+use crate::spool::AcceptError;
+
+/// Why something was refused, as the metric `hikyaku_submission_rejected_total` counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// A line or an argument breaks the grammar.
+    Syntax,
+    /// A command out of its order.
+    Sequence,
+    /// A command or parameter that is not offered.
+    Unsupported,
+    /// A path breaks the grammar, or is not one we know.
+    Address,
+    /// A non-ASCII address without SMTPUTF8, or header fields that are not UTF-8.
+    Utf8,
+    /// The client is not in an allowed network.
+    Relay,
+    /// Too many recipients in one transaction.
+    Recipients,
+    /// Content over the limit.
+    Size,
+    /// Header section over the limit.
+    Header,
+    /// Bare CR or LF, or NUL, in content.
+    LineEnding,
+    /// Too many Received fields.
+    Hops,
+    /// An `X-Hikyaku-` field given twice or with a bad value.
+    Field,
+    /// Too many errors or idle commands in one session.
+    Misbehaviour,
+    /// Too many connections.
+    Connections,
+    /// Too many connections or messages a minute from one address.
+    Rate,
+    /// The tenant's queue is full.
+    Queue,
+    /// The disk is full or the spool has failed.
+    Storage,
+    /// The daemon is stopping.
+    Stopping,
+    /// Too slow.
+    Timeout,
+}
+
+impl Cause {
+    /// All causes, in the order of their discriminants.
+    pub const ALL: [Self; 19] = [
+        Self::Syntax,
+        Self::Sequence,
+        Self::Unsupported,
+        Self::Address,
+        Self::Utf8,
+        Self::Relay,
+        Self::Recipients,
+        Self::Size,
+        Self::Header,
+        Self::LineEnding,
+        Self::Hops,
+        Self::Field,
+        Self::Misbehaviour,
+        Self::Connections,
+        Self::Rate,
+        Self::Queue,
+        Self::Storage,
+        Self::Stopping,
+        Self::Timeout,
+    ];
+
+    /// The metric's label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::Sequence => "sequence",
+            Self::Unsupported => "unsupported",
+            Self::Address => "address",
+            Self::Utf8 => "utf8",
+            Self::Relay => "relay",
+            Self::Recipients => "recipients",
+            Self::Size => "size",
+            Self::Header => "header",
+            Self::LineEnding => "line-ending",
+            Self::Hops => "hops",
+            Self::Field => "field",
+            Self::Misbehaviour => "misbehaviour",
+            Self::Connections => "connections",
+            Self::Rate => "rate",
+            Self::Queue => "queue",
+            Self::Storage => "storage",
+            Self::Stopping => "stopping",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// A negative reply. A 421 closes the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Reply code.
+    pub code: u16,
+    /// Enhanced status code; its class is the code's.
+    pub status: Status,
+    /// For people.
+    pub text: &'static str,
+    /// What it is counted as.
+    pub cause: Cause,
+}
+
+const fn refusal(code: u16, class: u8, subject: u16, detail: u16, text: &'static str, cause: Cause) -> Refusal {
+    Refusal { code, status: Status::new(class, subject, detail), text, cause }
+}
+
+/// RFC 5321, 4.5.3.1.4, with the extensions' additions.
+pub const LINE_TOO_LONG: Refusal = refusal(500, 5, 5, 2, "Line too long", Cause::Syntax);
+/// Only CRLF ends a command line; the connection is closed, since what follows cannot be told from smuggled text.
+pub const BARE_LF: Refusal = refusal(500, 5, 5, 2, "Lines must end with CRLF; closing", Cause::LineEnding);
+/// No EHLO or HELO yet.
+pub const NO_HELLO: Refusal = refusal(503, 5, 5, 1, "Send EHLO first", Cause::Sequence);
+/// A second MAIL.
+pub const NESTED_MAIL: Refusal = refusal(503, 5, 5, 1, "A mail transaction is open already", Cause::Sequence);
+/// RCPT, DATA or BDAT without MAIL.
+pub const NO_MAIL: Refusal = refusal(503, 5, 5, 1, "Send MAIL first", Cause::Sequence);
+/// MAIL, RCPT or DATA between two BDATs (RFC 3030, 2).
+pub const IN_CHUNKS: Refusal = refusal(503, 5, 5, 1, "Send BDAT or RSET", Cause::Sequence);
+/// DATA or BDAT when every RCPT was refused.
+pub const NO_RECIPIENTS: Refusal = refusal(554, 5, 5, 1, "No valid recipients", Cause::Sequence);
+/// Parameters in a session that began with HELO.
+pub const NOT_EXTENDED: Refusal = refusal(555, 5, 5, 4, "Parameters need EHLO", Cause::Unsupported);
+/// A command that this server does not have.
+pub const NOT_IMPLEMENTED: Refusal = refusal(502, 5, 5, 1, "Command not implemented", Cause::Unsupported);
+/// The client's network is not allowed.
+pub const RELAY_DENIED: Refusal = refusal(554, 5, 7, 1, "Relaying denied for this address", Cause::Relay);
+/// Anything but QUIT after such a greeting (RFC 5321, 3.1).
+pub const RELAY_DENIED_ALREADY: Refusal = refusal(503, 5, 7, 1, "Relaying denied; send QUIT", Cause::Relay);
+/// RFC 5321, 4.5.3.1.10.
+pub const TOO_MANY_RECIPIENTS: Refusal = refusal(452, 4, 5, 3, "Too many recipients", Cause::Recipients);
+/// MAIL's SIZE, or what came, is over the limit.
+pub const TOO_LARGE: Refusal = refusal(552, 5, 3, 4, "Message exceeds the maximum size", Cause::Size);
+/// Header section over the limit.
+pub const HEADER_TOO_LARGE: Refusal = refusal(552, 5, 3, 4, "Header section exceeds the maximum size", Cause::Header);
+/// RFC 5321, 2.3.8.
+pub const BARE_LINE_ENDING: Refusal =
+    refusal(550, 5, 5, 2, "Bare CR or LF in content (RFC 5321, 2.3.8)", Cause::LineEnding);
+/// RFC 5322, 4; RFC 6152, 3.
+pub const NUL: Refusal = refusal(550, 5, 6, 0, "NUL in content", Cause::LineEnding);
+/// RFC 5321, 6.3.
+pub const TOO_MANY_HOPS: Refusal = refusal(554, 5, 4, 6, "Too many hops: mail loop", Cause::Hops);
+/// An `X-Hikyaku-` field twice.
+pub const DUPLICATE_FIELD: Refusal = refusal(550, 5, 6, 0, "An X-Hikyaku- field is given twice", Cause::Field);
+/// An `X-Hikyaku-` field whose value is out of its range.
+pub const BAD_FIELD: Refusal = refusal(550, 5, 6, 0, "An X-Hikyaku- field has a bad value", Cause::Field);
+/// RFC 6532: a header section is UTF-8 or ASCII.
+pub const HEADER_NOT_UTF8: Refusal = refusal(554, 5, 6, 9, "The header section is not UTF-8", Cause::Utf8);
+/// A non-ASCII forward-path in a transaction whose MAIL did not ask for SMTPUTF8.
+pub const NON_ASCII: Refusal = refusal(553, 5, 6, 7, "A non-ASCII address needs SMTPUTF8", Cause::Utf8);
+/// `<Postmaster>` where no mailbox is configured for it.
+pub const NO_POSTMASTER: Refusal = refusal(550, 5, 1, 1, "No mailbox here by that name", Cause::Address);
+/// More errors or junk commands than one session may have.
+pub const MISBEHAVIOUR: Refusal = refusal(421, 4, 7, 0, "Too many errors or idle commands", Cause::Misbehaviour);
+/// RFC 9422: MAILMAX.
+pub const TOO_MANY_MESSAGES: Refusal = refusal(421, 4, 7, 0, "Too many messages in one session", Cause::Rate);
+/// All connections are taken.
+pub const OVERLOAD: Refusal = refusal(421, 4, 3, 2, "Too many connections", Cause::Connections);
+/// This address has all the connections it may have.
+pub const OVERLOAD_BY_ADDRESS: Refusal =
+    refusal(421, 4, 7, 0, "Too many connections from this address", Cause::Connections);
+/// Connections per address per minute.
+pub const CONNECTION_RATE: Refusal = refusal(421, 4, 7, 0, "Too many connections a minute", Cause::Rate);
+/// Messages per client per minute.
+pub const MESSAGE_RATE: Refusal = refusal(451, 4, 7, 1, "Too many messages a minute; try again later", Cause::Rate);
+/// The tenant's queue is full.
+pub const QUEUE_FULL: Refusal = refusal(452, 4, 3, 1, "The queue is full", Cause::Queue);
+/// The disk is full.
+pub const STORAGE_FULL: Refusal = refusal(452, 4, 3, 1, "Insufficient system storage", Cause::Storage);
+/// Not stored, and nothing will be delivered.
+pub const NOT_STORED: Refusal = refusal(451, 4, 3, 0, "Not stored; try again later", Cause::Storage);
+/// The spool is closed.
+pub const STORAGE_CLOSED: Refusal = refusal(421, 4, 3, 0, "Storage is not available", Cause::Storage);
+/// SIGTERM.
+pub const STOPPING: Refusal = refusal(421, 4, 3, 2, "Service is shutting down", Cause::Stopping);
+/// RFC 5321, 4.5.3.2.7, and the minimum data rate.
+pub const TIMEOUT: Refusal = refusal(421, 4, 4, 2, "Timeout", Cause::Timeout);
+
+/// How a command error is said. `has_unknown_end` tells that the connection cannot go on.
+pub fn of_command(error: CommandError) -> Refusal {
+    match error {
+        CommandError::Characters => refusal(500, 5, 5, 2, "Characters not allowed in a command", Cause::Syntax),
+        CommandError::Unrecognized => refusal(500, 5, 5, 1, "Command not recognized", Cause::Unsupported),
+        CommandError::Argument => refusal(501, 5, 5, 4, "Syntax error in the argument", Cause::Syntax),
+        CommandError::Name => refusal(501, 5, 5, 4, "Give a domain or an address literal", Cause::Syntax),
+        CommandError::ReversePath(error) => refusal(501, 5, 1, 7, path_text(error), Cause::Address),
+        CommandError::ForwardPath(error) => refusal(501, 5, 1, 3, path_text(error), Cause::Address),
+        CommandError::NonAscii => NON_ASCII,
+        CommandError::Parameter => refusal(501, 5, 5, 4, "Bad value of a parameter", Cause::Syntax),
+        CommandError::UnknownParameter => refusal(555, 5, 5, 4, "Parameter not recognized", Cause::Unsupported),
+        CommandError::ChunkSize => refusal(501, 5, 5, 4, "Bad chunk size; closing", Cause::Syntax),
+    }
+}
+
+const fn path_text(error: AddressError) -> &'static str {
+    match error {
+        AddressError::Form => "Syntax error in the path: <local-part@domain> is needed",
+        AddressError::Length => "The path is too long",
+        AddressError::Character => "Characters not allowed in the path",
+    }
+}
+
+/// How the spool's refusal is said; `None`: nothing may be said, the connection is closed without a reply.
+pub fn of_spool(error: AcceptError) -> Option<Refusal> {
+    match error {
+        AcceptError::Full => Some(STORAGE_FULL),
+        AcceptError::Aborted => Some(NOT_STORED),
+        AcceptError::Closed => Some(STORAGE_CLOSED),
+        AcceptError::Unknown => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_has_its_place_and_a_label_of_its_own() {
+        let mut labels: Vec<_> = Cause::ALL.iter().map(|cause| cause.as_str()).collect();
+        assert!(Cause::ALL.iter().enumerate().all(|(place, cause)| *cause as usize == place));
+
+        labels.sort_unstable();
+        labels.dedup();
+
+        assert_eq!(labels.len(), Cause::ALL.len());
+    }
+
+    #[test]
+    fn only_an_unknown_state_of_storage_has_no_reply() {
+        assert_eq!(of_spool(AcceptError::Unknown), None);
+        assert_eq!(of_spool(AcceptError::Full).map(|refusal| refusal.code), Some(452));
+        assert_eq!(of_spool(AcceptError::Aborted).map(|refusal| refusal.code), Some(451));
+        assert_eq!(of_spool(AcceptError::Closed).map(|refusal| refusal.code), Some(421));
+    }
+}

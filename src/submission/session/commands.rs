@@ -1,0 +1,181 @@
+//! What each command does to a [`Session`].
+
+use super::{Chunk, Hello, Session, State, Transaction};
+use crate::message::Recipient;
+use crate::smtp::address::{Address, ReversePath};
+use crate::smtp::command::{self, Command, CommandError};
+use crate::smtp::data::Decoder;
+use crate::smtp::parameter::{MailParameters, RcptParameters};
+use crate::smtp::status::Status;
+use crate::submission::refusal::{self, Refusal};
+
+use super::Gate;
+
+const OK: Status = Status::new(2, 0, 0);
+
+impl Session {
+    /// Carries out one line.
+    pub(super) fn command(&mut self, line: &[u8], gate: &mut dyn Gate) {
+        if self.errors >= self.settings.max_errors || self.junk >= self.settings.max_junk_commands {
+            return self.refuse(&refusal::MISBEHAVIOUR, gate);
+        }
+        let result = match command::parse(line) {
+            Ok(Command::Quit) => {
+                self.say(221, OK, "Bye");
+                return self.close();
+            }
+            Err(CommandError::ChunkSize) => {
+                return self.close_after(&refusal::of_command(CommandError::ChunkSize), gate);
+            }
+            Ok(Command::Bdat(size, is_last)) => {
+                self.bdat(size, is_last);
+                return;
+            }
+            _ if self.is_denied => Err(refusal::RELAY_DENIED_ALREADY),
+            Ok(command) => self.carry_out(command, gate),
+            Err(error) => Err(refusal::of_command(error)),
+        };
+        if let Err(refusal) = result {
+            self.refuse(&refusal, gate);
+        }
+    }
+
+    fn carry_out(&mut self, command: Command<'_>, gate: &mut dyn Gate) -> Result<(), Refusal> {
+        match command {
+            Command::Ehlo(name) => self.hello_is(name, true),
+            Command::Helo(name) => self.hello_is(name, false),
+            Command::Mail(path, parameters) => self.mail(path, parameters, gate)?,
+            Command::Rcpt(command::Recipient::Mailbox(path), parameters) => self.rcpt(path, parameters, gate)?,
+            Command::Rcpt(command::Recipient::Postmaster, parameters) => {
+                let path = self.settings.postmaster.clone().ok_or(refusal::NO_POSTMASTER)?;
+                self.rcpt(path, parameters, gate)?;
+            }
+            Command::Data => self.data_command()?,
+            Command::Rset => {
+                self.is_excused = false;
+                self.reset();
+                self.junk(250, OK, "Ok");
+            }
+            Command::Noop => self.junk(250, OK, "Ok"),
+            Command::Vrfy => self.junk(252, Status::new(2, 5, 0), "Cannot verify; send some mail, it will be tried"),
+            Command::Help => self.junk(214, OK, "Commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"),
+            Command::Unsupported => return Err(refusal::NOT_IMPLEMENTED),
+            Command::Quit | Command::Bdat(..) => {}
+        }
+        Ok(())
+    }
+
+    /// Answers a command that does nothing towards a message.
+    fn junk(&mut self, code: u16, status: Status, text: &str) {
+        self.junk += 1;
+        self.say(code, status, text);
+    }
+
+    fn hello_is(&mut self, name: &str, is_extended: bool) {
+        self.junk += 1;
+        self.is_excused = false;
+        self.reset();
+        self.hello = Some(Hello { name: name.into(), is_extended });
+        let hostname = std::sync::Arc::clone(&self.hostname);
+        if !is_extended {
+            return self.line(&["250 ", &hostname]);
+        }
+        let size = self.settings.max_message_size.to_string();
+        let recipients = self.settings.max_recipients.to_string();
+        let messages = self.settings.max_messages.map_or(String::new(), |most| format!(" MAILMAX={most}"));
+        self.line(&["250-", &hostname]);
+        self.line(&["250-PIPELINING"]);
+        self.line(&["250-SIZE ", &size]);
+        self.line(&["250-8BITMIME"]);
+        self.line(&["250-SMTPUTF8"]);
+        self.line(&["250-ENHANCEDSTATUSCODES"]);
+        self.line(&["250-CHUNKING"]);
+        self.line(&["250-DSN"]);
+        self.line(&["250-LIMITS", &messages, " RCPTMAX=", &recipients]);
+        self.line(&["250 HELP"]);
+    }
+
+    fn mail(&mut self, path: ReversePath, parameters: MailParameters, gate: &mut dyn Gate) -> Result<(), Refusal> {
+        let hello = self.hello.as_ref().ok_or(refusal::NO_HELLO)?;
+        if let Some(open) = &self.transaction {
+            return Err(if open.has_chunks { refusal::IN_CHUNKS } else { refusal::NESTED_MAIL });
+        }
+        if !hello.is_extended && parameters != MailParameters::default() {
+            return Err(refusal::NOT_EXTENDED);
+        }
+        self.is_excused = false;
+        if self.settings.max_messages.is_some_and(|most| self.messages >= most.get()) {
+            return Err(refusal::TOO_MANY_MESSAGES);
+        }
+        if parameters.size.is_some_and(|size| size > self.settings.max_message_size) {
+            return Err(refusal::TOO_LARGE);
+        }
+        if let Err(refusal) = gate.mail() {
+            self.is_excused = true;
+            return Err(refusal);
+        }
+        self.transaction =
+            Some(Transaction { reverse_path: path, parameters, recipients: Vec::new(), has_chunks: false });
+        self.say(250, Status::new(2, 1, 0), "Ok");
+        Ok(())
+    }
+
+    fn rcpt(&mut self, path: Address, parameters: RcptParameters, gate: &mut dyn Gate) -> Result<(), Refusal> {
+        let is_extended = self.hello.as_ref().is_some_and(|hello| hello.is_extended);
+        let Some(transaction) = &mut self.transaction else { return Err(refusal::NO_MAIL) };
+        if transaction.has_chunks {
+            return Err(refusal::IN_CHUNKS);
+        }
+        let RcptParameters { notify, orcpt } = parameters;
+        if !is_extended && (notify != crate::message::Notify::UNSPECIFIED || orcpt.is_some()) {
+            return Err(refusal::NOT_EXTENDED);
+        }
+        let is_ascii = path.as_str().is_ascii() && orcpt.as_ref().is_none_or(|orcpt| orcpt.is_ascii());
+        if !is_ascii && !transaction.parameters.smtputf8 {
+            return Err(refusal::NON_ASCII);
+        }
+        if transaction.recipients.len() >= self.settings.max_recipients {
+            return Err(refusal::TOO_MANY_RECIPIENTS);
+        }
+        gate.rcpt(transaction.recipients.len() + 1)?;
+        transaction.recipients.push(Recipient { forward_path: path, notify, orcpt });
+        self.say(250, Status::new(2, 1, 5), "Ok");
+        Ok(())
+    }
+
+    /// A negative answer to DATA ends the transaction: what is pipelined after it must not meet its envelope.
+    fn data_command(&mut self) -> Result<(), Refusal> {
+        let transaction = self.transaction.as_ref().ok_or(refusal::NO_MAIL)?;
+        if transaction.has_chunks {
+            return Err(refusal::IN_CHUNKS);
+        }
+        if transaction.recipients.is_empty() {
+            self.reset();
+            return Err(refusal::NO_RECIPIENTS);
+        }
+        self.content.clear();
+        self.state = State::Data(Decoder::default());
+        self.line(&["354 End data with <CR><LF>.<CR><LF>"]);
+        Ok(())
+    }
+
+    /// The octets of a refused BDAT are read all the same: they follow whatever the answer is (RFC 3030, 2).
+    fn bdat(&mut self, size: u64, is_last: bool) {
+        let refusal = match &mut self.transaction {
+            _ if self.is_denied => Some(refusal::RELAY_DENIED_ALREADY),
+            None => Some(refusal::NO_MAIL),
+            Some(open) if open.recipients.is_empty() => Some(refusal::NO_RECIPIENTS),
+            Some(open) => {
+                if !open.has_chunks {
+                    self.content.clear();
+                }
+                open.has_chunks = true;
+                None
+            }
+        };
+        if refusal.is_some() {
+            self.reset();
+        }
+        self.state = State::Chunk(Chunk { left: size, size, is_last, refusal });
+    }
+}

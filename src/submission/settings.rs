@@ -1,0 +1,74 @@
+//! What one listener allows; made from the configuration by the daemon.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::collector::LineEndings;
+use super::network::Network;
+use crate::smtp::address::Address;
+
+/// One listener's limits and identity.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who may submit; everybody else is greeted with 554.
+    pub networks: Vec<Network>,
+    /// Sessions at the same time.
+    pub max_connections: usize,
+    /// Sessions at the same time from one address.
+    pub max_connections_per_address: usize,
+    /// New sessions a minute from one address.
+    pub connections_per_minute: Option<NonZeroU32>,
+    /// Messages a minute from one address.
+    pub messages_per_minute: Option<NonZeroU32>,
+    /// Recipients in one mail transaction; announced as RCPTMAX (RFC 9422).
+    pub max_recipients: usize,
+    /// Mail transactions in one session; announced as MAILMAX (RFC 9422).
+    pub max_messages: Option<NonZeroU32>,
+    /// Octets of content; announced as SIZE (RFC 1870).
+    pub max_message_size: u64,
+    /// Octets of the header section.
+    pub max_header_size: usize,
+    /// This many Received fields are a loop (RFC 5321, 6.3).
+    pub max_hops: usize,
+    /// Commands that may fail in one session before a message is accepted.
+    pub max_errors: u32,
+    /// NOOP, RSET, VRFY, HELP, EHLO that one session may send before a message is accepted.
+    pub max_junk_commands: u32,
+    /// Whose messages these are.
+    pub tenant: Box<str>,
+    /// Whether `X-Hikyaku-Tenant` and `X-Hikyaku-Lane` are believed.
+    pub trust_headers: bool,
+    /// What is done about bare CR and LF in content.
+    pub line_endings: LineEndings,
+    /// Where mail for `<Postmaster>` without a domain goes (RFC 5321, 4.5.1); refused without.
+    pub postmaster: Option<Address>,
+    /// How long a command may take to come, and a reply to be taken (RFC 5321, 4.5.3.2.7: at least 5 minutes).
+    pub timeout: Duration,
+    /// Octets a second that content must come at, on average over the transaction after the first `timeout / 10`.
+    pub min_data_rate: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            networks: Network::loopback(),
+            max_connections: 2_000,
+            max_connections_per_address: 1_000,
+            connections_per_minute: None,
+            messages_per_minute: None,
+            max_recipients: 1_000,
+            max_messages: None,
+            max_message_size: 50_000_000,
+            max_header_size: 100 * 1024,
+            max_hops: 100,
+            max_errors: 20,
+            max_junk_commands: 100,
+            tenant: "default".into(),
+            trust_headers: false,
+            line_endings: LineEndings::Reject,
+            postmaster: None,
+            timeout: Duration::from_secs(300),
+            min_data_rate: 1_000,
+        }
+    }
+}
