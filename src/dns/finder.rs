@@ -190,7 +190,7 @@ impl Finder {
             return Err(Failed::new(Cause::NoRoute, text, NEGATIVE_TTL));
         }
         let host = Mx { preference: 0, name: domain.into() };
-        Ok(self.next(vec![host.clone()].iter(), mx::share_out(vec![(host, vec![address])]), MOST_TTL))
+        Ok(self.next(std::iter::once(&host), mx::share_out(vec![(host.clone(), vec![address])]), MOST_TTL))
     }
 
     /// Implicit MX: the domain itself, with preference 0.
@@ -207,7 +207,7 @@ impl Finder {
                 let text = "the domain has neither MX nor address records";
                 Err(Failed::new(Cause::NoDomain, text, self.resolver.left(&answer)))
             }
-            Ok(_) => self.assemble(&[host.clone()], vec![(host, answer)], MOST_TTL),
+            Ok(_) => self.assemble(std::slice::from_ref(&host), vec![(host.clone(), answer)], MOST_TTL),
         }
     }
 
