@@ -17,6 +17,7 @@ fn the_example_is_the_defaults() {
 /// A configuration with one of everything that is empty by default.
 fn full() -> Config {
     let mut config = Config::default();
+    config.limits.site_rate = Some("1/s".parse().unwrap());
     config.queue.tenants.push(TenantRule { name: "a".into(), weight: 2, max_recipients: Some(1) });
     config.delivery.tls_rules.push(TlsRule { domain: "a.test".into(), tls: TlsMode::None });
     config.routes.push(Route { domain: "a.test".into(), next_hop: "discard".into() });
@@ -38,7 +39,7 @@ fn full() -> Config {
         connections: Some(1),
         messages_per_connection: Some(1),
         recipients_per_transaction: Some(1),
-        messages_per_second: Some(1.0),
+        rate: Some("1/s".parse().unwrap()),
         connections_per_minute: Some(1),
     });
     config

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::Span;
-use super::{Complaints, Network};
+use super::Complaints;
+use super::units::{Network, Span};
 
 /// The transaction towards MX hosts. Time-outs carry the names of RFC 5321, 4.5.3.2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,12 +1,12 @@
 //! `[[listener]]`: where messages are accepted, from whom, and how much.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::{ByteSize, Span};
-use super::{Complaints, Network};
+use super::Complaints;
+use super::units::{ByteSize, Network, Span};
 
 /// One submission listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,13 +55,9 @@ pub enum BareLineEnd {
 
 impl Default for Listener {
     fn default() -> Self {
-        let network = |address: IpAddr, prefix| Network { address, prefix };
         Self {
-            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2525),
-            networks: vec![
-                network(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
-                network(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 128),
-            ],
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 2525)),
+            networks: Network::loopback().to_vec(),
             tenant: "default".to_owned(),
             trust_headers: false,
             max_message_size: ByteSize(50_000_000),

@@ -11,11 +11,9 @@ pub mod service;
 pub mod spool;
 pub mod units;
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 pub use delivery::{Delivery, Dns, Route, TlsMode, TlsRule};
 pub use egress::{Pool, PoolMember, Source};
@@ -184,73 +182,6 @@ impl Config {
     }
 }
 
-/// A network in CIDR form: `10.0.0.0/8`, `::1/128`, or one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Network {
-    /// Any address in it.
-    pub address: IpAddr,
-    /// How many leading bits count.
-    pub prefix: u8,
-}
-
-impl Network {
-    /// Whether `address` lies in it. An IPv4-mapped IPv6 address counts as IPv4.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let prefix = u32::from(self.prefix);
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
-                (u32::from(ours) ^ u32::from(theirs)).checked_shr(32 - prefix).unwrap_or(0) == 0
-            }
-            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
-                (u128::from(ours) ^ u128::from(theirs)).checked_shr(128 - prefix).unwrap_or(0) == 0
-            }
-            _ => false,
-        }
-    }
-}
-
-impl FromStr for Network {
-    type Err = NetworkError;
-
-    fn from_str(text: &str) -> Result<Self, NetworkError> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| NetworkError)?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(most), str::parse).map_err(|_| NetworkError)?;
-        if prefix > most {
-            return Err(NetworkError);
-        }
-        Ok(Self { address, prefix })
-    }
-}
-
-/// A text that is not a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a network; write for example \"127.0.0.0/8\", \"10.1.2.3\" or \"2001:db8::/32\"")]
-pub struct NetworkError;
-
-impl std::fmt::Display for Network {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
-
-impl<'de> Deserialize<'de> for Network {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|error| serde::de::Error::custom(format_args!("{text:?}: {error}")))
-    }
-}
-
-impl Serialize for Network {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,16 +214,5 @@ mod tests {
         let said = complaint("[[pool]]\nname = \"a\"\nsources = [{ source = \"nowhere\" }]\n");
 
         assert!(said.contains("pool[0].sources[0]") && said.contains("nowhere"), "{said}");
-    }
-
-    #[test]
-    fn networks_contain_what_their_prefix_says() {
-        let loopback: Network = "127.0.0.0/8".parse().unwrap();
-
-        assert!(loopback.contains("127.200.1.1".parse().unwrap()));
-        assert!(loopback.contains("::ffff:127.0.0.1".parse().unwrap()));
-        assert!(!loopback.contains("128.0.0.1".parse().unwrap()));
-        assert!("0.0.0.0/0".parse::<Network>().unwrap().contains("9.9.9.9".parse().unwrap()));
-        assert!("10.0.0.0/33".parse::<Network>().is_err());
     }
 }

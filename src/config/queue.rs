@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Complaints;
-use super::units::Span;
+use super::units::{Rate, Span};
 
 /// Queue sizes and tenants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,8 +107,9 @@ pub struct Limits {
     pub messages_per_connection: u32,
     /// Most recipients in one transaction.
     pub recipients_per_transaction: u32,
-    /// Most messages a second to one site; 0: no limit.
-    pub site_messages_per_second: f64,
+    /// Most messages to one site, evenly spread; absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site_rate: Option<Rate>,
     /// Most new connections a minute to one site; 0: no limit.
     pub site_connections_per_minute: u32,
     /// Exceptions for sites.
@@ -131,9 +132,9 @@ pub struct LimitRule {
     /// Most recipients in one transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipients_per_transaction: Option<u32>,
-    /// Most messages a second.
+    /// Most messages, evenly spread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub messages_per_second: Option<f64>,
+    pub rate: Option<Rate>,
     /// Most new connections a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections_per_minute: Option<u32>,
@@ -146,7 +147,7 @@ impl Default for Limits {
             site_connections: 20,
             messages_per_connection: 1000,
             recipients_per_transaction: 100,
-            site_messages_per_second: 0.0,
+            site_rate: None,
             site_connections_per_minute: 0,
             sites: Vec::new(),
         }
@@ -159,19 +160,12 @@ impl Limits {
         complaints.range("limits.site_connections", &self.site_connections, &1, &100_000);
         let recipients = self.recipients_per_transaction;
         complaints.range("limits.recipients_per_transaction", &recipients, &1, &50_000);
-        complaints.range("limits.site_messages_per_second", &self.site_messages_per_second, &0.0, &1e6);
         for (index, rule) in self.sites.iter().enumerate() {
             let key = format!("limits.site[{index}]");
             complaints.unless(!rule.name.is_empty(), format!("{key}.name"), "must not be empty");
             complaints.range(format!("{key}.connections"), &rule.connections.unwrap_or(1), &1, &100_000);
             let recipients = rule.recipients_per_transaction.unwrap_or(1);
             complaints.range(format!("{key}.recipients_per_transaction"), &recipients, &1, &50_000);
-            complaints.range(
-                format!("{key}.messages_per_second"),
-                &rule.messages_per_second.unwrap_or(0.0),
-                &0.0,
-                &1e6,
-            );
         }
     }
 }

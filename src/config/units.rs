@@ -1,6 +1,8 @@
-//! Durations and sizes as the configuration writes them: `"30s"`, `"1h 30m"`, `"64MiB"`.
+//! Durations, sizes, rates and networks as the configuration writes them: `"1h 30m"`, `"64MiB"`, `"300/min"`,
+//! `"10.0.0.0/8"`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -14,7 +16,23 @@ pub struct Span(pub Duration);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
-/// A text that is not a duration or a size.
+/// So many per period: `"50/s"`, `"300/min"`, `"10000/h"`, `"500000/d"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many; at least 1.
+    pub count: u32,
+    /// Per this long.
+    pub per: Duration,
+}
+
+/// A network in CIDR form: `10.0.0.0/8`, `::1/128`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+/// A text that is not a duration, a size, a rate or a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a duration.
@@ -23,9 +41,16 @@ pub enum UnitError {
     /// Not a size.
     #[error("not a size; write for example \"64KiB\", \"50MB\" or \"1GiB\"")]
     ByteSize,
+    /// Not a rate.
+    #[error("not a rate; write for example \"50/s\", \"300/min\", \"10000/h\" or \"500000/d\"")]
+    Rate,
+    /// Not a network.
+    #[error("not a network; write for example \"127.0.0.0/8\", \"10.1.2.3\" or \"2001:db8::/32\"")]
+    Network,
 }
 
 const SPAN_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const RATE_UNITS: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3_600), ("d", 86_400)];
 const SIZE_UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
@@ -109,6 +134,70 @@ impl fmt::Display for ByteSize {
     }
 }
 
+impl FromStr for Rate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let (count, unit) = text.split_once('/').ok_or(UnitError::Rate)?;
+        let count = count.trim().parse().ok().filter(|count| *count > 0).ok_or(UnitError::Rate)?;
+        let seconds = scaled(1, unit.trim(), &RATE_UNITS).ok_or(UnitError::Rate)?;
+        Ok(Self { count, per: Duration::from_secs(seconds) })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = RATE_UNITS.iter().find(|(_, seconds)| *seconds == self.per.as_secs());
+        write!(f, "{}/{}", self.count, unit.map_or("s", |(unit, _)| unit))
+    }
+}
+
+impl Network {
+    /// The loopback networks, 127.0.0.0/8 and ::1.
+    pub fn loopback() -> [Self; 2] {
+        let v4 = Self { address: IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 0)), prefix: 8 };
+        [v4, Self { address: IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), prefix: 128 }]
+    }
+
+    /// Whether `address` lies in it. An IPv4-mapped IPv6 address counts as IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let prefix = u32::from(self.prefix);
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
+                (u32::from(ours) ^ u32::from(theirs)).checked_shr(32 - prefix).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
+                (u128::from(ours) ^ u128::from(theirs)).checked_shr(128 - prefix).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| UnitError::Network)?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Ok(most), str::parse).map_err(|_| UnitError::Network)?;
+        if prefix > most {
+            return Err(UnitError::Network);
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
 /// Serde by `FromStr` and `Display`.
 macro_rules! serde_by_text {
     ($name:ident) => {
@@ -129,6 +218,8 @@ macro_rules! serde_by_text {
 
 serde_by_text!(Span);
 serde_by_text!(ByteSize);
+serde_by_text!(Rate);
+serde_by_text!(Network);
 
 #[cfg(test)]
 mod tests {
@@ -148,6 +239,26 @@ mod tests {
         assert_eq!("64MiB".parse::<ByteSize>().unwrap(), ByteSize(64 << 20));
         assert_eq!(ByteSize(50_000_000).to_string(), "50MB");
         assert_eq!(ByteSize(0).to_string(), "0B");
+    }
+
+    #[test]
+    fn rates_keep_their_period() {
+        let rate: Rate = "300/min".parse().unwrap();
+
+        assert_eq!(rate, Rate { count: 300, per: Duration::from_secs(60) });
+        assert_eq!(rate.to_string(), "300/min");
+        assert!("0/s".parse::<Rate>().is_err() && "5".parse::<Rate>().is_err() && "5/week".parse::<Rate>().is_err());
+    }
+
+    #[test]
+    fn networks_contain_what_their_prefix_says() {
+        let [loopback, _] = Network::loopback();
+
+        assert!(loopback.contains("127.200.1.1".parse().unwrap()));
+        assert!(loopback.contains("::ffff:127.0.0.1".parse().unwrap()));
+        assert!(!loopback.contains("128.0.0.1".parse().unwrap()));
+        assert!("0.0.0.0/0".parse::<Network>().unwrap().contains("9.9.9.9".parse().unwrap()));
+        assert!("10.0.0.0/33".parse::<Network>().is_err());
     }
 
     #[test]

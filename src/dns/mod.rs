@@ -15,7 +15,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use network::Network;
 pub use planner::Planner;
 pub use settings::{Families, Host, NextHop, Route, Settings};
 

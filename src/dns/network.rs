@@ -5,30 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A network that is allowed although it is not public.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// Any address in it.
-    pub address: IpAddr,
-    /// How many leading bits count.
-    pub prefix: u8,
-}
-
-impl Network {
-    /// Whether `address` lies in it. An IPv4-mapped IPv6 address counts as IPv4.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let prefix = u32::from(self.prefix);
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
-                (u32::from(ours) ^ u32::from(theirs)).checked_shr(32_u32.saturating_sub(prefix)).unwrap_or(0) == 0
-            }
-            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
-                (u128::from(ours) ^ u128::from(theirs)).checked_shr(128_u32.saturating_sub(prefix)).unwrap_or(0) == 0
-            }
-            _ => false,
-        }
-    }
-}
+use crate::config::units::Network;
 
 /// Whether DNS may send us to `address`: it is public, or the operator allows its network.
 pub fn is_allowed(address: IpAddr, allowed: &[Network]) -> bool {
@@ -138,7 +115,7 @@ mod tests {
 
     #[test]
     fn an_allowed_network_lets_only_its_own_addresses_pass() {
-        let allowed = [Network { address: "10.1.0.0".parse().unwrap(), prefix: 16 }];
+        let allowed = ["10.1.0.0/16".parse::<Network>().unwrap()];
 
         assert!(is_allowed("10.1.255.1".parse().unwrap(), &allowed));
         assert!(is_allowed("::ffff:10.1.0.1".parse().unwrap(), &allowed));
@@ -148,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_prefix_of_zero_allows_a_whole_family() {
-        let allowed = [Network { address: "0.0.0.0".parse().unwrap(), prefix: 0 }];
+        let allowed = ["0.0.0.0/0".parse::<Network>().unwrap()];
 
         assert!(is_allowed("127.0.0.1".parse().unwrap(), &allowed));
         assert!(!is_allowed("::1".parse().unwrap(), &allowed));

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::TlsPolicy;
-use super::network::Network;
+use crate::config::units::Network;
 
 /// Everything a [`super::Planner`] needs to know.
 #[derive(Clone, Debug)]
