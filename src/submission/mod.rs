@@ -5,11 +5,9 @@
 
 pub mod admit;
 pub mod collector;
-pub mod network;
 pub mod refusal;
 pub mod session;
 pub mod settings;
 
 pub use collector::LineEndings;
-pub use network::Network;
 pub use settings::Settings;

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::collector::LineEndings;
-use super::network::Network;
+use crate::config::units::Network;
 use crate::smtp::address::Address;
 
 /// One listener's limits and identity.
@@ -51,7 +51,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            networks: Network::loopback(),
+            networks: Network::loopback().to_vec(),
             max_connections: 2_000,
             max_connections_per_address: 1_000,
             connections_per_minute: None,
