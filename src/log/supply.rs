@@ -1,0 +1,160 @@
+//! Segments ready to be written, made ahead of need by a thread of their own.
+//!
+//! A segment is zero-filled because the first write to an unwritten extent makes `fdatasync` a journal commit (measured
+//! on ext4: 78 us against 33 us), and it is synced and named before its first batch, so an acknowledgement never waits
+//! for a directory. When one cannot be made (a full disk), [`Supply::take`] fails at once and the thread tries again
+//! every second or when told that room was made.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::segment::{self, Header};
+use super::storage::{Storage, StorageFile};
+
+/// How long to wait before another try after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A segment that nothing has been written to.
+#[derive(Debug)]
+pub struct Fresh {
+    /// Its header, already on disk.
+    pub header: Header,
+    /// Its file.
+    pub file: Arc<dyn StorageFile>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Made by the thread, taken by the committer.
+    ready: Option<Fresh>,
+    /// Why the last try failed; cleared by a success.
+    failure: Option<io::ErrorKind>,
+    /// Set by the owner to end the thread.
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The thread that makes segments, and what it made.
+#[derive(Debug)]
+pub struct Supply {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What every segment of this start has in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Sequence of the first one.
+    pub first: u32,
+    /// Size of the files.
+    pub size: u64,
+    /// Start count for the headers.
+    pub start: u32,
+}
+
+/// A random salt.
+fn salt() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Makes one segment.
+pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan) -> io::Result<Fresh> {
+    let header = Header { sequence, salt: salt()?, size: plan.size, start: plan.start };
+    Ok(Fresh { header, file: segment::create(storage, header)? })
+}
+
+impl Supply {
+    /// Starts the thread; it makes the first segment at once.
+    pub fn start(storage: Arc<dyn Storage>, plan: Plan) -> io::Result<Self> {
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let thread = std::thread::Builder::new().name("spool-supply".into()).spawn({
+            let shared = shared.clone();
+            move || run(&shared, &*storage, plan)
+        })?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// The next segment, waiting for the thread if it is at work; an error if it cannot make one now.
+    pub fn take(&self) -> io::Result<Fresh> {
+        let mut state = self.shared.state.lock();
+        loop {
+            if let Some(fresh) = state.ready.take() {
+                self.shared.changed.notify_all();
+                return Ok(fresh);
+            }
+            if state.stopping {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            if let Some(failure) = state.failure {
+                return Err(failure.into());
+            }
+            self.shared.changed.wait(&mut state);
+        }
+    }
+
+    /// Whether the last try to make a segment failed.
+    pub fn failure(&self) -> Option<io::ErrorKind> {
+        self.shared.state.lock().failure
+    }
+
+    /// Room was made: try again now.
+    pub fn retry(&self) {
+        if self.shared.state.lock().failure.is_some() {
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.shared.state.lock().stopping = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Supply {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(shared: &Shared, storage: &dyn Storage, plan: Plan) {
+    let mut sequence = plan.first;
+    loop {
+        let made = make(storage, sequence, plan);
+        let mut state = shared.state.lock();
+        match made {
+            Ok(fresh) => {
+                sequence += 1;
+                state.ready = Some(fresh);
+                state.failure = None;
+            }
+            Err(error) => {
+                state.failure = Some(error.kind());
+            }
+        }
+        shared.changed.notify_all();
+        if state.failure.is_some() && !state.stopping {
+            shared.changed.wait_for(&mut state, RETRY);
+        }
+        while state.ready.is_some() && !state.stopping {
+            shared.changed.wait(&mut state);
+        }
+        if state.stopping {
+            return;
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The end of the log: the open segment, what is written but not synced, and how batches are laid out.
+//!
+//! Guarded by one mutex. Whoever holds it writes everything that is pending, so the order of records is the order in
+//! which they were handed over.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use super::Position;
+use super::record::{self, Lengths};
+use super::segment::{BATCH, Batch, FIRST};
+use super::storage::StorageFile;
+use super::supply::Fresh;
+use super::wire::aligned;
+use super::writer::{Entry, Small};
+
+const PADDING: [u8; 8] = [0; 8];
+
+/// The segment that is written to.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub fresh: Fresh,
+    pub offset: u64,
+    batches: u64,
+    /// Offset and header-and-fields of every record so far: what a sealed segment's index holds.
+    pub index: Vec<u8>,
+}
+
+impl Open {
+    pub fn new(fresh: Fresh) -> Self {
+        Self { fresh, offset: FIRST, batches: 0, index: Vec::new() }
+    }
+
+    pub fn sequence(&self) -> u32 {
+        self.fresh.header.sequence
+    }
+
+    pub fn position(&self) -> Position {
+        Position { segment: self.sequence(), offset: self.offset }
+    }
+
+    /// Whether a batch with this many octets of records fits.
+    pub fn has_room(&self, octets: u64) -> bool {
+        self.offset + BATCH as u64 + octets <= self.fresh.header.size
+    }
+
+    fn note(&mut self, offset: u64, meta: &[u8]) {
+        self.index.extend_from_slice(&offset.to_le_bytes());
+        self.index.extend_from_slice(meta);
+        self.index.resize(self.index.len().next_multiple_of(8), 0);
+    }
+}
+
+/// The end of the log.
+#[derive(Debug)]
+pub(super) struct Tail {
+    pub open: Open,
+    /// Full segments whose last sync is still to come, oldest first.
+    pub retired: Vec<Open>,
+    /// Small records written but not synced, in order: written again elsewhere if the sync fails.
+    pub unsynced: Vec<Small>,
+    /// Everything before this is synced.
+    pub synced: Position,
+    /// A write failed: the committer must start a new segment before anything else is written.
+    pub broken: bool,
+}
+
+/// How many octets an entry takes in a segment.
+pub(super) fn entry_octets(entry: &Entry) -> u64 {
+    aligned(entry.meta.len() as u64 + entry.content.len() as u64)
+}
+
+impl Tail {
+    pub fn new(fresh: Fresh, synced: Position) -> Self {
+        Self { open: Open::new(fresh), retired: Vec::new(), unsynced: Vec::new(), synced, broken: false }
+    }
+
+    /// Goes on in a new segment; the old one awaits its last sync.
+    pub fn rotate(&mut self, fresh: Fresh) {
+        let full = std::mem::replace(&mut self.open, Open::new(fresh));
+        self.retired.push(full);
+    }
+
+    /// Writes one batch: the small records, then the entries. The caller has checked that it fits. Returns the offset of
+    /// each entry through `placed`.
+    pub fn write(&mut self, small: &mut Vec<u8>, entries: &mut [Entry], placed: &mut Vec<u64>) -> io::Result<()> {
+        let open = &mut self.open;
+        let seal = open.fresh.header.seal();
+        let start = open.offset;
+        let mut at = start + BATCH as u64;
+        for_each_frame(small, |frame| {
+            record::seal(frame, seal, at);
+            open.note(at, frame);
+            at += frame.len() as u64;
+        });
+        for entry in entries.iter_mut() {
+            record::seal(&mut entry.meta, seal, at);
+            open.note(at, &entry.meta);
+            placed.push(at);
+            at += entry_octets(entry);
+        }
+        let length = at - start - BATCH as u64;
+        let batch = Batch { number: open.batches, length, offset: start, synced: self.synced };
+        let header = batch.encode(seal);
+        let file: Arc<dyn StorageFile> = open.fresh.file.clone();
+        let mut parts = Vec::with_capacity(2 + entries.len() * 3);
+        parts.push(IoSlice::new(&header));
+        if !small.is_empty() {
+            parts.push(IoSlice::new(small));
+        }
+        for entry in entries.iter() {
+            parts.push(IoSlice::new(&entry.meta));
+            if !entry.content.is_empty() {
+                parts.push(IoSlice::new(&entry.content));
+            }
+            let used = entry.meta.len() + entry.content.len();
+            let padding = used.next_multiple_of(8) - used;
+            if padding > 0 {
+                parts.push(IoSlice::new(PADDING.get(..padding).unwrap_or_default()));
+            }
+        }
+        file.write_at(&parts, start)?;
+        open.offset = at;
+        open.batches += 1;
+        Ok(())
+    }
+}
+
+/// Calls `each` with every record of a buffer of records without content.
+pub(super) fn for_each_frame(small: &mut [u8], mut each: impl FnMut(&mut [u8])) {
+    let mut rest = small;
+    while let Some(lengths) = Lengths::read(rest) {
+        let total = usize::try_from(lengths.total()).unwrap_or(usize::MAX);
+        let Some((frame, after)) = rest.split_at_mut_checked(total) else { return };
+        each(frame);
+        rest = after;
+    }
+}

@@ -1,0 +1,167 @@
+//! What each segment holds: live messages, and references to records in other segments.
+//!
+//! An outcome must stay as long as the segment with its message does, or a full scan would raise the message again. So
+//! a segment may go only when it has no live message and every segment it refers to is gone, durably.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::log::record::Seal;
+use crate::log::segment::{self, Header};
+use crate::log::storage::{Storage, StorageFile};
+use crate::log::writer::{Appended, Sealed, Watch};
+use crate::metrics::Registry;
+
+use super::map::Location;
+
+/// One segment.
+#[derive(Debug, Default)]
+pub struct Segment {
+    /// Size of the file.
+    pub size: u64,
+    /// End of the last batch, as far as known.
+    pub end: u64,
+    /// Messages that are not finished.
+    pub live: u64,
+    /// Their octets.
+    pub live_octets: u64,
+    /// Other segments whose records the records here are about.
+    pub refers: BTreeSet<u32>,
+    /// Nothing more is written to it.
+    pub is_sealed: bool,
+    /// Its file once somebody has read from it, with the seal of its records.
+    pub reader: Option<(Arc<dyn StorageFile>, Seal)>,
+}
+
+/// All segments.
+pub struct Ledger {
+    storage: Arc<dyn Storage>,
+    segment_size: u64,
+    segments: Mutex<BTreeMap<u32, Segment>>,
+    /// Segments sealed but not indexed yet; taken by the keeper.
+    sealed: Mutex<Vec<Sealed>>,
+    /// Told that there is something to keep house for.
+    nudge: Box<dyn Fn() + Send + Sync>,
+    batches: AtomicU64,
+    metrics: Metrics,
+}
+
+struct Metrics {
+    batches: metrics::Counter,
+    messages: metrics::Counter,
+    batch_size: metrics::Histogram,
+    batch_time: metrics::Histogram,
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// An empty ledger. `nudge` is called when a segment was sealed or has become empty.
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        segment_size: u64,
+        registry: &Registry,
+        nudge: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        let metrics = Metrics {
+            batches: registry.counter("hikyaku_spool_batches_total", "Commits with messages.", &[]),
+            messages: registry.counter("hikyaku_spool_committed_total", "Messages committed.", &[]),
+            batch_size: registry.histogram("hikyaku_spool_batch_messages", "Messages in a commit.", &[]),
+            batch_time: registry.histogram("hikyaku_spool_commit_seconds", "Write and sync of a commit.", &[]),
+        };
+        let (segments, sealed) = (Mutex::default(), Mutex::default());
+        Self { storage, segment_size, segments, sealed, nudge, batches: AtomicU64::new(0), metrics }
+    }
+
+    /// Runs `body` with the table locked.
+    pub fn with<T>(&self, body: impl FnOnce(&mut BTreeMap<u32, Segment>) -> T) -> T {
+        body(&mut self.segments.lock())
+    }
+
+    /// A message lives at `location`.
+    pub fn add(&self, location: Location) {
+        let mut segments = self.segments.lock();
+        let segment = segments.entry(location.position.segment).or_default();
+        segment.live += 1;
+        segment.live_octets += location.octets;
+    }
+
+    /// The message at `location` is finished or has moved.
+    pub fn release(&self, location: Location) {
+        let mut segments = self.segments.lock();
+        let Some(segment) = segments.get_mut(&location.position.segment) else { return };
+        segment.live = segment.live.saturating_sub(1);
+        segment.live_octets = segment.live_octets.saturating_sub(location.octets);
+        let is_empty = segment.live == 0 && segment.is_sealed;
+        drop(segments);
+        if is_empty {
+            (self.nudge)();
+        }
+    }
+
+    /// The open file of a segment.
+    pub fn reader(&self, sequence: u32) -> io::Result<(Arc<dyn StorageFile>, Seal)> {
+        if let Some(reader) = self.segments.lock().get(&sequence).and_then(|segment| segment.reader.clone()) {
+            return Ok(reader);
+        }
+        let file = self.storage.open(&segment::path(sequence))?;
+        let header = Header::read(&*file)?.ok_or(io::ErrorKind::InvalidData)?;
+        let reader = (file, header.seal());
+        if let Some(segment) = self.segments.lock().get_mut(&sequence) {
+            segment.reader = Some(reader.clone());
+        }
+        Ok(reader)
+    }
+
+    /// Segments that were sealed since the last call.
+    pub fn take_sealed(&self) -> Vec<Sealed> {
+        std::mem::take(&mut self.sealed.lock())
+    }
+
+    /// Batches with messages since the start.
+    pub fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+}
+
+impl Watch for Ledger {
+    fn appended(&self, appended: &Appended<'_>) {
+        let mut segments = self.segments.lock();
+        let segment = segments.entry(appended.segment).or_default();
+        segment.size = self.segment_size;
+        segment.end = segment.end.max(appended.end);
+        segment.live += appended.entries;
+        segment.live_octets += appended.octets;
+        segment.refers.extend(appended.refers.iter().filter(|other| **other != appended.segment));
+    }
+
+    fn sealed(&self, sealed: Sealed) {
+        if let Some(segment) = self.segments.lock().get_mut(&sealed.segment) {
+            segment.is_sealed = true;
+        }
+        self.sealed.lock().push(sealed);
+        (self.nudge)();
+    }
+
+    fn withdrawn(&self, segment: u32, octets: u64) {
+        let position = crate::log::Position { segment, offset: 0 };
+        self.release(Location { position, octets });
+    }
+
+    fn committed(&self, entries: usize, took: Duration) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.metrics.batches.increment(1);
+        self.metrics.messages.increment(entries as u64);
+        self.metrics.batch_size.record(u32::try_from(entries).unwrap_or(u32::MAX));
+        self.metrics.batch_time.record(took.as_secs_f64());
+    }
+}
