@@ -3,6 +3,7 @@
 //! Exit codes are in [`exit`]. Errors go to standard error, results to standard output; `--json` prints exactly what
 //! the admin interface answered.
 
+mod check;
 pub mod client;
 pub mod exit;
 mod queue;
@@ -31,6 +32,8 @@ const AFTER_HELP: &str = "Exit codes: 0 ok, 1 a problem was found, 2 wrong usage
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check a configuration file and say what is wrong with it
+    Check(check::Check),
     /// Show what the running daemon is doing
     Status(status::Status),
     /// Show what waits to be delivered, and why
@@ -60,6 +63,7 @@ impl Remote {
 /// Runs the command and gives its exit code; tells errors on standard error.
 pub fn execute(arguments: Arguments) -> ExitCode {
     let result = match arguments.command {
+        Command::Check(command) => command.execute(),
         Command::Status(command) => wait(command.execute()),
         Command::Queue(command) => wait(command.execute()),
     };

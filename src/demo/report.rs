@@ -138,8 +138,8 @@ impl Report {
     fn write_sites(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n{:<21}{:>6}{:>6}{:>10}{:>9}{:>8}{:>10}{:>10}  {}",
-            "site", "conns", "421s", "delivered", "deferred", "refused", "p50", "p99", "receiver"
+            "\n{:<21}{:>6}{:>6}{:>10}{:>9}{:>8}{:>10}{:>10}  receiver",
+            "site", "conns", "421s", "delivered", "deferred", "refused", "p50", "p99"
         )?;
         for site in &self.sites {
             let [p50, _, p99, _] = site.arrived.0.map(|duration| duration.map_or_else(|| "-".to_owned(), brief));

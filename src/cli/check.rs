@@ -1,0 +1,166 @@
+//! `hikyaku check`: what is wrong with a configuration, all of it at once, and what is suspicious on this machine.
+//!
+//! Nothing is opened but the file: a check beside the running daemon disturbs nothing. Errors are what the daemon would
+//! refuse to start with (exit code 2); warnings are what it would do and you may regret (exit code 0).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use super::exit::{self, Exit};
+use super::table::plain_lines;
+use crate::config::{Config, ConfigError};
+
+/// Where packages and the unit file put the configuration.
+pub(super) const DEFAULT_CONFIG: &str = "/etc/hikyaku/config.toml";
+
+/// Options of `check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+impl Check {
+    pub(super) fn execute(self) -> exit::Result {
+        let (errors, config) = errors(&self.config);
+        for error in &errors {
+            eprintln!("error: {}", plain_lines(error));
+        }
+        let warnings = config.as_ref().map(warnings).unwrap_or_default();
+        for warning in &warnings {
+            eprintln!("warning: {}", plain_lines(warning));
+        }
+        if !errors.is_empty() {
+            return Ok(Exit::Usage);
+        }
+        let found = match warnings.len() {
+            0 => "ok".to_owned(),
+            1 => "usable; 1 warning".to_owned(),
+            count => format!("usable; {count} warnings"),
+        };
+        println!("{}: {found}", self.config.display());
+        Ok(Exit::Ok)
+    }
+}
+
+/// What makes the file unusable, with file and key; and what could be read of it.
+fn errors(path: &Path) -> (Vec<String>, Option<Config>) {
+    let first = match Config::load(path) {
+        Ok(config) => return (Vec::new(), Some(config)),
+        Err(error) => error,
+    };
+    if !matches!(first, ConfigError::Value { .. }) {
+        return (vec![first.to_string()], None);
+    }
+    // Loading stops at the first value; here all of them are wanted.
+    let config: Option<Config> = std::fs::read_to_string(path).ok().and_then(|text| toml::from_str(&text).ok());
+    let Some(config) = config else { return (vec![first.to_string()], None) };
+    let all = config.complaints();
+    let all = all.iter().map(|complaint| format!("{}: {}: {}", path.display(), complaint.key, complaint.text));
+    (all.collect(), Some(config))
+}
+
+/// What the daemon would accept and an operator should know.
+fn warnings(config: &Config) -> Vec<String> {
+    let mut out = Vec::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        if !is_local(listener.address.ip()) {
+            let text = "is no address of this machine: the daemon will not start";
+            out.push(format!("listener[{index}].address: {} {text}", listener.address.ip()));
+        }
+        if let Some(network) = listener.networks.iter().find(|network| network.to_string().ends_with("/0")) {
+            let text = "lets the whole world send through you (open relay)";
+            out.push(format!("listener[{index}].networks: {network} {text}"));
+        }
+    }
+    for (index, source) in config.sources.iter().enumerate() {
+        let addresses = [("ipv4", source.ipv4.map(IpAddr::V4)), ("ipv6", source.ipv6.map(IpAddr::V6))];
+        for (key, address) in addresses {
+            if let Some(address) = address.filter(|address| !is_local(*address)) {
+                let text = "is no address of this machine: every connection from it will fail";
+                out.push(format!("source[{index}].{key}: {address} {text}"));
+            }
+        }
+    }
+    let mut warn = |is_suspicious: bool, text: &str| {
+        if is_suspicious {
+            out.push(text.to_owned());
+        }
+    };
+    warn(!config.spool.sync, "spool.sync: false: a power cut loses accepted messages; for benchmarks only");
+    warn(config.delivery.port != 25, "delivery.port: not 25: for demonstrations and tests only");
+    let is_exposed = config.metrics.enabled && !config.metrics.address.ip().is_loopback();
+    warn(is_exposed, "metrics.address: not loopback: anybody who reaches it may read it");
+    warn(
+        !config.hostname.is_empty() && !config.hostname.contains('.'),
+        "hostname: not a full domain name: receivers refuse such an EHLO name",
+    );
+    warn(config.admin.socket.as_os_str().is_empty(), "admin.socket: empty: no command but `run` and `check` will work");
+    out.extend(descriptor_warning(config));
+    out
+}
+
+/// Sessions and connections need a descriptor each; segments, DNS and listeners some more.
+fn descriptor_warning(config: &Config) -> Option<String> {
+    const BESIDE: u64 = 512;
+    let sessions: u64 = config.listeners.iter().map(|listener| u64::from(listener.max_sessions)).sum();
+    let needed = sessions + u64::from(config.limits.connections) + BESIDE;
+    let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum?;
+    (needed > allowed).then(|| {
+        format!("up to {needed} descriptors may be needed and {allowed} are allowed here (ulimit -Hn, LimitNOFILE=)")
+    })
+}
+
+/// Whether a socket can be bound to `address`; only "not available" means no.
+fn is_local(address: IpAddr) -> bool {
+    !matches!(UdpSocket::bind(SocketAddr::new(address, 0)),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn every_wrong_value_is_told_with_file_and_key() {
+        let (_folder, path) = file("[spool]\nsegment_size = \"1KiB\"\n[limits]\nconnections = 0\n");
+
+        let (errors, _) = errors(&path);
+
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        assert!(errors[0].contains("config.toml: spool.segment_size"), "{errors:?}");
+        assert!(errors[1].contains("config.toml: limits.connections"), "{errors:?}");
+    }
+
+    #[test]
+    fn missing_file_and_syntax_are_errors() {
+        assert_eq!(errors(Path::new("/nonexistent/config.toml")).0.len(), 1);
+        let (_folder, path) = file("hostnam = \"x\"\n");
+        assert!(errors(&path).0[0].contains("hostnam"));
+    }
+
+    #[test]
+    fn foreign_egress_address_and_open_relay_are_warned_of() {
+        let (_folder, path) = file(
+            "[[listener]]\nnetworks = [\"0.0.0.0/0\"]\n[[source]]\nname = \"a\"\nipv4 = \"192.0.2.1\"\n\
+             [[source]]\nname = \"b\"\nipv4 = \"127.0.0.9\"\n",
+        );
+
+        let (errors, config) = errors(&path);
+        let warnings = warnings(&config.unwrap());
+
+        assert!(errors.is_empty(), "{errors:?}");
+        assert!(warnings.iter().any(|warning| warning.contains("open relay")), "{warnings:?}");
+        assert!(warnings.iter().any(|warning| warning.starts_with("source[0].ipv4: 192.0.2.1")), "{warnings:?}");
+        assert!(!warnings.iter().any(|warning| warning.starts_with("source[1]")), "{warnings:?}");
+    }
+}
