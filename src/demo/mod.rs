@@ -14,5 +14,6 @@ pub mod load;
 pub mod progress;
 pub mod receivers;
 pub mod report;
+pub mod responder;
 mod session;
 pub mod sites;
