@@ -21,6 +21,7 @@ pub(super) struct Parameters {
     domain: Option<String>,
     site: Option<String>,
     tenant: Option<String>,
+    recipient: Option<String>,
     limit: Option<usize>,
 }
 
@@ -35,8 +36,8 @@ pub(super) async fn entries(
     Shared(state): Shared<State>,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<Vec<EntryView>>, Refusal> {
-    let Query(Parameters { domain, site, tenant, limit }) = parameters?;
+    let Query(Parameters { domain, site, tenant, recipient, limit }) = parameters?;
     let domain = domain.map(|domain| domain.trim_end_matches('.').to_lowercase());
-    let filter = Filter { domain, site, tenant, limit: limit.unwrap_or(DEFAULT_LIMIT).min(MOST) };
+    let filter = Filter { domain, site, tenant, recipient, limit: limit.unwrap_or(DEFAULT_LIMIT).min(MOST) };
     Ok(Json(tokio::task::spawn_blocking(move || state.queue.list(&filter)).await?))
 }

@@ -1,22 +1,61 @@
 //! The queue: what is to be tried, when, and by which connection.
 //!
 //! Recipients enter by [`Queue::put`] (after the spool has synced them) and are taken by delivery connections through a
-//! [`Slot`]. What became of them comes back through [`Slot::report`].
+//! [`Slot`]. What became of them comes back through [`Slot::report`]. The queue decides on retry times, expiry and DSNs
+//! and tells the spool; it knows nothing of sockets.
+//!
+//! An entry (one recipient) is in one of these places:
+//!
+//! | place | waits for | leaves when |
+//! |---|---|---|
+//! | a bucket of the timers | its time | the second begins |
+//! | its domain | a delivery plan | the look-up ends |
+//! | a line of its path, at its site | a connection with all permits | it is drawn, or its time is over |
+//! | an [`Assignment`] | an outcome | it is reported; dropped: back to its line |
+//! | a notice | the spool to store a DSN with its outcome | stored |
 
+mod assignment;
+mod domain;
+mod doubts;
+mod engine;
+mod entry;
+mod flow;
+mod gates;
+mod line;
+mod look;
+mod lookup;
+mod meters;
+mod notice;
+mod path;
+mod pump;
+mod ready;
+mod schedule;
 pub mod settings;
+mod settle;
+mod site;
+mod slot;
 pub mod source;
+mod storm;
+mod timers;
+mod upkeep;
 pub mod view;
+mod waiting;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use crate::dns::Plan;
-use crate::message::{Envelope, MessageId, Outcome};
-use crate::spool::Recovered;
+use tokio::task::JoinHandle;
 
+use crate::clock::Clock;
+use crate::dns::Planner;
+use crate::message::{Envelope, MessageId};
+use crate::metrics::Registry;
+use crate::spool::{Recovered, Spool};
+
+pub use assignment::Assignment;
+use engine::Engine;
 pub use settings::Settings;
+pub use slot::Slot;
 pub use source::{Egress, EgressPool, Source};
 pub use view::{EntryView, Filter, View};
 
@@ -43,129 +82,63 @@ pub enum QueueFull {
 /// The queue's handle. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Queue {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    settings: Settings,
-    queued: AtomicUsize,
-    in_flight: AtomicUsize,
-    is_stopping: AtomicBool,
+    engine: Arc<Engine>,
 }
 
 impl Queue {
+    /// An empty queue. Nothing is handed out before [`Queue::start`].
+    pub fn new(settings: Settings, spool: Spool, planner: Arc<Planner>, clock: Clock, registry: &Registry) -> Self {
+        Self { engine: Arc::new(Engine::new(settings, spool, planner, clock, registry)) }
+    }
+
+    /// Begins to hand work to `courier`. The task ends some time after [`Queue::stop_dispatch`]: when DSNs that were
+    /// being made are stored.
+    pub fn start(&self, courier: Arc<dyn Courier>) -> JoinHandle<()> {
+        let engine = self.engine.clone();
+        engine.start(courier);
+        for shard in 0..engine.timers.shards().len() {
+            engine.tasks.spawn(upkeep::tick(engine.clone(), shard));
+        }
+        engine.tasks.spawn(upkeep::run(engine.clone()));
+        tokio::spawn(async move {
+            engine.stopped.cancelled().await;
+            engine.tasks.close();
+            engine.tasks.wait().await;
+        })
+    }
+
     /// Whether `recipients` more of `tenant` may be accepted.
-    pub fn room(&self, _tenant: &str, recipients: usize) -> Result<(), QueueFull> {
-        if self.inner.is_stopping.load(Ordering::Relaxed) {
-            return Err(QueueFull::Closing);
-        }
-        if self.inner.queued.load(Ordering::Relaxed).saturating_add(recipients) > self.inner.settings.capacity {
-            return Err(QueueFull::Queue);
-        }
-        Ok(())
+    pub fn room(&self, tenant: &str, recipients: usize) -> Result<(), QueueFull> {
+        self.engine.room(tenant, recipients)
     }
 
     /// Takes over a message that the spool has accepted.
-    pub fn put(&self, _id: MessageId, envelope: &Arc<Envelope>) {
-        self.inner.queued.fetch_add(envelope.recipients.len(), Ordering::Relaxed);
+    pub fn put(&self, id: MessageId, envelope: &Arc<Envelope>) {
+        self.engine.put(id, envelope);
     }
 
     /// Takes over what is left of a message that the spool found at the start.
     pub fn recover(&self, message: Recovered) {
-        self.inner.queued.fetch_add(message.pending.len(), Ordering::Relaxed);
+        self.engine.recover(&message);
     }
 
     /// Gives no more work to connections; what is in flight is finished.
     pub fn stop_dispatch(&self) {
-        self.inner.is_stopping.store(true, Ordering::Relaxed);
+        self.engine.stop();
     }
 
     /// Assignments not yet reported, and DSNs not yet on stable storage.
     pub fn in_flight(&self) -> usize {
-        self.inner.in_flight.load(Ordering::Relaxed)
+        self.engine.in_flight.load(Ordering::Acquire)
     }
 
-    /// Counts for people.
+    /// Counts for people. Takes many short locks: not for the hot path.
     pub fn view(&self) -> View {
-        View::default()
+        self.engine.view()
     }
 
-    /// Entries that match, up to the filter's limit.
-    pub fn list(&self, _filter: &Filter) -> Vec<EntryView> {
-        Vec::new()
+    /// Entries that match, up to the filter's limit. Takes many short locks.
+    pub fn list(&self, filter: &Filter) -> Vec<EntryView> {
+        self.engine.list(filter)
     }
-}
-
-/// One transaction's work: recipients of one message in one domain. Given back uncharged when dropped.
-#[derive(Debug)]
-pub struct Assignment {
-    id: MessageId,
-    domain: Arc<str>,
-    recipients: Vec<u32>,
-    in_doubt: Option<SocketAddr>,
-}
-
-impl Assignment {
-    /// The message.
-    pub fn id(&self) -> MessageId {
-        self.id
-    }
-
-    /// The recipients' domain, lower case.
-    pub fn domain(&self) -> &str {
-        &self.domain
-    }
-
-    /// Indexes into the envelope's recipients.
-    pub fn recipients(&self) -> &[u32] {
-        &self.recipients
-    }
-
-    /// An earlier attempt at this address has no outcome: try it there first.
-    pub fn in_doubt(&self) -> Option<SocketAddr> {
-        self.in_doubt
-    }
-}
-
-/// Permission to have one connection to an MX set; returned when dropped.
-#[derive(Debug)]
-pub struct Slot {
-    plan: Arc<Plan>,
-    source: Arc<Source>,
-}
-
-impl Slot {
-    /// Where to connect.
-    pub fn plan(&self) -> &Arc<Plan> {
-        &self.plan
-    }
-
-    /// From where.
-    pub fn source(&self) -> &Arc<Source> {
-        &self.source
-    }
-
-    /// The next work, if there is some with all its permits now. None also when the connection is to end or wait.
-    pub fn try_take(&mut self) -> Option<Assignment> {
-        None
-    }
-
-    /// The next work; waits up to `idle` for it. None: close the connection.
-    pub async fn take(&mut self, idle: Duration) -> Option<Assignment> {
-        tokio::time::sleep(idle).await;
-        None
-    }
-
-    /// What became of an assignment: one outcome for each of its recipients, in their order.
-    pub fn report(&self, _assignment: Assignment, _outcomes: Vec<Outcome>) {}
-
-    /// Returns an assignment that was not tried.
-    pub fn give_back(&self, _assignment: Assignment) {}
-
-    /// Greeting and EHLO are done: the back-off ends.
-    pub fn connected(&self) {}
-
-    /// No MX host could be talked to: charges the MX set with a back-off and `assignment` with an attempt.
-    pub fn connection_failed(&self, _assignment: Assignment, _outcome: Outcome) {}
 }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::units::Rate;
+
 use super::source::Egress;
 
 /// How the queue works.
@@ -141,13 +143,4 @@ impl Default for Limits {
             recipients_per_message: 100,
         }
     }
-}
-
-/// So many per period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// How many.
-    pub count: u32,
-    /// Per this long.
-    pub per: Duration,
 }

@@ -88,9 +88,21 @@ pub struct Filter {
     pub site: Option<String>,
     /// Of this tenant only.
     pub tenant: Option<String>,
+    /// Of this forward-path only.
+    pub recipient: Option<String>,
     /// At most so many.
     pub limit: usize,
 }
+
+/// All connections are busy.
+pub(super) const BUSY: &str = "busy";
+/// A delivery plan is being looked up.
+pub(super) const DNS: &str = "dns";
+/// The timers are late.
+pub(super) const TIMER: &str = "timer";
+/// Every cause of being overdue.
+pub(super) const OVERDUE: [&str; 8] =
+    ["no-connection-permit", "connection-rate", "rate", "back-off", "stopped", BUSY, DNS, TIMER];
 
 /// One queued recipient.
 #[derive(Clone, Debug, Serialize)]

@@ -1,0 +1,80 @@
+//! A window: so many of something at the same time, for example connections.
+//!
+//! Shared by reference between tasks; every operation is one atomic.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A count with a ceiling.
+#[derive(Debug)]
+pub struct Window {
+    /// Raised by [`Window::commit`], lowered by [`Window::release`].
+    used: AtomicU32,
+    ceiling: u32,
+}
+
+impl Window {
+    /// A window that is open for `ceiling` at the same time.
+    pub const fn new(ceiling: u32) -> Self {
+        Self { used: AtomicU32::new(0), ceiling }
+    }
+
+    /// Whether there is room for one more.
+    pub fn look(&self) -> bool {
+        self.used() < self.ceiling
+    }
+
+    /// Takes a place, unless there is none.
+    pub fn commit(&self) -> bool {
+        let one_more = |used: u32| (used < self.ceiling).then_some(used.saturating_add(1));
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    /// Gives a place back.
+    pub fn release(&self) {
+        let one_less = |used: u32| used.checked_sub(1);
+        let before = self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_less);
+        debug_assert!(before.is_ok(), "a window is released as often as it was committed");
+    }
+
+    /// Places taken.
+    pub fn used(&self) -> u32 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Places there are.
+    pub const fn ceiling(&self) -> u32 {
+        self.ceiling
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_than_the_ceiling_is_given_out() {
+        let window = Window::new(2);
+
+        assert!(window.commit());
+        assert!(window.commit());
+        assert!(!window.look());
+        assert!(!window.commit());
+        window.release();
+        assert!(window.look());
+        assert!(window.commit());
+    }
+
+    #[test]
+    fn threads_that_race_never_exceed_the_ceiling() {
+        let window = Window::new(100);
+
+        let won: usize = std::thread::scope(|scope| {
+            let racers: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| (0..1000).filter(|_| window.commit()).count())).collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).sum()
+        });
+
+        assert_eq!(won, 100);
+        assert_eq!(window.used(), 100);
+    }
+}

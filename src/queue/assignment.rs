@@ -1,0 +1,108 @@
+//! An assignment: recipients of one message in one domain, for one transaction.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::message::{MessageId, Outcome};
+
+use super::engine::Engine;
+use super::entry::{Entry, Marks};
+use super::path::Wait;
+use super::site::Site;
+
+/// One transaction's work: recipients of one message in one domain. Given back uncharged when dropped.
+#[derive(Debug)]
+pub struct Assignment {
+    engine: Arc<Engine>,
+    site: Arc<Site>,
+    path: u32,
+    /// Not empty until it is reported or given back.
+    entries: Vec<Entry>,
+    recipients: Recipients,
+    in_doubt: Option<SocketAddr>,
+}
+
+/// Nearly every assignment has one recipient.
+#[derive(Debug)]
+enum Recipients {
+    One([u32; 1]),
+    Many(Box<[u32]>),
+}
+
+impl Assignment {
+    /// Takes `entries` (of one message in one domain) out of the path at `path`.
+    pub(super) fn new(engine: &Arc<Engine>, site: &Arc<Site>, path: u32, entries: Vec<Entry>) -> Option<Self> {
+        let first = entries.first()?;
+        let recipients = match entries.as_slice() {
+            [one] => Recipients::One([one.recipient]),
+            many => Recipients::Many(many.iter().map(|entry| entry.recipient).collect()),
+        };
+        let is_in_doubt = first.marks.has(Marks::IN_DOUBT);
+        let in_doubt = is_in_doubt.then(|| engine.doubts.find(first.id, first.recipient)).flatten();
+        engine.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(Self { engine: engine.clone(), site: site.clone(), path, entries, recipients, in_doubt })
+    }
+
+    /// The message.
+    pub fn id(&self) -> MessageId {
+        self.entries.first().map_or(MessageId(0), |entry| entry.id)
+    }
+
+    /// The recipients' domain, lower case.
+    pub fn domain(&self) -> &str {
+        self.entries.first().map_or("", |entry| &entry.domain.name)
+    }
+
+    /// Indexes into the envelope's recipients.
+    pub fn recipients(&self) -> &[u32] {
+        match &self.recipients {
+            Recipients::One(one) => one,
+            Recipients::Many(many) => many,
+        }
+    }
+
+    /// An earlier attempt at this address has no outcome: try it there first.
+    pub fn in_doubt(&self) -> Option<SocketAddr> {
+        self.in_doubt
+    }
+
+    /// Takes note of what became of it. Recipients without an outcome are given back.
+    pub(super) fn report(mut self, outcomes: Vec<Outcome>) {
+        let mut entries = std::mem::take(&mut self.entries);
+        if outcomes.len() < entries.len() {
+            let untried = entries.split_off(outcomes.len());
+            self.restore(untried);
+        }
+        self.engine.settle(&self.site, self.path, entries, outcomes);
+    }
+
+    /// Puts entries back to where they were drawn from.
+    fn restore(&self, entries: Vec<Entry>) {
+        let place = self.path;
+        let now = self.engine.clock.now();
+        self.site.with(&self.engine, now, |context, state, out| {
+            for entry in entries {
+                state.push(place, entry);
+            }
+            // Through the order of those that wait: what was just returned must not overtake the others.
+            state.mark(place, Wait::Starved, false);
+            state.resume(context, Wait::Starved, out);
+            state.pump(context, place, out);
+        });
+    }
+}
+
+impl Drop for Assignment {
+    fn drop(&mut self) {
+        if !self.entries.is_empty() {
+            let entries = std::mem::take(&mut self.entries);
+            let place = self.path;
+            if let Some(path) = self.site.state.lock().path(place) {
+                path.in_flight = path.in_flight.saturating_sub(1);
+            }
+            self.restore(entries);
+        }
+        self.engine.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,379 @@
+//! The parts of a queue, and the way of an entry between them.
+//!
+//! put, recover → [`Engine::admit`] → its domain (a plan is looked up) → its site (ready) → an assignment → an outcome:
+//! finished, or the timers → [`Engine::admit`] again.
+//!
+//! Locks, each held for less than a few microseconds and never two at once: parts of the tables, a domain, a site (and
+//! under it a seat), a timer shard.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::{Clock, UnixTime};
+use crate::dns::{Plan, Planned, Planner};
+use crate::message::{Envelope, MessageId, Recipient};
+use crate::metrics::Registry;
+use crate::spool::{Recovered, Spool};
+
+use super::assignment::Assignment;
+use super::domain::{Domain, Domains, Route};
+use super::doubts::Doubts;
+use super::entry::{Entry, Marks, hash_of};
+use super::flow::{Flow, Tenants};
+use super::gates::Gates;
+use super::lookup::Lookups;
+use super::meters::Meters;
+use super::settings::{Limits, Settings};
+use super::site::Site;
+use super::slot::Slot;
+use super::source::{Chooser, Source};
+use super::timers::Timers;
+use super::{Courier, QueueFull};
+
+/// Entries put to a site under one hold of its lock.
+const BATCH: usize = 256;
+/// DSNs being made and stored at the same time: enough to fill a group commit.
+const NOTICES: usize = 64;
+
+type Sites = HashMap<Arc<str>, Arc<Site>, foldhash::fast::RandomState>;
+
+/// Everything behind a [`super::Queue`].
+pub(super) struct Engine {
+    pub settings: Settings,
+    pub spool: Spool,
+    pub planner: Arc<Planner>,
+    pub clock: Clock,
+    pub tenants: Tenants,
+    pub domains: Domains,
+    /// By name; written when a plan leads to a new site and by the sweep.
+    sites: Mutex<Sites>,
+    limits: Arc<Limits>,
+    pub timers: Timers,
+    pub gates: Gates,
+    pub sources: Chooser,
+    pub doubts: Doubts,
+    pub lookups: Lookups,
+    pub meters: Meters,
+    /// Unfinished recipients.
+    pub queued: AtomicUsize,
+    /// Entries that wait for a look-up.
+    pub waiting_for_dns: AtomicUsize,
+    /// Assignments out, and DSNs not yet stored.
+    pub in_flight: AtomicUsize,
+    /// The courier is there and we are not stopping.
+    is_dispatching: AtomicBool,
+    is_stopping: AtomicBool,
+    runtime: OnceLock<Runtime>,
+    /// Look-ups, DSNs and timers; awaited by the task that [`super::Queue::start`] returns.
+    pub tasks: TaskTracker,
+    pub stopped: CancellationToken,
+    pub notices: Arc<Semaphore>,
+}
+
+struct Runtime {
+    handle: Handle,
+    courier: Arc<dyn Courier>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("queued", &self.queued)
+            .field("in_flight", &self.in_flight)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// An empty queue.
+    pub fn new(settings: Settings, spool: Spool, planner: Arc<Planner>, clock: Clock, registry: &Registry) -> Self {
+        Self {
+            tenants: Tenants::default(),
+            domains: Domains::new(settings.shards),
+            sites: Mutex::default(),
+            limits: Arc::new(settings.limits.clone()),
+            timers: Timers::new(settings.shards),
+            gates: Gates::new(settings.connections, &settings.egress.sources),
+            sources: Chooser::new(&settings.egress),
+            doubts: Doubts::default(),
+            lookups: Lookups::new(settings.lookups),
+            meters: Meters::new(registry),
+            queued: AtomicUsize::new(0),
+            waiting_for_dns: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            is_dispatching: AtomicBool::new(false),
+            is_stopping: AtomicBool::new(false),
+            runtime: OnceLock::new(),
+            tasks: TaskTracker::new(),
+            stopped: CancellationToken::new(),
+            notices: Arc::new(Semaphore::new(NOTICES)),
+            settings,
+            spool,
+            planner,
+            clock,
+        }
+    }
+
+    /// Whether work is handed out.
+    pub fn is_dispatching(&self) -> bool {
+        self.is_dispatching.load(Ordering::Relaxed)
+    }
+
+    /// Where tasks run, once started.
+    pub fn handle(&self) -> Option<&Handle> {
+        self.runtime.get().map(|runtime| &runtime.handle)
+    }
+
+    /// Begins to hand out work.
+    pub fn start(self: &Arc<Self>, courier: Arc<dyn Courier>) {
+        let _ = self.runtime.set(Runtime { handle: Handle::current(), courier });
+        if !self.is_stopping.load(Ordering::Acquire) {
+            self.is_dispatching.store(true, Ordering::Release);
+        }
+        self.lookups.kick(self);
+        for site in self.all_sites() {
+            site.wake_all(self, self.clock.now());
+        }
+    }
+
+    /// Hands out nothing more; connections without work end.
+    pub fn stop(self: &Arc<Self>) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.is_dispatching.store(false, Ordering::Release);
+        self.stopped.cancel();
+        for site in self.all_sites() {
+            site.end_all_idle(self, self.clock.now());
+        }
+    }
+
+    /// Whether `recipients` more of `tenant` may be accepted.
+    pub fn room(&self, tenant: &str, recipients: usize) -> Result<(), QueueFull> {
+        if self.is_stopping.load(Ordering::Relaxed) {
+            return Err(QueueFull::Closing);
+        }
+        if self.queued.load(Ordering::Relaxed).saturating_add(recipients) > self.settings.capacity {
+            return Err(QueueFull::Queue);
+        }
+        let (queued, capacity) = match self.tenants.find(tenant) {
+            Some(tenant) => (tenant.queued.load(Ordering::Relaxed), tenant.capacity),
+            None => (
+                0,
+                self.settings.tenants.get(tenant).and_then(|own| own.capacity).unwrap_or(self.settings.tenant_capacity),
+            ),
+        };
+        if queued.saturating_add(recipients) > capacity { Err(QueueFull::Tenant) } else { Ok(()) }
+    }
+
+    /// The flow of a message.
+    pub fn flow(&self, envelope: &Envelope) -> Arc<Flow> {
+        let tenant = self.tenants.intern(&envelope.tenant, &self.settings, |name| self.sources.pool(name));
+        let sender = match &envelope.reverse_path {
+            crate::smtp::address::ReversePath::Mailbox(address) => self.sources.pool_of_sender(address.domain()),
+            crate::smtp::address::ReversePath::Null => None,
+        };
+        let pool = sender.or(tenant.pool).unwrap_or(0);
+        tenant.flow(envelope.lane, &envelope.campaign, pool, &self.tenants.hasher)
+    }
+
+    /// Counts recipients in.
+    pub fn count_in(&self, flow: &Flow, recipients: usize) {
+        flow.tenant.queued.fetch_add(recipients, Ordering::Relaxed);
+        self.queued.fetch_add(recipients, Ordering::Relaxed);
+    }
+
+    /// Counts one finished recipient out.
+    pub fn count_out(&self, flow: &Flow) {
+        flow.tenant.queued.fetch_sub(1, Ordering::Relaxed);
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes over a message that the spool has.
+    pub fn put(self: &Arc<Self>, id: MessageId, envelope: &Envelope) {
+        let flow = self.flow(envelope);
+        self.count_in(&flow, envelope.recipients.len());
+        let entry = |(recipient, index): (&Recipient, u32)| Entry {
+            id,
+            domain: self.domains.intern(recipient.forward_path.domain()),
+            flow: flow.clone(),
+            hash: hash_of(recipient.forward_path.as_str()),
+            recipient: index,
+            due: envelope.accepted_at,
+            accepted: envelope.accepted_at,
+            attempts: 0,
+            marks: Marks::of(envelope, recipient),
+        };
+        let mut entries: Vec<Entry> = envelope.recipients.iter().zip(0..).map(entry).collect();
+        if entries.len() > 1 {
+            // Recipients of one domain together; stable, so in the order of RCPT.
+            entries.sort_by(|a, b| a.domain.name.cmp(&b.domain.name));
+        }
+        self.admit_all(entries);
+    }
+
+    /// Takes over what is left of a message that the spool had at the start.
+    pub fn recover(self: &Arc<Self>, message: &Recovered) {
+        let envelope = &message.envelope;
+        let flow = self.flow(envelope);
+        let wall = self.clock.wall();
+        let (mut now, mut later) = (Vec::new(), Vec::new());
+        for pending in &message.pending {
+            let index = usize::try_from(pending.recipient).unwrap_or(usize::MAX);
+            let Some(recipient) = envelope.recipients.get(index) else { continue };
+            self.count_in(&flow, 1);
+            if let Some(address) = pending.in_doubt {
+                self.doubts.insert(message.id, pending.recipient, address);
+            }
+            let is_due = pending.due <= wall || pending.in_doubt.is_some();
+            let entry = Entry {
+                id: message.id,
+                domain: self.domains.intern(recipient.forward_path.domain()),
+                flow: flow.clone(),
+                hash: hash_of(recipient.forward_path.as_str()),
+                recipient: pending.recipient,
+                due: pending.due,
+                accepted: envelope.accepted_at,
+                attempts: pending.attempts,
+                marks: Marks::of(envelope, recipient)
+                    .with(Marks::IN_DOUBT, pending.in_doubt.is_some())
+                    .with(Marks::DELAY_REPORTED, pending.delay_reported),
+            };
+            if is_due { now.push(entry) } else { later.push(entry) }
+        }
+        self.timers.schedule(later.into_iter());
+        now.sort_by(|a: &Entry, b: &Entry| a.domain.name.cmp(&b.domain.name));
+        self.admit_all(now);
+    }
+
+    /// Entries whose time has come: to their site, or to wait for a plan. Runs of one domain go together.
+    pub fn admit_all(self: &Arc<Self>, entries: Vec<Entry>) {
+        let mut entries = entries.into_iter().peekable();
+        while let Some(first) = entries.next() {
+            let domain = first.domain.clone();
+            let mut run = vec![first];
+            while run.len() < BATCH
+                && let Some(next) = entries.next_if(|next| Arc::ptr_eq(&next.domain, &domain))
+            {
+                run.push(next);
+            }
+            self.admit(&domain, run);
+        }
+    }
+
+    /// Entries of one domain whose time has come.
+    pub fn admit(self: &Arc<Self>, domain: &Arc<Domain>, entries: Vec<Entry>) {
+        let now = self.clock.now();
+        let mut state = domain.state.lock();
+        if let Some(route) = state.current(now) {
+            let route = route.clone();
+            drop(state);
+            self.make_ready(&route, entries, now);
+            return;
+        }
+        if state.is_looked_up {
+            self.waiting_for_dns.fetch_add(entries.len(), Ordering::Relaxed);
+            state.waiting.extend(entries);
+            return;
+        }
+        drop(state);
+        if let Some(planned) = self.planner.cached(&domain.name) {
+            self.follow(domain, planned, entries, now);
+            return;
+        }
+        self.waiting_for_dns.fetch_add(entries.len(), Ordering::Relaxed);
+        let mut state = domain.state.lock();
+        state.waiting.extend(entries);
+        if !std::mem::replace(&mut state.is_looked_up, true) {
+            drop(state);
+            self.lookups.ask(self, domain);
+        }
+    }
+
+    /// Entries of a domain go where its plan says.
+    pub fn follow(self: &Arc<Self>, domain: &Arc<Domain>, planned: Planned, entries: Vec<Entry>, now: Instant) {
+        match planned {
+            Ok(plan) => {
+                let site = self.site_of(&plan, now);
+                let route = Route { plan, site };
+                domain.state.lock().route = Some(route.clone());
+                let mut entries = entries.into_iter().peekable();
+                while entries.peek().is_some() {
+                    self.make_ready(&route, entries.by_ref().take(BATCH).collect(), now);
+                }
+            }
+            Err(failure) => self.fail_by_dns(entries, &failure),
+        }
+    }
+
+    fn make_ready(self: &Arc<Self>, route: &Route, entries: Vec<Entry>, now: Instant) {
+        let wall = self.clock.wall();
+        route.site.with(self, now, |context, state, out| {
+            let mut last = None;
+            for entry in entries {
+                let source = self.sources.choose(&entry, wall, &self.gates);
+                let place = state.path_of(&route.plan, source);
+                state.push(place, entry);
+                if last.is_some_and(|last| last != place) {
+                    state.pump(context, last.unwrap_or(place), out);
+                }
+                last = Some(place);
+            }
+            if let Some(place) = last {
+                state.pump(context, place, out);
+            }
+        });
+    }
+
+    /// The site that a plan leads to.
+    fn site_of(&self, plan: &Plan, now: Instant) -> Arc<Site> {
+        let mut sites = self.sites.lock();
+        if let Some(site) = sites.get(&*plan.site) {
+            return site.clone();
+        }
+        let name = plan.site.clone();
+        let limits = self.settings.sites.get(&*name).map_or_else(|| self.limits.clone(), |own| Arc::new(own.clone()));
+        let shard = usize::try_from(sites.hasher().hash_one(&*name) >> 32).unwrap_or_default();
+        let site = Arc::new(Site::new(name.clone(), limits, shard, now));
+        sites.insert(name, site.clone());
+        site
+    }
+
+    /// Every site.
+    pub fn all_sites(&self) -> Vec<Arc<Site>> {
+        self.sites.lock().values().cloned().collect()
+    }
+
+    /// Forgets sites that nothing refers to and that have nothing to remember; tells how many are left.
+    pub fn sweep_sites(&self, now: Instant) -> usize {
+        let mut sites = self.sites.lock();
+        // A count of one under the table's lock: nobody else can be about to use it.
+        sites.retain(|_, site| !(site.state.lock().sweep(now) && Arc::strong_count(site) == 1));
+        sites.len()
+    }
+
+    /// Starts a connection.
+    pub fn dispatch(&self, slot: Slot, first: Assignment) {
+        // Without a courier both are dropped: the work goes back, the permits are returned.
+        if let Some(runtime) = self.runtime.get() {
+            runtime.courier.dispatch(slot, first);
+        }
+    }
+
+    /// Entries accepted before this have expired.
+    pub fn dead_before(&self) -> UnixTime {
+        self.settings.retry.dead_before(self.clock.wall())
+    }
+
+    /// The source of this index.
+    pub fn source(&self, index: u16) -> Option<&Arc<Source>> {
+        self.settings.egress.sources.get(usize::from(index))
+    }
+}

@@ -1,0 +1,116 @@
+//! One queued recipient, as small as it can be: 48 bytes.
+//!
+//! Everything else about it (addresses, what the client said) is in the spool and loaded when it is needed.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use crate::clock::UnixTime;
+use crate::message::{Envelope, MessageId, Notify, Recipient};
+
+use super::domain::Domain;
+use super::flow::Flow;
+
+/// An unfinished recipient. Owned by exactly one of: a bucket of the timers, its domain (while a plan is looked up), a
+/// line of its path (ready), an assignment, or a task that makes a DSN.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub id: MessageId,
+    pub domain: Arc<Domain>,
+    pub flow: Arc<Flow>,
+    /// Of the forward-path.
+    pub hash: u64,
+    /// Index into the envelope's recipients.
+    pub recipient: u32,
+    /// Not before this time.
+    pub due: UnixTime,
+    /// Its age counts from here.
+    pub accepted: UnixTime,
+    /// Attempts made.
+    pub attempts: u16,
+    pub marks: Marks,
+}
+
+/// Flags in the low five bits, the egress source (index + 1) above them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Marks(u16);
+
+/// How far the source is shifted.
+const SOURCE_SHIFT: u16 = 5;
+
+/// Egress sources that an entry can name.
+pub(super) const MOST_SOURCES: usize = (1 << (16 - SOURCE_SHIFT)) - 1;
+
+impl Marks {
+    /// An earlier attempt has no outcome; its address is in the queue's table.
+    pub const IN_DOUBT: Self = Self(1);
+    /// A failure is reported to somebody.
+    pub const WANTS_FAILURE: Self = Self(2);
+    /// NOTIFY=SUCCESS.
+    pub const WANTS_SUCCESS: Self = Self(4);
+    /// NOTIFY=DELAY, and not reported yet.
+    pub const WANTS_DELAY: Self = Self(8);
+    /// A delay DSN has been made.
+    pub const DELAY_REPORTED: Self = Self(16);
+
+    /// Whether all of `other` is set.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// With `other` set or cleared.
+    pub const fn with(self, other: Self, is_set: bool) -> Self {
+        if is_set { Self(self.0 | other.0) } else { Self(self.0 & !other.0) }
+    }
+
+    /// The egress source that it was tried from.
+    pub fn source(self) -> Option<u16> {
+        (self.0 >> SOURCE_SHIFT).checked_sub(1)
+    }
+
+    /// Remembers the source; one beyond [`MOST_SOURCES`] is forgotten, never mistaken.
+    pub fn with_source(self, source: Option<u16>) -> Self {
+        let number = source.map_or(0, |source| source.saturating_add(1));
+        let number = if usize::from(number) > MOST_SOURCES { 0 } else { number };
+        Self((self.0 & ((1 << SOURCE_SHIFT) - 1)) | (number << SOURCE_SHIFT))
+    }
+
+    /// What `recipient` wants to be told about (RFC 3461, 4.1); nothing for the null reverse-path.
+    pub fn of(envelope: &Envelope, recipient: &Recipient) -> Self {
+        if envelope.reverse_path.is_null() {
+            return Self::default();
+        }
+        let notify = recipient.notify;
+        Self::default()
+            .with(Self::WANTS_FAILURE, notify.wants_failure())
+            .with(Self::WANTS_SUCCESS, notify.has(Notify::SUCCESS))
+            .with(Self::WANTS_DELAY, notify.has(Notify::DELAY))
+    }
+}
+
+/// A hash of a forward-path that is the same in every run.
+pub(super) fn hash_of(forward_path: &str) -> u64 {
+    foldhash::quality::FixedState::with_seed(0x6869_6b79_616b_7500).hash_one(forward_path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_takes_48_bytes() {
+        assert_eq!(size_of::<Entry>(), 48);
+    }
+
+    #[test]
+    fn marks_keep_flags_and_source_apart() {
+        let marks = Marks::default().with(Marks::WANTS_DELAY, true).with_source(Some(0));
+
+        assert_eq!(marks.source(), Some(0));
+        assert!(marks.has(Marks::WANTS_DELAY));
+        assert!(!marks.has(Marks::IN_DOUBT));
+        assert_eq!(marks.with_source(Some(2046)).source(), Some(2046));
+        assert_eq!(marks.with_source(Some(2047)).source(), None);
+        assert_eq!(marks.with_source(None).source(), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! Tenants, and flows: what a site keeps apart for fairness (tenant, lane, campaign) and by egress pool.
+//!
+//! Both are interned: an entry holds one pointer. Those that nothing refers to are forgotten by [`Tenants::sweep`].
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::message::Lane;
+
+use super::settings::Settings;
+
+type State = foldhash::fast::RandomState;
+
+/// Whose messages.
+#[derive(Debug)]
+pub(super) struct Tenant {
+    pub name: Box<str>,
+    /// Distinguishes tenants within this daemon.
+    pub key: usize,
+    /// Its share beside others.
+    pub weight: u32,
+    /// Recipients it may have queued.
+    pub capacity: usize,
+    /// Index of its egress pool, if it has one of its own.
+    pub pool: Option<u16>,
+    /// Its unfinished recipients: raised by put and recover, lowered when one is finished.
+    pub queued: AtomicUsize,
+    flows: Mutex<HashMap<u64, Arc<Flow>, State>>,
+}
+
+/// Messages that are served in the order of their time.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub tenant: Arc<Tenant>,
+    pub lane: Lane,
+    /// Empty: none.
+    pub campaign: Box<str>,
+    /// Index of the egress pool.
+    pub pool: u16,
+}
+
+impl Tenant {
+    /// The flow of this tenant with these properties.
+    pub fn flow(self: &Arc<Self>, lane: Lane, campaign: &str, pool: u16, hasher: &State) -> Arc<Flow> {
+        let hash = hasher.hash_one((lane, campaign, pool));
+        let mut flows = self.flows.lock();
+        if let Some(flow) = flows.get(&hash)
+            && flow.is(lane, campaign, pool)
+        {
+            return flow.clone();
+        }
+        let flow = Arc::new(Flow { tenant: self.clone(), lane, campaign: campaign.into(), pool });
+        // On a collision of hashes the older flow keeps the place; this one is just not shared.
+        flows.entry(hash).or_insert_with(|| flow.clone());
+        flow
+    }
+}
+
+impl Flow {
+    fn is(&self, lane: Lane, campaign: &str, pool: u16) -> bool {
+        self.lane == lane && self.pool == pool && *self.campaign == *campaign
+    }
+
+    /// Distinguishes flows as long as they live.
+    pub fn key(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
+    }
+}
+
+/// Every tenant seen lately.
+#[derive(Debug, Default)]
+pub(super) struct Tenants {
+    table: RwLock<HashSet<ByName, State>>,
+    next_key: AtomicUsize,
+    pub hasher: State,
+}
+
+#[derive(Debug)]
+struct ByName(Arc<Tenant>);
+
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for ByName {}
+
+impl std::borrow::Borrow<str> for ByName {
+    fn borrow(&self) -> &str {
+        &self.0.name
+    }
+}
+
+impl Tenants {
+    /// The tenant of this name, if it is known.
+    pub fn find(&self, name: &str) -> Option<Arc<Tenant>> {
+        self.table.read().get(name).map(|found| found.0.clone())
+    }
+
+    /// The tenant of this name.
+    pub fn intern(&self, name: &str, settings: &Settings, pool: impl Fn(&str) -> Option<u16>) -> Arc<Tenant> {
+        if let Some(tenant) = self.find(name) {
+            return tenant;
+        }
+        let own = settings.tenants.get(name);
+        let tenant = Arc::new(Tenant {
+            name: name.into(),
+            key: self.next_key.fetch_add(1, Ordering::Relaxed),
+            weight: own.map_or(1, |own| own.weight.max(1)),
+            capacity: own.and_then(|own| own.capacity).unwrap_or(settings.tenant_capacity),
+            pool: own.and_then(|own| own.pool.as_deref()).and_then(pool),
+            queued: AtomicUsize::new(0),
+            flows: Mutex::default(),
+        });
+        let mut table = self.table.write();
+        if let Some(found) = table.get(name) {
+            return found.0.clone();
+        }
+        table.insert(ByName(tenant.clone()));
+        tenant
+    }
+
+    /// Every tenant.
+    pub fn all(&self) -> Vec<Arc<Tenant>> {
+        self.table.read().iter().map(|tenant| tenant.0.clone()).collect()
+    }
+
+    /// Forgets flows that no entry refers to, then tenants without flows.
+    pub fn sweep(&self) {
+        for tenant in self.all() {
+            tenant.flows.lock().retain(|_, flow| Arc::strong_count(flow) > 1);
+        }
+        self.table.write().retain(|tenant| {
+            // A count of one under the write lock: nobody else can be about to use it.
+            Arc::strong_count(&tenant.0) > 1 || tenant.0.queued.load(Ordering::Relaxed) > 0
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_flows_are_shared_and_swept_when_unused() {
+        let (tenants, settings) = (Tenants::default(), Settings::default());
+        let tenant = tenants.intern("acme", &settings, |_| None);
+
+        let first = tenant.flow(Lane::Bulk, "spring", 0, &tenants.hasher);
+        let second = tenant.flow(Lane::Bulk, "spring", 0, &tenants.hasher);
+        let other = tenant.flow(Lane::Urgent, "spring", 0, &tenants.hasher);
+
+        assert!(Arc::ptr_eq(&first, &second));
+        assert!(!Arc::ptr_eq(&first, &other));
+        drop((first, second, other, tenant));
+        tenants.sweep();
+        assert!(tenants.find("acme").is_none());
+    }
+
+    #[test]
+    fn a_tenant_with_queued_recipients_survives_a_sweep() {
+        let (tenants, settings) = (Tenants::default(), Settings::default());
+        tenants.intern("acme", &settings, |_| None).queued.store(1, Ordering::Relaxed);
+
+        tenants.sweep();
+
+        assert!(tenants.find("acme").is_some());
+    }
+}

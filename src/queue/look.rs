@@ -1,0 +1,201 @@
+//! Looking at the queue for people and for the gauges: short locks, one site, bucket or domain at a time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::clock::UnixTime;
+
+use super::engine::Engine;
+use super::entry::{Entry, hash_of};
+use super::path::Path;
+use super::settle::describe;
+use super::site::Site;
+use super::view::{BUSY, DNS, EntryView, Filter, OverdueView, SiteView, TIMER, TenantView, View};
+
+/// How long past its time an entry is overdue, in seconds.
+const OVERDUE_AFTER: u32 = 60;
+
+/// Entries past their time, by cause.
+#[derive(Debug, Default)]
+struct Overdue(HashMap<&'static str, usize>);
+
+impl Overdue {
+    fn add(&mut self, cause: &'static str, entries: usize) {
+        if entries > 0 {
+            *self.0.entry(cause).or_default() += entries;
+        }
+    }
+}
+
+impl Engine {
+    /// Everything but what is scheduled at each site: enough for the gauges.
+    pub fn look(&self) -> View {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let mut view = View::default();
+        let mut overdue = Overdue::default();
+        let late = UnixTime(wall.0.saturating_sub(OVERDUE_AFTER));
+        let mut oldest = wall;
+        for site in self.all_sites() {
+            let seen = site.look(now, wall, late, &mut overdue, &mut oldest);
+            view.totals.ready += seen.ready;
+            view.totals.in_flight += seen.in_flight;
+            view.totals.connections += seen.connections;
+            view.sites.push(seen);
+        }
+        for shard in self.timers.shards() {
+            let seen = shard.look(late);
+            view.totals.scheduled += seen.entries;
+            overdue.add(TIMER, seen.late);
+            oldest = oldest.min(seen.oldest.unwrap_or(oldest));
+        }
+        view.totals.queued = self.queued.load(Ordering::Relaxed);
+        view.totals.waiting_for_dns = self.waiting_for_dns.load(Ordering::Relaxed);
+        if view.totals.waiting_for_dns > 0 {
+            self.domains.for_each(|domain| {
+                let state = domain.state.lock();
+                overdue.add(DNS, state.waiting.iter().filter(|entry| entry.due < late).count());
+            });
+        }
+        view.totals.oldest_seconds = wall.0.saturating_sub(oldest.0);
+        let causes = overdue.0.into_iter();
+        view.overdue = causes.map(|(cause, entries)| OverdueView { cause, entries }).collect();
+        view
+    }
+
+    /// Counts for people.
+    pub fn view(&self) -> View {
+        let mut view = self.look();
+        let mut scheduled: HashMap<Arc<str>, usize> = HashMap::new();
+        self.domains.for_each(|domain| {
+            let count = domain.scheduled.load(Ordering::Relaxed);
+            if count > 0 {
+                // A domain whose plan has never been known stands for itself.
+                let route = domain.state.lock().route.clone();
+                let site = route.map_or_else(|| domain.name.clone(), |route| route.site.name.clone());
+                *scheduled.entry(site).or_default() += usize::try_from(count).unwrap_or_default();
+            }
+        });
+        for site in &mut view.sites {
+            site.scheduled = scheduled.remove(&*site.site).unwrap_or_default();
+        }
+        let others = scheduled.into_iter();
+        view.sites.extend(others.map(|(site, scheduled)| SiteView {
+            site: site.to_string(),
+            scheduled,
+            ..SiteView::default()
+        }));
+        let has_something = |site: &SiteView| site.ready + site.scheduled + site.in_flight + site.connections > 0;
+        view.sites.retain(|site| has_something(site) || site.back_off_seconds.is_some());
+        view.sites.sort_by_key(|site| std::cmp::Reverse(site.ready + site.scheduled));
+        let tenants = self.tenants.all().into_iter();
+        view.tenants = tenants
+            .map(|tenant| TenantView { tenant: tenant.name.to_string(), queued: tenant.queued.load(Ordering::Relaxed) })
+            .filter(|tenant| tenant.queued > 0)
+            .collect();
+        view.tenants.sort_by_key(|tenant| std::cmp::Reverse(tenant.queued));
+        view
+    }
+
+    /// Entries that match: ready ones first, then those that wait for a look-up, then scheduled ones.
+    pub fn list(&self, filter: &Filter) -> Vec<EntryView> {
+        let mut found = Vec::new();
+        for site in self.all_sites() {
+            if filter.site.as_deref().is_some_and(|name| *name != *site.name) {
+                continue;
+            }
+            let state = site.state.lock();
+            let ready = state.paths.iter().flatten().flat_map(|path| path.ready.iter());
+            let wanted = ready.filter(|entry| filter.wants(entry)).take(filter.limit.saturating_sub(found.len()));
+            found.extend(wanted.map(|entry| show(entry, "ready", Some(&site.name))));
+        }
+        self.domains.for_each(|domain| {
+            let state = domain.state.lock();
+            let waiting = state.waiting.iter().filter(|entry| filter.site.is_none() && filter.wants(entry));
+            let wanted = waiting.take(filter.limit.saturating_sub(found.len()));
+            found.extend(wanted.map(|entry| show(entry, "waiting-for-dns", None)));
+        });
+        for shard in self.timers.shards() {
+            shard.for_each(|entry| {
+                if found.len() < filter.limit && filter.wants(entry) {
+                    let route = entry.domain.state.lock().route.clone();
+                    let site = route.as_ref().map(|route| &route.site.name);
+                    if filter.site.as_deref().is_none_or(|name| site.is_some_and(|site| *name == **site)) {
+                        found.push(show(entry, "scheduled", site));
+                    }
+                }
+                found.len() < filter.limit
+            });
+        }
+        found
+    }
+}
+
+impl Filter {
+    fn wants(&self, entry: &Entry) -> bool {
+        self.domain.as_deref().is_none_or(|domain| *domain == *entry.domain.name)
+            && self.recipient.as_deref().is_none_or(|path| hash_of(path) == entry.hash)
+            && self.tenant.as_deref().is_none_or(|tenant| *tenant == *entry.flow.tenant.name)
+    }
+}
+
+fn show(entry: &Entry, state: &'static str, site: Option<&Arc<str>>) -> EntryView {
+    EntryView {
+        message_id: entry.id.to_string(),
+        recipient: entry.recipient,
+        domain: entry.domain.name.to_string(),
+        site: site.map(ToString::to_string),
+        tenant: entry.flow.tenant.name.to_string(),
+        campaign: entry.flow.campaign.to_string(),
+        state,
+        attempts: entry.attempts,
+        accepted: entry.accepted.0,
+        due: entry.due.0,
+    }
+}
+
+impl Site {
+    fn look(
+        &self,
+        now: Instant,
+        wall: UnixTime,
+        late: UnixTime,
+        overdue: &mut Overdue,
+        oldest: &mut UnixTime,
+    ) -> SiteView {
+        let mut seen = SiteView { site: self.name.to_string(), ..SiteView::default() };
+        let state = self.state.lock();
+        let mut oldest_due = wall;
+        for path in state.paths.iter().flatten() {
+            path.look(now, &mut seen);
+            overdue.add(path.cause.map_or(BUSY, super::path::Cause::as_str), path.ready.due_before(late));
+            if let Some((due, accepted)) = path.ready.oldest() {
+                oldest_due = oldest_due.min(due);
+                *oldest = (*oldest).min(accepted);
+            }
+        }
+        seen.oldest_seconds = wall.0.saturating_sub(oldest_due.0);
+        seen.last_reply = state.last_reply.as_deref().map(describe);
+        seen
+    }
+}
+
+impl Path {
+    fn look(&self, now: Instant, seen: &mut SiteView) {
+        seen.ready += self.ready.len();
+        seen.in_flight += usize::try_from(self.in_flight).unwrap_or_default();
+        seen.connections += usize::try_from(self.connections).unwrap_or_default();
+        seen.idle_connections += self.idle.len();
+        if let Some(pause) = self.pause.as_ref().filter(|pause| pause.until > now) {
+            let left = pause.until.saturating_duration_since(now).as_secs() + 1;
+            if seen.back_off_seconds.is_none_or(|seconds| seconds < left) {
+                seen.back_off_seconds = Some(left);
+                seen.back_off_reason = Some(describe(&pause.reason));
+            }
+        }
+        if !self.ready.is_empty() && seen.waiting_for.is_none() {
+            seen.waiting_for = self.cause.map(super::path::Cause::as_str);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Notices: a DSN is made, stored together with the outcomes that it reports, and put into the queue.
+//!
+//! Done in a task of its own, so that no connection waits for a sync. Until the spool has both, the recipients count as
+//! unfinished and in flight; a crash leaves them as they were. The null reverse-path never gets here ([`Marks::of`]).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::bounce::dsn::{self, Action, Request, Subject};
+use crate::message::{
+    BodyType, Content, ContentTraits, Envelope, Kind, Lane, Message, MessageId, Notify, Recipient, Report,
+};
+use crate::smtp::address::ReversePath;
+use crate::spool::{AcceptError, Event, LoadError, NewMessage, RecipientEvent};
+
+use super::engine::Engine;
+use super::entry::{Entry, Marks};
+use super::settle::deferral;
+
+/// Waits between attempts to store a DSN, while the disk is full or a sync has failed.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Recipients of one message that share a DSN.
+#[derive(Debug)]
+pub(super) struct Notice {
+    pub id: MessageId,
+    pub action: Action,
+    /// With the event that is stored beside the DSN, and the attempt that it rests on.
+    pub subjects: Vec<(Entry, Event, Report)>,
+}
+
+/// Why there is no DSN.
+enum Failure {
+    /// It cannot be made: the reported message is damaged or gone.
+    Unmade(String),
+    /// It may be stored later.
+    Unstored(AcceptError),
+}
+
+impl Notice {
+    /// Does it in a task.
+    pub fn begin(self, engine: &Arc<Engine>) {
+        let Some(handle) = engine.handle() else {
+            // Nothing was started, so nothing was tried; only an expiry can get here, and it comes again.
+            engine.timers.schedule(self.subjects.into_iter().map(|(entry, _, _)| entry));
+            return;
+        };
+        engine.in_flight.fetch_add(1, Ordering::Relaxed);
+        let engine = engine.clone();
+        let tasks = engine.tasks.clone();
+        tasks.spawn_on(
+            async move {
+                self.run(&engine).await;
+                engine.in_flight.fetch_sub(1, Ordering::AcqRel);
+            },
+            handle,
+        );
+    }
+
+    async fn run(self, engine: &Arc<Engine>) {
+        let Ok(_turn) = engine.notices.acquire().await else { return };
+        let events: Vec<RecipientEvent> = self
+            .subjects
+            .iter()
+            .map(|(entry, event, _)| RecipientEvent { recipient: entry.recipient, event: event.clone() })
+            .collect();
+        let this = Arc::new(self);
+        let mut wait = FIRST_WAIT;
+        let is_reported = loop {
+            match Self::attempt(&this, engine, &events).await {
+                Ok(()) => break true,
+                Err(Failure::Unmade(error)) => {
+                    tracing::error!(message_id = %this.id, action = ?this.action, %error, "no DSN can be made");
+                    break false;
+                }
+                Err(Failure::Unstored(AcceptError::Closed)) => return,
+                Err(Failure::Unstored(error)) => {
+                    tracing::warn!(message_id = %this.id, action = ?this.action, %error, "a DSN is not stored yet");
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
+                        // The spool still has the recipients as they were before the attempt.
+                        () = engine.stopped.cancelled() => return,
+                    }
+                }
+            }
+        };
+        if let Ok(this) = Arc::try_unwrap(this) {
+            this.end(engine, is_reported, &events);
+        }
+    }
+
+    /// Makes and stores the DSN once.
+    async fn attempt(this: &Arc<Self>, engine: &Arc<Engine>, events: &[RecipientEvent]) -> Result<(), Failure> {
+        let message = {
+            let (this, engine) = (this.clone(), engine.clone());
+            let made = tokio::task::spawn_blocking(move || this.make(&engine)).await;
+            made.map_err(|error| Failure::Unmade(error.to_string()))?.map_err(Failure::Unmade)?
+        };
+        let (id, envelope) = (message.id, message.envelope.clone());
+        engine.spool.conclude(this.id, events, message).await.map_err(Failure::Unstored)?;
+        engine.meters.dsn(this.action).increment(1);
+        engine.put(id, &envelope);
+        Ok(())
+    }
+
+    /// The recipients go on, or are finished.
+    fn end(self, engine: &Arc<Engine>, is_reported: bool, events: &[RecipientEvent]) {
+        let Self { id, action, subjects } = self;
+        let entries = subjects.into_iter().map(|(entry, _, _)| entry);
+        if action == Action::Delayed {
+            let later: Vec<Entry> = entries
+                .map(|mut entry| {
+                    // Also when it could not be made: trying again with each attempt would fail in the same way.
+                    entry.marks = entry.marks.with(Marks::DELAY_REPORTED, true);
+                    entry
+                })
+                .collect();
+            if !is_reported {
+                let kept = later
+                    .iter()
+                    .map(|entry| RecipientEvent { recipient: entry.recipient, event: deferral(entry, true) });
+                engine.spool.record(id, &kept.collect::<Vec<_>>());
+            }
+            engine.timers.schedule(later.into_iter());
+            return;
+        }
+        if !is_reported {
+            engine.spool.record(id, events);
+        }
+        for entry in entries {
+            engine.count_out(&entry.flow);
+        }
+    }
+
+    /// The DSN as a message. Reads the reported message: blocks.
+    fn make(&self, engine: &Engine) -> Result<NewMessage, String> {
+        let Message { envelope: reported, content, .. } =
+            engine.spool.load(self.id).map_err(|error: LoadError| error.to_string())?;
+        let ReversePath::Mailbox(to) = &reported.reverse_path else { return Err("null reverse-path".to_owned()) };
+        let subjects: Vec<Subject<'_>> = self
+            .subjects
+            .iter()
+            .map(|(entry, _, report)| Subject { recipient: entry.recipient, action: self.action, report })
+            .collect();
+        let end = engine.settings.retry.end(reported.accepted_at);
+        let request = Request {
+            id: self.id,
+            envelope: &reported,
+            content: &content,
+            subjects: &subjects,
+            reporting_mta: &engine.settings.hostname,
+            now: engine.clock.wall(),
+            will_retry_until: (self.action == Action::Delayed).then_some(end),
+        };
+        let content = dsn::generate(&request).map_err(|error| error.to_string())?;
+        let recipient = Recipient { forward_path: to.clone(), notify: Notify::NEVER, orcpt: None };
+        let envelope = Envelope {
+            reverse_path: ReversePath::Null,
+            recipients: vec![recipient],
+            accepted_at: engine.clock.wall(),
+            tenant: reported.tenant.clone(),
+            campaign: Box::default(),
+            lane: Lane::Normal,
+            body: body_type(&content),
+            smtputf8: !to.as_str().is_ascii(),
+            traits: traits(&content),
+            ret: None,
+            envid: None,
+            kind: Kind::Dsn,
+        };
+        Ok(NewMessage {
+            id: engine.spool.next_id(),
+            envelope: Arc::new(envelope),
+            content: Content::Memory(content),
+            ended_at: engine.clock.now(),
+        })
+    }
+}
+
+fn body_type(content: &[u8]) -> BodyType {
+    if content.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime }
+}
+
+fn traits(content: &[u8]) -> ContentTraits {
+    let end = memchr::memmem::find(content, b"\r\n\r\n").unwrap_or(content.len());
+    let header = content.get(..end).unwrap_or(content);
+    ContentTraits { has_eight_bit: !content.is_ascii(), has_eight_bit_header: !header.is_ascii() }
+}

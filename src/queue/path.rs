@@ -1,0 +1,231 @@
+//! A path: one MX set from one egress source, within a site. It holds ready entries and counts connections.
+//!
+//! Connections are shared within a path: any of them can carry any of its entries.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::dns::{Plan, TlsPolicy, Transport};
+use crate::message::Report;
+
+use super::ready::Ready;
+use super::settings::BackOff;
+use super::slot::Seat;
+
+/// What connections are shared by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PathKey {
+    mx_set: Arc<str>,
+    port: u16,
+    is_discard: bool,
+    tls: TlsPolicy,
+    /// Index of the egress source.
+    pub source: u16,
+}
+
+impl PathKey {
+    /// The path of a plan from a source.
+    pub fn new(plan: &Plan, source: u16) -> Self {
+        Self {
+            mx_set: plan.mx_set.clone(),
+            port: plan.port,
+            is_discard: plan.transport == Transport::Discard,
+            tls: plan.tls,
+            source,
+        }
+    }
+}
+
+/// What ready entries wait for, other than a free connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A place in a window of connections.
+    Connections,
+    /// The rate of new connections.
+    ConnectionRate,
+    /// The rate of messages.
+    Rate,
+    /// A back-off after failed connections.
+    BackOff,
+    /// The courier: not started yet, or stopping.
+    Courier,
+}
+
+impl Cause {
+    /// As metrics and tables show it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "no-connection-permit",
+            Self::ConnectionRate => "connection-rate",
+            Self::Rate => "rate",
+            Self::BackOff => "back-off",
+            Self::Courier => "stopped",
+        }
+    }
+}
+
+/// In which of the site's orders a path waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// For a connection.
+    Starved,
+    /// For the site's message rate.
+    Throttled,
+}
+
+/// A pause of new connections after a failure.
+#[derive(Debug)]
+pub(super) struct Pause {
+    pub until: Instant,
+    step: Duration,
+    /// The time is over and one connection tries; others wait for what becomes of it.
+    pub is_probed: bool,
+    pub reason: Arc<Report>,
+}
+
+/// One MX set from one source.
+#[derive(Debug)]
+pub(super) struct Path {
+    pub key: PathKey,
+    /// The newest plan that an entry came with.
+    pub plan: Arc<Plan>,
+    pub ready: Ready,
+    /// Connections without work, the one that was used last at the end.
+    pub idle: Vec<Arc<Seat>>,
+    /// Open and opening ones.
+    pub connections: u32,
+    /// Those that have not said EHLO yet.
+    pub opening: u32,
+    /// Assignments out.
+    pub in_flight: u32,
+    /// Connections that the work is worth.
+    pub want: u32,
+    /// Assignments given out since the last look at growth.
+    pub served: u32,
+    /// A look at growth is due.
+    pub has_growth_alarm: bool,
+    pub pause: Option<Pause>,
+    /// It stands in one of the site's orders, under this tenant.
+    pub waits: Option<(Wait, usize)>,
+    pub cause: Option<Cause>,
+}
+
+impl Path {
+    /// A path without work.
+    pub fn new(key: PathKey, plan: Arc<Plan>) -> Self {
+        Self {
+            key,
+            plan,
+            ready: Ready::default(),
+            idle: Vec::new(),
+            connections: 0,
+            opening: 0,
+            in_flight: 0,
+            want: 1,
+            served: 0,
+            has_growth_alarm: false,
+            pause: None,
+            waits: None,
+            cause: None,
+        }
+    }
+
+    /// Whether it can be forgotten.
+    pub fn is_unused(&self, now: Instant) -> bool {
+        self.ready.is_empty()
+            && self.connections == 0
+            && self.in_flight == 0
+            && self.pause.as_ref().is_none_or(|pause| pause.until + FORGIVEN <= now)
+    }
+
+    /// A connection failed. Those that were begun before the pause do not lengthen it.
+    pub fn fail(&mut self, reason: Arc<Report>, settings: BackOff, now: Instant) {
+        let step = match &self.pause {
+            Some(pause) if pause.until > now => return,
+            Some(pause) => (pause.step * 2).min(settings.most),
+            None => settings.first,
+        };
+        self.pause = Some(Pause { until: now + step, step, is_probed: false, reason });
+        self.want = 1;
+    }
+
+    /// Decides whether more connections are worth their cost: when what waits would take the present ones more than
+    /// half a second. Called every [`GROWTH`] while work waits.
+    pub fn grow(&mut self, most: u32) {
+        let served = usize::try_from(std::mem::take(&mut self.served)).unwrap_or(usize::MAX);
+        if self.ready.len() <= served.saturating_mul(5) {
+            return;
+        }
+        // While none has come through, a few tries tell as much as many, and cost fewer messages an attempt.
+        let most = if self.opening >= self.connections { most.min(2) } else { most };
+        let more = (self.connections / 2).max(1);
+        self.want = self.want.max(self.connections.saturating_add(more)).min(most).max(1);
+    }
+}
+
+/// How often growth is looked at: longer than a transaction takes at a receiver that is near and well.
+pub(super) const GROWTH: Duration = Duration::from_millis(100);
+
+/// A path whose pause ended this long ago without any work starts afresh.
+const FORGIVEN: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Phase;
+    use crate::smtp::reply::Reply;
+    use crate::smtp::status::Status;
+
+    fn path(now: Instant) -> Path {
+        let plan = Plan {
+            domain: Arc::from("a.test"),
+            site: Arc::from("a.test"),
+            mx_set: Arc::from("mx.a.test"),
+            hosts: Vec::new(),
+            port: 25,
+            transport: Transport::Smtp,
+            tls: TlsPolicy::Opportunistic,
+            valid_until: now,
+        };
+        Path::new(PathKey::new(&plan, 0), Arc::new(plan))
+    }
+
+    fn reason() -> Arc<Report> {
+        let reply = Reply::local(Status::new(4, 4, 1), "no route");
+        Arc::new(Report {
+            phase: Phase::Connect,
+            reply,
+            mx_host: None,
+            mx_address: None,
+            relayed_dsn: false,
+            in_doubt: false,
+        })
+    }
+
+    #[test]
+    fn a_pause_doubles_with_each_failed_probe_up_to_its_ceiling() {
+        let mut now = Instant::now();
+        let mut path = path(now);
+
+        let mut steps = Vec::new();
+        for _ in 0..7 {
+            path.fail(reason(), BackOff::default(), now);
+            let until = path.pause.as_ref().unwrap().until;
+            steps.push((until - now).as_secs());
+            now = until;
+        }
+
+        assert_eq!(steps, [10, 20, 40, 80, 160, 300, 300]);
+    }
+
+    #[test]
+    fn connections_that_fail_together_count_once() {
+        let now = Instant::now();
+        let mut path = path(now);
+
+        path.fail(reason(), BackOff::default(), now);
+        path.fail(reason(), BackOff::default(), now + Duration::from_millis(1));
+
+        assert_eq!(path.pause.unwrap().until, now + Duration::from_secs(10));
+    }
+}

@@ -1,0 +1,403 @@
+//! Deciding who is served next at a site: ready entries meet idle connections, permits and new connections.
+//!
+//! Rules, in order:
+//! 1. an idle connection of the path takes the work, the one used last first;
+//! 2. a new connection is opened when the path has fewer than its work is worth ([`Path::grow`]) and every permit is
+//!    there: windows (global, source, site, both), the rate of new connections, the message rate, no back-off;
+//! 3. a path that gets no place in a window has an idle connection of another path of the site ended, or a busy one
+//!    (see [`SiteState::must_yield`]), and waits among the starved;
+//! 4. a path that meets the message rate waits among the throttled until the rate has room.
+//!
+//! Both kinds of waiting paths are served in the order of their best tenants' virtual times: a tenant that floods a
+//! thousand MX sets of one provider does not hold up one that has a single message for another of them.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::MutexGuard;
+
+use crate::limit::permit::{self, Limit, Refusal, Scope, What};
+use crate::limit::window::Window;
+
+use super::assignment::Assignment;
+use super::engine::Engine;
+use super::path::{Cause, GROWTH, Wait};
+use super::ready::Take;
+use super::site::{Alarm, Context, Outbox, Site, SiteState};
+use super::slot::Slot;
+
+/// Messages that a connection may send before it makes way for an MX set that has none.
+const TURN: u32 = 20;
+
+/// What became of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Something was handed out.
+    Served,
+    /// Nothing to do for this path now.
+    Rest,
+    /// A limit refused: the path is to wait in this order.
+    Refused(Wait, Reach),
+}
+
+/// How far a refusal reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Every path of the site would be refused.
+    Site,
+    /// Paths from other sources may be served.
+    Source,
+}
+
+impl Site {
+    /// Does something under the lock, and afterwards what it collected.
+    pub fn with<T>(
+        self: &Arc<Self>,
+        engine: &Arc<Engine>,
+        now: Instant,
+        act: impl FnOnce(&Context<'_>, &mut SiteState, &mut Outbox) -> T,
+    ) -> T {
+        let dead_before = engine.dead_before();
+        let take = Take { most: self.limits.recipients_per_message.max(1), dead_before };
+        let context = Context { engine, site: self, now, take };
+        let mut out = Outbox::default();
+        let mut state: MutexGuard<'_, SiteState> = self.state.lock();
+        let result = act(&context, &mut state, &mut out);
+        drop(state);
+        out.flush(engine, self);
+        result
+    }
+
+    /// Alarms that are due.
+    pub fn on_alarm(self: &Arc<Self>, engine: &Arc<Engine>, now: Instant) {
+        self.with(engine, now, |context, state, out| state.on_alarm(context, out));
+    }
+
+    /// A place in a shared window may be free.
+    pub fn on_gate(self: &Arc<Self>, engine: &Arc<Engine>, now: Instant) {
+        self.with(engine, now, |context, state, out| {
+            state.is_at_gate = false;
+            state.resume(context, Wait::Starved, out);
+        });
+    }
+}
+
+impl SiteState {
+    /// Work has come to a path, or a connection without work.
+    pub fn pump(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) {
+        if self.throttled_paths > 0 {
+            self.mark(place, Wait::Throttled, false);
+            self.resume(context, Wait::Throttled, out);
+            return;
+        }
+        loop {
+            match self.step(context, place, out) {
+                Step::Served => {}
+                Step::Rest => return,
+                Step::Refused(wait, _) => return self.mark(place, wait, false),
+            }
+        }
+    }
+
+    /// Serves waiting paths in turn until a limit refuses.
+    pub fn resume(&mut self, context: &Context<'_>, wait: Wait, out: &mut Outbox) {
+        // A refusal for one source says nothing about paths from others: look at some more.
+        let mut patience = 16;
+        let mut refused = Vec::new();
+        while patience > 0 {
+            let Some(place) = self.unmark(wait) else { break };
+            self.set_cause(place, None);
+            match self.step(context, place, out) {
+                Step::Served => self.mark(place, wait, false),
+                Step::Rest => {}
+                Step::Refused(next, Reach::Site) if next == wait => {
+                    self.mark(place, next, true);
+                    break;
+                }
+                Step::Refused(next, _) if next != wait => self.mark(place, next, false),
+                Step::Refused(..) => {
+                    patience -= 1;
+                    refused.push(place);
+                }
+            }
+        }
+        for place in refused {
+            self.mark(place, wait, false);
+        }
+    }
+
+    /// Hands out one batch of a path, if it may.
+    fn step(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) -> Step {
+        let Some(path) = self.path(place) else { return Step::Rest };
+        if path.ready.is_empty() {
+            self.unwait(place);
+            self.set_cause(place, None);
+            return Step::Rest;
+        }
+        if !context.engine.is_dispatching() {
+            self.set_cause(place, Some(Cause::Courier));
+            return Step::Rest;
+        }
+        if path.idle.is_empty() { self.open(context, place, out) } else { self.hand(context, place, out) }
+    }
+
+    /// Gives a batch to an idle connection.
+    fn hand(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) -> Step {
+        if let Some(rate) = &self.rate
+            && let Err(until) = rate.commit(1, context.now)
+        {
+            return self.throttle(place, until, out);
+        }
+        let Some(assignment) = self.draw(context, place, out) else {
+            self.refund_rate();
+            return Step::Rest;
+        };
+        self.set_cause(place, None);
+        match self.path(place).and_then(|path| path.idle.pop()) {
+            Some(seat) => {
+                self.idle -= 1;
+                seat.offer(assignment, &mut out.wake);
+            }
+            None => out.undone.push(assignment),
+        }
+        Step::Served
+    }
+
+    /// Opens a connection with a batch, if the work is worth one more and it may.
+    fn open(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) -> Step {
+        self.watch_growth(context, place, out);
+        let Some(path) = self.path(place) else { return Step::Rest };
+        if path.connections >= path.want {
+            return Step::Rest;
+        }
+        if let Some(pause) = &path.pause {
+            let (until, is_probed) = (pause.until, pause.is_probed);
+            if until > context.now || is_probed {
+                if path.cause != Some(Cause::BackOff) && until > context.now {
+                    self.arm(until, place, Alarm::BackOff, out);
+                }
+                self.set_cause(place, Some(Cause::BackOff));
+                return Step::Rest;
+            }
+        }
+        let source = path.key.source;
+        let Some(origin) = context.engine.source(source).cloned() else { return Step::Rest };
+        if let Err(refusal) = self.acquire(context, source) {
+            return self.refuse(place, source, refusal, out);
+        }
+        let Some(first) = self.draw(context, place, out) else {
+            self.release(context, source);
+            return Step::Rest;
+        };
+        self.set_cause(place, None);
+        let Some(path) = self.path(place) else {
+            out.undone.push(first);
+            return Step::Rest;
+        };
+        path.connections += 1;
+        path.opening += 1;
+        if let Some(pause) = &mut path.pause {
+            pause.is_probed = true;
+        }
+        out.dispatch.push((Slot::new(context, place, path, origin), first));
+        Step::Served
+    }
+
+    /// Takes every permit that a new connection with a message needs.
+    fn acquire(&mut self, context: &Context<'_>, source: u16) -> Result<(), Refusal> {
+        if let Some(most) = context.site.limits.connections_per_source {
+            self.per_source.entry(source).or_insert_with(|| Window::new(most));
+        }
+        permit::acquire(&self.limits(context, source), context.now)
+    }
+
+    /// Gives them all back.
+    fn release(&self, context: &Context<'_>, source: u16) {
+        permit::release(&self.limits(context, source));
+    }
+
+    fn limits<'a>(&'a self, context: &Context<'a>, source: u16) -> Vec<(Scope, What, Limit<'a>)> {
+        use What::{Connections, Messages, Openings};
+        let engine = context.engine;
+        let mut limits = Vec::with_capacity(6);
+        limits.push((Scope::Site, Connections, Limit::Place(&context.site.connections)));
+        let per_source = self.per_source.get(&source);
+        limits.extend(per_source.map(|window| (Scope::SourceSite, Connections, Limit::Place(window))));
+        limits.extend(self.openings.as_ref().map(|rate| (Scope::Site, Openings, Limit::Units(rate, 1))));
+        limits.extend(self.rate.as_ref().map(|rate| (Scope::Site, Messages, Limit::Units(rate, 1))));
+        let gates = [(Scope::Source, engine.gates.of(source)), (Scope::Global, Some(engine.gates.global()))];
+        for (scope, gate) in gates {
+            limits.extend(gate.map(|gate| (scope, Connections, Limit::Place(&gate.window))));
+        }
+        limits
+    }
+
+    /// A permit for a new connection was refused: what the path waits for now.
+    fn refuse(&mut self, place: u32, source: u16, refusal: Refusal, out: &mut Outbox) -> Step {
+        let Refusal { scope, what, until } = refusal;
+        match (what, until) {
+            (What::Messages, Some(until)) => return self.throttle(place, until, out),
+            (_, Some(until)) => {
+                self.set_cause(place, Some(Cause::ConnectionRate));
+                if !self.has_opening_alarm {
+                    self.has_opening_alarm = true;
+                    self.arm(until, place, Alarm::ConnectionRate, out);
+                }
+                return Step::Refused(Wait::Starved, Reach::Site);
+            }
+            (_, None) => {}
+        }
+        self.set_cause(place, Some(Cause::Connections));
+        let is_of_source = matches!(scope, Scope::Source | Scope::SourceSite);
+        self.end_idle(place, is_of_source.then_some(source), out);
+        if matches!(scope, Scope::Source | Scope::Global) && !self.is_at_gate {
+            self.is_at_gate = true;
+            out.gate = Some((scope == Scope::Source).then_some(source));
+        }
+        Step::Refused(Wait::Starved, if is_of_source { Reach::Source } else { Reach::Site })
+    }
+
+    fn throttle(&mut self, place: u32, until: Instant, out: &mut Outbox) -> Step {
+        self.set_cause(place, Some(Cause::Rate));
+        if !self.has_rate_alarm {
+            self.has_rate_alarm = true;
+            self.arm(until, place, Alarm::Rate, out);
+        }
+        Step::Refused(Wait::Throttled, Reach::Site)
+    }
+
+    /// Ends an idle connection of another path (from `source`, if that matters), for a hungry one.
+    fn end_idle(&mut self, hungry: u32, source: Option<u16>, out: &mut Outbox) {
+        if self.idle == 0 || self.ending >= self.hungry {
+            return;
+        }
+        let others = self.paths.iter_mut().enumerate().filter(|(at, _)| u32::try_from(*at) != Ok(hungry));
+        let mut paths = others.filter_map(|(_, path)| path.as_deref_mut());
+        let seat = paths.find_map(|path| {
+            let fits = source.is_none_or(|source| path.key.source == source);
+            (fits && !path.idle.is_empty()).then(|| path.idle.remove(0))
+        });
+        if let Some(seat) = seat {
+            self.idle -= 1;
+            self.ending += 1;
+            seat.end(&mut out.wake);
+        }
+    }
+
+    /// Whether a busy connection of `place`, which has sent `sent` messages, is to make way for a hungry path that is
+    /// owed more: one without a connection, or one with fewer of them.
+    pub fn must_yield(&mut self, place: u32, sent: u32) -> bool {
+        if self.hungry <= self.ending {
+            return false;
+        }
+        let Some((owed, hungry)) = self.first_waiting(Wait::Starved) else { return false };
+        let Some(others) = self.path(hungry).map(|path| path.connections) else { return false };
+        let Some(own) = self.path(place) else { return false };
+        let served = own.ready.best().map_or(u64::MAX, |best| best.time);
+        if hungry == place || owed > served {
+            return false;
+        }
+        if others == 0 { sent >= TURN || owed < served } else { others + 1 < own.connections }
+    }
+
+    fn refund_rate(&self) {
+        if let Some(rate) = &self.rate {
+            rate.refund(1);
+        }
+    }
+
+    /// Has growth looked at while work waits.
+    pub fn watch_growth(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) {
+        if let Some(path) = self.path(place)
+            && !path.has_growth_alarm
+            && path.want < context.site.limits.connections
+        {
+            path.has_growth_alarm = true;
+            self.arm(context.now + GROWTH, place, Alarm::Growth, out);
+        }
+    }
+
+    fn on_alarm(&mut self, context: &Context<'_>, out: &mut Outbox) {
+        self.wake = None;
+        while let Some(Reverse((at, place, alarm))) = self.alarms.peek().copied() {
+            if at > context.now {
+                if self.wake.is_none_or(|wake| at < wake) {
+                    self.wake = Some(at);
+                    out.alarm = Some(at);
+                }
+                return;
+            }
+            self.alarms.pop();
+            match alarm {
+                Alarm::Rate => {
+                    self.has_rate_alarm = false;
+                    self.resume(context, Wait::Throttled, out);
+                }
+                Alarm::ConnectionRate => {
+                    self.has_opening_alarm = false;
+                    self.resume(context, Wait::Starved, out);
+                }
+                Alarm::BackOff => {
+                    self.set_cause(place, None);
+                    self.pump(context, place, out);
+                }
+                Alarm::Growth => self.on_growth(context, place, out),
+            }
+        }
+    }
+
+    fn on_growth(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) {
+        let most = context.site.limits.connections;
+        let Some(path) = self.path(place) else { return };
+        path.has_growth_alarm = false;
+        if path.ready.is_empty() {
+            path.served = 0;
+            return;
+        }
+        path.grow(most);
+        self.pump(context, place, out);
+        if self.path(place).is_some_and(|path| !path.ready.is_empty() && path.pause.is_none()) {
+            self.watch_growth(context, place, out);
+        }
+    }
+
+    /// Draws for a busy connection, if no path waits for the rate and it has room.
+    pub fn draw_now(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) -> Option<Assignment> {
+        if self.path(place)?.ready.is_empty() || !context.engine.is_dispatching() {
+            return None;
+        }
+        if let Some(rate) = &self.rate
+            && (self.throttled_paths > 0 || rate.commit(1, context.now).is_err())
+        {
+            return None;
+        }
+        let assignment = self.draw(context, place, out);
+        if assignment.is_none() {
+            self.refund_rate();
+        }
+        assignment
+    }
+}
+
+impl Site {
+    /// Dispatch has begun: serves every path.
+    pub fn wake_all(self: &Arc<Self>, engine: &Arc<Engine>, now: Instant) {
+        self.with(engine, now, |context, state, out| {
+            for place in 0..u32::try_from(state.paths.len()).unwrap_or(u32::MAX) {
+                state.set_cause(place, None);
+                state.pump(context, place, out);
+            }
+        });
+    }
+
+    /// Dispatch has stopped: connections without work end.
+    pub fn end_all_idle(self: &Arc<Self>, engine: &Arc<Engine>, now: Instant) {
+        self.with(engine, now, |_, state, out| {
+            state.idle = 0;
+            for seat in state.paths.iter_mut().flatten().flat_map(|path| path.idle.drain(..)) {
+                seat.end(&mut out.wake);
+            }
+        });
+    }
+}

@@ -1,0 +1,247 @@
+//! Ready entries of one path in fair order: tenants, within a tenant lanes, within a lane campaigns.
+//!
+//! The unit of fairness is one recipient. A tenant's account belongs to the site, so that what it got through one path
+//! counts in the others; lanes and campaigns are weighed within the path.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::clock::UnixTime;
+use crate::limit::fair::{Fair, Standing};
+use crate::message::Lane;
+
+use super::entry::{Entry, Marks};
+use super::line::Line;
+
+/// A tenant's virtual time at a site; written under the site's lock.
+pub(super) type Account = Arc<AtomicU64>;
+
+/// Ready entries in fair order.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    tenants: Fair<TenantPart>,
+    len: usize,
+    accepted_since: UnixTime,
+}
+
+#[derive(Debug)]
+struct TenantPart {
+    key: usize,
+    account: Account,
+    lanes: Fair<LanePart>,
+    len: usize,
+}
+
+#[derive(Debug, Default)]
+struct LanePart {
+    campaigns: Fair<Line>,
+    len: usize,
+}
+
+/// What one transaction may carry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Take {
+    /// Recipients at most.
+    pub most: usize,
+    /// Entries accepted before this time have expired.
+    pub dead_before: UnixTime,
+}
+
+/// Whose turn it is at a path.
+#[derive(Clone, Debug)]
+pub(super) struct Best {
+    /// The tenant's virtual time.
+    pub time: u64,
+    /// Its key.
+    pub tenant: usize,
+    /// Its account at the site.
+    pub account: Account,
+    /// The next message is of the urgent lane.
+    pub is_urgent: bool,
+}
+
+/// The share of a lane beside the others.
+const fn weight(lane: Lane) -> u32 {
+    match lane {
+        Lane::Urgent => 16,
+        Lane::Normal => 4,
+        Lane::Bulk => 1,
+    }
+}
+
+const fn lane_key(lane: Lane) -> usize {
+    match lane {
+        Lane::Urgent => 0,
+        Lane::Normal => 1,
+        Lane::Bulk => 2,
+    }
+}
+
+fn lane_standing(lane: &LanePart) -> Standing {
+    if lane.len == 0 { Standing::Empty } else { Standing::Backlogged }
+}
+
+fn line_standing(line: &Line) -> Standing {
+    if line.is_empty() { Standing::Empty } else { Standing::Backlogged }
+}
+
+fn tenant_standing(tenant: &TenantPart) -> Standing {
+    if tenant.len == 0 { Standing::Empty } else { Standing::Elsewhere(tenant.account.load(Ordering::Relaxed)) }
+}
+
+impl Ready {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds one. `account` is asked for when its tenant had nothing here, `now` is the site's virtual time.
+    pub fn push(&mut self, entry: Entry, now: u64, account: impl FnOnce() -> Account) {
+        let flow = entry.flow.clone();
+        self.accepted_since = match self.len {
+            0 => entry.accepted,
+            _ => self.accepted_since.min(entry.accepted),
+        };
+        let tenant = self.tenants.child(flow.tenant.key, flow.tenant.weight, now, || {
+            let account = account();
+            account.fetch_max(now, Ordering::Relaxed);
+            TenantPart { key: flow.tenant.key, account, lanes: Fair::default(), len: 0 }
+        });
+        let lane = tenant.lanes.child(lane_key(flow.lane), weight(flow.lane), 0, LanePart::default);
+        lane.campaigns.child(flow.key(), 1, 0, Line::default).push(entry);
+        lane.len += 1;
+        tenant.len += 1;
+        self.len += 1;
+    }
+
+    /// The tenant whose turn it is.
+    pub fn best(&mut self) -> Option<Best> {
+        let place = self.tenants.next(tenant_standing)?;
+        let time = self.tenants.time(place);
+        let tenant = self.tenants.item(place)?;
+        let is_urgent = tenant.lanes.next(lane_standing) == tenant.lanes.place(lane_key(Lane::Urgent));
+        Some(Best { time, tenant: tenant.key, account: tenant.account.clone(), is_urgent })
+    }
+
+    /// Takes recipients of one message in one domain, whose turn it is; those that expired go to `expired`.
+    /// The site's virtual time `now` is advanced.
+    pub fn pop(&mut self, take: Take, now: &mut u64, expired: &mut Vec<Entry>) -> Option<Vec<Entry>> {
+        while let Some(place) = self.tenants.next(tenant_standing) {
+            let tenant = self.tenants.item(place)?;
+            let before = expired.len();
+            let batch = tenant.pop(take, expired);
+            let gone = batch.len() + expired.len() - before;
+            tenant.len = tenant.len.saturating_sub(gone);
+            self.len = self.len.saturating_sub(gone);
+            if gone == 0 {
+                return None;
+            }
+            if batch.is_empty() {
+                continue;
+            }
+            let account = tenant.account.clone();
+            *now = (*now).max(self.tenants.time(place));
+            account.store(self.tenants.charge(place, batch.len()), Ordering::Relaxed);
+            return Some(batch);
+        }
+        None
+    }
+
+    /// All, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.lines().flat_map(Line::iter)
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &Line> {
+        let lanes = self.tenants.items().flat_map(|tenant| tenant.lanes.items());
+        lanes.flat_map(|lane| lane.campaigns.items())
+    }
+
+    /// When the oldest due was due, and the oldest acceptance among the first of each flow.
+    pub fn oldest(&self) -> Option<(UnixTime, UnixTime)> {
+        let firsts = self.lines().filter_map(Line::front).map(|first| (first.due, first.accepted));
+        firsts.reduce(|a, b| (a.0.min(b.0), a.1.min(b.1)))
+    }
+
+    /// How many were due before `time`.
+    pub fn due_before(&self, time: UnixTime) -> usize {
+        self.lines().map(|line| line.due_before(time)).sum()
+    }
+
+    /// No entry was accepted before this.
+    pub fn accepted_since(&self) -> UnixTime {
+        self.accepted_since
+    }
+
+    /// Takes out those that `is_wanted` does not want.
+    pub fn extract(&mut self, is_wanted: impl Fn(&Entry) -> bool, out: &mut Vec<Entry>) {
+        self.len = 0;
+        for tenant in self.tenants.items_mut() {
+            tenant.len = 0;
+            for lane in tenant.lanes.items_mut() {
+                lane.len = 0;
+                for line in lane.campaigns.items_mut() {
+                    line.extract(&is_wanted, out);
+                    lane.len += line.len();
+                }
+                tenant.len += lane.len;
+            }
+            self.len += tenant.len;
+        }
+        self.accepted_since = self.iter().map(|entry| entry.accepted).min().unwrap_or_default();
+    }
+}
+
+impl TenantPart {
+    /// Takes a batch from the lane and campaign whose turn it is; empty if all that was looked at had expired.
+    fn pop(&mut self, take: Take, expired: &mut Vec<Entry>) -> Vec<Entry> {
+        let Some(lane_place) = self.lanes.next(lane_standing) else { return Vec::new() };
+        let Some(lane) = self.lanes.item(lane_place) else { return Vec::new() };
+        let Some(place) = lane.campaigns.next(line_standing) else { return Vec::new() };
+        let before = expired.len();
+        let batch = lane.campaigns.item(place).map(|line| pop_batch(line, take, expired)).unwrap_or_default();
+        lane.len = lane.len.saturating_sub(batch.len() + expired.len() - before);
+        lane.campaigns.charge(place, batch.len());
+        self.lanes.charge(lane_place, batch.len());
+        batch
+    }
+}
+
+/// Takes the first entry that has not expired, and those behind it of the same message and domain.
+fn pop_batch(line: &mut Line, take: Take, expired: &mut Vec<Entry>) -> Vec<Entry> {
+    let mut batch: Vec<Entry> = Vec::new();
+    while let Some(next) = line.front() {
+        let is_dead = next.accepted < take.dead_before;
+        if let Some(first) = batch.first()
+            && (is_dead || batch.len() >= take.most || !are_one_transaction(first, next))
+        {
+            break;
+        }
+        match line.pop() {
+            Some(entry) if is_dead => expired.push(entry),
+            Some(entry) => {
+                if batch.is_empty() {
+                    batch.reserve_exact(1);
+                }
+                batch.push(entry);
+            }
+            None => break,
+        }
+        // One look at the clock and the lock must not turn into a walk through a whole dead campaign.
+        if expired.len() >= 1_000 {
+            break;
+        }
+    }
+    batch
+}
+
+/// Whether both may be recipients of one transaction. Those in doubt go alone: each has its own address.
+fn are_one_transaction(a: &Entry, b: &Entry) -> bool {
+    let is_in_doubt = a.marks.has(Marks::IN_DOUBT) || b.marks.has(Marks::IN_DOUBT);
+    a.id == b.id && Arc::ptr_eq(&a.domain, &b.domain) && !is_in_doubt
+}

@@ -1,0 +1,215 @@
+//! Settling: what an outcome means for a recipient. Finished ones and retry times go to the spool.
+//!
+//! | outcome | then |
+//! |---|---|
+//! | delivered | finished; a relayed DSN where NOTIFY=SUCCESS was not passed on |
+//! | deferred | the timers, by the retry schedule; at the end of its time: expired; a delay DSN where NOTIFY=DELAY |
+//! | bounced, expired | finished; a failure DSN unless NOTIFY or the null reverse-path forbid it |
+//!
+//! A recipient whose DSN is due stays unfinished until the spool has stored outcome and DSN together.
+
+use std::sync::Arc;
+
+use crate::bounce::dsn::Action;
+use crate::clock::UnixTime;
+use crate::dns::PlanFailure;
+use crate::message::{Outcome, Phase, Report};
+use crate::smtp::reply::Reply;
+use crate::smtp::status::Status;
+use crate::spool::{Event, RecipientEvent};
+
+use super::engine::Engine;
+use super::entry::{Entry, Marks};
+use super::notice::Notice;
+use super::site::Site;
+
+/// Circumstances of the outcomes of one attempt.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    wall: UnixTime,
+    /// Most recent outcomes there were deferrals.
+    is_mass: bool,
+    source: Option<u16>,
+}
+
+/// What is collected over the recipients of one message.
+#[derive(Debug, Default)]
+struct Ledger {
+    events: Vec<RecipientEvent>,
+    later: Vec<Entry>,
+    failed: Vec<(Entry, Event, Report)>,
+    delayed: Vec<(Entry, Event, Report)>,
+    relayed: Vec<(Entry, Event, Report)>,
+}
+
+impl Engine {
+    /// Outcomes of an assignment drawn from the path at `place` of `site`; one for each entry.
+    pub fn settle(self: &Arc<Self>, site: &Arc<Site>, place: u32, entries: Vec<Entry>, outcomes: Vec<Outcome>) {
+        let now = self.clock.now();
+        let is_deferral = |outcome: &&Outcome| matches!(outcome, Outcome::Deferred(_));
+        let deferred = u32::try_from(outcomes.iter().filter(is_deferral).count()).unwrap_or(u32::MAX);
+        let all = u32::try_from(outcomes.len()).unwrap_or(u32::MAX);
+        let refusal = outcomes.iter().find(|outcome| !matches!(outcome, Outcome::Delivered(_)));
+        let last_reply = refusal.map(|outcome| Arc::new(outcome.report().clone()));
+        let (is_mass, source) = {
+            let mut state = site.state.lock();
+            if last_reply.is_some() {
+                state.last_reply = last_reply;
+            }
+            let is_mass = state.storm.count(all, deferred, now);
+            let source = state.path(place).map(|path| {
+                path.in_flight = path.in_flight.saturating_sub(1);
+                path.key.source
+            });
+            (is_mass, source)
+        };
+        self.decide(Attempt { wall: self.clock.wall(), is_mass, source }, entries.into_iter().zip(outcomes));
+    }
+
+    /// Entries of a domain without a next hop.
+    pub fn fail_by_dns(self: &Arc<Self>, entries: Vec<Entry>, failure: &PlanFailure) {
+        let report = local_report(Phase::Dns, failure.status, failure.text.clone());
+        let outcome = match failure.status.class {
+            5 => Outcome::Bounced(report),
+            _ => Outcome::Deferred(report),
+        };
+        let attempt = Attempt { wall: self.clock.wall(), is_mass: entries.len() >= 100, source: None };
+        self.decide_runs(attempt, entries, |_| outcome.clone());
+    }
+
+    /// Entries whose time was over before they could be tried again.
+    pub fn expire(self: &Arc<Self>, entries: Vec<Entry>) {
+        let attempt = Attempt { wall: self.clock.wall(), is_mass: false, source: None };
+        self.decide_runs(attempt, entries, |entry| {
+            let text = match last_reply(entry) {
+                Some(reply) => format!("delivery time expired; last reply: {}", describe(&reply)),
+                None => "delivery time expired".to_owned(),
+            };
+            // RFC 3463, 3.5: X.4.7, delivery time expired.
+            Outcome::Expired(local_report(Phase::Queue, Status::new(5, 4, 7), text))
+        });
+    }
+
+    /// Entries of several messages; those of one message follow each other.
+    fn decide_runs(self: &Arc<Self>, attempt: Attempt, entries: Vec<Entry>, outcome: impl Fn(&Entry) -> Outcome) {
+        let mut entries = entries.into_iter().peekable();
+        while let Some(first) = entries.next() {
+            let id = first.id;
+            let mut run = vec![first];
+            while let Some(next) = entries.next_if(|next| next.id == id) {
+                run.push(next);
+            }
+            let outcomes: Vec<Outcome> = run.iter().map(&outcome).collect();
+            self.decide(attempt, run.into_iter().zip(outcomes));
+        }
+    }
+
+    /// Outcomes of recipients of one message.
+    fn decide(self: &Arc<Self>, attempt: Attempt, outcomes: impl ExactSizeIterator<Item = (Entry, Outcome)>) {
+        let mut ledger = Ledger { events: Vec::with_capacity(outcomes.len()), ..Ledger::default() };
+        let mut id = None;
+        for (mut entry, outcome) in outcomes {
+            id = Some(entry.id);
+            if entry.marks.has(Marks::IN_DOUBT) {
+                self.doubts.remove(entry.id, entry.recipient);
+                entry.marks = entry.marks.with(Marks::IN_DOUBT, false);
+            }
+            match outcome {
+                Outcome::Delivered(report) => self.deliver(entry, report, attempt, &mut ledger),
+                Outcome::Deferred(report) => self.defer(entry, report, attempt, &mut ledger),
+                Outcome::Bounced(report) => {
+                    self.meters.bounced.increment(1);
+                    self.fail(entry, Event::Bounced, report, &mut ledger);
+                }
+                Outcome::Expired(report) => {
+                    self.meters.expired.increment(1);
+                    self.fail(entry, Event::Expired, report, &mut ledger);
+                }
+            }
+        }
+        let Some(id) = id else { return };
+        if !ledger.events.is_empty() {
+            self.spool.record(id, &ledger.events);
+        }
+        self.timers.schedule(ledger.later.into_iter());
+        let notices =
+            [(Action::Failed, ledger.failed), (Action::Delayed, ledger.delayed), (Action::Relayed, ledger.relayed)];
+        for (action, subjects) in notices {
+            if !subjects.is_empty() {
+                Notice { id, action, subjects }.begin(self);
+            }
+        }
+    }
+
+    fn deliver(&self, entry: Entry, report: Report, attempt: Attempt, ledger: &mut Ledger) {
+        self.meters.delivered.increment(1);
+        self.meters.age.record(attempt.wall.since(entry.accepted).as_secs_f64());
+        if entry.marks.has(Marks::WANTS_SUCCESS) && !report.relayed_dsn {
+            ledger.relayed.push((entry, Event::Delivered, report));
+            return;
+        }
+        self.finish(&entry, Event::Delivered, ledger);
+    }
+
+    fn fail(&self, entry: Entry, event: Event, report: Report, ledger: &mut Ledger) {
+        if entry.marks.has(Marks::WANTS_FAILURE) {
+            ledger.failed.push((entry, event, report));
+            return;
+        }
+        self.finish(&entry, event, ledger);
+    }
+
+    fn finish(&self, entry: &Entry, event: Event, ledger: &mut Ledger) {
+        ledger.events.push(RecipientEvent { recipient: entry.recipient, event });
+        self.count_out(&entry.flow);
+    }
+
+    fn defer(&self, mut entry: Entry, report: Report, attempt: Attempt, ledger: &mut Ledger) {
+        let retry = &self.settings.retry;
+        if attempt.wall >= retry.end(entry.accepted) {
+            self.meters.expired.increment(1);
+            return self.fail(entry, Event::Expired, report, ledger);
+        }
+        self.meters.deferred.increment(1);
+        entry.attempts = entry.attempts.saturating_add(1);
+        entry.due = retry.due(entry.id, entry.attempts, entry.accepted, attempt.wall, attempt.is_mass);
+        if attempt.source.is_some() {
+            entry.marks = entry.marks.with_source(attempt.source);
+        }
+        let is_late = attempt.wall.since(entry.accepted) >= self.settings.delay_after;
+        if is_late && entry.marks.has(Marks::WANTS_DELAY) && !entry.marks.has(Marks::DELAY_REPORTED) {
+            let event = deferral(&entry, true);
+            ledger.delayed.push((entry, event, report));
+            return;
+        }
+        let event = deferral(&entry, entry.marks.has(Marks::DELAY_REPORTED));
+        ledger.events.push(RecipientEvent { recipient: entry.recipient, event });
+        ledger.later.push(entry);
+    }
+}
+
+/// The event of a deferred entry.
+pub(super) fn deferral(entry: &Entry, delay_reported: bool) -> Event {
+    Event::Deferred { attempts: entry.attempts, due: entry.due, delay_reported }
+}
+
+/// The last reply of the site that an entry would go to.
+fn last_reply(entry: &Entry) -> Option<Arc<Report>> {
+    let site = entry.domain.state.lock().route.as_ref().map(|route| route.site.clone())?;
+    site.state.lock().last_reply.clone()
+}
+
+/// A report for people: what the receiver, or we, said.
+pub(super) fn describe(report: &Report) -> String {
+    let Report { phase, reply, mx_host, .. } = report;
+    let host = mx_host.as_deref().unwrap_or("-");
+    match reply.code {
+        0 => format!("{} at {host}: {}", phase.as_str(), reply.text),
+        code => format!("{} at {host}: {code} {}", phase.as_str(), reply.text),
+    }
+}
+
+fn local_report(phase: Phase, status: Status, text: impl Into<Box<str>>) -> Report {
+    let reply = Reply::local(status, text);
+    Report { phase, reply, mx_host: None, mx_address: None, relayed_dsn: false, in_doubt: false }
+}

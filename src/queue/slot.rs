@@ -1,0 +1,356 @@
+//! A slot: permission to have one connection of a path, and the way by which it gets work and reports.
+//!
+//! The connection pulls: [`Slot::try_take`] for what may go at once, [`Slot::take`] to wait. While it waits, its
+//! [`Seat`] stands among the idle ones of the path and work is laid on it directly. Dropping a slot, in whatever state,
+//! returns its permits and any work that was laid on its seat.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::time::Sleep;
+
+use crate::dns::Plan;
+use crate::message::Outcome;
+
+use super::assignment::Assignment;
+use super::engine::Engine;
+use super::path::{Cause, Path, Wait};
+use super::site::{Context, Site};
+use super::source::Source;
+
+/// Permission to have one connection to an MX set; returned when dropped.
+#[derive(Debug)]
+pub struct Slot {
+    engine: Arc<Engine>,
+    site: Arc<Site>,
+    path: u32,
+    plan: Arc<Plan>,
+    source: Arc<Source>,
+    source_index: u16,
+    seat: Arc<Seat>,
+    /// Messages given out over this connection, the first one included.
+    sent: u32,
+    /// Greeting and EHLO are over, well or not.
+    is_settled: AtomicBool,
+    /// It was told to make way for another path.
+    is_yielding: bool,
+    /// Wakes at the end of an idle time; kept and re-armed late, since most waits are short.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+/// Where work is laid for a connection that waits.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    state: Mutex<SeatState>,
+}
+
+#[derive(Debug, Default)]
+struct SeatState {
+    assignment: Option<Assignment>,
+    waker: Option<Waker>,
+    is_ended: bool,
+}
+
+impl Seat {
+    /// Lays work on it. It stands among the idle ones, so nothing lies there yet.
+    pub fn offer(&self, assignment: Assignment, wake: &mut Vec<Waker>) {
+        let mut state = self.state.lock();
+        state.assignment = Some(assignment);
+        wake.extend(state.waker.take());
+    }
+
+    /// Tells its connection to end.
+    pub fn end(&self, wake: &mut Vec<Waker>) {
+        let mut state = self.state.lock();
+        state.is_ended = true;
+        wake.extend(state.waker.take());
+    }
+
+    fn poll(&self, task: &TaskContext<'_>) -> Poll<Option<Assignment>> {
+        let mut state = self.state.lock();
+        if let Some(assignment) = state.assignment.take() {
+            return Poll::Ready(Some(assignment));
+        }
+        if state.is_ended {
+            return Poll::Ready(None);
+        }
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(task.waker()),
+            none => *none = Some(task.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    fn take(&self) -> Option<Assignment> {
+        let mut state = self.state.lock();
+        state.waker = None;
+        state.assignment.take()
+    }
+
+    fn is_ended(&self) -> bool {
+        self.state.lock().is_ended
+    }
+}
+
+/// What a connection finds when it asks for work.
+enum Found {
+    Work(Assignment),
+    End,
+    Nothing,
+}
+
+impl Slot {
+    /// A slot of `path`, whose permits the caller has taken.
+    pub(super) fn new(context: &Context<'_>, place: u32, path: &Path, source: Arc<Source>) -> Self {
+        Self {
+            engine: context.engine.clone(),
+            site: context.site.clone(),
+            path: place,
+            plan: path.plan.clone(),
+            source,
+            source_index: path.key.source,
+            seat: Arc::default(),
+            sent: 1,
+            is_settled: AtomicBool::new(false),
+            is_yielding: false,
+            alarm: None,
+        }
+    }
+
+    /// Where to connect.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// From where.
+    pub fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
+    /// The next work, if there is some with all its permits now. None also when the connection is to end or wait.
+    pub fn try_take(&mut self) -> Option<Assignment> {
+        match self.look(false) {
+            Found::Work(assignment) => Some(assignment),
+            Found::End | Found::Nothing => None,
+        }
+    }
+
+    /// The next work; waits up to `idle` for it. None: close the connection.
+    ///
+    /// Cancel-safe: work that was laid down before the future is dropped comes with the next call.
+    pub async fn take(&mut self, idle: Duration) -> Option<Assignment> {
+        match self.look(true) {
+            Found::Work(assignment) => return Some(assignment),
+            Found::End => return None,
+            Found::Nothing => {}
+        }
+        let until = self.engine.clock.now() + idle;
+        let Self { site, path, seat, alarm, .. } = self;
+        let mut standing = Standing { site, path: *path, seat, is_over: false };
+        let work = poll_fn(|task| match standing.seat.poll(task) {
+            Poll::Ready(work) => Poll::Ready(work),
+            Poll::Pending => poll_idle(alarm, until, task),
+        })
+        .await;
+        let work = match work {
+            // Who laid it down has taken the seat out of the idle ones.
+            Some(work) => {
+                standing.is_over = true;
+                Some(work)
+            }
+            None => standing.leave(),
+        };
+        self.sent += u32::from(work.is_some());
+        work
+    }
+
+    /// Looks for work. With `may_wait`, the seat stands among the idle ones when nothing was found.
+    fn look(&mut self, may_wait: bool) -> Found {
+        if let Some(assignment) = self.seat.take() {
+            self.sent += 1;
+            return Found::Work(assignment);
+        }
+        let most = self.site.limits.messages_per_connection;
+        let is_over = self.is_yielding || most.is_some_and(|most| self.sent >= most) || self.seat.is_ended();
+        if is_over || !self.engine.is_dispatching() {
+            return Found::End;
+        }
+        let now = self.engine.clock.now();
+        let (place, sent, seat) = (self.path, self.sent, &self.seat);
+        let is_contended = self.engine.gates.are_contended(self.source_index);
+        let found = self.site.with(&self.engine, now, |context, state, out| {
+            if state.must_yield(place, sent) {
+                state.ending += 1;
+                return (true, Found::End);
+            }
+            if let Some(assignment) = state.draw_now(context, place, out) {
+                return (false, Found::Work(assignment));
+            }
+            if !may_wait {
+                return (false, Found::Nothing);
+            }
+            let Some(path) = state.path(place) else { return (false, Found::End) };
+            if path.ready.is_empty() && is_contended {
+                // Other sites want the place more than an idle connection does.
+                return (false, Found::End);
+            }
+            path.idle.push(seat.clone());
+            let busy = path.connections.saturating_sub(u32::try_from(path.idle.len()).unwrap_or(u32::MAX));
+            path.want = busy.max(1);
+            state.idle += 1;
+            if state.path(place).is_some_and(|path| !path.ready.is_empty()) {
+                state.mark(place, Wait::Throttled, false);
+                state.resume(context, Wait::Throttled, out);
+            }
+            (false, Found::Nothing)
+        });
+        self.is_yielding |= found.0;
+        self.sent += u32::from(matches!(found.1, Found::Work(_)));
+        found.1
+    }
+
+    /// What became of an assignment: one outcome for each of its recipients, in their order.
+    pub fn report(&self, assignment: Assignment, outcomes: Vec<Outcome>) {
+        assignment.report(outcomes);
+    }
+
+    /// Returns an assignment that was not tried.
+    pub fn give_back(&self, assignment: Assignment) {
+        drop(assignment);
+    }
+
+    /// Greeting and EHLO are done: the back-off ends.
+    pub fn connected(&self) {
+        if self.is_settled.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let now = self.engine.clock.now();
+        self.site.with(&self.engine, now, |context, state, out| {
+            let Some(path) = state.path(self.path) else { return };
+            path.opening = path.opening.saturating_sub(1);
+            if path.pause.take().is_some() {
+                state.set_cause(self.path, None);
+                state.pump(context, self.path, out);
+            }
+        });
+    }
+
+    /// No MX host could be talked to: charges the MX set with a back-off and `assignment` with an attempt.
+    pub fn connection_failed(&self, assignment: Assignment, outcome: Outcome) {
+        let now = self.engine.clock.now();
+        let is_first = !self.is_settled.swap(true, Ordering::Relaxed);
+        let reason = Arc::new(outcome.report().clone());
+        self.site.with(&self.engine, now, |_, state, _| {
+            state.last_reply = Some(reason.clone());
+            if let Some(path) = state.path(self.path) {
+                path.opening = path.opening.saturating_sub(u32::from(is_first));
+                path.fail(reason, self.engine.settings.back_off, now);
+            }
+        });
+        let outcomes = vec![outcome; assignment.recipients().len()];
+        assignment.report(outcomes);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let now = self.engine.clock.now();
+        let (place, seat) = (self.path, &self.seat);
+        let was_settled = self.is_settled.load(Ordering::Relaxed);
+        let was_ending = self.is_yielding || seat.is_ended();
+        self.site.connections.release();
+        self.engine.gates.release(self.source_index);
+        self.site.with(&self.engine, now, |context, state, out| {
+            state.leave_idle(place, seat);
+            state.ending = state.ending.saturating_sub(usize::from(was_ending));
+            if let Some(window) = state.per_source.get(&self.source_index) {
+                window.release();
+            }
+            let Some(path) = state.path(place) else { return };
+            path.connections = path.connections.saturating_sub(1);
+            if !was_settled {
+                path.opening = path.opening.saturating_sub(1);
+                if let Some(pause) = &mut path.pause {
+                    pause.is_probed = false;
+                }
+            }
+            // Its own work competes with that of starved paths for the place that came free.
+            let needs_one = path.connections < path.want.max(1) && path.idle.is_empty();
+            let is_paused = path.cause == Some(Cause::BackOff);
+            if is_paused {
+                state.set_cause(place, None);
+            }
+            if needs_one || is_paused {
+                state.mark(place, Wait::Starved, false);
+            }
+            state.resume(context, Wait::Starved, out);
+        });
+        // Work that was laid on the seat meanwhile is given back here, without a lock.
+        drop(self.seat.take());
+        self.engine.gates.wake(self.source_index, &self.engine, now);
+    }
+}
+
+/// A seat among the idle ones; leaves them when dropped.
+struct Standing<'a> {
+    site: &'a Arc<Site>,
+    path: u32,
+    seat: &'a Arc<Seat>,
+    is_over: bool,
+}
+
+impl Standing<'_> {
+    /// Leaves; work that was laid down meanwhile is returned.
+    fn leave(&mut self) -> Option<Assignment> {
+        self.is_over = true;
+        let (place, seat) = (self.path, self.seat);
+        self.site.state.lock().leave_idle(place, seat);
+        seat.take()
+    }
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.site.state.lock().leave_idle(self.path, self.seat);
+        }
+    }
+}
+
+impl super::site::SiteState {
+    /// Takes a seat out of the idle ones, if it is still there.
+    fn leave_idle(&mut self, place: u32, seat: &Arc<Seat>) {
+        let Some(path) = self.path(place) else { return };
+        if let Some(at) = path.idle.iter().rposition(|idle| Arc::ptr_eq(idle, seat)) {
+            path.idle.remove(at);
+            self.idle -= 1;
+        }
+    }
+}
+
+/// Ready at `until`. The timer may be set for an earlier time by a wait before; it is moved only when it fires.
+fn poll_idle(
+    alarm: &mut Option<Pin<Box<Sleep>>>,
+    until: Instant,
+    task: &mut TaskContext<'_>,
+) -> Poll<Option<Assignment>> {
+    let deadline = tokio::time::Instant::from_std(until);
+    let alarm = alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+    loop {
+        if alarm.deadline() > deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        if alarm.as_mut().poll(task).is_pending() {
+            return Poll::Pending;
+        }
+        if alarm.deadline() >= deadline {
+            return Poll::Ready(None);
+        }
+        alarm.as_mut().reset(deadline);
+    }
+}

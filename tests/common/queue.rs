@@ -1,0 +1,272 @@
+//! A queue on a real spool with static routes, and a courier that follows a script instead of opening connections.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hikyaku::clock::Clock;
+use hikyaku::dns::settings::{Host, NextHop, Route};
+use hikyaku::dns::{self, Planner};
+use hikyaku::log::disk::Disk;
+use hikyaku::message::{
+    BodyType, Content, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Outcome, Phase, Recipient, Report,
+};
+use hikyaku::metrics::Registry;
+use hikyaku::queue::{Assignment, Courier, Queue, Settings, Slot};
+use hikyaku::smtp::address::ReversePath;
+use hikyaku::smtp::reply::Reply;
+use hikyaku::smtp::status::Status;
+use hikyaku::spool::{Attempts, NewMessage, Spool};
+use parking_lot::Mutex;
+
+/// What a receiver does.
+#[derive(Clone)]
+pub struct Receiver {
+    /// From dispatch to EHLO.
+    pub connect: Duration,
+    /// For each transaction.
+    pub transaction: Duration,
+    /// The connection fails.
+    pub is_down: bool,
+    /// Waits for ever in the middle of a transaction.
+    pub is_stalled: bool,
+    /// What it says about a recipient.
+    pub outcome: Arc<dyn Fn(MessageId, u32) -> Outcome + Send + Sync>,
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Self {
+            connect: Duration::ZERO,
+            transaction: Duration::ZERO,
+            is_down: false,
+            is_stalled: false,
+            outcome: Arc::new(|_, _| delivered()),
+        }
+    }
+}
+
+/// What a courier did with one recipient.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub id: MessageId,
+    pub recipient: u32,
+    pub domain: String,
+    pub source: Arc<str>,
+    pub at: Instant,
+    pub outcome: Outcome,
+}
+
+/// A courier that plays receivers, by domain.
+#[derive(Default)]
+pub struct Script {
+    pub receivers: Mutex<Vec<(String, Receiver)>>,
+    pub done: Mutex<Vec<Done>>,
+    pub dispatched: AtomicUsize,
+    pub most_open: AtomicUsize,
+    pub open: AtomicUsize,
+}
+
+impl Script {
+    fn receiver(&self, domain: &str) -> Receiver {
+        let receivers = self.receivers.lock();
+        receivers
+            .iter()
+            .rev()
+            .find(|(name, _)| name == domain || name == "*")
+            .map(|(_, r)| r.clone())
+            .unwrap_or_default()
+    }
+
+    pub fn set(&self, domain: &str, receiver: Receiver) {
+        self.receivers.lock().push((domain.to_owned(), receiver));
+    }
+
+    async fn connection(self: Arc<Self>, mut slot: Slot, first: Assignment) {
+        let receiver = self.receiver(first.domain());
+        tokio::time::sleep(receiver.connect).await;
+        if receiver.is_down {
+            return slot.connection_failed(first, deferred("no route to host"));
+        }
+        slot.connected();
+        let mut next = Some(first);
+        while let Some(assignment) = next {
+            let receiver = self.receiver(assignment.domain());
+            if receiver.is_stalled {
+                std::future::pending::<()>().await;
+            }
+            if receiver.transaction > Duration::ZERO {
+                tokio::time::sleep(receiver.transaction).await;
+            }
+            let id = assignment.id();
+            let outcomes: Vec<Outcome> = assignment.recipients().iter().map(|r| (receiver.outcome)(id, *r)).collect();
+            self.done.lock().extend(assignment.recipients().iter().zip(&outcomes).map(|(recipient, outcome)| Done {
+                id,
+                recipient: *recipient,
+                domain: assignment.domain().to_owned(),
+                source: slot.source().name.clone(),
+                at: Instant::now(),
+                outcome: outcome.clone(),
+            }));
+            slot.report(assignment, outcomes);
+            next = slot.try_take();
+            if next.is_none() {
+                next = slot.take(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+pub struct Player(pub Arc<Script>);
+
+impl Courier for Player {
+    fn dispatch(&self, slot: Slot, first: Assignment) {
+        let script = self.0.clone();
+        script.dispatched.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            let open = script.open.fetch_add(1, Ordering::Relaxed) + 1;
+            script.most_open.fetch_max(open, Ordering::Relaxed);
+            script.clone().connection(slot, first).await;
+            script.open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// A queue with everything around it.
+pub struct Stage {
+    pub queue: Queue,
+    pub spool: Spool,
+    pub script: Arc<Script>,
+    pub clock: Clock,
+    pub registry: Registry,
+    _folder: tempfile::TempDir,
+}
+
+/// Each domain `dN.test` is a site of its own, `*.big.test` are MX sets of one address.
+pub fn planner(clock: Clock, registry: &Registry) -> Arc<Planner> {
+    let hop = |address: Ipv4Addr| NextHop::Smtp { host: Host::Address(IpAddr::V4(address)), port: Some(2525) };
+    let mut routes: Vec<Route> = (0..200_u8)
+        .map(|n| Route { pattern: format!("d{n}.test"), next_hop: hop(Ipv4Addr::new(127, 0, 1, n)) })
+        .collect();
+    routes.push(Route { pattern: "*.big.test".into(), next_hop: hop(Ipv4Addr::new(127, 0, 2, 1)) });
+    let settings = dns::settings::Settings {
+        resolvers: vec!["127.0.0.1:9".parse().unwrap()],
+        timeout: Duration::from_millis(100),
+        attempts: 1,
+        routes,
+        ..Default::default()
+    };
+    Arc::new(Planner::new(settings, clock, registry).unwrap())
+}
+
+pub fn spool_settings() -> hikyaku::spool::Settings {
+    hikyaku::spool::Settings {
+        path: "unused".into(),
+        segment_size: 64 << 20,
+        reserve: 0,
+        sync: false,
+        attempts: Attempts::Write,
+        deadline: Duration::from_secs(60),
+        cache: 16 << 20,
+    }
+}
+
+impl Stage {
+    /// Not started yet.
+    pub fn new(settings: Settings) -> Self {
+        let (clock, registry) = (Clock::system(), Registry::new().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Disk::new(folder.path().join("spool")));
+        let (spool, recovery) = Spool::open(spool_settings(), disk, clock, &registry).unwrap();
+        drop(recovery);
+        let planner = planner(clock, &registry);
+        let queue = Queue::new(settings, spool.clone(), planner, clock, &registry);
+        Self { queue, spool, script: Arc::default(), clock, registry, _folder: folder }
+    }
+
+    pub fn started(settings: Settings) -> Self {
+        let stage = Self::new(settings);
+        stage.start();
+        stage
+    }
+
+    pub fn start(&self) -> tokio::task::JoinHandle<()> {
+        self.queue.start(Arc::new(Player(self.script.clone())))
+    }
+
+    /// An envelope to recipients, accepted now.
+    pub fn envelope(&self, to: &[&str]) -> Envelope {
+        let recipient =
+            |path: &&str| Recipient { forward_path: path.parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
+        Envelope {
+            reverse_path: ReversePath::Mailbox("sender@d199.test".parse().unwrap()),
+            recipients: to.iter().map(recipient).collect(),
+            accepted_at: self.clock.wall(),
+            tenant: "default".into(),
+            campaign: "".into(),
+            lane: Lane::Normal,
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            traits: ContentTraits::default(),
+            ret: None,
+            envid: None,
+            kind: Kind::Submitted,
+        }
+    }
+
+    /// Puts a message that the spool does not know: enough where no DSN is made.
+    pub fn put(&self, envelope: Envelope) -> MessageId {
+        let id = self.spool.next_id();
+        self.queue.put(id, &Arc::new(envelope));
+        id
+    }
+
+    /// Accepts a message into the spool, then puts it.
+    pub async fn submit(&self, envelope: Envelope) -> MessageId {
+        let id = self.spool.next_id();
+        let envelope = Arc::new(envelope);
+        let content = Content::Memory(Bytes::from_static(b"From: a@b.test\r\nSubject: x\r\n\r\nHello\r\n"));
+        let message = NewMessage { id, envelope: envelope.clone(), content, ended_at: Instant::now() };
+        self.spool.accept(message).await.unwrap();
+        self.queue.put(id, &envelope);
+        id
+    }
+
+    pub fn done(&self) -> Vec<Done> {
+        self.script.done.lock().clone()
+    }
+
+    /// Waits until `is_so`, at most ten seconds.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !is_so(self) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "not within 10 s: {what}; {:?}", self.queue.view());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub async fn until_done(&self, count: usize) {
+        self.until(&format!("{count} outcomes"), |stage| stage.script.done.lock().len() >= count).await;
+    }
+}
+
+fn report(code: u16, status: Status, text: &str) -> Report {
+    let reply = Reply { code, status: Some(status), text: text.into() };
+    Report { phase: Phase::EndOfData, reply, mx_host: None, mx_address: None, relayed_dsn: false, in_doubt: false }
+}
+
+pub fn delivered() -> Outcome {
+    Outcome::Delivered(report(250, Status::new(2, 0, 0), "ok"))
+}
+
+pub fn deferred(text: &str) -> Outcome {
+    Outcome::Deferred(report(451, Status::new(4, 3, 0), text))
+}
+
+pub fn bounced(text: &str) -> Outcome {
+    Outcome::Bounced(report(550, Status::new(5, 1, 1), text))
+}
