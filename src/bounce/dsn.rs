@@ -11,7 +11,7 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::field::{clean, folded, plain, xtext};
+use super::field::{clean, date, folded, plain, xtext};
 use super::text;
 use crate::clock::UnixTime;
 use crate::message::{Content, Envelope, MessageId, Recipient, Report, Ret};
@@ -86,12 +86,12 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// When the message was accepted.
     pub(super) fn accepted(&self) -> String {
-        super::field::date(self.envelope.accepted_at)
+        date(self.envelope.accepted_at)
     }
 
     /// When we shall give up.
     pub(super) fn until(&self) -> Option<String> {
-        self.will_retry_until.map(super::field::date)
+        self.will_retry_until.map(date)
     }
 
     fn action(&self) -> Action {
@@ -133,7 +133,7 @@ pub fn generate(request: &Request<'_>) -> io::Result<Bytes> {
     plain(&mut out, "From", &format!("Mail Delivery System <MAILER-DAEMON@{mta}>"));
     plain(&mut out, "To", &format!("<{reverse_path}>"));
     plain(&mut out, "Subject", request.action().subject());
-    plain(&mut out, "Date", &super::field::date(request.now));
+    plain(&mut out, "Date", &date(request.now));
     plain(&mut out, "Message-ID", &format!("<dsn.{}.{hash:016x}@{mta}>", request.id));
     if let Some(message_id) = message_id(returned.header()) {
         plain(&mut out, "In-Reply-To", message_id);
@@ -216,7 +216,7 @@ fn delivery_status(request: &Request<'_>) -> Vec<u8> {
         folded(&mut out, "Diagnostic-Code", &clean(&diagnostic_code(reply), is_utf8));
         if subject.action != Action::Failed || reply.is_permanent() {
             // Given up for age: when the last attempt was is not known here.
-            plain(&mut out, "Last-Attempt-Date", &super::field::date(request.now));
+            plain(&mut out, "Last-Attempt-Date", &date(request.now));
         }
         if let (Action::Delayed, Some(until)) = (subject.action, request.until()) {
             plain(&mut out, "Will-Retry-Until", &until);

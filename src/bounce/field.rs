@@ -5,8 +5,8 @@
 
 use std::borrow::Cow;
 
-use super::date::MailDate;
 use crate::clock::UnixTime;
+use crate::message::date::MailDate;
 
 /// Where lines are folded (RFC 5322, 2.1.1: 78 characters).
 const WIDTH: usize = 76;

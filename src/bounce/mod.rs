@@ -3,7 +3,6 @@
 //! [`dsn`] makes the message; `field` and `text` are how its lines are written. Pure but for reading the reported
 //! content, which may be in a file.
 
-mod date;
 pub mod dsn;
 mod field;
 mod text;

@@ -1,1 +1,74 @@
-//! delivery
+//! Delivery: connections to MX hosts and the mail transactions on them.
+//!
+//! [`Deliverer`] is what the queue dispatches work to. A task per connection ([`task`]) takes a slot's work ([`work`]),
+//! orders the plan's addresses ([`route`]), opens a connection ([`dial`] over the pure [`opening`]) and carries messages
+//! over it ([`connection`] over the pure [`session`] and [`transaction`]) until there is no more work.
+//!
+//! Delivery decides what one attempt did to a recipient and reports it as an [`crate::message::Outcome`]; when to try
+//! again, when to give up and what to tell whom is the queue's. What the network or a receiver does is never an error
+//! here, and what cannot be understood is a deferral.
+
+mod connection;
+mod content;
+mod courier;
+mod deadline;
+mod dial;
+mod hosts;
+mod io;
+mod job;
+mod meters;
+pub mod opening;
+pub mod route;
+pub mod session;
+mod settings;
+pub mod stuffing;
+mod task;
+mod tls;
+pub mod transaction;
+pub mod work;
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::metrics::Registry;
+
+pub use courier::Deliverer;
+pub use settings::{Settings, Timeouts};
+
+/// Why delivery cannot start.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// The TLS library refuses its configuration.
+    #[error("TLS cannot be used: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// What all connection tasks share.
+#[derive(Debug)]
+pub struct Shared {
+    settings: Settings,
+    hosts: hosts::Hosts,
+    meters: meters::Meters,
+    tls: tls::Tls,
+    clock: Clock,
+    shuffle: route::Shuffle,
+}
+
+impl Shared {
+    /// Builds it once for a daemon.
+    pub fn new(settings: Settings, clock: Clock, registry: &Registry) -> Result<Arc<Self>, Error> {
+        Ok(Arc::new(Self {
+            settings,
+            hosts: hosts::Hosts::default(),
+            meters: meters::Meters::new(registry),
+            tls: tls::Tls::opportunistic()?,
+            clock,
+            shuffle: route::Shuffle::default(),
+        }))
+    }
+}
+
+/// Delivers `first` and whatever `work` then gives over connections of one slot; returns when there is no more.
+pub async fn deliver<W: work::Work>(shared: Arc<Shared>, work: W, first: W::Ticket) {
+    task::run(&shared, work, first).await;
+}

@@ -7,10 +7,13 @@
 //! address that it comes to) and in a header field beside a checksum of the body; [`ledger`] keeps what became of it.
 
 pub mod content;
+pub mod folder;
 pub mod latency;
 pub mod ledger;
 pub mod load;
+pub mod progress;
 pub mod receivers;
 pub mod report;
+pub mod responder;
 mod session;
 pub mod sites;

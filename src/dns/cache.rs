@@ -162,7 +162,7 @@ mod tests {
         let cache = Arc::new(Cache::new(10));
         let stuck = {
             let cache = cache.clone();
-            tokio::spawn(async move { cache.get_or_make("x", Instant::now, || std::future::pending()).await })
+            tokio::spawn(async move { cache.get_or_make("x", Instant::now, std::future::pending).await })
         };
         tokio::task::yield_now().await;
         let end = Instant::now() + Duration::from_secs(30);

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::lookup::{FAILURE_TTL, Failure, HostAnswer, LEAST_TTL, MOST_TTL, Miss, NEGATIVE_TTL, Resolver, name_of};
+use super::lookup::{FAILURE_TTL, Failure, HostAnswer, LEAST_TTL, MOST_TTL, Miss, NEGATIVE_TTL, Resolver, ascii_name};
 use super::mx::{self, Mx, MxAnswer};
 use super::network::is_allowed;
 use super::settings::{Host, NextHop, Settings};
@@ -145,10 +145,10 @@ impl Finder {
             return self.by_literal(domain, address);
         }
         let invalid = || Failed::new(Cause::NoDomain, "not a domain name", NEGATIVE_TTL);
-        let name = name_of(domain).ok_or_else(invalid)?;
+        let name = ascii_name(domain).ok_or_else(invalid)?;
         match self.resolver.mx(&name).await {
             Ok((answer, hold)) => self.by_mx(answer, hold).await,
-            Err((Miss::NoRecord, _)) => self.by_address(&name.to_ascii()).await,
+            Err((Miss::NoRecord, _)) => self.by_address(&name).await,
             Err((Miss::NoName, hold)) => Err(Failed::new(Cause::NoDomain, "the domain does not exist", hold)),
             Err((Miss::Failure(failure), _)) => Err(Failed::look_up("the domain's MX records", failure)),
         }
@@ -195,7 +195,6 @@ impl Finder {
 
     /// Implicit MX: the domain itself, with preference 0.
     async fn by_address(&self, name: &str) -> Result<Next, Failed> {
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let host = Mx { preference: 0, name: name.into() };
         if self.is_own_name(&host.name) {
             return Err(Failed::new(Cause::Loop, "the domain is our own name", NEGATIVE_TTL));

@@ -135,9 +135,10 @@ impl Resolver {
         })
     }
 
-    /// The MX records of a domain and how long they hold.
-    pub async fn mx(&self, domain: &Name) -> Result<(MxAnswer, Duration), (Miss, Duration)> {
-        let lookup = self.query(domain, RecordType::MX).await?;
+    /// The MX records of a domain (as [`ascii_name`] gives it) and how long they hold.
+    pub async fn mx(&self, domain: &str) -> Result<(MxAnswer, Duration), (Miss, Duration)> {
+        let name = name_of(domain).ok_or((Miss::NoName, NEGATIVE_TTL))?;
+        let lookup = self.query(&name, RecordType::MX).await?;
         let mut hold = MOST_TTL;
         let mut records = Vec::new();
         for record in lookup.answers() {
@@ -226,10 +227,19 @@ impl Resolver {
     }
 }
 
-/// The fully qualified name of a domain or host as an address spells it; UTF-8 becomes A-labels (RFC 5890).
-pub fn name_of(domain: &str) -> Option<Name> {
-    let name = if domain.is_ascii() { Name::from_ascii(domain) } else { Name::from_utf8(domain) };
-    let mut name = name.ok().filter(|name| !name.is_root())?;
+/// The name of a domain as DNS has it, with UTF-8 as A-labels (RFC 5890); `None` if it can be no name of a mail domain.
+pub fn ascii_name(domain: &str) -> Option<String> {
+    if domain.is_ascii() {
+        let name = domain.strip_suffix('.').unwrap_or(domain).to_ascii_lowercase();
+        return mx::is_host_name(&name).then_some(name);
+    }
+    let name = Name::from_utf8(domain).ok()?;
+    mx::host_name(&name.iter().collect::<Vec<_>>())
+}
+
+/// A host name as a fully qualified one.
+fn name_of(host: &str) -> Option<Name> {
+    let mut name = Name::from_ascii(host).ok()?;
     name.set_fqdn(true);
     Some(name)
 }

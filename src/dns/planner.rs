@@ -163,3 +163,66 @@ impl Metrics {
         self.failures.iter().find(|(known, _)| *known == cause).map_or(&self.unknown, |(_, counter)| counter)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::Transport;
+    use crate::smtp::status::Status;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// A planner whose resolver refuses connections.
+    fn planner() -> Planner {
+        let resolvers = vec![std::net::SocketAddr::from(([127, 0, 0, 1], 9))];
+        let settings = Settings { resolvers, timeout: Duration::from_millis(100), attempts: 1, ..Settings::default() };
+        Planner::new(settings, Clock::system(), &Registry::new().unwrap()).unwrap()
+    }
+
+    async fn remember(planner: &Planner, domain: &str, ended: Duration) {
+        let name: Arc<str> = domain.into();
+        let said_until = Instant::now().checked_sub(ended).expect("the machine has been up that long");
+        let (site, mx_set, hosts) = (name.clone(), name.clone(), Vec::new());
+        let (transport, tls) = (Transport::Smtp, TlsPolicy::Opportunistic);
+        let plan = Plan { domain: name, site, mx_set, hosts, port: 25, transport, tls, valid_until: said_until };
+        let known = Known { planned: Ok(Arc::new(plan)), said_until };
+        planner.plans.get_or_make(domain, Instant::now, || std::future::ready(known.clone())).await;
+    }
+
+    #[tokio::test]
+    async fn the_last_plan_serves_on_while_the_resolver_fails() {
+        let planner = planner();
+        remember(&planner, "a.test", Duration::from_secs(60)).await;
+        assert!(planner.cached("a.test").is_none());
+
+        let plan = planner.plan("a.test").await.unwrap();
+
+        assert_eq!(&*plan.site, "a.test");
+        assert!(plan.valid_until > Instant::now() && plan.valid_until <= Instant::now() + FAILURE_TTL);
+        assert!(planner.cached("a.test").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_plan_is_not_prolonged_past_its_bound_nor_by_being_prolonged() {
+        let mut planner = planner();
+        planner.stale = Duration::from_secs(30);
+        remember(&planner, "a.test", Duration::from_secs(60)).await;
+
+        let failure = planner.plan("a.test").await.unwrap_err();
+
+        assert_eq!(failure.status, Status::new(4, 4, 3));
+        planner.stale = DAY;
+        remember(&planner, "b.test", Duration::from_secs(60)).await;
+        let ended = planner.plans.peek("b.test").unwrap().said_until;
+        planner.plan("b.test").await.unwrap();
+        assert_eq!(planner.plans.peek("b.test").unwrap().said_until, ended);
+    }
+
+    #[tokio::test]
+    async fn two_patterns_that_are_the_same_are_an_error() {
+        let tls = vec![("*.a.test".to_owned(), TlsPolicy::None), ("*.A.test".to_owned(), TlsPolicy::Opportunistic)];
+        let settings = Settings { resolvers: vec![([127, 0, 0, 1], 9).into()], tls, ..Settings::default() };
+
+        assert!(Planner::new(settings, Clock::system(), &Registry::new().unwrap()).is_err());
+    }
+}

@@ -1,6 +1,15 @@
 //! Replies (RFC 5321, 4.2): a value with a reply code, an enhanced status code and text.
+//!
+//! [`Reader`] takes a receiver's octets and gives whole replies within bounds; [`Extensions`] reads the reply to EHLO.
+//! A [`Reply`] is what is kept: its text is safe to show anywhere.
+
+mod extensions;
+mod reader;
 
 use super::status::Status;
+
+pub use extensions::Extensions;
+pub use reader::{MAX_LINES, MAX_OCTETS, Reader, Received, Violation};
 
 /// A receiver's answer, or what stands in for one when none came (`code` 0).
 #[derive(Clone, Debug, PartialEq, Eq)]

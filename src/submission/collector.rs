@@ -43,23 +43,21 @@ impl Collector {
         *self = Self { bytes, ..Self::default() };
     }
 
-    /// Takes the next piece.
+    /// Takes the next piece. It is scanned even if the content is refused already, so that the reply does not depend on
+    /// where the input was split.
     pub fn push(&mut self, piece: &[u8], settings: &Settings) {
         self.received += piece.len() as u64;
-        if self.refusal.is_some() {
-            return;
-        }
         if self.received > settings.max_message_size {
-            return self.refuse(refusal::TOO_LARGE);
+            self.refuse(refusal::TOO_LARGE);
         }
-        match settings.line_endings {
-            LineEndings::Reject => self.take(piece),
-            LineEndings::Normalize => self.take_normalized(piece),
+        match (settings.line_endings, self.refusal().is_some()) {
+            (LineEndings::Reject, true) => self.scan.push(piece),
+            (LineEndings::Reject, false) => self.take(piece),
+            (LineEndings::Normalize, true) => {}
+            (LineEndings::Normalize, false) => self.take_normalized(piece),
         }
-        if self.scan.has_bare_line_ending() {
-            self.refuse(refusal::BARE_LINE_ENDING);
-        } else if self.scan.has_nul() {
-            self.refuse(refusal::NUL);
+        if self.refusal().is_some() {
+            self.bytes = Vec::new();
         } else if self.header.is_none() && self.bytes.len() > settings.max_header_size {
             self.find_header(settings);
         }
@@ -94,7 +92,12 @@ impl Collector {
 
     /// Why the content cannot be accepted, if that is known already.
     pub fn refusal(&self) -> Option<Refusal> {
-        self.refusal
+        let of_scan = match () {
+            () if self.scan.has_bare_line_ending() => Some(refusal::BARE_LINE_ENDING),
+            () if self.scan.has_nul() => Some(refusal::NUL),
+            () => None,
+        };
+        self.refusal.or(of_scan)
     }
 
     /// Judges the whole and makes sure that it ends with CRLF, which content sent by BDAT need not (RFC 3030).
@@ -102,7 +105,7 @@ impl Collector {
         if self.refusal.is_none() && self.scan.has_bare_line_ending_at_end() {
             self.refuse(refusal::BARE_LINE_ENDING);
         }
-        if let Some(refusal) = self.refusal {
+        if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
         let is_empty = self.bytes.is_empty() && self.drained == 0;

@@ -1,13 +1,44 @@
 //! Submission: mail comes in by SMTP (RFC 5321, RFC 6409), is admitted, stored and put into the queue.
 //!
-//! [`session`] is the protocol as a pure state machine, [`collector`] takes content, [`admit`] rewrites the header section
-//! and makes the envelope. [`Settings`] is what one listener allows; the daemon makes it from the configuration.
+//! [`serve`] runs one listener. [`session`] is the protocol as a pure state machine, [`collector`] takes content, [`admit`]
+//! rewrites the header section and makes the envelope. [`Settings`] is what one listener allows; the daemon makes it from
+//! the configuration. A 250 is said only after [`Spool::accept`](crate::spool::Spool::accept) has resolved.
 
 pub mod admit;
 pub mod collector;
+mod connection;
+pub mod intake;
+mod listener;
+pub mod metrics;
 pub mod refusal;
 pub mod session;
 pub mod settings;
+mod spill;
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::metrics::Registry;
+use crate::queue::Queue;
+use crate::spool::Spool;
 
 pub use collector::LineEndings;
+pub use listener::serve;
 pub use settings::Settings;
+
+/// What every listener of a daemon shares. Cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    spool: Spool,
+    queue: Queue,
+    clock: Clock,
+    hostname: Arc<str>,
+    metrics: Arc<metrics::Metrics>,
+}
+
+impl Services {
+    /// `hostname` is what greetings, Received and Message-ID fields say.
+    pub fn new(spool: Spool, queue: Queue, clock: Clock, hostname: Arc<str>, registry: &Registry) -> Self {
+        Self { spool, queue, clock, hostname, metrics: Arc::new(metrics::Metrics::new(registry)) }
+    }
+}

@@ -171,8 +171,8 @@ pub const OVERLOAD: Refusal = refusal(421, 4, 3, 2, "Too many connections", Caus
 /// This address has all the connections it may have.
 pub const OVERLOAD_BY_ADDRESS: Refusal =
     refusal(421, 4, 7, 0, "Too many connections from this address", Cause::Connections);
-/// Connections per address per minute.
-pub const CONNECTION_RATE: Refusal = refusal(421, 4, 7, 0, "Too many connections a minute", Cause::Rate);
+/// Sessions per address per minute.
+pub const SESSION_RATE: Refusal = refusal(421, 4, 7, 0, "Too many sessions a minute", Cause::Rate);
 /// Messages per client per minute.
 pub const MESSAGE_RATE: Refusal = refusal(451, 4, 7, 1, "Too many messages a minute; try again later", Cause::Rate);
 /// The tenant's queue is full.

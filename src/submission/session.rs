@@ -115,7 +115,8 @@ pub struct Session {
     replies: Vec<u8>,
     errors: u32,
     junk: u32,
-    messages: u32,
+    /// Transactions begun.
+    mails: u32,
     is_denied: bool,
     is_stopping: bool,
     /// The last MAIL got a 4yz: what was pipelined after it is not the client's fault.
@@ -137,7 +138,7 @@ impl Session {
             replies: Vec::with_capacity(512),
             errors: 0,
             junk: 0,
-            messages: 0,
+            mails: 0,
             is_denied,
             is_stopping: false,
             is_excused: false,
@@ -275,7 +276,6 @@ impl Session {
     pub fn accepted(&mut self, id: MessageId) {
         self.reset();
         (self.errors, self.junk) = (0, 0);
-        self.messages += 1;
         self.state = State::Command;
         self.say(250, Status::new(2, 0, 0), &format!("Ok: queued as {id}"));
     }
@@ -294,6 +294,11 @@ impl Session {
     /// Ends the session with 421 at the next command boundary: at once, unless content is coming in.
     pub fn stop(&mut self) {
         self.is_stopping = true;
+    }
+
+    /// Whether [`Self::stop`] has been called.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping
     }
 
     fn close(&mut self) {
@@ -383,6 +388,3 @@ fn line(input: &[u8]) -> Line {
         None => Line::Incomplete,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -13,17 +13,17 @@ pub struct Settings {
     /// Who may submit; everybody else is greeted with 554.
     pub networks: Vec<Network>,
     /// Sessions at the same time.
-    pub max_connections: usize,
-    /// Sessions at the same time from one address.
-    pub max_connections_per_address: usize,
+    pub max_sessions: usize,
+    /// Sessions at the same time from one address; IPv6: from one /64.
+    pub max_sessions_per_address: Option<NonZeroU32>,
     /// New sessions a minute from one address.
-    pub connections_per_minute: Option<NonZeroU32>,
+    pub sessions_per_minute: Option<NonZeroU32>,
     /// Messages a minute from one address.
     pub messages_per_minute: Option<NonZeroU32>,
     /// Recipients in one mail transaction; announced as RCPTMAX (RFC 9422).
     pub max_recipients: usize,
     /// Mail transactions in one session; announced as MAILMAX (RFC 9422).
-    pub max_messages: Option<NonZeroU32>,
+    pub max_transactions: Option<NonZeroU32>,
     /// Octets of content; announced as SIZE (RFC 1870).
     pub max_message_size: u64,
     /// Octets of the header section.
@@ -52,12 +52,12 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             networks: Network::loopback().to_vec(),
-            max_connections: 2_000,
-            max_connections_per_address: 1_000,
-            connections_per_minute: None,
+            max_sessions: 2_000,
+            max_sessions_per_address: None,
+            sessions_per_minute: None,
             messages_per_minute: None,
             max_recipients: 1_000,
-            max_messages: None,
+            max_transactions: None,
             max_message_size: 50_000_000,
             max_header_size: 100 * 1024,
             max_hops: 100,

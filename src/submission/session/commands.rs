@@ -82,7 +82,7 @@ impl Session {
         }
         let size = self.settings.max_message_size.to_string();
         let recipients = self.settings.max_recipients.to_string();
-        let messages = self.settings.max_messages.map_or(String::new(), |most| format!(" MAILMAX={most}"));
+        let messages = self.settings.max_transactions.map_or(String::new(), |most| format!(" MAILMAX={most}"));
         self.line(&["250-", &hostname]);
         self.line(&["250-PIPELINING"]);
         self.line(&["250-SIZE ", &size]);
@@ -104,7 +104,7 @@ impl Session {
             return Err(refusal::NOT_EXTENDED);
         }
         self.is_excused = false;
-        if self.settings.max_messages.is_some_and(|most| self.messages >= most.get()) {
+        if self.settings.max_transactions.is_some_and(|most| self.mails >= most.get()) {
             return Err(refusal::TOO_MANY_MESSAGES);
         }
         if parameters.size.is_some_and(|size| size > self.settings.max_message_size) {
@@ -116,6 +116,7 @@ impl Session {
         }
         self.transaction =
             Some(Transaction { reverse_path: path, parameters, recipients: Vec::new(), has_chunks: false });
+        self.mails += 1;
         self.say(250, Status::new(2, 1, 0), "Ok");
         Ok(())
     }

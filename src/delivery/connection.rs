@@ -1,0 +1,342 @@
+//! Carries messages over one open connection: the rim of [`super::session`].
+//!
+//! A message is begun when the session is idle, or ahead: its commands behind the content of the message before, in one
+//! write. What was begun ahead and not answered when the connection ends goes back uncharged; so does a message whose
+//! connection turns out to have been closed while it was idle. Everything else gets an outcome.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Shared;
+use super::dial::Opened;
+use super::io::Io;
+use super::job::Job;
+use super::session::{Lost, Session, Settled, Step};
+use super::stuffing::Stuffer;
+use super::transaction::{Mismatch, Verdict, mismatch, outcome, report};
+use super::work::{Ticket, Work};
+use crate::message::{Outcome, Phase, Report};
+use crate::smtp::reply::Reply;
+use crate::smtp::status::Status;
+
+/// How a connection ended.
+pub(super) enum Ending<T> {
+    /// Everything was reported or given back.
+    Over,
+    /// This message wants another MX host: it was in doubt there, or this one cannot take it as it is.
+    Elsewhere(T, Option<Mismatch>),
+}
+
+/// What happens after a run of transactions.
+enum Flow<T> {
+    /// The connection may be used for more; a message that could not be begun ahead comes first.
+    Idle(Option<Job<T>>),
+    /// The connection is of no more use.
+    Over,
+}
+
+/// Messages under way.
+pub(super) struct UnderWay<T> {
+    pub(super) current: Option<Job<T>>,
+    /// Begun ahead.
+    pub(super) next: Option<Job<T>>,
+    /// Taken, but not fit to be begun ahead.
+    pub(super) held: Option<Job<T>>,
+}
+
+/// An open connection.
+pub(super) struct Connection<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) io: Io,
+    pub(super) session: Session,
+    pub(super) stuffer: Stuffer,
+    /// When the end of data under way left.
+    pub(super) left_at: Option<Instant>,
+    pub(super) looks_ahead: bool,
+    /// There is no other MX host to try: what this one cannot take bounces.
+    alone: bool,
+}
+
+impl<'a> Connection<'a> {
+    pub(super) fn new(shared: &'a Shared, opened: Opened, alone: bool) -> Self {
+        let Opened { io, session } = opened;
+        let looks_ahead = shared.settings.look_ahead && !shared.hosts.closes_in_look_ahead(&session.peer().host);
+        Self { shared, io, session, stuffer: Stuffer::default(), left_at: None, looks_ahead, alone }
+    }
+
+    /// Delivers `first`, then what `work` gives.
+    pub(super) async fn converse<W: Work>(mut self, work: &mut W, first: W::Ticket) -> Ending<W::Ticket> {
+        let mut next = self.load(work, first).await;
+        let mut is_first = true;
+        loop {
+            let Some(mut job) = next.take() else {
+                next = self.take(work).await;
+                if next.is_none() {
+                    self.quit().await;
+                    return Ending::Over;
+                }
+                continue;
+            };
+            if !is_first && self.is_doubted_elsewhere(work, &job) {
+                self.quit().await;
+                return Ending::Elsewhere(job.ticket, None);
+            }
+            is_first = false;
+            if let Some(mismatch) = self.mismatch(&job) {
+                if !self.alone && mismatch != Mismatch::TooLarge {
+                    self.quit().await;
+                    return Ending::Elsewhere(job.ticket, Some(mismatch));
+                }
+                self.refuse(&mut job, mismatch);
+                if job.is_settled() {
+                    self.report(work, job);
+                    continue;
+                }
+            }
+            match self.carry(work, job).await {
+                Flow::Idle(held) => next = held,
+                Flow::Over => return Ending::Over,
+            }
+        }
+    }
+
+    pub(super) fn mismatch<T: Ticket>(&self, job: &Job<T>) -> Option<Mismatch> {
+        let length = job.message.content.len();
+        mismatch(self.session.extensions(), &job.message.envelope, job.ticket.recipients(), length)
+    }
+
+    /// Whether the receiver that may already have the message is another one of the plan's.
+    pub(super) fn is_doubted_elsewhere<W: Work>(&self, work: &W, job: &Job<W::Ticket>) -> bool {
+        let plan = work.plan();
+        job.ticket.in_doubt().filter(|doubt| *doubt != self.session.peer().address).is_some_and(|doubt| {
+            doubt.port() == plan.port && plan.hosts.iter().any(|host| host.addresses.contains(&doubt.ip()))
+        })
+    }
+
+    /// Settles the recipients that `mismatch` keeps from being sent to.
+    fn refuse<T: Ticket>(&self, job: &mut Job<T>, mismatch: Mismatch) {
+        let (status, text) = match mismatch {
+            Mismatch::TooLarge => (Status::new(5, 3, 4), "the message is larger than the receiver allows"),
+            Mismatch::EightBit => (Status::new(5, 6, 3), "the receiver does not take 8-bit content"),
+            Mismatch::Address => (Status::new(5, 6, 7), "the receiver does not take non-ASCII addresses"),
+            Mismatch::Header => (Status::new(5, 6, 9), "the receiver does not take non-ASCII header fields"),
+        };
+        let envelope = Arc::clone(&job.message.envelope);
+        let of_path = mismatch == Mismatch::Address && envelope.reverse_path.as_str().is_ascii();
+        let recipients: Box<[u32]> = job.ticket.recipients().into();
+        for (position, index) in recipients.into_iter().enumerate() {
+            let recipient = usize::try_from(index).ok().and_then(|index| envelope.recipients.get(index));
+            if of_path && recipient.is_some_and(|recipient| recipient.forward_path.as_str().is_ascii()) {
+                continue;
+            }
+            let reply = Reply::local(status, text);
+            let report = report(self.session.peer(), Phase::Mail, reply, self.session.extensions().dsn, false);
+            job.settle(position, outcome(Verdict::Bounce, report));
+        }
+    }
+
+    async fn load<W: Work>(&self, work: &W, ticket: W::Ticket) -> Option<Job<W::Ticket>> {
+        load(self.shared, work, ticket).await
+    }
+
+    /// The next message: at once if there is one, else within the idle time-out while the receiver stays silent.
+    async fn take<W: Work>(&mut self, work: &mut W) -> Option<Job<W::Ticket>> {
+        while self.session.may_begin() {
+            let ticket = match work.try_take() {
+                Some(ticket) => ticket,
+                None => {
+                    let ticket = tokio::select! {
+                        biased;
+                        ticket = work.take(self.shared.settings.idle) => ticket?,
+                        () = self.io.spoke() => return None,
+                    };
+                    if self.io.has_spoken().await {
+                        work.give_back(ticket);
+                        return None;
+                    }
+                    ticket
+                }
+            };
+            if let Some(job) = self.load(work, ticket).await {
+                return Some(job);
+            }
+        }
+        None
+    }
+
+    /// Runs transactions from `job` on until nothing is under way.
+    async fn carry<W: Work>(&mut self, work: &mut W, job: Job<W::Ticket>) -> Flow<W::Ticket> {
+        let mut under_way = UnderWay { current: Some(job), next: None, held: None };
+        let mut step = self.session.step();
+        loop {
+            let mut following = None;
+            match step {
+                Step::Read => {
+                    if let Err(lost) = self.exchange().await {
+                        return self.lost(work, under_way, &lost);
+                    }
+                }
+                Step::Content => match self.send_content(work, &mut under_way).await {
+                    Ok(interrupting) => following = interrupting,
+                    Err(halt) => return self.halted(work, under_way, halt),
+                },
+                Step::Settled(settled) => {
+                    if !self.settled(work, &mut under_way, settled) {
+                        return self.abandon(work, under_way);
+                    }
+                }
+                Step::Idle => {
+                    let Some(job) = &mut under_way.current else {
+                        return Flow::Idle(under_way.held);
+                    };
+                    let most = self.recipients_per_transaction();
+                    match job.next_transaction(most).filter(|_| self.session.may_begin()) {
+                        Some(transaction) => {
+                            self.session.begin(transaction);
+                            self.shared.meters.transactions.increment(1);
+                        }
+                        None => return self.abandon(work, under_way),
+                    }
+                }
+                Step::Close => return self.closed(work, under_way),
+            }
+            step = following.unwrap_or_else(|| self.session.step());
+        }
+    }
+
+    /// RFC 9422, RCPTMAX.
+    pub(super) fn recipients_per_transaction(&self) -> usize {
+        let most = self.session.extensions().rcpt_max.and_then(|most| usize::try_from(most).ok());
+        most.unwrap_or(usize::MAX)
+    }
+
+    async fn exchange(&mut self) -> Result<(), Lost> {
+        self.io.set_deadline(self.shared.settings.timeouts.of(self.session.phase()));
+        if !self.session.output().is_empty() {
+            let mut output = std::mem::take(self.session.output());
+            self.io.write(&output, self.session.room()).await?;
+            output.clear();
+            *self.session.output() = output;
+        }
+        self.io.read(self.session.room()).await
+    }
+
+    /// Takes over the outcomes of a transaction; false when the connection must be closed.
+    fn settled<W: Work>(&mut self, work: &W, under_way: &mut UnderWay<W::Ticket>, settled: Settled) -> bool {
+        if let Some(at) = self.left_at.take() {
+            self.shared.meters.reply_seconds.record(at.elapsed().as_secs_f64());
+        }
+        let Some(mut job) = under_way.current.take() else {
+            return !settled.close;
+        };
+        job.absorb(settled.outcomes);
+        if job.is_settled() {
+            self.report(work, job);
+        } else {
+            under_way.current = Some(job);
+        }
+        if !settled.close && under_way.current.is_none() {
+            under_way.current = under_way.next.take();
+        }
+        !settled.close
+    }
+
+    /// Ends with the connection in order: unfinished recipients are deferred, the rest goes back.
+    fn abandon<W: Work>(&self, work: &W, under_way: UnderWay<W::Ticket>) -> Flow<W::Ticket> {
+        if let Some(job) = under_way.current {
+            self.report(work, job);
+        }
+        for job in [under_way.next, under_way.held].into_iter().flatten() {
+            work.give_back(job.ticket);
+        }
+        Flow::Over
+    }
+
+    /// The receiver ended the session between transactions.
+    fn closed<W: Work>(&self, work: &W, mut under_way: UnderWay<W::Ticket>) -> Flow<W::Ticket> {
+        if self.session.settled() > 0
+            && let Some(job) = under_way.current.take_if(|job| job.is_untouched())
+        {
+            work.give_back(job.ticket);
+        }
+        self.abandon(work, under_way)
+    }
+
+    fn lost<W: Work>(&mut self, work: &W, mut under_way: UnderWay<W::Ticket>, lost: &Lost) -> Flow<W::Ticket> {
+        let is_unanswered = self.session.is_unanswered();
+        let begun_ahead = under_way.current.as_ref().is_some_and(|job| job.is_ahead);
+        let silent = *lost == Lost::TimedOut;
+        if !silent && (under_way.next.is_some() || (is_unanswered && begun_ahead)) {
+            self.shared.hosts.closed_in_look_ahead(&self.session.peer().host);
+        }
+        // On a connection that has worked, FIN or RST instead of any reply means that it was closed before our commands
+        // came. Only one such message per connection that has delivered: this cannot go on for ever.
+        if is_unanswered && !silent && self.session.settled() > 0 {
+            if let Some(job) = under_way.current.take() {
+                work.give_back(job.ticket);
+            }
+        } else if let Some(outcomes) = self.session.lost(lost)
+            && let Some(job) = &mut under_way.current
+        {
+            job.absorb(outcomes);
+        }
+        self.abandon(work, under_way)
+    }
+
+    fn halted<W: Work>(&mut self, work: &W, mut under_way: UnderWay<W::Ticket>, halt: Halt) -> Flow<W::Ticket> {
+        match halt {
+            Halt::Lost(lost) => return self.lost(work, under_way, &lost),
+            Halt::NotRecorded => {
+                if let Some(job) = under_way.current.take() {
+                    work.give_back(job.ticket);
+                }
+            }
+            Halt::Unreadable(error) => {
+                tracing::error!(error = %error, "content could not be read");
+                let lost = Lost::Broken(format!("content could not be read: {error}"));
+                return self.lost(work, under_way, &lost);
+            }
+        }
+        self.abandon(work, under_way)
+    }
+
+    pub(super) fn report<W: Work>(&self, work: &W, job: Job<W::Ticket>) {
+        let (ticket, outcomes) = job.finish();
+        self.shared.meters.settled(&outcomes);
+        work.report(ticket, outcomes);
+    }
+
+    /// Says goodbye; what the receiver answers changes nothing.
+    async fn quit(&mut self) {
+        self.io.set_deadline(self.shared.settings.timeouts.quit);
+        let mut room = Vec::new();
+        if self.io.write(b"QUIT\r\n", &mut room).await.is_ok() {
+            self.io.read(&mut room).await.ok();
+        }
+    }
+}
+
+/// Why content could not be sent.
+pub(super) enum Halt {
+    Lost(Lost),
+    NotRecorded,
+    Unreadable(std::io::Error),
+}
+
+/// The message of a ticket; one that cannot be read is reported as deferred.
+pub(super) async fn load<W: Work>(shared: &Shared, work: &W, ticket: W::Ticket) -> Option<Job<W::Ticket>> {
+    match work.load(ticket.id()).await {
+        Ok(message) => Some(Job::new(ticket, message)),
+        Err(unreadable) => {
+            tracing::error!(message_id = %ticket.id(), reason = %unreadable, "message could not be read");
+            let reply = Reply::local(Status::new(4, 3, 0), unreadable.0);
+            let (mx_host, mx_address) = (None, None);
+            let report =
+                Report { phase: Phase::Queue, reply, mx_host, mx_address, relayed_dsn: false, in_doubt: false };
+            let outcomes = vec![Outcome::Deferred(report); ticket.recipients().len()];
+            shared.meters.settled(&outcomes);
+            work.report(ticket, outcomes);
+            None
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The courier that the queue dispatches to: a task per connection, drained at shutdown.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use super::work::{NotRecorded, Unreadable, Work};
+use super::{Error, Settings, Shared, deliver};
+use crate::clock::Clock;
+use crate::dns::Plan;
+use crate::message::{Message, MessageId, Outcome};
+use crate::metrics::Registry;
+use crate::queue::{Assignment, Courier, Slot, Source};
+use crate::spool::Spool;
+
+/// Delivers what the queue dispatches.
+#[derive(Debug)]
+pub struct Deliverer {
+    shared: Arc<Shared>,
+    spool: Spool,
+    /// Owns the connection tasks; [`Deliverer::drain`] waits for them.
+    tasks: TaskTracker,
+}
+
+impl Deliverer {
+    /// Built once for a daemon.
+    pub fn new(settings: Settings, spool: Spool, clock: Clock, registry: &Registry) -> Result<Arc<Self>, Error> {
+        let shared = Shared::new(settings, clock, registry)?;
+        Ok(Arc::new(Self { shared, spool, tasks: TaskTracker::new() }))
+    }
+
+    /// Waits for the connections to end, which they do once the queue gives no more work. What is open after `within`
+    /// stays in doubt by its attempt record.
+    pub async fn drain(&self, within: Duration) {
+        self.tasks.close();
+        if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
+            tracing::warn!(connections = self.tasks.len(), "connections still open at the end of the drain");
+        }
+    }
+}
+
+impl Courier for Deliverer {
+    fn dispatch(&self, slot: Slot, first: Assignment) {
+        let work = Errand { slot, spool: self.spool.clone() };
+        self.tasks.spawn(deliver(Arc::clone(&self.shared), work, first));
+    }
+}
+
+/// A slot with the spool that holds its messages.
+struct Errand {
+    slot: Slot,
+    spool: Spool,
+}
+
+impl Work for Errand {
+    type Ticket = Assignment;
+
+    fn plan(&self) -> &Arc<Plan> {
+        self.slot.plan()
+    }
+
+    fn source(&self) -> &Arc<Source> {
+        self.slot.source()
+    }
+
+    fn try_take(&mut self) -> Option<Assignment> {
+        self.slot.try_take()
+    }
+
+    async fn take(&mut self, idle: Duration) -> Option<Assignment> {
+        self.slot.take(idle).await
+    }
+
+    async fn load(&self, id: MessageId) -> Result<Message, Unreadable> {
+        self.spool.load(id).map_err(|error| Unreadable(error.to_string().into()))
+    }
+
+    async fn attempt(&self, id: MessageId, recipients: &[u32], mx: SocketAddr) -> Result<(), NotRecorded> {
+        self.spool.attempt(id, recipients, mx).await.map_err(|_| NotRecorded)
+    }
+
+    fn report(&self, ticket: Assignment, outcomes: Vec<Outcome>) {
+        self.slot.report(ticket, outcomes);
+    }
+
+    fn give_back(&self, ticket: Assignment) {
+        self.slot.give_back(ticket);
+    }
+
+    fn connected(&self) {
+        self.slot.connected();
+    }
+
+    fn connection_failed(&self, ticket: Assignment, outcome: Outcome) {
+        self.slot.connection_failed(ticket, outcome);
+    }
+}

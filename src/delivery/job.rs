@@ -1,0 +1,100 @@
+//! A ticket with its message while it is carried: usually one transaction, more when the receiver limits recipients.
+
+use crate::message::{Message, Outcome, Phase, Report};
+use crate::smtp::reply::Reply;
+use crate::smtp::status::Status;
+
+use super::transaction::Transaction;
+use super::work::Ticket;
+
+/// A message on its way to a ticket's recipients.
+#[derive(Debug)]
+pub(super) struct Job<T> {
+    pub(super) ticket: T,
+    pub(super) message: Message,
+    /// It was begun behind the content of another.
+    pub(super) is_ahead: bool,
+    outcomes: Vec<Option<Outcome>>,
+    /// Positions within the ticket that the transaction under way covers; empty: all.
+    covered: Vec<usize>,
+}
+
+impl<T: Ticket> Job<T> {
+    pub(super) fn new(ticket: T, message: Message) -> Self {
+        Self { ticket, message, is_ahead: false, outcomes: Vec::new(), covered: Vec::new() }
+    }
+
+    /// Sets the outcome of the recipient at `position` without a transaction.
+    pub(super) fn settle(&mut self, position: usize, outcome: Outcome) {
+        let count = self.ticket.recipients().len();
+        self.outcomes.resize(count, None);
+        if let Some(slot) = self.outcomes.get_mut(position) {
+            *slot = Some(outcome);
+        }
+    }
+
+    /// Whether one transaction of `most` recipients covers all of it.
+    pub(super) fn fits(&self, most: usize) -> bool {
+        self.outcomes.is_empty() && self.ticket.recipients().len() <= most
+    }
+
+    /// The next transaction, of at most `most` recipients; none when every recipient has its outcome.
+    pub(super) fn next_transaction(&mut self, most: usize) -> Option<Transaction> {
+        let all = self.ticket.recipients();
+        let recipients: Box<[u32]> = if self.fits(most) {
+            self.covered.clear();
+            all.into()
+        } else {
+            let is_open = |position: &usize| !matches!(self.outcomes.get(*position), Some(Some(_)));
+            self.covered = (0..all.len()).filter(is_open).take(most).collect();
+            self.covered.iter().filter_map(|&position| all.get(position).copied()).collect()
+        };
+        let envelope = std::sync::Arc::clone(&self.message.envelope);
+        (!recipients.is_empty()).then(|| Transaction::new(envelope, recipients, self.message.content.len()))
+    }
+
+    /// Takes over the outcomes of the transaction under way.
+    pub(super) fn absorb(&mut self, outcomes: Vec<Outcome>) {
+        if self.covered.is_empty() {
+            self.outcomes = outcomes.into_iter().map(Some).collect();
+            return;
+        }
+        for (position, outcome) in std::mem::take(&mut self.covered).into_iter().zip(outcomes) {
+            self.settle(position, outcome);
+        }
+    }
+
+    /// Whether nothing was tried yet.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.outcomes.is_empty() && self.covered.is_empty()
+    }
+
+    /// Whether the transaction under way covers all recipients without an outcome.
+    pub(super) fn is_last_transaction(&self) -> bool {
+        let settled = self.outcomes.iter().filter(|outcome| outcome.is_some()).count();
+        self.covered.is_empty() || self.covered.len() + settled == self.ticket.recipients().len()
+    }
+
+    /// Whether every recipient has its outcome.
+    pub(super) fn is_settled(&self) -> bool {
+        self.outcomes.len() == self.ticket.recipients().len() && self.outcomes.iter().all(Option::is_some)
+    }
+
+    /// The ticket and an outcome for each recipient; those without one are deferred.
+    pub(super) fn finish(self) -> (T, Vec<Outcome>) {
+        let count = self.ticket.recipients().len();
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(count);
+        for outcome in self.outcomes.into_iter().take(count) {
+            outcomes.push(outcome.unwrap_or_else(unsent));
+        }
+        outcomes.resize_with(count, unsent);
+        (self.ticket, outcomes)
+    }
+}
+
+/// The connection ended before this recipient's turn.
+fn unsent() -> Outcome {
+    let reply = Reply::local(Status::new(4, 4, 2), "the connection ended before this recipient's turn");
+    let (mx_host, mx_address) = (None, None);
+    Outcome::Deferred(Report { phase: Phase::Mail, reply, mx_host, mx_address, relayed_dsn: false, in_doubt: false })
+}

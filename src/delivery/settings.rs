@@ -1,0 +1,116 @@
+//! What delivery is told by the configuration; the daemon fills it in.
+
+use std::time::Duration;
+
+use crate::message::Phase;
+
+/// How mail is delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long to wait for a receiver.
+    pub timeouts: Timeouts,
+    /// How long a connection without work is kept open.
+    pub idle: Duration,
+    /// Addresses tried for one connection before the attempt counts as failed.
+    pub addresses: usize,
+    /// How long an MX host is spoken to in clear after its TLS failed.
+    pub tls_failure_memory: Duration,
+    /// Whether a transaction may be begun behind the content of the one before.
+    pub look_ahead: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            timeouts: Timeouts::default(),
+            idle: Duration::from_secs(5),
+            addresses: 5,
+            tls_failure_memory: Duration::from_secs(3600),
+            look_ahead: true,
+        }
+    }
+}
+
+/// Waits for a receiver: RFC 5321, 4.5.3.2, whose minimums are the defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP connection; the RFC names none, Postfix waits 30 s.
+    pub connect: Duration,
+    /// Initial 220 message (4.5.3.2.1).
+    pub greeting: Duration,
+    /// EHLO and HELO; the RFC names none.
+    pub ehlo: Duration,
+    /// STARTTLS and each wait of the handshake.
+    pub starttls: Duration,
+    /// MAIL (4.5.3.2.2), and RSET.
+    pub mail: Duration,
+    /// RCPT (4.5.3.2.3).
+    pub rcpt: Duration,
+    /// DATA initiation (4.5.3.2.4).
+    pub data: Duration,
+    /// Data block (4.5.3.2.5): each wait for the receiver to take more content.
+    pub data_block: Duration,
+    /// Data termination (4.5.3.2.6). Not to be shortened: a late 250 makes a duplicate (RFC 1047).
+    pub data_termination: Duration,
+    /// The reply to QUIT, on which nothing depends.
+    pub quit: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        Self {
+            connect: Duration::from_secs(30),
+            greeting: minutes(5),
+            ehlo: minutes(5),
+            starttls: minutes(2),
+            mail: minutes(5),
+            rcpt: minutes(5),
+            data: minutes(2),
+            data_block: minutes(3),
+            data_termination: minutes(10),
+            quit: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Timeouts {
+    /// All waits of the same length: for tests.
+    pub fn all(wait: Duration) -> Self {
+        Self {
+            connect: wait,
+            greeting: wait,
+            ehlo: wait,
+            starttls: wait,
+            mail: wait,
+            rcpt: wait,
+            data: wait,
+            data_block: wait,
+            data_termination: wait,
+            quit: wait,
+        }
+    }
+
+    /// How long to wait in a phase.
+    pub fn of(&self, phase: Phase) -> Duration {
+        match phase {
+            Phase::Dns | Phase::Connect => self.connect,
+            Phase::Greeting => self.greeting,
+            Phase::Ehlo => self.ehlo,
+            Phase::StartTls => self.starttls,
+            Phase::Mail => self.mail,
+            Phase::Rcpt => self.rcpt,
+            Phase::Data => self.data,
+            Phase::Content => self.data_block,
+            Phase::EndOfData => self.data_termination,
+            Phase::Queue => self.quit,
+        }
+    }
+
+    /// The shortest, and at most 30 s: how often a connection's timer ticks.
+    pub fn tick(&self) -> Duration {
+        let waits = [self.greeting, self.ehlo, self.starttls, self.mail, self.rcpt, self.data, self.data_block];
+        let rest = [self.data_termination, self.quit, Duration::from_secs(30)];
+        waits.into_iter().chain(rest).min().unwrap_or_default()
+    }
+}

@@ -1,0 +1,133 @@
+//! The task of one slot: from its first work until there is none.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::connection::{Connection, Ending};
+use super::dial::{self, Opened};
+use super::opening::Failure;
+use super::route::{self, Target};
+use super::work::{Ticket, Work};
+use crate::dns::{TlsPolicy, Transport};
+use crate::message::{Outcome, Phase, Report};
+use crate::smtp::reply::Reply;
+use crate::smtp::status::Status;
+
+/// Which hosts a ticket has already been to.
+#[derive(Default)]
+struct Detour {
+    /// MX hosts that cannot take the message as it is.
+    excluded: Vec<Arc<str>>,
+    /// Each was asked: the next one decides.
+    is_over: bool,
+}
+
+/// Delivers `first` and what `work` then gives.
+pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket) {
+    if work.plan().transport == Transport::Discard {
+        return discard(shared, work, first).await;
+    }
+    let mut ticket = first;
+    let mut detour = Detour::default();
+    loop {
+        let plan = Arc::clone(work.plan());
+        let source = Arc::clone(work.source());
+        let mut targets = route::targets(&plan, &source, ticket.in_doubt(), &detour.excluded, &shared.shuffle);
+        let is_cut = targets.len() > shared.settings.addresses;
+        targets.truncate(shared.settings.addresses);
+        let tls = plan.tls == TlsPolicy::Opportunistic;
+        let (opened, target) = match connect(shared, &targets, &source.ehlo_name, tls).await {
+            Ok(opened) => opened,
+            Err(failures) => {
+                let outcome = outcome_of(&failures, is_cut);
+                if detour.excluded.is_empty() && !detour.is_over {
+                    work.connection_failed(ticket, outcome);
+                } else {
+                    // Other hosts of the site answer: it is this message that has nowhere to go for now.
+                    let outcomes = vec![outcome; ticket.recipients().len()];
+                    work.report(ticket, outcomes);
+                }
+                return;
+            }
+        };
+        work.connected();
+        let is_other = |host: &Arc<str>| *host != target.host && !detour.excluded.contains(host);
+        let alone = detour.is_over || !plan.hosts.iter().any(|host| is_other(&host.name));
+        match Connection::new(shared, opened, alone).converse(&mut work, ticket).await {
+            Ending::Over => return,
+            Ending::Elsewhere(next, None) => {
+                ticket = next;
+                detour = Detour::default();
+            }
+            Ending::Elsewhere(next, Some(_)) => {
+                ticket = next;
+                detour.excluded.push(target.host);
+                if route::targets(&plan, &source, None, &detour.excluded, &shared.shuffle).is_empty() {
+                    detour = Detour { excluded: Vec::new(), is_over: true };
+                }
+            }
+        }
+    }
+}
+
+/// The first target that can be talked to, or every target's failure.
+async fn connect(
+    shared: &Shared,
+    targets: &[Target],
+    ehlo_name: &str,
+    tls: bool,
+) -> Result<(Opened, Target), Vec<(Target, Failure)>> {
+    let mut failures = Vec::new();
+    for target in targets {
+        match dial::open(shared, target, ehlo_name, tls).await {
+            Ok(opened) => return Ok((opened, target.clone())),
+            Err(failure) => {
+                tracing::debug!(mx_host = %target.host, mx_address = %target.address, phase = failure.phase.as_str(),
+                    reply_code = failure.reply.code, reply = %failure.reply.text, "connection failed");
+                failures.push((target.clone(), failure));
+            }
+        }
+    }
+    Err(failures)
+}
+
+/// Bounced only if every host was asked and said 5yz; of several failures a receiver's own words tell most.
+fn outcome_of(failures: &[(Target, Failure)], is_cut: bool) -> Outcome {
+    let permanent = |failure: &Failure| failure.reply.code / 100 == 5;
+    let bounces = !is_cut && !failures.is_empty() && failures.iter().all(|(_, failure)| permanent(failure));
+    let transient_words = failures.iter().rev().find(|(_, failure)| failure.reply.code / 100 == 4);
+    let words = failures.iter().rev().find(|(_, failure)| failure.reply.code != 0);
+    let Some((target, failure)) = transient_words.or(words).or(failures.last()) else {
+        // X.4.4: unable to route.
+        let reply = Reply::local(Status::new(4, 4, 4), "no address that the egress source can reach");
+        let (mx_host, mx_address) = (None, None);
+        let phase = Phase::Connect;
+        return Outcome::Deferred(Report { phase, reply, mx_host, mx_address, relayed_dsn: false, in_doubt: false });
+    };
+    let report = Report {
+        phase: failure.phase,
+        reply: failure.reply.clone(),
+        mx_host: Some(Arc::clone(&target.host)),
+        mx_address: Some(target.address),
+        relayed_dsn: false,
+        in_doubt: false,
+    };
+    if bounces { Outcome::Bounced(report) } else { Outcome::Deferred(report) }
+}
+
+/// The transport that counts mail as delivered and drops it.
+async fn discard<W: Work>(shared: &Shared, mut work: W, first: W::Ticket) {
+    let mut next = Some(first);
+    while let Some(ticket) = next {
+        let reply = Reply::local(Status::new(2, 0, 0), "discarded");
+        let (phase, mx_host, mx_address) = (Phase::EndOfData, None, None);
+        let report = Report { phase, reply, mx_host, mx_address, relayed_dsn: false, in_doubt: false };
+        let outcomes = vec![Outcome::Delivered(report); ticket.recipients().len()];
+        shared.meters.settled(&outcomes);
+        work.report(ticket, outcomes);
+        next = match work.try_take() {
+            Some(ticket) => Some(ticket),
+            None => work.take(shared.settings.idle).await,
+        };
+    }
+}

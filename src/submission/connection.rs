@@ -1,0 +1,316 @@
+//! One submission connection: the socket, the clock and the spool around a [`Session`].
+//!
+//! Input is read into one buffer and used from there; replies leave in one write when there is nothing more to read. A timer
+//! is kept for the whole session and only set again when it fires too early. Deadlines: a command, or the next piece of
+//! content, within [`Settings::timeout`]; content at [`Settings::min_data_rate`] on average. The message whose end of data
+//! has come is stored whatever the client or a SIGTERM does meanwhile.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::admit::{Admitted, Context, admit};
+use super::intake::Intake;
+use super::refusal::{self, Cause, Refusal};
+use super::session::{Gate, LINE_MOST, Session, Step};
+use super::spill::Spill;
+use super::{Services, Settings};
+use crate::message::Content;
+use crate::queue::QueueFull;
+use crate::spool::NewMessage;
+
+/// Octets read at once: a message of 10 KB with its envelope comes in one read. Pages not touched cost nothing.
+const READ_MOST: usize = 32 * 1024;
+/// How long a client that was told to go may leave our last reply unread.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A connection before and while it runs.
+pub(super) struct Connection {
+    stream: TcpStream,
+    session: Session,
+    outside: Outside,
+    input: Vec<u8>,
+    used: usize,
+    spill: Option<Spill>,
+    pace: Pace,
+}
+
+/// What the session's [`Gate`] asks.
+struct Outside {
+    services: Services,
+    settings: Arc<Settings>,
+    intake: Arc<Intake>,
+    client: IpAddr,
+}
+
+/// When the client must have sent what.
+struct Pace {
+    /// Since when a command, or a piece of content, is awaited.
+    waiting_since: Instant,
+    /// When the content of this transaction began to come.
+    content_since: Option<Instant>,
+}
+
+/// The connection is over; there is nobody to tell.
+struct Gone;
+
+impl Gate for Outside {
+    fn mail(&mut self) -> Result<(), Refusal> {
+        if let Err(error) = self.services.spool.health() {
+            return Err(refusal::of_spool(error).unwrap_or(refusal::STORAGE_CLOSED));
+        }
+        self.intake.message(self.client)
+    }
+
+    fn rcpt(&mut self, recipients: usize) -> Result<(), Refusal> {
+        self.room(&self.settings.tenant, recipients)
+    }
+
+    fn count(&mut self, cause: Cause) {
+        self.services.metrics.count(cause);
+    }
+}
+
+impl Outside {
+    fn room(&self, tenant: &str, recipients: usize) -> Result<(), Refusal> {
+        self.services.queue.room(tenant, recipients).map_err(|full| match full {
+            QueueFull::Tenant | QueueFull::Queue => refusal::QUEUE_FULL,
+            QueueFull::Closing => refusal::STOPPING,
+        })
+    }
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: TcpStream,
+        client: IpAddr,
+        settings: Arc<Settings>,
+        services: Services,
+        intake: Arc<Intake>,
+    ) -> Self {
+        let hostname = Arc::clone(&services.hostname);
+        let now = services.clock.now();
+        let mut outside = Outside { services, settings: Arc::clone(&settings), intake, client };
+        let session = Session::new(settings, hostname, client, &mut outside);
+        let pace = Pace { waiting_since: now, content_since: None };
+        Self { stream, session, outside, input: Vec::new(), used: 0, spill: None, pace }
+    }
+
+    /// Runs the session to its end.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        self.outside.services.metrics.sessions_total.increment(1);
+        self.outside.services.metrics.sessions.increment(1.0);
+        let timer = tokio::time::sleep(self.outside.settings.timeout);
+        tokio::pin!(timer);
+        let stopped = stop.cancelled_owned();
+        tokio::pin!(stopped);
+        let _ = self.converse(timer.as_mut(), stopped.as_mut()).await;
+        self.outside.services.metrics.sessions.decrement(1.0);
+    }
+
+    async fn converse(
+        &mut self,
+        mut timer: std::pin::Pin<&mut Sleep>,
+        mut stopped: std::pin::Pin<&mut WaitForCancellationFutureOwned>,
+    ) -> Result<(), Gone> {
+        loop {
+            let input = self.input.get(self.used..).unwrap_or_default();
+            let (used, step) = self.session.advance(input, &mut self.outside);
+            self.used += used;
+            if used > 0 {
+                self.pace.waiting_since = self.outside.services.clock.now();
+            }
+            match step {
+                Step::Store => self.store().await?,
+                Step::Write => self.flush().await?,
+                Step::Read => {
+                    self.drain().await;
+                    self.flush().await?;
+                    self.read(timer.as_mut(), stopped.as_mut()).await?;
+                }
+                Step::Close => return self.end().await,
+            }
+        }
+    }
+
+    /// Waits for input, for the end of the client's time or for the end of ours.
+    async fn read(
+        &mut self,
+        mut timer: std::pin::Pin<&mut Sleep>,
+        mut stopped: std::pin::Pin<&mut WaitForCancellationFutureOwned>,
+    ) -> Result<(), Gone> {
+        self.make_room();
+        let deadline = self.deadline();
+        if timer.deadline().into_std() > deadline {
+            timer.as_mut().reset(deadline.into());
+        }
+        loop {
+            tokio::select! {
+                biased;
+                read = self.stream.read_buf(&mut self.input) => return match read {
+                    Ok(0) | Err(_) => Err(Gone),
+                    Ok(_) => Ok(()),
+                },
+                () = stopped.as_mut(), if !self.session.is_stopping() => {
+                    self.session.stop();
+                    if !self.session.is_receiving() {
+                        return Ok(());
+                    }
+                }
+                () = timer.as_mut() => {
+                    if self.outside.services.clock.now() >= deadline {
+                        self.session.abort(&refusal::TIMEOUT, &mut self.outside);
+                        return Ok(());
+                    }
+                    timer.as_mut().reset(deadline.into());
+                }
+            }
+        }
+    }
+
+    /// Forgets used input, so that a whole read fits.
+    fn make_room(&mut self) {
+        if self.used == self.input.len() {
+            self.input.clear();
+        } else {
+            self.input.drain(..self.used);
+        }
+        self.used = 0;
+        if self.input.capacity() < READ_MOST {
+            self.input.reserve_exact(READ_MOST + LINE_MOST - self.input.len());
+        }
+    }
+
+    fn deadline(&mut self) -> Instant {
+        let settings = &self.outside.settings;
+        let stalled = self.pace.waiting_since + settings.timeout;
+        if !self.session.is_receiving() {
+            self.pace.content_since = None;
+            return stalled;
+        }
+        let since = *self.pace.content_since.get_or_insert(self.pace.waiting_since);
+        let earned = self.session.content().received() / u64::from(settings.min_data_rate.max(1));
+        stalled.min(since + settings.timeout / 10 + Duration::from_secs(earned))
+    }
+
+    /// Writes the replies in one piece. Usually the socket takes them at once, without a timer.
+    async fn flush(&mut self) -> Result<(), Gone> {
+        let replies = self.session.replies();
+        if replies.is_empty() {
+            return Ok(());
+        }
+        let written = self.stream.try_write(replies).unwrap_or_default();
+        if written < replies.len() {
+            let rest = replies.get(written..).unwrap_or_default();
+            let write = self.stream.write_all(rest);
+            let written = tokio::time::timeout(self.outside.settings.timeout, write).await;
+            if !matches!(written, Ok(Ok(()))) {
+                return Err(Gone);
+            }
+        }
+        replies.clear();
+        Ok(())
+    }
+
+    /// Writes the last replies and closes, leaving the client time to read them: closing with unread input would send a
+    /// reset that may overtake them.
+    async fn end(&mut self) -> Result<(), Gone> {
+        self.flush().await?;
+        let _ = self.stream.shutdown().await;
+        let mut sink = [0; 4_096];
+        let drained = async { while matches!(self.stream.read(&mut sink).await, Ok(read) if read > 0) {} };
+        let _ = tokio::time::timeout(LINGER, drained).await;
+        Ok(())
+    }
+
+    /// Moves the body in memory into the spill file when there is too much of it.
+    async fn drain(&mut self) {
+        if !self.session.content().is_full() {
+            return;
+        }
+        if !self.session.content().is_drained() {
+            self.spill = Spill::begin(&self.outside.services.spool).await.ok();
+        }
+        self.write_body().await;
+    }
+
+    async fn write_body(&mut self) {
+        let body = self.session.content().body().to_vec();
+        let is_written = match &mut self.spill {
+            Some(spill) => spill.write(body).await.is_ok(),
+            None => false,
+        };
+        if is_written {
+            self.session.content_mut().forget_body();
+        } else {
+            self.session.content_mut().refuse(refusal::STORAGE_FULL);
+        }
+    }
+
+    /// Admits and stores the message that is complete, puts it into the queue and has the session answer.
+    async fn store(&mut self) -> Result<(), Gone> {
+        let ended_at = self.outside.services.clock.now();
+        if self.session.content().is_drained() {
+            self.write_body().await;
+        }
+        let result = match self.session.content().refusal() {
+            Some(refusal) => Err(refusal),
+            None => self.admit(ended_at),
+        };
+        let message = match result {
+            Ok(message) => message,
+            Err(refusal) => {
+                self.spill = None;
+                self.session.refused(&refusal, &mut self.outside);
+                return Ok(());
+            }
+        };
+        let (id, envelope) = (message.id, Arc::clone(&message.envelope));
+        let services = &self.outside.services;
+        match services.spool.accept(message).await {
+            Ok(()) => {
+                services.queue.put(id, &envelope);
+                let metrics = &services.metrics;
+                metrics.messages_total.increment(1);
+                metrics.recipients_total.increment(envelope.recipients.len() as u64);
+                metrics.bytes_total.increment(self.session.content().received());
+                metrics.end_of_data_seconds.record(services.clock.now().duration_since(ended_at));
+                self.session.accepted(id);
+                Ok(())
+            }
+            Err(error) => {
+                let refusal = refusal::of_spool(error).ok_or(Gone)?;
+                self.session.refused(&refusal, &mut self.outside);
+                Ok(())
+            }
+        }
+    }
+
+    fn admit(&mut self, ended_at: Instant) -> Result<NewMessage, Refusal> {
+        let transaction = self.session.take_transaction().ok_or(refusal::NO_MAIL)?;
+        let services = &self.outside.services;
+        let id = services.spool.next_id();
+        let content = self.session.content();
+        let context = Context {
+            settings: &self.outside.settings,
+            hostname: &services.hostname,
+            client: self.session.client(),
+            hello: self.session.hello(),
+            id,
+            time: services.clock.wall(),
+            has_eight_bit: content.has_eight_bit(),
+        };
+        let Admitted { envelope, content } = admit(transaction, content.bytes(), &context)?;
+        self.outside.room(&envelope.tenant, envelope.recipients.len())?;
+        let content = match self.spill.take() {
+            None => Content::Memory(content.into()),
+            Some(spill) => spill.content(content.into()).ok_or(refusal::STORAGE_FULL)?,
+        };
+        Ok(NewMessage { id, envelope: Arc::new(envelope), content, ended_at })
+    }
+}

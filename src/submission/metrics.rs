@@ -1,0 +1,55 @@
+//! The submission side's metrics; one set for all listeners of a daemon.
+
+use ::metrics::{Counter, Gauge, Histogram};
+
+use super::refusal::Cause;
+use crate::metrics::Registry;
+
+/// Handles, made once.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Sessions that are open.
+    pub sessions: Gauge,
+    /// Sessions begun.
+    pub sessions_total: Counter,
+    /// Messages accepted.
+    pub messages_total: Counter,
+    /// Recipients of accepted messages.
+    pub recipients_total: Counter,
+    /// Octets of content of accepted messages, as received.
+    pub bytes_total: Counter,
+    /// From the end of data to the 250.
+    pub end_of_data_seconds: Histogram,
+    rejected: Vec<Counter>,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new(registry: &Registry) -> Self {
+        let counter = |name, help| registry.counter(name, help, &[]);
+        let rejected = |cause: &Cause| {
+            let help = "Commands, messages and connections refused, by cause.";
+            registry.counter("hikyaku_submission_rejected_total", help, &[("cause", cause.as_str())])
+        };
+        Self {
+            sessions: registry.gauge("hikyaku_submission_sessions", "Open submission sessions.", &[]),
+            sessions_total: counter("hikyaku_submission_sessions_total", "Submission sessions begun."),
+            messages_total: counter("hikyaku_submission_messages_total", "Messages accepted."),
+            recipients_total: counter("hikyaku_submission_recipients_total", "Recipients of accepted messages."),
+            bytes_total: counter("hikyaku_submission_bytes_total", "Octets of content of accepted messages."),
+            end_of_data_seconds: registry.histogram(
+                "hikyaku_submission_end_of_data_seconds",
+                "From the end of data to the 250.",
+                &[],
+            ),
+            rejected: Cause::ALL.iter().map(rejected).collect(),
+        }
+    }
+
+    /// Counts a refusal.
+    pub fn count(&self, cause: Cause) {
+        if let Some(counter) = self.rejected.get(cause as usize) {
+            counter.increment(1);
+        }
+    }
+}

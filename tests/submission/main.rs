@@ -1,0 +1,7 @@
+//! Submission: the session as a pure state machine (dialogs, end of data, injection, limits, against a reference), and
+//! the listener on a real socket with the real spool.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+mod dialogs;
+mod driver;
+mod end_of_data;
