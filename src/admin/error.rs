@@ -49,7 +49,7 @@ impl From<tokio::task::JoinError> for Refusal {
 }
 
 pub(super) async fn no_such_path(uri: Uri) -> Refusal {
-    let paths = "paths are /healthz, /readyz, /v1/status, /v1/queue, /v1/queue/entries";
+    let paths = "paths are /healthz, /readyz, /v1/status, /v1/spool, /v1/queue, /v1/queue/entries and /v1/message/ID";
     Refusal::new(StatusCode::NOT_FOUND, format!("nothing at {}", uri.path()), paths)
 }
 

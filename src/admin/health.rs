@@ -1,4 +1,4 @@
-//! Health, readiness and the daemon at a glance.
+//! Health, readiness, the spool in numbers and the daemon at a glance.
 
 use axum::Json;
 use axum::extract::State as Shared;
@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 
 use super::error::Refusal;
 use super::{State, Status};
+use crate::spool::{AcceptError, Stat};
 
 /// Answers while the process can answer at all.
 pub(super) async fn alive() -> &'static str {
@@ -20,16 +21,31 @@ pub(super) async fn ready(Shared(state): Shared<State>) -> Result<&'static str, 
     }
 }
 
-pub(super) async fn status(Shared(state): Shared<State>) -> Json<Status> {
-    Json(Status {
+/// The spool in numbers.
+pub(super) async fn spool(Shared(state): Shared<State>) -> Result<Json<Stat>, Refusal> {
+    Ok(Json(tokio::task::spawn_blocking(move || state.spool.stat()).await?))
+}
+
+/// The daemon at a glance.
+pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>, Refusal> {
+    let look = move || Status {
         hostname: state.hostname.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_seconds: state.started.elapsed().as_secs(),
         not_ready: not_ready(&state),
-    })
+        queue: state.queue.view().totals,
+        spool: state.spool.stat(),
+    };
+    Ok(Json(tokio::task::spawn_blocking(look).await?))
 }
 
-fn not_ready(_state: &State) -> Option<String> {
-    None
+fn not_ready(state: &State) -> Option<String> {
+    let reason = match state.spool.health() {
+        Ok(()) => return None,
+        Err(AcceptError::Full) => "the spool's disk is at its reserve: submissions get 452, delivery goes on",
+        Err(AcceptError::Closed) => "the spool has failed or is being closed: submissions get 421",
+        Err(AcceptError::Aborted | AcceptError::Unknown) => "the spool cannot be written",
+    };
+    Some(reason.to_owned())
 }

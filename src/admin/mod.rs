@@ -8,6 +8,7 @@
 //! | `/healthz` | 200 while the process works |
 //! | `/readyz` | 200 while messages are accepted, else 503 with the reason |
 //! | `/v1/status` | [`Status`] |
+//! | `/v1/spool` | [`Stat`] |
 //! | `/v1/queue` | [`crate::queue::View`]: counts by site and tenant |
 //! | `/v1/queue/entries?domain=&site=&tenant=&limit=` | [`crate::queue::EntryView`]s that match |
 //!
@@ -26,9 +27,11 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::queue::Queue;
+use crate::queue::view::Totals;
+use crate::spool::{Spool, Stat};
 
 pub use error::Problem;
 pub use server::{serve_metrics, serve_unix};
@@ -46,12 +49,14 @@ pub struct State {
     pub hostname: Arc<str>,
     /// When it started.
     pub started: Instant,
+    /// What is kept.
+    pub spool: Spool,
     /// What is to be delivered.
     pub queue: Queue,
 }
 
 /// The daemon at a glance.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// Its name.
     pub hostname: String,
@@ -63,6 +68,10 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Why messages are not accepted; absent when they are.
     pub not_ready: Option<String>,
+    /// What is to be delivered, counted.
+    pub queue: Totals,
+    /// The spool in numbers.
+    pub spool: Stat,
 }
 
 fn router(state: State) -> Router {
@@ -70,6 +79,7 @@ fn router(state: State) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/v1/status", get(health::status))
+        .route("/v1/spool", get(health::spool))
         .route("/v1/queue", get(queue_view::view))
         .route("/v1/queue/entries", get(queue_view::entries))
         .fallback(error::no_such_path)

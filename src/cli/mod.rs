@@ -7,6 +7,7 @@ mod check;
 pub mod client;
 pub mod exit;
 mod queue;
+mod spool;
 mod status;
 pub mod table;
 
@@ -39,6 +40,9 @@ enum Command {
     /// Show what waits to be delivered, and why
     #[command(subcommand)]
     Queue(queue::Queue),
+    /// Show the state of the spool
+    #[command(subcommand)]
+    Spool(spool::Spool),
 }
 
 /// Which daemon to ask, and how to print.
@@ -66,6 +70,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Check(command) => command.execute(),
         Command::Status(command) => wait(command.execute()),
         Command::Queue(command) => wait(command.execute()),
+        Command::Spool(command) => wait(command.execute()),
     };
     match result {
         Ok(exit) => exit.into(),

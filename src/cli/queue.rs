@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::client::escaped;
 use super::exit::Exit;
-use super::table::{Table, long, number, span, text};
+use super::table::{Table, long, number, span, text, thousands};
 use super::{Remote, exit, print_json};
 
 /// Sub-commands of `queue`.
@@ -144,14 +144,33 @@ struct View {
     overdue: Vec<Overdue>,
 }
 
+/// The daemon's counts; fields as in [`crate::queue::view::Totals`].
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Totals {
+pub(super) struct Totals {
     queued: u64,
     ready: u64,
     scheduled: u64,
+    waiting_for_dns: u64,
     in_flight: u64,
     connections: u64,
+    oldest_seconds: u64,
+}
+
+impl Totals {
+    /// In one line.
+    pub(super) fn summary(&self) -> String {
+        format!(
+            "{} recipients: {} ready, {} waiting for their time, {} for DNS, {} being tried; {} connections; oldest {}",
+            thousands(self.queued),
+            thousands(self.ready),
+            thousands(self.scheduled),
+            thousands(self.waiting_for_dns),
+            thousands(self.in_flight),
+            thousands(self.connections),
+            span(self.oldest_seconds)
+        )
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -185,11 +204,7 @@ impl Sites {
         let view: View = serde_json::from_value(answer)?;
         let is_wanted = |site: &&Site| self.site.as_ref().is_none_or(|wanted| *wanted == site.site);
         site_table(view.sites.iter().filter(is_wanted)).print();
-        let Totals { queued, ready, scheduled, in_flight, connections } = view.totals;
-        eprintln!(
-            "{queued} queued: {ready} ready, {scheduled} waiting for their time, {in_flight} being tried; \
-             {connections} connections"
-        );
+        eprintln!("{}", view.totals.summary());
         for overdue in &view.overdue {
             eprintln!("OVERDUE: {} entries wait for {}", overdue.entries, super::table::plain(&overdue.cause));
         }

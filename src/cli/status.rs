@@ -1,9 +1,13 @@
 //! `hikyaku status`: the daemon at a glance.
 
+use serde::Deserialize;
+use serde_json::Value;
+
 use super::exit::Exit;
+use super::queue::Totals;
+use super::spool::Stat;
 use super::table::{plain, span};
 use super::{Remote, exit, print_json};
-use crate::admin;
 
 /// Options of `status`.
 #[derive(Debug, clap::Args)]
@@ -12,16 +16,39 @@ pub(super) struct Status {
     remote: Remote,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Answer {
+    hostname: String,
+    version: String,
+    pid: u32,
+    uptime_seconds: u64,
+    not_ready: Option<String>,
+    queue: Totals,
+    spool: Stat,
+}
+
 impl Status {
     pub(super) async fn execute(self) -> exit::Result {
-        let status: admin::Status = self.remote.client().get("/v1/status").await?;
+        let answer: Value = self.remote.client().get("/v1/status").await?;
         if self.remote.json {
-            return print_json(&status);
+            return print_json(&answer);
         }
-        println!("{} hikyaku {} pid {}", plain(&status.hostname), plain(&status.version), status.pid);
-        println!("up {}", span(status.uptime_seconds));
+        let status: Answer = serde_json::from_value(answer)?;
+        println!(
+            "{}  hikyaku {}  pid {}  up {}",
+            plain(&status.hostname),
+            plain(&status.version),
+            status.pid,
+            span(status.uptime_seconds)
+        );
+        println!("queue  {}", status.queue.summary());
+        println!("spool  {}", status.spool.summary());
         match status.not_ready {
-            None => Ok(Exit::Ok),
+            None => {
+                println!("accepting messages");
+                Ok(Exit::Ok)
+            }
             Some(reason) => {
                 println!("NOT ACCEPTING MESSAGES: {}", plain(&reason));
                 Ok(Exit::Problem)

@@ -1,0 +1,66 @@
+//! The command as scripts see it: exit codes, what goes to which stream, and what a file or a missing daemon leads to.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn hikyaku(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hikyaku")).args(arguments).env_remove("HIKYAKU_SOCKET").output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn write(folder: &Path, text: &str) -> String {
+    let path = folder.join("config.toml");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn example_configuration_passes_the_check() {
+    let output = hikyaku(&["check", "--config", concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml")]);
+
+    assert_eq!(code(&output), 0, "{}", errors(&output));
+}
+
+#[test]
+fn wrong_configuration_ends_with_2_and_names_file_key_and_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = write(folder.path(), "[delivery]\nport = 0\n");
+
+    for command in ["check"] {
+        let output = hikyaku(&[command, "--config", &config]);
+
+        let said = errors(&output);
+        assert_eq!(code(&output), 2, "{command}: {said}");
+        assert!(said.contains("config.toml: delivery.port") && said.contains("1 to 65535"), "{command}: {said}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn unknown_command_ends_with_2() {
+    assert_eq!(code(&hikyaku(&["deliver"])), 2);
+    assert_eq!(code(&hikyaku(&[])), 2);
+}
+
+#[test]
+fn absent_daemon_ends_with_3_and_says_where_it_was_looked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("none.sock");
+    let socket = socket.to_str().unwrap();
+
+    for command in [&["status"][..], &["queue", "list"], &["queue", "sites"], &["spool", "stat"]] {
+        let output = hikyaku(&[command, &["--socket", socket]].concat());
+
+        assert_eq!(code(&output), 3, "{command:?}");
+        assert!(errors(&output).contains(socket), "{command:?}: {}", errors(&output));
+        assert!(output.stdout.is_empty());
+    }
+}
