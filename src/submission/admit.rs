@@ -4,6 +4,8 @@
 //! the body is never touched. Added on top: Received, and Date and Message-ID where missing. Taken away: Bcc, Return-Path
 //! and every `X-Hikyaku-` field; these give the campaign and, where the listener trusts headers, the tenant and the lane.
 
+use std::net::IpAddr;
+
 use super::Settings;
 use super::refusal::{self, Refusal};
 use super::session::{Hello, Transaction};
@@ -11,8 +13,6 @@ use crate::clock::UnixTime;
 use crate::message::header::{Field, fields};
 use crate::message::received::{self, Trace};
 use crate::message::{ContentTraits, Envelope, Kind, Lane, MessageId};
-
-use std::net::IpAddr;
 
 /// The longest campaign name.
 const CAMPAIGN_MOST: usize = 128;
@@ -204,6 +204,3 @@ fn envelope(transaction: Transaction, findings: Findings, traits: ContentTraits,
         kind: Kind::Submitted,
     }
 }
-
-#[cfg(test)]
-mod tests;

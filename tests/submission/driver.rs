@@ -98,7 +98,9 @@ impl Client {
             replies.append(self.session.replies());
         }
         replies.append(self.session.replies());
-        self.unread = buffer.split_off(at);
+        if !self.is_closed {
+            self.unread = buffer.split_off(at);
+        }
         self.peak_held = self.peak_held.max(self.session.held() + self.unread.len());
         String::from_utf8(replies).unwrap()
     }

@@ -2,6 +2,10 @@
 //! the listener on a real socket with the real spool.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+mod admission;
 mod dialogs;
 mod driver;
 mod end_of_data;
+mod injection;
+mod limits;
+mod reference;
