@@ -72,7 +72,7 @@ async fn hosts_come_in_order_of_preference_with_both_families() {
     let plan = found(plan_in(zone, "a.test").await);
 
     assert_eq!(names(&plan), ["first.a.test", "second.a.test"]);
-    assert_eq!(plan.hosts[0].addresses, ["2001:db8::1".parse::<IpAddr>().unwrap(), IpAddr::from(PUBLIC)]);
+    assert_eq!(plan.hosts[0].addresses[..], ["2001:db8::1".parse::<IpAddr>().unwrap(), IpAddr::from(PUBLIC)]);
     assert_eq!((&*plan.mx_set, &plan.site, plan.port), ("first.a.test,second.a.test", &plan.mx_set, 25));
     assert_eq!(plan.transport, Transport::Smtp);
 }
@@ -348,6 +348,31 @@ async fn hostile_names_reach_neither_plan_nor_text_nor_metrics() {
 }
 
 #[tokio::test]
+async fn damaged_answers_give_a_plan_or_a_failure_but_never_a_bad_name() {
+    const SEEDS: u64 = 300;
+    let zone = |zone: &mut Zone| {
+        for seed in 0..SEEDS {
+            let domain = format!("d{seed}.test");
+            zone.mx(&domain, 10, "mx.test").mx(&domain, 20, "other-mx.test").fault(&domain, None, Fault::Damage(seed));
+        }
+        zone.address("*.test", PUBLIC);
+    };
+    let fixture = fixture(zone, |_| ()).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for seed in 0..SEEDS {
+        let planner = fixture.planner.clone();
+        tasks.spawn(async move { planner.plan(&format!("d{seed}.test")).await });
+    }
+
+    let planned = tasks.join_all().await;
+
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ',');
+    let plans: Vec<_> = planned.iter().filter_map(|planned| planned.as_ref().ok()).collect();
+    assert!(plans.len() > 30 && plans.len() < 290, "{} plans: the damage is too small or too large", plans.len());
+    assert!(plans.iter().all(|plan| plan.mx_set.chars().all(is_plain) && !plan.hosts.is_empty()));
+}
+
+#[tokio::test]
 async fn answers_that_point_into_our_network_are_refused_unless_allowed() {
     let zone = |zone: &mut Zone| {
         zone.mx("a.test", 10, "mx.a.test").address("mx.a.test", [127, 0, 0, 5]);
@@ -361,7 +386,7 @@ async fn answers_that_point_into_our_network_are_refused_unless_allowed() {
     for domain in ["a.test", "b.test", "c.test", "[127.0.0.1]", "[ipv6:::1]", "localhost"] {
         assert_eq!(status(strict.planner.plan(domain).await), "5.4.4", "{domain}");
     }
-    assert_eq!(found(strict.planner.plan("d.test").await).hosts[0].addresses, [IpAddr::from(PUBLIC)]);
+    assert_eq!(found(strict.planner.plan("d.test").await).hosts[0].addresses[..], [IpAddr::from(PUBLIC)]);
     for domain in ["a.test", "[127.0.0.1]"] {
         found(lenient.planner.plan(domain).await);
     }
@@ -400,7 +425,7 @@ async fn routes_replace_the_look_up_and_the_most_specific_wins() {
 
     assert_eq!((direct.hosts[0].addresses[0], direct.port), (IpAddr::from([127, 0, 0, 1]), 2500));
     assert_eq!((&*direct.site, &*named.site), ("127.0.0.1:2500", "relay.test:26"));
-    assert_eq!(named.hosts[0].addresses, [IpAddr::from([10, 0, 0, 1])]);
+    assert_eq!(named.hosts[0].addresses[..], [IpAddr::from([10, 0, 0, 1])]);
     assert_eq!((sink.transport, sink.hosts.len()), (Transport::Discard, 0));
     assert_eq!(names(&found(fixture.planner.plan("else.org").await)), ["mx.else.org"]);
     assert_eq!(status(fixture.planner.plan("lost.test").await), "4.4.3", "a wrong route bounces nothing");
@@ -447,7 +472,7 @@ async fn one_family_only_asks_for_one_type() {
 
     let plan = found(fixture.planner.plan("a.test").await);
 
-    assert_eq!(plan.hosts[0].addresses, [IpAddr::from(PUBLIC)]);
+    assert_eq!(plan.hosts[0].addresses[..], [IpAddr::from(PUBLIC)]);
     assert_eq!(fixture.responder.asked("mx.test"), 1);
 }
 

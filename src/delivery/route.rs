@@ -50,7 +50,7 @@ pub fn targets(
         if excluded.contains(&host.name) {
             continue;
         }
-        for &address in &host.addresses {
+        for &address in host.addresses.iter() {
             if let Some(local) = local_address(source, address) {
                 let address = SocketAddr::new(address, plan.port);
                 targets.push(Target { host: Arc::clone(&host.name), address, local });

@@ -170,7 +170,25 @@ fn reply(octets: &[u8], shared: &Shared, is_udp: bool) -> Option<Sending> {
         _ => {}
     }
     let most = if is_udp { usize::from(request.max_payload()) } else { usize::from(u16::MAX) };
-    Some(Sending { octets: encoded(message, most, is_udp), after })
+    let mut octets = encoded(message, most, is_udp);
+    if let Some(Fault::Damage(seed)) = fault {
+        damage(&mut octets, seed);
+    }
+    Some(Sending { octets, after })
+}
+
+/// Changes up to four octets after the id (a splitmix64 sequence says which).
+fn damage(octets: &mut [u8], seed: u64) {
+    let mut state = seed;
+    for _ in 0..=seed % 4 {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let [place, _, value, ..] = (mixed ^ (mixed >> 27)).to_be_bytes();
+        let places = octets.len().saturating_sub(2).max(1);
+        if let Some(octet) = octets.get_mut(2 + usize::from(place) % places) {
+            *octet ^= value;
+        }
+    }
 }
 
 /// The message in at most `most` octets: over UDP it is truncated when it has more, over TCP it loses its last answers.

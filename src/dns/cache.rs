@@ -50,8 +50,9 @@ impl<V: Timed> Cache<V> {
         self.table.len()
     }
 
-    /// The answer for `name`: from the cache, from the caller that is already looking, or from `make`.
-    pub async fn get_or_make<F>(&self, name: &str, now: impl Fn() -> Instant, make: impl Fn() -> F) -> V
+    /// The answer for `name`: from the cache, from the caller that is already looking, or from `make`, which is given the
+    /// name as the cache keeps it, to share it.
+    pub async fn get_or_make<F>(&self, name: &str, now: impl Fn() -> Instant, make: impl Fn(Arc<str>) -> F) -> V
     where
         F: Future<Output = V>,
     {
@@ -69,7 +70,7 @@ impl<V: Timed> Cache<V> {
                     }
                 }
                 Flight::Lead(guard, sender) => {
-                    let answer = make().await;
+                    let answer = make(guard.name.clone()).await;
                     self.table.insert(guard.name.clone(), answer.clone());
                     sender.send_replace(Some(answer.clone()));
                     drop(guard);
@@ -128,7 +129,7 @@ mod tests {
         let (cache, start) = (Cache::new(10), Instant::now());
         let end = start + Duration::from_secs(30);
 
-        cache.get_or_make("x", || start, || async { Answer(1, end) }).await;
+        cache.get_or_make("x", || start, |_| async { Answer(1, end) }).await;
 
         assert_eq!(cache.get("x", start), Some(Answer(1, end)));
         assert_eq!(cache.get("x", end), None);
@@ -142,7 +143,7 @@ mod tests {
         for _ in 0..50 {
             let (cache, made) = (cache.clone(), made.clone());
             tasks.spawn(async move {
-                let make = || async {
+                let make = |_| async {
                     tokio::task::yield_now().await;
                     let number = made.fetch_add(1, Ordering::Relaxed);
                     Answer(number, Instant::now() + Duration::from_secs(30))
@@ -162,13 +163,13 @@ mod tests {
         let cache = Arc::new(Cache::new(10));
         let stuck = {
             let cache = cache.clone();
-            tokio::spawn(async move { cache.get_or_make("x", Instant::now, std::future::pending).await })
+            tokio::spawn(async move { cache.get_or_make("x", Instant::now, |_| std::future::pending()).await })
         };
         tokio::task::yield_now().await;
         let end = Instant::now() + Duration::from_secs(30);
         let waiting = {
             let cache = cache.clone();
-            tokio::spawn(async move { cache.get_or_make("x", Instant::now, || async { Answer(2, end) }).await })
+            tokio::spawn(async move { cache.get_or_make("x", Instant::now, |_| async { Answer(2, end) }).await })
         };
         tokio::task::yield_now().await;
 

@@ -148,7 +148,7 @@ impl Finder {
         let name = ascii_name(domain).ok_or_else(invalid)?;
         match self.resolver.mx(&name).await {
             Ok((answer, hold)) => self.by_mx(answer, hold).await,
-            Err((Miss::NoRecord, _)) => self.by_address(&name).await,
+            Err((Miss::NoRecord, hold)) => self.by_address(&name, hold).await,
             Err((Miss::NoName, hold)) => Err(Failed::new(Cause::NoDomain, "the domain does not exist", hold)),
             Err((Miss::Failure(failure), _)) => Err(Failed::look_up("the domain's MX records", failure)),
         }
@@ -162,8 +162,8 @@ impl Finder {
             return Ok(Next { mx_set: name, site, hosts, port, transport, hold: MOST_TTL });
         };
         let port = port.unwrap_or(self.settings.port);
-        let (name, addresses, hold) = match host {
-            Host::Address(address) => (literal_text(*address), vec![*address], MOST_TTL),
+        let (name, addresses, hold): (Arc<str>, Arc<[IpAddr]>, _) = match host {
+            Host::Address(address) => (literal_text(*address).into(), [*address].into(), MOST_TTL),
             Host::Name(name) => {
                 let answer = self.resolver.addresses(name).await;
                 let hold = self.resolver.left(&answer);
@@ -172,12 +172,12 @@ impl Finder {
                     // The route is the operator's: mail waits for it to be corrected, nobody's mail bounces.
                     _ => Failed::new(Cause::Failure, "the route's next hop has no address", FAILURE_TTL),
                 })?;
-                (name.clone(), addresses.to_vec(), hold)
+                (answer.name, addresses, hold)
             }
         };
         // Two routes to one host on two ports must not share connections, so the port is part of the name.
         let mx_set: Arc<str> = format!("{name}:{port}").into();
-        let hosts = mx::share_out(vec![(Mx { preference: 0, name: name.into() }, addresses)]);
+        let hosts = mx::share_out(vec![(Mx { preference: 0, name }, addresses)]);
         Ok(Next { site: mx_set.clone(), mx_set, hosts, port, transport: Transport::Smtp, hold })
     }
 
@@ -190,11 +190,11 @@ impl Finder {
             return Err(Failed::new(Cause::NoRoute, text, NEGATIVE_TTL));
         }
         let host = Mx { preference: 0, name: domain.into() };
-        Ok(self.next(std::iter::once(&host), mx::share_out(vec![(host.clone(), vec![address])]), MOST_TTL))
+        Ok(self.next(std::slice::from_ref(&host), mx::share_out(vec![(host.clone(), [address].into())]), MOST_TTL))
     }
 
-    /// Implicit MX: the domain itself, with preference 0.
-    async fn by_address(&self, name: &str) -> Result<Next, Failed> {
+    /// Implicit MX: the domain itself, with preference 0, for as long as there is known to be no MX record.
+    async fn by_address(&self, name: &str, hold: Duration) -> Result<Next, Failed> {
         let host = Mx { preference: 0, name: name.into() };
         if self.is_own_name(&host.name) {
             return Err(Failed::new(Cause::Loop, "the domain is our own name", NEGATIVE_TTL));
@@ -206,7 +206,7 @@ impl Finder {
                 let text = "the domain has neither MX nor address records";
                 Err(Failed::new(Cause::NoDomain, text, self.resolver.left(&answer)))
             }
-            Ok(_) => self.assemble(std::slice::from_ref(&host), vec![(host.clone(), answer)], MOST_TTL),
+            Ok(_) => self.assemble(std::slice::from_ref(&host), vec![(host.clone(), answer)], hold),
         }
     }
 
@@ -273,9 +273,10 @@ impl Finder {
             match answer.addresses {
                 Ok(found) => {
                     let allowed = |address: &&IpAddr| is_allowed(**address, &self.settings.allow_networks);
-                    let usable: Vec<IpAddr> = found.iter().filter(allowed).copied().collect();
-                    is_refused |= usable.len() < found.len();
-                    hosts.push((host, usable));
+                    let is_whole = found.iter().all(|address| allowed(&address));
+                    is_refused |= !is_whole;
+                    let usable = if is_whole { found } else { found.iter().filter(allowed).copied().collect() };
+                    hosts.push((Mx { name: answer.name, ..host }, usable));
                 }
                 Err(Miss::Failure(cause)) => failure = failure.or(Some(cause)),
                 Err(_) => {}
@@ -283,8 +284,8 @@ impl Finder {
         }
         let hosts = mx::share_out(hosts);
         if !hosts.is_empty() {
-            let kept = all.iter().filter(|host| limit.is_none_or(|limit| host.preference < limit));
-            return Ok(self.next(kept, hosts, hold));
+            let kept = limit.map_or(all.len(), |limit| all.partition_point(|host| host.preference < limit));
+            return Ok(self.next(all.get(..kept).unwrap_or(all), hosts, hold));
         }
         let hold = hold.min(NEGATIVE_TTL);
         Err(match (failure, limit, is_refused) {
@@ -295,10 +296,14 @@ impl Finder {
         })
     }
 
-    fn next<'a>(&self, all: impl Iterator<Item = &'a Mx>, hosts: Vec<MxHost>, hold: Duration) -> Next {
-        let mut all = all.peekable();
-        let provider = all.peek().and_then(|best| self.providers.find(&best.name)).cloned();
-        let mx_set = mx::set_name(all.map(|host| &*host.name));
+    /// `all` are the hosts that DNS named, `hosts` those that can be dialled.
+    fn next(&self, all: &[Mx], hosts: Vec<MxHost>, hold: Duration) -> Next {
+        let provider = all.first().and_then(|best| self.providers.find(&best.name)).cloned();
+        let mx_set = match (all, hosts.as_slice()) {
+            // The usual small set: its name is that of its host, held once.
+            ([_], [only]) => only.name.clone(),
+            _ => mx::set_name(all.iter().map(|host| &host.name)),
+        };
         let site = provider.unwrap_or_else(|| mx_set.clone());
         Next { mx_set, site, hosts, port: self.settings.port, transport: Transport::Smtp, hold: hold.max(LEAST_TTL) }
     }

@@ -3,7 +3,7 @@
 //! Names are asked as fully qualified ones, so no search domain is ever appended and `/etc/hosts` is not read. hickory's
 //! own cache is off: it would hide a TTL with the top bit set, and whole plans and host addresses are cached here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ impl Failure {
 /// The addresses of a host, or why there are none.
 #[derive(Clone, Debug)]
 pub struct HostAnswer {
+    /// The host, as the cache keeps it.
+    pub name: Arc<str>,
     /// IPv6 and IPv4 in turn, so that both families are among the first.
     pub addresses: Result<Arc<[IpAddr]>, Miss>,
     /// When it must be asked again.
@@ -114,12 +116,11 @@ pub struct Resolver {
 impl Resolver {
     /// A resolver by the settings; reads `/etc/resolv.conf` when they name none.
     pub fn new(settings: &Settings, clock: Clock, registry: &Registry) -> Result<Self, NetError> {
-        let config = if settings.resolvers.is_empty() {
-            let (system, _) = hickory_resolver::system_conf::read_system_conf()?;
-            ResolverConfig::from_name_servers(system.name_servers().to_vec())
-        } else {
-            ResolverConfig::from_name_servers(settings.resolvers.iter().map(|at| name_server(*at)).collect())
+        let servers = match settings.resolvers.as_slice() {
+            [] => system(),
+            some => some.iter().map(|at| name_server(*at)).collect(),
         };
+        let config = ResolverConfig::from_name_servers(servers);
         let attempts = settings.attempts.max(1);
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         *builder.options_mut() = options(settings.timeout, attempts);
@@ -156,7 +157,7 @@ impl Resolver {
 
     /// The addresses of a host: from the cache, from a look-up under way, or asked now.
     pub async fn addresses(&self, host: &str) -> HostAnswer {
-        let answer = self.hosts.get_or_make(host, || self.clock.now(), || self.ask_addresses(host)).await;
+        let answer = self.hosts.get_or_make(host, || self.clock.now(), |host| self.ask_addresses(host)).await;
         self.metrics.hosts.set(gauge(self.hosts.len()));
         answer
     }
@@ -166,16 +167,17 @@ impl Resolver {
         answer.valid_until.saturating_duration_since(self.clock.now())
     }
 
-    async fn ask_addresses(&self, host: &str) -> HostAnswer {
-        let Some(name) = name_of(host) else {
-            return HostAnswer { addresses: Err(Miss::NoName), valid_until: self.clock.now() + NEGATIVE_TTL };
+    async fn ask_addresses(&self, host: Arc<str>) -> HostAnswer {
+        let Some(name) = name_of(&host) else {
+            let valid_until = self.clock.now() + NEGATIVE_TTL;
+            return HostAnswer { name: host, addresses: Err(Miss::NoName), valid_until };
         };
         let (v6, v4) = tokio::join!(
             self.family(&name, RecordType::AAAA, self.families.has_ipv6()),
             self.family(&name, RecordType::A, self.families.has_ipv4()),
         );
         let (addresses, hold) = merge(v6, v4);
-        HostAnswer { addresses, valid_until: self.clock.now() + hold }
+        HostAnswer { name: host, addresses, valid_until: self.clock.now() + hold }
     }
 
     async fn family(
@@ -304,7 +306,17 @@ fn in_turn(a: &[IpAddr], b: &[IpAddr]) -> Arc<[IpAddr]> {
     (0..longest).flat_map(|n| [a.get(n), b.get(n)]).flatten().copied().collect()
 }
 
-fn name_server(at: std::net::SocketAddr) -> NameServerConfig {
+/// The servers of `/etc/resolv.conf`, or the one on this machine if it names none (resolv.conf(5)).
+fn system() -> Vec<NameServerConfig> {
+    let servers = hickory_resolver::system_conf::read_system_conf().map(|(config, _)| config.name_servers().to_vec());
+    servers.unwrap_or_else(|error| {
+        let fallback = SocketAddr::from(([127, 0, 0, 1], 53));
+        tracing::warn!(%error, %fallback, "no resolver in /etc/resolv.conf");
+        vec![name_server(fallback)]
+    })
+}
+
+fn name_server(at: SocketAddr) -> NameServerConfig {
     let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
         connection.port = at.port();
         connection

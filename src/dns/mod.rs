@@ -84,7 +84,7 @@ pub struct MxHost {
     /// MX preference; lower is tried first.
     pub preference: u16,
     /// IPv6 and IPv4 addresses; at most 20 in a plan altogether.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Arc<[IpAddr]>,
 }
 
 /// Why there is no next hop.

@@ -92,23 +92,26 @@ pub fn cut_at_own(hosts: &mut Vec<Mx>, is_own: impl Fn(&Mx) -> bool) -> bool {
 }
 
 /// The name of an MX set: its hosts' names, sorted, joined by commas; cut and marked by a digest when very long.
-pub fn set_name<'a>(names: impl Iterator<Item = &'a str>) -> Arc<str> {
-    let mut names: Vec<&str> = names.collect();
+pub fn set_name<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Arc<str> {
+    let mut names: Vec<&Arc<str>> = names.collect();
+    if let [only] = names.as_slice() {
+        return Arc::clone(only);
+    }
     names.sort_unstable();
-    let joined = names.join(",");
+    let joined = names.iter().map(|name| &***name).collect::<Vec<_>>().join(",");
     if joined.len() <= LONGEST_SET {
         return joined.into();
     }
     let digest = digest::digest(&digest::SHA256, joined.as_bytes());
     let mark: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let first = names.first().copied().unwrap_or_default();
+    let first: &str = names.first().copied().map_or("", |name| name);
     let first = first.get(..first.len().min(LONGEST_SET / 2)).unwrap_or_default();
     format!("{first},+{}#{mark}", names.len().saturating_sub(1)).into()
 }
 
 /// Gives each host in turn one address until [`MOST_ADDRESSES`] are used, so that a host with thousands of them does not
 /// hide the others. Hosts left without any are dropped; order is kept.
-pub fn share_out(hosts: Vec<(Mx, Vec<IpAddr>)>) -> Vec<MxHost> {
+pub fn share_out(hosts: Vec<(Mx, Arc<[IpAddr]>)>) -> Vec<MxHost> {
     let mut takes = vec![0_usize; hosts.len()];
     let mut left = MOST_ADDRESSES;
     let mut is_more = true;
@@ -124,9 +127,9 @@ pub fn share_out(hosts: Vec<(Mx, Vec<IpAddr>)>) -> Vec<MxHost> {
     }
     let shared = hosts.into_iter().zip(takes).filter(|(_, take)| *take > 0);
     shared
-        .map(|((mx, mut addresses), take)| {
-            addresses.truncate(take);
-            addresses.shrink_to_fit();
+        .map(|((mx, addresses), take)| {
+            let taken = addresses.get(..take).filter(|taken| taken.len() < addresses.len());
+            let addresses = taken.map(Arc::from).unwrap_or(addresses);
             MxHost { name: mx.name, preference: mx.preference, addresses }
         })
         .collect()
@@ -205,11 +208,11 @@ mod tests {
 
     #[test]
     fn set_names_do_not_depend_on_order_and_stay_short() {
-        assert_eq!(&*set_name(["b", "a"].into_iter()), "a,b");
-        let many: Vec<String> = (0..500).map(|n| format!("mx{n}.example.test")).collect();
+        assert_eq!(&*set_name(["b".into(), "a".into()].iter()), "a,b");
+        let many: Vec<Arc<str>> = (0..500).map(|n| format!("mx{n}.example.test").into()).collect();
 
-        let long = set_name(many.iter().map(String::as_str));
-        let other = set_name(many.iter().skip(1).map(String::as_str).chain(["x"]));
+        let long = set_name(many.iter());
+        let other = set_name(many.iter().skip(1).chain(&["x".into()]));
 
         assert!(long.len() <= LONGEST_SET && long.starts_with("mx0.example.test,+499#"), "{long}");
         assert_ne!(long, other);
@@ -217,8 +220,8 @@ mod tests {
 
     #[test]
     fn every_host_gets_its_share_of_twenty_addresses() {
-        let addresses = |n: u8| (0..n).map(|last| IpAddr::from([192, 0, 2, last])).collect::<Vec<_>>();
-        let hosts = vec![(mx(1, "big"), addresses(250)), (mx(2, "none"), Vec::new()), (mx(3, "small"), addresses(3))];
+        let addresses = |n: u8| (0..n).map(|last| IpAddr::from([192, 0, 2, last])).collect::<Arc<[_]>>();
+        let hosts = vec![(mx(1, "big"), addresses(250)), (mx(2, "none"), addresses(0)), (mx(3, "small"), addresses(3))];
 
         let shared = share_out(hosts);
 
@@ -228,7 +231,7 @@ mod tests {
 
     #[test]
     fn more_than_twenty_hosts_give_one_address_each_for_the_best_twenty() {
-        let hosts = (0..30).map(|n| (mx(n, &format!("mx{n}")), vec![IpAddr::from([192, 0, 2, 1]); 5])).collect();
+        let hosts = (0..30).map(|n| (mx(n, &format!("mx{n}")), [IpAddr::from([192, 0, 2, 1]); 5].into())).collect();
 
         let shared = share_out(hosts);
 

@@ -73,7 +73,7 @@ impl Planner {
 
     /// What is known about a domain, asking DNS if need be.
     pub async fn plan(&self, domain: &str) -> Planned {
-        let known = self.plans.get_or_make(domain, || self.clock.now(), || self.find(domain)).await;
+        let known = self.plans.get_or_make(domain, || self.clock.now(), |domain| self.find(domain)).await;
         self.metrics.entries.set(gauge(self.plans.len()));
         known.planned
     }
@@ -83,9 +83,9 @@ impl Planner {
         self.plans.len()
     }
 
-    async fn find(&self, domain: &str) -> Known {
+    async fn find(&self, domain: Arc<str>) -> Known {
         let begun = self.clock.now();
-        let found = self.finder.find(domain).await;
+        let found = self.finder.find(&domain).await;
         let now = self.clock.now();
         self.metrics.seconds.record(now.saturating_duration_since(begun).as_secs_f64());
         match found {
@@ -95,7 +95,7 @@ impl Planner {
                 let planned = Ok(Arc::new(self.plan_of(domain, next, valid_until)));
                 Known { planned, said_until: valid_until }
             }
-            Err(failed) => self.prolonged(domain, now, &failed).unwrap_or_else(|| self.failure(failed, now)),
+            Err(failed) => self.prolonged(&domain, now, &failed).unwrap_or_else(|| self.failure(failed, now)),
         }
     }
 
@@ -118,8 +118,7 @@ impl Planner {
         Known { planned: Err(Arc::new(failure)), said_until: valid_until }
     }
 
-    fn plan_of(&self, domain: &str, next: Next, valid_until: Instant) -> Plan {
-        let domain: Arc<str> = if *domain == *next.mx_set { next.mx_set.clone() } else { domain.into() };
+    fn plan_of(&self, domain: Arc<str>, next: Next, valid_until: Instant) -> Plan {
         Plan {
             tls: self.tls.find(&domain).copied().unwrap_or(self.default_tls),
             domain,
@@ -186,7 +185,7 @@ mod tests {
         let (transport, tls) = (Transport::Smtp, TlsPolicy::Opportunistic);
         let plan = Plan { domain: name, site, mx_set, hosts, port: 25, transport, tls, valid_until: said_until };
         let known = Known { planned: Ok(Arc::new(plan)), said_until };
-        planner.plans.get_or_make(domain, Instant::now, || std::future::ready(known.clone())).await;
+        planner.plans.get_or_make(domain, Instant::now, |_| std::future::ready(known.clone())).await;
     }
 
     #[tokio::test]

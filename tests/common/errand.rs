@@ -173,7 +173,7 @@ impl Run {
         let hosts = receivers.iter().enumerate().map(|(number, receiver)| MxHost {
             name: format!("mx{number}.example.test").into(),
             preference: u16::try_from(number).unwrap(),
-            addresses: vec![receiver.address.ip()],
+            addresses: [receiver.address.ip()].into(),
         });
         let plan = Plan {
             domain: "example.test".into(),

@@ -34,6 +34,8 @@ pub enum Fault {
     TruncateAlways,
     /// These octets after the id in place of a DNS message.
     Garbage(Vec<u8>),
+    /// The answer with some octets after the id changed; which ones and to what depends on the seed.
+    Damage(u64),
     /// The answer, this much later.
     Delay(Duration),
 }
