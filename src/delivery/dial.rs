@@ -88,7 +88,8 @@ async fn attempt(shared: &Shared, target: &Target, ehlo_name: &str, tls: bool) -
     if secured {
         shared.meters.tls.increment(1);
     }
-    let (extensions, reader) = opening.into_parts();
+    let (mut extensions, reader) = opening.into_parts();
+    extensions.chunking &= shared.settings.chunking;
     let peer = Peer { host: target.host.clone(), address: target.address };
     Ok(Opened { io, session: Session::new(peer, extensions, reader) })
 }

@@ -95,8 +95,14 @@ impl Io {
     /// Writes some of `slices`, or reads into `room` while that is not possible.
     pub async fn turn(&mut self, slices: &[IoSlice<'_>], room: &mut Vec<u8>) -> Result<Turn, Lost> {
         poll_fn(|context| {
-            if let Poll::Ready(result) = self.stream.poll_write(context, slices) {
-                return Poll::Ready(result.map(Turn::Wrote).map_err(|error| lost(&error)));
+            match self.stream.poll_write(context, slices) {
+                Poll::Ready(Ok(written)) => return Poll::Ready(Ok(Turn::Wrote(written))),
+                // A receiver that refuses content and closes resets the connection: its reply may still be here.
+                Poll::Ready(Err(error)) => match self.stream.poll_read(context, room) {
+                    Poll::Ready(Ok(read @ 1..)) => return Poll::Ready(Ok(Turn::Read(read))),
+                    _ => return Poll::Ready(Err(lost(&error))),
+                },
+                Poll::Pending => {}
             }
             if let Poll::Ready(result) = self.stream.poll_read(context, room) {
                 return Poll::Ready(result.map(Turn::Read).map_err(|error| lost(&error)));

@@ -387,6 +387,9 @@ impl Session {
         if !self.awaiting.is_empty() || self.data_written {
             return None;
         }
+        if self.reader.has_more() {
+            return Some(self.violated(Violation::Unsolicited, self.phase()));
+        }
         if self.current.as_ref().is_some_and(Transaction::has_live) {
             self.write_commands();
             return None;

@@ -15,6 +15,8 @@ pub struct Settings {
     pub addresses: usize,
     /// How long an MX host is spoken to in clear after its TLS failed.
     pub tls_failure_memory: Duration,
+    /// Whether CHUNKING is used where it is announced.
+    pub chunking: bool,
     /// Whether a transaction may be begun behind the content of the one before.
     pub look_ahead: bool,
 }
@@ -26,6 +28,7 @@ impl Default for Settings {
             idle: Duration::from_secs(5),
             addresses: 5,
             tls_failure_memory: Duration::from_secs(3600),
+            chunking: true,
             look_ahead: true,
         }
     }

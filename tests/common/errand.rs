@@ -26,6 +26,8 @@ pub struct Errand {
     pub message: Message,
     pub recipients: Vec<u32>,
     pub in_doubt: Option<SocketAddr>,
+    /// The spool cannot give it out.
+    pub is_lost: bool,
 }
 
 impl Ticket for Errand {
@@ -65,6 +67,7 @@ pub struct Script {
     /// Given only to `take`, after a moment of idleness.
     later: VecDeque<Errand>,
     messages: Mutex<Vec<Message>>,
+    records: bool,
     log: Arc<Mutex<Log>>,
 }
 
@@ -97,6 +100,9 @@ impl Work for Script {
     }
 
     async fn attempt(&self, id: MessageId, recipients: &[u32], mx: SocketAddr) -> Result<(), NotRecorded> {
+        if !self.records {
+            return Err(NotRecorded);
+        }
         self.log.lock().attempts.push((id.0, recipients.to_vec(), mx));
         Ok(())
     }
@@ -152,7 +158,7 @@ pub fn errand_to(number: u64, content: &[u8], recipients: &[&str]) -> Errand {
         content: Content::Memory(content.to_vec().into()),
     };
     let recipients = (0..u32::try_from(recipients.len()).unwrap()).collect();
-    Errand { message, recipients, in_doubt: None }
+    Errand { message, recipients, in_doubt: None, is_lost: false }
 }
 
 /// A run of one connection task.
@@ -164,6 +170,7 @@ pub struct Run {
     ready: VecDeque<Errand>,
     later: VecDeque<Errand>,
     shared: Option<Arc<Shared>>,
+    records: bool,
 }
 
 impl Run {
@@ -192,9 +199,9 @@ impl Run {
             ehlo_name: "out.test".into(),
             connections: None,
         };
-        let timeouts = Timeouts::all(Duration::from_millis(300));
+        let timeouts = Timeouts::all(Duration::from_millis(1000));
         let settings = Settings { timeouts, idle: Duration::from_millis(20), ..Settings::default() };
-        Self { plan, source, settings, ready: VecDeque::new(), later: VecDeque::new(), shared: None }
+        Self { plan, source, settings, ready: VecDeque::new(), later: VecDeque::new(), shared: None, records: true }
     }
 
     /// Changes the plan.
@@ -233,6 +240,12 @@ impl Run {
         self
     }
 
+    /// The spool fails to record attempts.
+    pub fn without_records(mut self) -> Self {
+        self.records = false;
+        self
+    }
+
     /// Runs until the connection ends.
     pub async fn go(self) -> Log {
         self.go_and_remember().await.0
@@ -240,7 +253,8 @@ impl Run {
 
     /// Runs until the connection ends; also gives what is remembered about hosts.
     pub async fn go_and_remember(mut self) -> (Log, Arc<Shared>) {
-        let messages = self.ready.iter().chain(&self.later).map(|errand| errand.message.clone()).collect();
+        let readable = self.ready.iter().chain(&self.later).filter(|errand| !errand.is_lost);
+        let messages = readable.map(|errand| errand.message.clone()).collect();
         let first = self.ready.pop_front().expect("a first errand");
         let log = Arc::new(Mutex::new(Log::default()));
         let script = Script {
@@ -249,6 +263,7 @@ impl Run {
             ready: self.ready,
             later: self.later,
             messages: Mutex::new(messages),
+            records: self.records,
             log: Arc::clone(&log),
         };
         let shared = self

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
+
+#[path = "fake_mx_wire.rs"]
+mod wire;
+
+use wire::{acceptor, end_of_data, unstuffed};
 
 /// Where a script can interfere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -314,6 +316,8 @@ async fn plain(session: &mut Session<'_>, mut stream: TcpStream) -> Ended {
         Act::Rst => return Ended::As(Flow::Reset, Box::new(stream)),
         Act::Silence => return Ended::As(Flow::Freeze, Box::new(stream)),
         Act::Raw(octets) => {
+            // After the client has begun its handshake: before that, it would look like an injection.
+            stream.read_exact(&mut [0; 1]).await.ok();
             stream.write_all(&octets).await.ok();
             return Ended::As(Flow::Freeze, Box::new(stream));
         }
@@ -524,8 +528,9 @@ impl Session<'_> {
     }
 
     async fn interfere(&mut self) -> Option<Flow> {
+        let before = self.output.len();
         match self.say(Step::Content, "").await {
-            Flow::On(_) if self.output.is_empty() => None,
+            Flow::On(_) if self.output.len() == before => None,
             // Refused in the middle of it: nothing more is read.
             Flow::On(_) => Some(Flow::Freeze),
             flow => Some(flow),
@@ -567,54 +572,4 @@ impl Session<'_> {
         self.rcpts.clear();
         self.content.clear();
     }
-}
-
-/// Where the content with its end of data ends.
-fn end_of_data(input: &[u8], dialect: Dialect) -> Option<usize> {
-    let ends: &[&[u8]] = match dialect {
-        Dialect::Strict => &[b"\r\n.\r\n"],
-        Dialect::Lf => &[b"\n.\r\n", b"\n.\n"],
-        Dialect::Cr => &[b"\n.\r", b"\r.\r"],
-    };
-    if input.starts_with(b".\r\n") {
-        return Some(3);
-    }
-    let first = ends.iter().filter_map(|end| {
-        input.windows(end.len()).position(|window| window == *end).map(|position| position + end.len())
-    });
-    first.min()
-}
-
-fn unstuffed(wire: &[u8], dialect: Dialect) -> Vec<u8> {
-    let is_end = |octet: u8| match dialect {
-        Dialect::Strict | Dialect::Lf => octet == b'\n',
-        Dialect::Cr => octet == b'\r' || octet == b'\n',
-    };
-    let mut content = Vec::with_capacity(wire.len());
-    let mut at_line_start = true;
-    for (position, &octet) in wire.iter().enumerate() {
-        let crlf_before = dialect != Dialect::Strict || position == 0 || wire[..position].ends_with(b"\r\n");
-        if at_line_start && crlf_before && octet == b'.' {
-            if matches!(wire.get(position + 1), Some(b'\r' | b'\n')) && position + 3 >= wire.len() {
-                break;
-            }
-        } else {
-            content.push(octet);
-        }
-        at_line_start = is_end(octet);
-    }
-    content
-}
-
-fn acceptor() -> TlsAcceptor {
-    let certificate = CertificateDer::from_pem_slice(include_bytes!("../data/tls/certificate.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../data/tls/key.pem")).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
 }
