@@ -37,7 +37,11 @@ impl IntoResponse for Refusal {
 
 impl From<QueryRejection> for Refusal {
     fn from(rejection: QueryRejection) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, rejection.body_text(), "filters are domain, site, tenant and limit")
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            rejection.body_text(),
+            "filters are domain, site, tenant, recipient and limit",
+        )
     }
 }
 

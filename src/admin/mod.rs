@@ -10,13 +10,15 @@
 //! | `/v1/status` | [`Status`] |
 //! | `/v1/spool` | [`Stat`] |
 //! | `/v1/queue` | [`crate::queue::View`]: counts by site and tenant |
-//! | `/v1/queue/entries?domain=&site=&tenant=&limit=` | [`crate::queue::EntryView`]s that match |
+//! | `/v1/queue/entries?domain=&site=&tenant=&recipient=&limit=` | [`crate::queue::EntryView`]s that match |
+//! | `/v1/message/ID` | [`MessageView`] |
 //!
 //! Errors are [`Problem`]s: what is wrong and what to do. The socket is mode 0600: whoever may open it may do
 //! everything. Nothing here is on a message's path.
 
 mod error;
 mod health;
+mod message_view;
 mod queue_view;
 mod server;
 mod socket;
@@ -34,6 +36,7 @@ use crate::queue::view::Totals;
 use crate::spool::{Spool, Stat};
 
 pub use error::Problem;
+pub use message_view::{MessageView, RecipientView};
 pub use server::{serve_metrics, serve_unix};
 pub use socket::{AdminSocket, bind_unix};
 
@@ -80,6 +83,7 @@ fn router(state: State) -> Router {
         .route("/readyz", get(health::ready))
         .route("/v1/status", get(health::status))
         .route("/v1/spool", get(health::spool))
+        .route("/v1/message/{id}", get(message_view::message))
         .route("/v1/queue", get(queue_view::view))
         .route("/v1/queue/entries", get(queue_view::entries))
         .fallback(error::no_such_path)

@@ -38,6 +38,7 @@ pub(super) async fn entries(
 ) -> Result<Json<Vec<EntryView>>, Refusal> {
     let Query(Parameters { domain, site, tenant, recipient, limit }) = parameters?;
     let domain = domain.map(|domain| domain.trim_end_matches('.').to_lowercase());
-    let filter = Filter { domain, site, tenant, recipient, limit: limit.unwrap_or(DEFAULT_LIMIT).min(MOST) };
+    let limit = limit.unwrap_or(DEFAULT_LIMIT).min(MOST);
+    let filter = Filter { domain, site, tenant, recipient, limit, ..Filter::default() };
     Ok(Json(tokio::task::spawn_blocking(move || state.queue.list(&filter)).await?))
 }

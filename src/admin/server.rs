@@ -3,8 +3,10 @@
 //! Both listeners are for few and known clients. What is bounded here is what a broken or hostile one could take from
 //! the daemon: descriptors, memory and tasks (a full house waits in the kernel's backlog).
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves the admin interface until `stop`; requests that are being answered then are finished.
 pub async fn serve_unix(socket: AdminSocket, state: State, stop: CancellationToken) {
     let router = router(state);
-    serve(async || socket.listener.accept().await.map(|(stream, _)| stream), router, stop).await;
+    serve(&socket.listener, router, stop).await;
 }
 
 /// Serves `/metrics` in Prometheus' text format until `stop`.
@@ -48,7 +50,7 @@ pub async fn serve_metrics(listener: TcpListener, registry: Registry, stop: Canc
         .fallback(error::no_such_metrics_path)
         .method_not_allowed_fallback(error::no_such_method)
         .with_state(registry);
-    serve(async || listener.accept().await.map(|(stream, _)| stream), router, stop).await;
+    serve(&listener, router, stop).await;
 }
 
 async fn metrics(Shared(registry): Shared<Registry>) -> Result<impl IntoResponse, error::Refusal> {
@@ -56,14 +58,34 @@ async fn metrics(Shared(registry): Shared<Registry>) -> Result<impl IntoResponse
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
-async fn serve<S>(accept: impl AsyncFn() -> io::Result<S>, router: Router, stop: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// What both kinds of listener have in common.
+trait Listen: Sync {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
+}
+
+impl Listen for UnixListener {
+    type Stream = UnixStream;
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
+        self.poll_accept(context).map_ok(|(stream, _)| stream)
+    }
+}
+
+impl Listen for TcpListener {
+    type Stream = TcpStream;
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+        self.poll_accept(context).map_ok(|(stream, _)| stream)
+    }
+}
+
+async fn serve<L: Listen>(listener: &L, router: Router, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
-        let next = async { (Arc::clone(&room).acquire_owned().await, accept().await) };
+        let next = async { (Arc::clone(&room).acquire_owned().await, poll_fn(|context| listener.poll(context)).await) };
         let (permit, stream) = tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => continue,

@@ -6,6 +6,7 @@
 mod check;
 pub mod client;
 pub mod exit;
+mod message;
 mod queue;
 mod spool;
 mod status;
@@ -40,6 +41,9 @@ enum Command {
     /// Show what waits to be delivered, and why
     #[command(subcommand)]
     Queue(queue::Queue),
+    /// Look at single messages
+    #[command(subcommand)]
+    Message(message::Message),
     /// Show the state of the spool
     #[command(subcommand)]
     Spool(spool::Spool),
@@ -70,6 +74,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Check(command) => command.execute(),
         Command::Status(command) => wait(command.execute()),
         Command::Queue(command) => wait(command.execute()),
+        Command::Message(command) => wait(command.execute()),
         Command::Spool(command) => wait(command.execute()),
     };
     match result {

@@ -33,6 +33,9 @@ pub(super) struct List {
     /// Only of this tenant
     #[arg(long)]
     tenant: Option<String>,
+    /// Only of this recipient address
+    #[arg(long, value_name = "ADDRESS")]
+    recipient: Option<String>,
     /// At most so many
     #[arg(long, default_value_t = 50)]
     limit: usize,
@@ -77,7 +80,8 @@ struct Entry {
 impl List {
     async fn execute(self) -> exit::Result {
         let mut path = format!("/v1/queue/entries?limit={}", self.limit);
-        for (name, value) in [("domain", &self.domain), ("site", &self.site), ("tenant", &self.tenant)] {
+        let Self { domain, site, tenant, recipient, .. } = &self;
+        for (name, value) in [("domain", domain), ("site", site), ("tenant", tenant), ("recipient", recipient)] {
             if let Some(value) = value {
                 path.push_str(&format!("&{name}={}", escaped(value)));
             }
@@ -101,7 +105,7 @@ impl List {
     }
 
     fn is_filtered(&self) -> bool {
-        self.domain.is_some() || self.site.is_some() || self.tenant.is_some()
+        [&self.domain, &self.site, &self.tenant, &self.recipient].into_iter().any(Option::is_some)
     }
 }
 

@@ -136,6 +136,7 @@ impl Filter {
     fn wants(&self, entry: &Entry) -> bool {
         self.domain.as_deref().is_none_or(|domain| *domain == *entry.domain.name)
             && self.recipient.as_deref().is_none_or(|path| hash_of(path) == entry.hash)
+            && self.message.is_none_or(|id| id == entry.id)
             && self.tenant.as_deref().is_none_or(|tenant| *tenant == *entry.flow.tenant.name)
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::message::MessageId;
+
 /// The queue at one moment, counts only.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct View {
@@ -90,6 +92,8 @@ pub struct Filter {
     pub tenant: Option<String>,
     /// Of this forward-path only.
     pub recipient: Option<String>,
+    /// Of this message only.
+    pub message: Option<MessageId>,
     /// At most so many.
     pub limit: usize,
 }

@@ -1,0 +1,234 @@
+//! One message as people see it: envelope, header section, and where each recipient is.
+
+use axum::Json;
+use axum::extract::{Path, State as Shared};
+use axum::http::StatusCode;
+use memchr::memmem;
+use serde::{Deserialize, Serialize};
+
+use super::State;
+use super::error::Refusal;
+use crate::message::{Envelope, Kind, Lane, Message, MessageId, Notify, Ret};
+use crate::queue::{EntryView, Filter};
+use crate::spool::LoadError;
+
+/// More of a header section is not shown; submission refuses longer ones anyway.
+const LONGEST_HEADER: usize = 100 << 10;
+/// The most recipients a message can have.
+const RECIPIENTS: usize = 50_000;
+
+/// An unfinished message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MessageView {
+    /// Its identity.
+    pub message_id: String,
+    /// When it was accepted, in seconds since 1970.
+    pub accepted: u32,
+    /// Empty: the null reverse-path.
+    pub reverse_path: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// Empty: none.
+    pub campaign: String,
+    /// `urgent`, `normal` or `bulk`.
+    pub lane: String,
+    /// `submitted` or `dsn`.
+    pub kind: String,
+    /// Octets of content.
+    pub size: u64,
+    /// ENVID= as it came.
+    pub envid: Option<String>,
+    /// RET= as it came.
+    pub ret: Option<String>,
+    /// Every recipient, in the order of RCPT.
+    pub recipients: Vec<RecipientView>,
+    /// The header section.
+    pub header: String,
+}
+
+/// One recipient of a message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecipientView {
+    /// The forward-path.
+    pub forward_path: String,
+    /// NOTIFY=, as it came.
+    pub notify: String,
+    /// `ready`, `scheduled`, `waiting-for-dns`, or `finished-or-being-tried`.
+    pub state: String,
+    /// Its site, once known.
+    pub site: Option<String>,
+    /// Attempts made, while it is queued.
+    pub attempts: Option<u16>,
+    /// When it is or was due, in seconds since 1970, while it is queued.
+    pub due: Option<u32>,
+}
+
+/// An unfinished message by its id.
+pub(super) async fn message(
+    Shared(state): Shared<State>,
+    Path(id): Path<String>,
+) -> Result<Json<MessageView>, Refusal> {
+    let id: MessageId = id.parse().map_err(|error: crate::message::id::MessageIdError| {
+        Refusal::new(StatusCode::BAD_REQUEST, error.to_string(), "ids are in `hikyaku queue list`, replies and logs")
+    })?;
+    tokio::task::spawn_blocking(move || look(&state, id)).await?.map(Json)
+}
+
+fn look(state: &State, id: MessageId) -> Result<MessageView, Refusal> {
+    let message = state.spool.load(id).map_err(|error| refusal(id, &error))?;
+    let filter = Filter { message: Some(id), limit: RECIPIENTS, ..Filter::default() };
+    view(&message, &state.queue.list(&filter))
+}
+
+fn refusal(id: MessageId, error: &LoadError) -> Refusal {
+    match error {
+        LoadError::Unknown => Refusal::new(
+            StatusCode::NOT_FOUND,
+            format!("no message {id} is unfinished"),
+            "delivered and bounced messages are forgotten; the log and the DSN tell what became of them",
+        ),
+        LoadError::Damaged => Refusal::new(
+            StatusCode::GONE,
+            format!("message {id} is damaged"),
+            "a copy of its record is in the spool's quarantine/; see `hikyaku spool check`",
+        ),
+        LoadError::Io(error) => Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("message {id} cannot be read: {error}"),
+            "look at the disk and at the daemon's log",
+        ),
+    }
+}
+
+fn view(message: &Message, queued: &[EntryView]) -> Result<MessageView, Refusal> {
+    let envelope = &message.envelope;
+    let header = message.content.chunk(0, LONGEST_HEADER).map_err(|error| refusal(message.id, &error.into()))?;
+    let end = memmem::find(&header, b"\r\n\r\n").unwrap_or(header.len());
+    let ret = envelope.ret.map(|ret| match ret {
+        Ret::Full => "FULL".to_owned(),
+        Ret::Headers => "HDRS".to_owned(),
+    });
+    Ok(MessageView {
+        message_id: message.id.to_string(),
+        accepted: envelope.accepted_at.0,
+        reverse_path: envelope.reverse_path.as_str().to_owned(),
+        tenant: envelope.tenant.to_string(),
+        campaign: envelope.campaign.to_string(),
+        lane: lane(envelope.lane).to_owned(),
+        kind: match envelope.kind {
+            Kind::Submitted => "submitted".to_owned(),
+            Kind::Dsn => "dsn".to_owned(),
+        },
+        size: message.content.len(),
+        envid: envelope.envid.as_deref().map(str::to_owned),
+        ret,
+        recipients: recipients(envelope, queued),
+        header: String::from_utf8_lossy(header.get(..end).unwrap_or_default()).into_owned(),
+    })
+}
+
+fn recipients(envelope: &Envelope, queued: &[EntryView]) -> Vec<RecipientView> {
+    let mut views: Vec<RecipientView> = envelope
+        .recipients
+        .iter()
+        .map(|recipient| RecipientView {
+            forward_path: recipient.forward_path.to_string(),
+            notify: notify(recipient.notify),
+            state: "finished-or-being-tried".to_owned(),
+            site: None,
+            attempts: None,
+            due: None,
+        })
+        .collect();
+    for entry in queued {
+        let view = usize::try_from(entry.recipient).ok().and_then(|index| views.get_mut(index));
+        if let Some(view) = view {
+            entry.state.clone_into(&mut view.state);
+            view.site.clone_from(&entry.site);
+            view.attempts = Some(entry.attempts);
+            view.due = Some(entry.due);
+        }
+    }
+    views
+}
+
+fn lane(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Urgent => "urgent",
+        Lane::Normal => "normal",
+        Lane::Bulk => "bulk",
+    }
+}
+
+/// In the words of RFC 3461, 4.1; empty when nothing was said.
+fn notify(notify: Notify) -> String {
+    let words = [
+        (Notify::NEVER, "NEVER"),
+        (Notify::SUCCESS, "SUCCESS"),
+        (Notify::FAILURE, "FAILURE"),
+        (Notify::DELAY, "DELAY"),
+    ];
+    let said = words.into_iter().filter(|(bit, _)| notify.has(*bit)).map(|(_, word)| word);
+    said.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::UnixTime;
+    use crate::message::{BodyType, Content, ContentTraits, Recipient};
+    use crate::smtp::address::ReversePath;
+
+    fn sample() -> Message {
+        let recipient = |text: &str| Recipient {
+            forward_path: text.parse().unwrap(),
+            notify: Notify(Notify::SUCCESS.0 | Notify::DELAY.0),
+            orcpt: None,
+        };
+        let envelope = Envelope {
+            reverse_path: ReversePath::Null,
+            recipients: vec![recipient("a@x.test"), recipient("b@y.test")],
+            accepted_at: UnixTime(1_000),
+            tenant: "shop".into(),
+            campaign: "".into(),
+            lane: Lane::Bulk,
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            traits: ContentTraits::default(),
+            ret: Some(Ret::Headers),
+            envid: None,
+            kind: Kind::Submitted,
+        };
+        let content = Content::Memory(bytes::Bytes::from_static(b"Subject: hi\r\nX: y\r\n\r\nbody\r\n"));
+        Message { id: MessageId(7), envelope: Arc::new(envelope), content }
+    }
+
+    #[test]
+    fn queued_recipients_tell_their_state_and_others_do_not_claim_one() {
+        let entry = EntryView {
+            message_id: String::new(),
+            recipient: 1,
+            domain: "y.test".into(),
+            site: Some("y.test".into()),
+            tenant: String::new(),
+            campaign: String::new(),
+            state: "scheduled",
+            attempts: 3,
+            accepted: 1_000,
+            due: 2_000,
+        };
+
+        let view = view(&sample(), &[entry]).unwrap();
+
+        assert_eq!(view.recipients[0].state, "finished-or-being-tried");
+        assert_eq!((view.recipients[1].state.as_str(), view.recipients[1].attempts), ("scheduled", Some(3)));
+        assert_eq!(view.recipients[1].notify, "SUCCESS,DELAY");
+    }
+
+    #[test]
+    fn header_section_is_shown_without_the_body() {
+        assert_eq!(view(&sample(), &[]).unwrap().header, "Subject: hi\r\nX: y");
+    }
+}

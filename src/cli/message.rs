@@ -1,0 +1,110 @@
+//! `hikyaku message show`: one unfinished message, its recipients and its header section.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::client::escaped;
+use super::exit::Exit;
+use super::table::{Table, long, number, octets, plain, span, text};
+use super::{Remote, exit, print_json};
+use crate::admin::MessageView;
+
+/// Sub-commands of `message`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Message {
+    /// Show an unfinished message: envelope, recipients and header section
+    Show(Show),
+}
+
+/// Options of `message show`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Show {
+    /// The message's id, as `queue list`, replies to the submission and the log give it
+    id: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Message {
+    pub(super) async fn execute(self) -> exit::Result {
+        match self {
+            Self::Show(show) => show.execute().await,
+        }
+    }
+}
+
+impl Show {
+    async fn execute(self) -> exit::Result {
+        let view: MessageView = self.remote.client().get(&format!("/v1/message/{}", escaped(&self.id))).await?;
+        if self.remote.json {
+            return print_json(&view);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        print!("{}", summary(&view, now));
+        recipient_table(&view, now).print();
+        println!();
+        for line in view.header.split("\r\n") {
+            println!("{}", plain(line));
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn summary(view: &MessageView, now: u64) -> String {
+    let age = span(now.saturating_sub(u64::from(view.accepted)));
+    let lines = [
+        ("message", format!("{} ({}), {}, accepted {age} ago", view.message_id, view.kind, octets(view.size))),
+        ("reverse-path", format!("<{}>", view.reverse_path)),
+        ("tenant", view.tenant.clone()),
+        ("campaign", view.campaign.clone()),
+        ("lane", view.lane.clone()),
+        ("ENVID", view.envid.clone().unwrap_or_default()),
+        ("RET", view.ret.clone().unwrap_or_default()),
+    ];
+    let said = lines.iter().filter(|(_, value)| !value.is_empty());
+    said.map(|(name, value)| format!("{name:<13} {}\n", plain(value))).collect()
+}
+
+fn recipient_table(view: &MessageView, now: u64) -> Table {
+    let mut table = Table::new(&[
+        long("FORWARD-PATH"),
+        text("STATE"),
+        number("ATTEMPTS"),
+        number("DUE IN"),
+        long("SITE"),
+        text("NOTIFY"),
+    ]);
+    for recipient in &view.recipients {
+        let due = recipient.due.map(u64::from);
+        table.row([
+            recipient.forward_path.clone(),
+            recipient.state.clone(),
+            recipient.attempts.map(|attempts| attempts.to_string()).unwrap_or_default(),
+            due.map(|due| if due > now { span(due - now) } else { "now".to_owned() }).unwrap_or_default(),
+            recipient.site.clone().unwrap_or_default(),
+            recipient.notify.clone(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_header_values_are_escaped_and_empty_fields_left_out() {
+        let view: MessageView = serde_json::from_value(serde_json::json!({
+            "message_id": "0000000000007", "accepted": 940, "reverse_path": "", "tenant": "a\u{1b}[1m", "campaign": "",
+            "lane": "normal", "kind": "submitted", "size": 2048, "envid": null, "ret": null, "header": "",
+            "recipients": [{"forward_path": "a@x.test", "notify": "", "state": "scheduled", "site": null,
+                "attempts": 2, "due": 1060}],
+        }))
+        .unwrap();
+
+        let text = summary(&view, 1_000);
+
+        assert!(text.contains("(submitted), 2.0 KiB, accepted 1m 0s ago") && text.contains("a\\u{1b}[1m"), "{text}");
+        assert!(!text.contains("campaign"), "{text}");
+        assert!(recipient_table(&view, 1_000).render(None).contains("scheduled         2   1m 0s"));
+    }
+}
