@@ -271,7 +271,7 @@ async fn a_connection_that_is_never_answered_goes_to_the_next_mx_host() {
 
 fn insert(plan: &mut hikyaku::dns::Plan, address: SocketAddr) {
     let name = "dead.example.test".into();
-    plan.hosts.insert(0, hikyaku::dns::MxHost { name, preference: 0, addresses: vec![address.ip()] });
+    plan.hosts.insert(0, hikyaku::dns::MxHost { name, preference: 0, addresses: vec![address.ip()].into() });
     plan.hosts[1].preference = 10;
 }
 
