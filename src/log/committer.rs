@@ -466,15 +466,20 @@ fn fail(shared: &Shared, placed: Vec<Placed>) {
     }
 }
 
-/// At an orderly end the last segment is sealed like the others.
+/// At an orderly end the last segment is sealed like the others; an empty batch names its end as synced, as the next
+/// segment's batches do for every other one.
 fn seal_last(shared: &Shared) {
     let mut tail = shared.tail.lock();
     if tail.broken || tail.synced != tail.open.position() {
         return;
     }
+    let end = tail.open.offset;
+    if tail.open.has_room(0) && tail.write(&mut Vec::new(), &mut [], &mut Vec::new()).is_ok() {
+        // Nothing depends on it, so a failure changes nothing.
+        let _ = tail.open.fresh.file.sync_data();
+    }
     let index = std::mem::take(&mut tail.open.index);
     let header = tail.open.fresh.header;
-    let sealed = Sealed { segment: header.sequence, salt: header.salt, end: tail.open.offset, index: Some(index) };
     drop(tail);
-    shared.watch.sealed(sealed);
+    shared.watch.sealed(Sealed { segment: header.sequence, salt: header.salt, end, index: Some(index) });
 }

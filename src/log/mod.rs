@@ -9,9 +9,11 @@
 
 mod committer;
 pub mod disk;
+pub mod index;
 pub mod record;
 pub mod scan;
 pub mod segment;
+pub mod simulated;
 pub mod storage;
 pub mod supply;
 mod tail;

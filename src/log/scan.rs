@@ -149,18 +149,22 @@ pub fn segment(bytes: &[u8], header: &Header, floor: u64, each: &mut dyn FnMut(&
     }
 }
 
-/// The highest offset in this segment that its own batch headers name as synced.
-fn known_synced(bytes: &[u8], header: &Header) -> u64 {
+/// The highest positions that this segment's batch headers name as synced.
+pub fn synced(bytes: &[u8], header: &Header) -> Vec<Position> {
     let mut walk = Walk::new(bytes, header);
-    let mut known = FIRST;
+    let mut scan = Scan::default();
     while let (_, Some(item)) = walk.step() {
-        if let Item::Batch(batch) = item
-            && batch.synced.segment == header.sequence
-        {
-            known = known.max(batch.synced.offset);
+        if let Item::Batch(batch) = item {
+            scan.note_synced(batch.synced);
         }
     }
-    known.min(bytes.len() as u64)
+    scan.synced
+}
+
+/// The highest offset in this segment that its own batch headers name as synced.
+fn known_synced(bytes: &[u8], header: &Header) -> u64 {
+    let own = synced(bytes, header).into_iter().find(|position| position.segment == header.sequence);
+    own.map_or(FIRST, |position| position.offset).min(bytes.len() as u64)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Segments and batches on disk.
 //!
-//! A segment is a file of fixed size, `segments/<sequence in 16 hex digits>.seg`: a header in its first 4,096 octets,
-//! then batches, then zeros. A batch is a header and the records that one `pwritev` wrote:
+//! A segment is a file of fixed size, `segments/<sequence in 16 hex digits>.seg`: a header, twice, in its first 4,096
+//! octets, then batches, then zeros. A batch is a header and the records that one `pwritev` wrote:
 //!
 //! ```text
 //! segment   0  8   "HIKYAKU1"                batch   0  u32  "HKB1"
@@ -24,6 +24,8 @@ use super::wire::{put_at, u32_at, u64_at};
 pub const DIRECTORY: &str = "segments";
 /// Octets before the first batch: one page, so that the first batch never shares a sector with the header.
 pub const FIRST: u64 = 4096;
+/// Where the header's second copy is: without the salt no record of a segment could be read.
+const COPY: u64 = 2048;
 /// Octets of a batch header.
 pub const BATCH: usize = 48;
 
@@ -67,9 +69,14 @@ impl Header {
 
     /// Reads the header of an open file.
     pub fn read(file: &dyn StorageFile) -> io::Result<Option<Self>> {
-        let mut bytes = [0; 40];
-        file.read_at(&mut bytes, 0)?;
-        Ok(Self::decode(&bytes))
+        for offset in [0, COPY] {
+            let mut bytes = [0; 40];
+            file.read_at(&mut bytes, offset)?;
+            if let Some(header) = Self::decode(&bytes) {
+                return Ok(Some(header));
+            }
+        }
+        Ok(None)
     }
 
     /// What seals this segment's records.
@@ -145,6 +152,7 @@ pub fn create(storage: &dyn Storage, header: Header) -> io::Result<std::sync::Ar
     let made = file
         .fill_zero(header.size)
         .and_then(|()| file.write_at(&[io::IoSlice::new(&header.encode())], 0))
+        .and_then(|()| file.write_at(&[io::IoSlice::new(&header.encode())], COPY))
         .and_then(|()| file.sync_data())
         .and_then(|()| storage.rename(&temporary, &path(header.sequence)))
         .and_then(|()| storage.sync_dir(DIRECTORY));

@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::Position;
+use super::index;
 use super::record::{self, Lengths};
 use super::segment::{BATCH, Batch, FIRST};
 use super::storage::StorageFile;
@@ -42,12 +43,6 @@ impl Open {
     /// Whether a batch with this many octets of records fits.
     pub fn has_room(&self, octets: u64) -> bool {
         self.offset + BATCH as u64 + octets <= self.fresh.header.size
-    }
-
-    fn note(&mut self, offset: u64, meta: &[u8]) {
-        self.index.extend_from_slice(&offset.to_le_bytes());
-        self.index.extend_from_slice(meta);
-        self.index.resize(self.index.len().next_multiple_of(8), 0);
     }
 }
 
@@ -90,12 +85,12 @@ impl Tail {
         let mut at = start + BATCH as u64;
         for_each_frame(small, |frame| {
             record::seal(frame, seal, at);
-            open.note(at, frame);
+            index::note(&mut open.index, at, frame);
             at += frame.len() as u64;
         });
         for entry in entries.iter_mut() {
             record::seal(&mut entry.meta, seal, at);
-            open.note(at, &entry.meta);
+            index::note(&mut open.index, at, &entry.meta);
             placed.push(at);
             at += entry_octets(entry);
         }

@@ -1,8 +1,7 @@
 //! Appends to the log: group commit for large records, flat combining for small ones.
 //!
 //! *Entries* ([`Writer::submit`]) carry content and somebody waits until they are synced. The committer thread takes all
-//! that is pending, does one `pwritev` and one `fdatasync`, and answers. *Small* records ([`Writer::append`],
-//! [`Writer::append_now`]) are collected in a buffer. They reach the kernel with the next batch, or 5 ms later, or when
+//! that is pending, does one `pwritev` and one `fdatasync`, and answers. *Small* records ([`Writer::append`]) are collected in a buffer. They reach the kernel with the next batch, or 5 ms later, or when
 //! somebody needs them there: then the caller itself takes the tail and writes everything pending, and if another thread
 //! holds the tail, that one does it before it lets go. They are synced with the next entries, or 50 ms later.
 //!
@@ -182,6 +181,14 @@ pub(super) struct Shared {
     pub sessions: AtomicUsize,
 }
 
+/// Names an appended record.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    number: u64,
+    /// Octets in the buffer after it.
+    pending: usize,
+}
+
 /// The writing end of a log.
 pub struct Writer {
     shared: Arc<Shared>,
@@ -230,18 +237,23 @@ impl Writer {
         self.shared.wake_committer(&pending, Waiting::Short);
     }
 
-    /// Appends small records about records in segment `refers`; written and synced later.
-    pub fn append(&self, refers: u32, encode: impl FnOnce(&mut Vec<u8>)) {
-        if self.shared.push(refers, encode).1 >= SMALL_FULL {
+    /// Appends small records about records in segment `refers`; written and synced later. Only touches memory, so it may
+    /// be called with locks of the layer above held.
+    pub fn append(&self, refers: u32, encode: impl FnOnce(&mut Vec<u8>)) -> Ticket {
+        self.shared.push(refers, encode)
+    }
+
+    /// Writes what is pending if there is much of it.
+    pub fn relieve(&self, ticket: Ticket) {
+        if ticket.pending >= SMALL_FULL {
             self.shared.flush();
         }
     }
 
-    /// Appends small records and waits until they are handed to the kernel.
-    pub async fn append_now(&self, refers: u32, encode: impl FnOnce(&mut Vec<u8>)) -> Result<(), Fault> {
-        let (ticket, _) = self.shared.push(refers, encode);
+    /// Waits until an appended record is handed to the kernel.
+    pub async fn written(&self, ticket: Ticket) -> Result<(), Fault> {
         self.shared.flush();
-        let Some(waiter) = self.shared.wait_for(ticket)? else { return Ok(()) };
+        let Some(waiter) = self.shared.wait_for(ticket.number)? else { return Ok(()) };
         // The holder of the tail may have let go before it could see us.
         self.shared.flush();
         waiter.await.unwrap_or(Err(Fault))
@@ -323,11 +335,11 @@ impl Shared {
         }
     }
 
-    /// Appends to the buffer of small records; its ticket and the octets in the buffer.
-    fn push(&self, refers: u32, encode: impl FnOnce(&mut Vec<u8>)) -> (u64, usize) {
+    /// Appends to the buffer of small records.
+    fn push(&self, refers: u32, encode: impl FnOnce(&mut Vec<u8>)) -> Ticket {
         let mut pending = self.pending.lock();
         if self.has_fault() {
-            return (u64::MAX, 0);
+            return Ticket { number: u64::MAX, pending: 0 };
         }
         encode(&mut pending.small.bytes);
         if !pending.small.refers.contains(&refers) {
@@ -338,7 +350,7 @@ impl Shared {
             pending.small_since = Some(Instant::now());
             self.wake_committer(&pending, Waiting::Long);
         }
-        (pending.ticket, pending.small.bytes.len())
+        Ticket { number: pending.ticket, pending: pending.small.bytes.len() }
     }
 
     /// `None` if the record with this ticket is written already.

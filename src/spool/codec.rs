@@ -45,7 +45,7 @@ pub mod tag {
     pub const SPILL: u64 = 9;
     /// An unfinished recipient of a copied message; the others are finished.
     pub const PENDING: u64 = 20;
-    /// The message is a copy of an earlier record with the same id.
+    /// The message is a copy of an earlier record with the same id, in the segment with this number (4 octets).
     pub const COPIED: u64 = 21;
     /// The DSN's events: those of [`super::EVENTS`] about another message.
     pub const CONCLUDES: u64 = 22;
@@ -59,6 +59,8 @@ pub mod tag {
     pub const EXPIRED: u64 = 33;
     /// Recipients of an attempt.
     pub const RECIPIENTS: u64 = 34;
+    /// A recipient that is finished; which way stands in a record that a copy of the message came after.
+    pub const FINISHED: u64 = 36;
     /// Address and port of the MX host.
     pub const MX_ADDRESS: u64 = 35;
 }
@@ -235,12 +237,12 @@ fn events_in(fields: Fields<'_>) -> Vec<RecipientEvent> {
 }
 
 fn event(tag: u64, mut value: &[u8]) -> Option<RecipientEvent> {
-    if !(tag::DELIVERED..=tag::EXPIRED).contains(&tag) {
+    if !(tag::DELIVERED..=tag::EXPIRED).contains(&tag) && tag != tag::FINISHED {
         return None;
     }
     let recipient = take_varint_u32(&mut value)?;
     let event = match tag {
-        tag::DELIVERED => Event::Delivered,
+        tag::DELIVERED | tag::FINISHED => Event::Delivered,
         tag::BOUNCED => Event::Bounced,
         tag::EXPIRED => Event::Expired,
         _ => {
@@ -269,8 +271,58 @@ fn socket_address(value: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::from_le_bytes(*port)))
 }
 
+/// Writes records that bring a copy, made with the recipients `then`, up to what is left `now`.
+pub fn write_difference(out: &mut Vec<u8>, id: MessageId, then: &[Pending], now: &[Pending]) {
+    let mut fields = Vec::new();
+    let mut value = Vec::new();
+    for before in then {
+        let after = now.iter().find(|after| after.recipient == before.recipient);
+        match after {
+            None => {
+                value.clear();
+                put_varint(&mut value, u64::from(before.recipient));
+                put_field(&mut fields, tag::FINISHED, &value);
+            }
+            Some(after) if after != before => {
+                let (attempts, due, delay_reported) = (after.attempts, after.due, after.delay_reported);
+                let event = Event::Deferred { attempts, due, delay_reported };
+                put_events(&mut fields, &[RecipientEvent { recipient: after.recipient, event }]);
+            }
+            Some(_) => {}
+        }
+    }
+    if !fields.is_empty() {
+        let mut builder = Builder::new(out, EVENTS);
+        builder.field(tag::ID, &id.0.to_le_bytes());
+        builder.raw(&fields);
+        builder.finish();
+    }
+    for after in now.iter().filter(|after| !then.contains(after)) {
+        if let Some(mx) = after.in_doubt {
+            write_attempt(out, id, &[after.recipient], mx);
+        }
+    }
+}
+
+/// Lays out a copy of a message with what is left to do for it; its other fields stay, known or not.
+pub fn copy(frame: &Frame<'_>, from: u32, pending: &[Pending], content: u32, checksum: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(frame.bytes().len() + 16 * pending.len() + 8);
+    let mut builder = Builder::new(&mut out, MESSAGE);
+    for (tag, value) in frame.fields() {
+        if !matches!(tag, tag::PENDING | tag::COPIED | tag::CONCLUDES) {
+            builder.field(tag, value);
+        }
+    }
+    builder.field(tag::COPIED, &from.to_le_bytes());
+    let mut fields = Vec::new();
+    pending.iter().for_each(|pending| put_pending(&mut fields, pending));
+    builder.raw(&fields);
+    builder.finish_with(content, checksum);
+    out
+}
+
 /// Appends an unfinished recipient of a copied message.
-pub fn put_pending(out: &mut Vec<u8>, pending: &Pending) {
+fn put_pending(out: &mut Vec<u8>, pending: &Pending) {
     let mut value = Vec::with_capacity(32);
     put_varint(&mut value, u64::from(pending.recipient));
     put_varint(&mut value, u64::from(pending.attempts));
@@ -301,18 +353,19 @@ pub fn unfinished(frame: &Frame<'_>) -> Vec<Pending> {
             _ => {}
         }
     }
-    if is_copy { named } else { fresh(count).collect() }
+    if is_copy { named } else { fresh(count) }
+}
+
+/// The segment that this message was copied from, if it is a copy.
+pub fn copied_from(frame: &Frame<'_>) -> Option<u32> {
+    frame.fields().find(tag::COPIED)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }
 
 /// The recipients of a message that was just accepted.
-pub fn fresh(count: u32) -> impl Iterator<Item = Pending> {
-    (0..count).map(|recipient| Pending {
-        recipient,
-        attempts: 0,
-        due: UnixTime(0),
-        delay_reported: false,
-        in_doubt: None,
-    })
+pub fn fresh(count: u32) -> Vec<Pending> {
+    let pending =
+        |recipient| Pending { recipient, attempts: 0, due: UnixTime(0), delay_reported: false, in_doubt: None };
+    (0..count).map(pending).collect()
 }
 
 /// The envelope of a message record; `None` if a field does not make sense.

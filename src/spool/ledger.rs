@@ -32,8 +32,15 @@ pub struct Segment {
     pub live_octets: u64,
     /// Other segments whose records the records here are about.
     pub refers: BTreeSet<u32>,
+    /// Segments with copies of messages here that do not count while this segment exists. What refers to this segment
+    /// must refer to them when it goes.
+    pub copied_to: BTreeSet<u32>,
     /// Nothing more is written to it.
     pub is_sealed: bool,
+    /// A sync of it failed: what is live is copied away.
+    pub is_given_up: bool,
+    /// Holds a damaged message, so it cannot be emptied.
+    pub is_pinned: bool,
     /// Its file once somebody has read from it, with the seal of its records.
     pub reader: Option<(Arc<dyn StorageFile>, Seal)>,
 }
@@ -108,6 +115,31 @@ impl Ledger {
         }
     }
 
+    /// Whether there is such a segment.
+    pub fn exists(&self, sequence: u32) -> bool {
+        self.segments.lock().contains_key(&sequence)
+    }
+
+    /// Segment `to` holds a copy of a message in `from` that does not count yet.
+    pub fn note_copy(&self, from: u32, to: u32) {
+        let mut segments = self.segments.lock();
+        segments.entry(from).or_default().copied_to.insert(to);
+        segments.entry(to).or_default().refers.insert(from);
+    }
+
+    /// Segments that were durably deleted.
+    pub fn forget(&self, gone: &[u32]) {
+        let mut segments = self.segments.lock();
+        for sequence in gone {
+            let Some(segment) = segments.remove(sequence) else { continue };
+            for (other, referring) in segments.iter_mut() {
+                if referring.refers.remove(sequence) {
+                    referring.refers.extend(segment.copied_to.iter().filter(|to| *to != other));
+                }
+            }
+        }
+    }
+
     /// The open file of a segment.
     pub fn reader(&self, sequence: u32) -> io::Result<(Arc<dyn StorageFile>, Seal)> {
         if let Some(reader) = self.segments.lock().get(&sequence).and_then(|segment| segment.reader.clone()) {
@@ -147,6 +179,7 @@ impl Watch for Ledger {
     fn sealed(&self, sealed: Sealed) {
         if let Some(segment) = self.segments.lock().get_mut(&sealed.segment) {
             segment.is_sealed = true;
+            segment.is_given_up = sealed.index.is_none();
         }
         self.sealed.lock().push(sealed);
         (self.nudge)();

@@ -60,6 +60,10 @@ pub struct Shard {
     entries: HashMap<Key, Entry, FixedState>,
     /// Unfinished recipients of messages with several, or with another one than the first.
     several: HashMap<MessageId, Vec<Pending>, FixedState>,
+    /// Numbers of the spill files of messages that have one.
+    spilled: HashMap<MessageId, u64, FixedState>,
+    /// Messages that a DSN on its way to the disk is about.
+    concluding: HashMap<MessageId, u32, FixedState>,
     /// Attempts without an outcome.
     in_flight: HashMap<MessageId, Vec<(u32, SocketAddr)>, FixedState>,
 }
@@ -107,9 +111,9 @@ impl Map {
         self.shards.iter().map(|shard| shard.lock().entries.len()).sum()
     }
 
-    /// How many attempts have no outcome.
-    pub fn in_flight(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().in_flight.values().map(Vec::len).sum::<usize>()).sum()
+    /// Numbers of all spill files that are referred to.
+    pub fn spills(&self) -> Vec<u64> {
+        self.shards.iter().flat_map(|shard| shard.lock().spilled.values().copied().collect::<Vec<_>>()).collect()
     }
 }
 
@@ -158,6 +162,36 @@ impl Shard {
         self.several.remove(&id);
         self.in_flight.remove(&id);
         self.entries.remove(&key(id)).map(|entry| entry.location())
+    }
+
+    /// A DSN about the message is on its way to the disk.
+    pub fn begin_conclusion(&mut self, id: MessageId) {
+        *self.concluding.entry(id).or_default() += 1;
+    }
+
+    /// The DSN has arrived or failed.
+    pub fn end_conclusion(&mut self, id: MessageId) {
+        if let Some(count) = self.concluding.get_mut(&id) {
+            *count -= 1;
+            if *count == 0 {
+                self.concluding.remove(&id);
+            }
+        }
+    }
+
+    /// Whether a DSN about the message is on its way to the disk.
+    pub fn is_concluding(&self, id: MessageId) -> bool {
+        self.concluding.contains_key(&id)
+    }
+
+    /// The message's content lies in this spill file.
+    pub fn note_spill(&mut self, id: MessageId, number: u64) {
+        self.spilled.insert(id, number);
+    }
+
+    /// Takes the number of the message's spill file.
+    pub fn take_spill(&mut self, id: MessageId) -> Option<u64> {
+        self.spilled.remove(&id)
     }
 
     /// The record is now elsewhere.
@@ -264,7 +298,7 @@ mod tests {
     fn a_message_ends_with_its_last_recipient() {
         let map = Map::default();
         let mut shard = map.shard(ID);
-        shard.insert(ID, HERE, &fresh(3).collect::<Vec<_>>());
+        shard.insert(ID, HERE, &fresh(3));
 
         let first = shard.apply(ID, &[event(2, Event::Delivered), event(0, Event::Bounced)]);
         let again = shard.apply(ID, &[event(2, Event::Delivered)]);
@@ -281,7 +315,7 @@ mod tests {
         let map = Map::default();
         let mx: SocketAddr = "192.0.2.1:25".parse().unwrap();
         let mut shard = map.shard(ID);
-        shard.insert(ID, HERE, &fresh(1).collect::<Vec<_>>());
+        shard.insert(ID, HERE, &fresh(1));
 
         shard.attempt(ID, &[0], mx);
         assert_eq!(shard.pending(ID)[0].in_doubt, Some(mx));

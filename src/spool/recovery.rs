@@ -1,24 +1,24 @@
 //! Raising the messages of earlier starts, while new ones are already accepted.
 //!
 //! Two passes over the segments in order: the first applies every record to the map, the second gives out what is left.
-//! Nothing is written to those segments, so recovery can be stopped and run again at any point with the same result.
+//! Both read the segments' indexes; a segment without one is scanned, what cannot be read in it goes to quarantine, and
+//! it gets an index at the end. The segments themselves are not written, so recovery can be stopped at any point and run
+//! again with the same result.
 
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::atomic::Ordering;
 
-use crate::log::Position;
 use crate::log::record::Frame;
-use crate::log::scan::{self, Scan};
-use crate::log::segment::{self, Header};
-use crate::log::storage::read_exact;
+use crate::log::storage::Storage;
+use crate::log::{Position, index, segment};
+use crate::message::MessageId;
 
-use super::codec;
+use super::inner::Inner;
 use super::map::Location;
-use super::{RecoverError, Recovered, RecoveryReport, Spool};
-
-/// Where damaged octets are kept.
-pub const QUARANTINE: &str = "quarantine";
-/// Where octets of unfinished writes are kept.
-pub const QUARANTINE_TAIL: &str = "quarantine/tail";
+use super::quarantine::{self, Shelf};
+use super::source::{self, Source};
+use super::{RecoverError, Recovered, RecoveryReport, Spool, codec, keeper, spill};
 
 /// The messages of earlier starts, to be raised once.
 #[derive(Debug)]
@@ -34,101 +34,203 @@ impl Recovery {
 
     /// Reads the segments and gives each unfinished message to `each`. Blocks; to be run on a thread of its own.
     pub fn run(self, each: &mut dyn FnMut(Recovered)) -> Result<RecoveryReport, RecoverError> {
+        let inner = &*self.spool.inner;
         let mut report = RecoveryReport::default();
+        let mut scanned = HashMap::new();
         for &sequence in &self.segments {
             report.segments += 1;
-            let scan = self.scan(sequence, &mut |location, frame| self.apply(location, frame))?;
-            report.damaged += scan.unreadable.len() as u64;
+            let Some(source) = self.source(sequence, &mut report)? else { continue };
+            walk(sequence, &source.entries, &mut |location, frame| apply(inner, location, frame));
+            if source.is_indexed {
+                report.indexed += 1;
+            } else {
+                scanned.insert(sequence, source);
+            }
         }
         for &sequence in &self.segments {
-            self.scan(sequence, &mut |location, frame| {
-                if let Some(recovered) = self.raise(location, frame) {
+            let mut raise = |location: Location, frame: &Frame<'_>| {
+                if let Some(recovered) = raise(inner, location, frame) {
                     report.messages += 1;
                     report.recipients += recovered.pending.len() as u64;
                     let in_doubt = recovered.pending.iter().filter(|pending| pending.in_doubt.is_some());
                     report.in_doubt += in_doubt.count() as u64;
                     each(recovered);
                 }
-            })?;
+            };
+            match scanned.get(&sequence) {
+                Some(source) => walk(sequence, &source.entries, &mut raise),
+                None => {
+                    let source = source::read(&*inner.storage, sequence, false);
+                    let source = source.map_err(|error| RecoverError::Read { segment: sequence, error });
+                    // Its header was unreadable: it is in quarantine.
+                    let Ok(Some(source)) = source else { continue };
+                    walk(sequence, &source.entries, &mut raise);
+                }
+            }
         }
-        self.spool.inner.recovering.store(false, Ordering::Relaxed);
+        for (sequence, source) in scanned {
+            // Without an index the segment is scanned at the next start.
+            if let Err(error) = index::write(&*inner.storage, sequence, source.salt, source.end, &source.entries) {
+                tracing::warn!(segment = sequence, %error, "cannot write the index of a segment");
+            }
+        }
+        if let Err(error) = remove_orphans(inner) {
+            tracing::warn!(%error, "cannot remove spill files that no message refers to");
+        }
+        inner.recovering.store(false, Ordering::Release);
+        inner.keeper.nudge();
         Ok(report)
     }
 
-    fn scan(&self, sequence: u32, each: &mut dyn FnMut(Location, &Frame<'_>)) -> Result<Scan, RecoverError> {
+    /// The records of a segment; what a scan could not read is kept. `None` if the whole segment is unreadable.
+    fn source(&self, sequence: u32, report: &mut RecoveryReport) -> Result<Option<Source>, RecoverError> {
+        let inner = &*self.spool.inner;
+        let storage: &dyn Storage = &*inner.storage;
         let read_error = |error| RecoverError::Read { segment: sequence, error };
-        let file = self.spool.inner.storage.open(&segment::path(sequence)).map_err(read_error)?;
-        let Some(header) = Header::read(&*file).map_err(read_error)? else { return Ok(Scan::default()) };
-        let size = file.size().map_err(read_error)?;
-        let bytes = read_exact(&*file, 0, usize::try_from(size).unwrap_or(usize::MAX)).map_err(read_error)?;
-        Ok(scan::segment(&bytes, &header, 0, &mut |found| {
-            let position = Position { segment: sequence, offset: found.offset };
-            each(Location { position, octets: found.frame.lengths.total() }, &found.frame);
-        }))
-    }
-
-    /// Applies one record to the map and the ledger.
-    fn apply(&self, location: Location, frame: &Frame<'_>) {
-        let inner = &self.spool.inner;
-        let Some(id) = codec::id(frame) else { return };
-        if frame.kind() == codec::MESSAGE {
-            if let Some((concluded, events)) = codec::concludes(frame) {
-                self.refer(location, concluded);
-                inner.finish(concluded, &events, false);
-            }
-            self.refer(location, id);
-            let mut shard = inner.map.shard(id);
-            let earlier = shard.find(id);
-            shard.insert(id, location, &codec::unfinished(frame));
-            let is_live = shard.find(id).is_some();
-            drop(shard);
-            if let Some(earlier) = earlier {
-                inner.ledger.release(earlier);
-            }
-            if is_live {
-                inner.ledger.add(location);
-            }
-            return;
-        }
-        self.refer(location, id);
-        match frame.kind() {
-            codec::EVENTS => inner.finish(id, &codec::events(frame), false),
-            codec::ATTEMPT => {
-                if let Some((recipients, mx)) = codec::attempt(frame) {
-                    inner.map.shard(id).attempt(id, &recipients, mx);
-                }
-            }
-            codec::WITHDRAWN => {
-                let removed = inner.map.shard(id).remove(id);
-                if let Some(location) = removed {
-                    inner.ledger.release(location);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// A record at `location` is about message `id`, whose segment must go first.
-    fn refer(&self, location: Location, id: crate::message::MessageId) {
-        let inner = &self.spool.inner;
-        let Some(about) = inner.map.shard(id).find(id) else { return };
-        let (here, there) = (location.position.segment, about.position.segment);
-        if here != there {
-            inner.ledger.with(|segments| segments.entry(here).or_default().refers.insert(there));
-        }
-    }
-
-    /// The message in this record, if it is the one the map names.
-    fn raise(&self, location: Location, frame: &Frame<'_>) -> Option<Recovered> {
-        if frame.kind() != codec::MESSAGE {
-            return None;
-        }
-        let id = codec::id(frame)?;
-        let pending = {
-            let shard = self.spool.inner.map.shard(id);
-            shard.find(id).filter(|found| *found == location)?;
-            shard.pending(id)
+        let Some(source) = source::read(storage, sequence, false).map_err(read_error)? else {
+            quarantine::take(storage, sequence).map_err(RecoverError::Quarantine)?;
+            inner.ledger.with(|segments| segments.remove(&sequence));
+            note(inner, Shelf::Damaged, report);
+            return Ok(None);
         };
-        Some(Recovered { id, envelope: codec::envelope(frame)?, pending })
+        if !source.unreadable.is_empty() {
+            let file = storage.open(&segment::path(sequence)).map_err(read_error)?;
+            for (range, was_synced) in &source.unreadable {
+                let shelf = if *was_synced { Shelf::Damaged } else { Shelf::Tail };
+                tracing::warn!(segment = sequence, from = range.start, to = range.end, ?shelf, "unreadable octets");
+                quarantine::copy(storage, shelf, sequence, &*file, range.clone()).map_err(RecoverError::Quarantine)?;
+                note(inner, shelf, report);
+            }
+        }
+        Ok(Some(source))
     }
+}
+
+fn note(inner: &Inner, shelf: Shelf, report: &mut RecoveryReport) {
+    match shelf {
+        Shelf::Damaged => {
+            report.damaged += 1;
+            inner.tally.damaged.fetch_add(1, Ordering::Relaxed);
+            inner.tally.damaged_total.increment(1);
+        }
+        Shelf::Tail => {
+            report.tail += 1;
+            inner.tally.tail.fetch_add(1, Ordering::Relaxed);
+            inner.tally.tail_total.increment(1);
+        }
+    }
+}
+
+fn walk(sequence: u32, entries: &[u8], each: &mut dyn FnMut(Location, &Frame<'_>)) {
+    index::each(entries, &mut |offset, frame| {
+        let position = Position { segment: sequence, offset };
+        each(Location { position, octets: frame.lengths.total() }, frame);
+    });
+}
+
+/// Applies one record to the map and the ledger.
+fn apply(inner: &Inner, location: Location, frame: &Frame<'_>) {
+    let Some(id) = codec::id(frame) else { return };
+    refer(inner, location, id);
+    match frame.kind() {
+        codec::MESSAGE => {
+            if let Some((concluded, events)) = codec::concludes(frame) {
+                refer(inner, location, concluded);
+                finish(inner, concluded, &events);
+            }
+            match codec::copied_from(frame).filter(|from| inner.ledger.exists(*from)) {
+                Some(from) => inner.ledger.note_copy(from, location.position.segment),
+                None => insert(inner, id, location, frame),
+            }
+        }
+        codec::EVENTS => finish(inner, id, &codec::events(frame)),
+        codec::ATTEMPT => {
+            if let Some((recipients, mx)) = codec::attempt(frame) {
+                inner.map.shard(id).attempt(id, &recipients, mx);
+            }
+        }
+        codec::WITHDRAWN => {
+            let removed = {
+                let mut shard = inner.map.shard(id);
+                shard.take_spill(id);
+                shard.remove(id)
+            };
+            if let Some(location) = removed {
+                inner.ledger.release(location);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn insert(inner: &Inner, id: MessageId, location: Location, frame: &Frame<'_>) {
+    let (earlier, is_live) = {
+        let mut shard = inner.map.shard(id);
+        let earlier = shard.find(id);
+        shard.insert(id, location, &codec::unfinished(frame));
+        if let Some(place) = codec::spill(frame) {
+            shard.note_spill(id, place.file);
+        }
+        (earlier, shard.find(id).is_some())
+    };
+    if let Some(earlier) = earlier {
+        inner.ledger.release(earlier);
+    }
+    if is_live {
+        inner.ledger.add(location);
+    }
+}
+
+fn finish(inner: &Inner, id: MessageId, events: &[super::RecipientEvent]) {
+    let applied = {
+        let mut shard = inner.map.shard(id);
+        let applied = shard.apply(id, events);
+        if applied.is_some_and(|applied| applied.is_finished) {
+            shard.take_spill(id);
+        }
+        applied
+    };
+    if let Some(applied) = applied.filter(|applied| applied.is_finished) {
+        inner.ledger.release(applied.location);
+    }
+}
+
+/// A record at `location` is about message `id`, whose segment must go first.
+fn refer(inner: &Inner, location: Location, id: MessageId) {
+    let Some(about) = inner.map.shard(id).find(id) else { return };
+    let (here, there) = (location.position.segment, about.position.segment);
+    if here != there {
+        inner.ledger.with(|segments| segments.entry(here).or_default().refers.insert(there));
+    }
+}
+
+/// The message in this record, if it is the one the map names.
+fn raise(inner: &Inner, location: Location, frame: &Frame<'_>) -> Option<Recovered> {
+    if frame.kind() != codec::MESSAGE {
+        return None;
+    }
+    let id = codec::id(frame)?;
+    let pending = {
+        let shard = inner.map.shard(id);
+        shard.find(id).filter(|found| *found == location)?;
+        shard.pending(id)
+    };
+    Some(Recovered { id, envelope: codec::envelope(frame)?, pending })
+}
+
+/// Removes spill files of earlier starts that no message refers to.
+fn remove_orphans(inner: &Inner) -> io::Result<()> {
+    let entries = inner.storage.list(spill::DIRECTORY)?;
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let used: HashSet<u64> = inner.map.spills().into_iter().collect();
+    let first_of_this_start = MessageId::new(inner.start, 0).0;
+    for entry in entries {
+        let Ok(number) = u64::from_str_radix(&entry.name, 16) else { continue };
+        if number < first_of_this_start && !used.contains(&number) {
+            keeper::remove(&*inner.storage, &spill::path(number))?;
+        }
+    }
+    Ok(())
 }

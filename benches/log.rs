@@ -1,0 +1,159 @@
+//! The log: encoding and decoding records, and group commit on a real directory.
+//!
+//! Load: messages of 10 KB with one recipient. `commit/N` is the time per message with N tasks that each wait for their
+//! own commit, on two runtime threads; it also prints the process's CPU time per message, which is the figure that stays
+//! stable on noisy machines. `HIKYAKU_BENCH_DIR` names a directory on the disk to be measured (default: the system's
+//! temporary directory).
+
+#![allow(missing_docs, reason = "criterion's macros")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use hikyaku::clock::{Clock, UnixTime};
+use hikyaku::log::disk::Disk;
+use hikyaku::log::record::{Builder, Frame, Seal, seal};
+use hikyaku::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Recipient};
+use hikyaku::metrics::Registry;
+use hikyaku::smtp::address::ReversePath;
+use hikyaku::spool::{Attempts, Event, NewMessage, RecipientEvent, Settings, Spool, codec};
+
+const SIZE: usize = 10 << 10;
+
+fn envelope() -> Arc<Envelope> {
+    let recipient =
+        Recipient { forward_path: "somebody@example.com".parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
+    Arc::new(Envelope {
+        reverse_path: ReversePath::Mailbox("bounce@example.org".parse().unwrap()),
+        recipients: vec![recipient],
+        accepted_at: UnixTime(1_800_000_000),
+        tenant: "default".into(),
+        campaign: "spring".into(),
+        lane: Lane::Bulk,
+        body: BodyType::SevenBit,
+        smtputf8: false,
+        traits: ContentTraits::default(),
+        ret: None,
+        envid: None,
+        kind: Kind::Submitted,
+    })
+}
+
+fn records(criterion: &mut Criterion) {
+    let (envelope, content) = (envelope(), vec![b'x'; SIZE]);
+    let place = Seal { salt: 0x1234_5678 };
+    let encode = |out: &mut Vec<u8>| {
+        out.clear();
+        let mut builder = Builder::new(out, codec::MESSAGE);
+        codec::put_envelope(&mut builder, MessageId(1), &envelope);
+        builder.finish_with(SIZE as u32, crc32c::crc32c(&content));
+        seal(out, place, 4096);
+    };
+    let mut group = criterion.benchmark_group("record");
+    group.throughput(Throughput::Bytes(SIZE as u64));
+    let mut out = Vec::new();
+    group.bench_function("encode", |bencher| bencher.iter(|| encode(black_box(&mut out))));
+    encode(&mut out);
+    group.bench_function("decode", |bencher| {
+        bencher.iter(|| {
+            let frame = Frame::read(black_box(&out), place, 4096).unwrap();
+            assert!(frame.is_content(&content, place, 4096));
+            codec::envelope(&frame).unwrap()
+        });
+    });
+    group.bench_function("events", |bencher| {
+        let events = [RecipientEvent { recipient: 0, event: Event::Delivered }];
+        bencher.iter(|| {
+            out.clear();
+            codec::write_events(&mut out, MessageId(1), black_box(&events));
+        });
+    });
+    group.finish();
+}
+
+/// User and system time of this process.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+fn open(directory: &std::path::Path, sync: bool) -> Spool {
+    let settings = Settings {
+        path: directory.into(),
+        segment_size: 64 << 20,
+        reserve: 0,
+        sync,
+        attempts: Attempts::Write,
+        deadline: Duration::from_secs(60),
+        cache: 64 << 20,
+    };
+    let registry = Registry::new().unwrap();
+    let (spool, recovery) = Spool::open(settings, Arc::new(Disk::new(directory)), Clock::system(), &registry).unwrap();
+    recovery.run(&mut |_| {}).unwrap();
+    spool
+}
+
+async fn life(spool: &Spool, envelope: &Arc<Envelope>, content: &Bytes) {
+    let id = spool.next_id();
+    let new = NewMessage {
+        id,
+        envelope: envelope.clone(),
+        content: Content::Memory(content.clone()),
+        ended_at: Instant::now(),
+    };
+    spool.accept(new).await.unwrap();
+    black_box(spool.load(id).unwrap());
+    spool.attempt(id, &[0], "127.0.0.1:25".parse().unwrap()).await.unwrap();
+    spool.record(id, &[RecipientEvent { recipient: 0, event: Event::Delivered }]);
+}
+
+fn commits(criterion: &mut Criterion) {
+    let base = std::env::var_os("HIKYAKU_BENCH_DIR").map_or_else(std::env::temp_dir, Into::into);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut group = criterion.benchmark_group("commit");
+    group.sample_size(10).measurement_time(Duration::from_secs(5)).throughput(Throughput::Elements(1));
+    for (name, sessions, sync) in [("1", 1, true), ("50", 50, true), ("200", 200, true), ("50 unsynced", 50, false)] {
+        let root = tempfile::tempdir_in(&base).unwrap();
+        let spool = open(&root.path().join("spool"), sync);
+        let (envelope, content) = (envelope(), Bytes::from(vec![b'x'; SIZE]));
+        let (began, mut total) = (cpu(), 0);
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|count| {
+                total += count;
+                let began = Instant::now();
+                runtime.block_on(async {
+                    let share = |session: u64| count / sessions + u64::from(session < count % sessions);
+                    let tasks: Vec<_> = (0..sessions)
+                        .map(|session| {
+                            let (spool, envelope, content) = (spool.clone(), envelope.clone(), content.clone());
+                            let share = share(session);
+                            tokio::spawn(async move {
+                                for _ in 0..share {
+                                    life(&spool, &envelope, &content).await;
+                                }
+                            })
+                        })
+                        .collect();
+                    for task in tasks {
+                        task.await.unwrap();
+                    }
+                });
+                began.elapsed()
+            });
+        });
+        let each = (cpu() - began).as_nanos() as u64 / total.max(1);
+        let stat = spool.stat();
+        println!("commit/{name}: {each} ns of CPU a message, {} messages in {} batches", total, stat.batches);
+        spool.close_blocking();
+    }
+    group.finish();
+}
+
+criterion_group!(benches, records, commits);
+criterion_main!(benches);

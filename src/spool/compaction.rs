@@ -1,0 +1,191 @@
+//! Copying live messages out of segments that are mostly dead.
+//!
+//! A copy is one folded record: the same id, the recipients that are left, their attempts and times, the content. It is
+//! synced before the old segment goes. Recovery ignores a copy as long as the segment it was made from exists: the
+//! original and the events after it say the same. An event that comes between the moment the copy is laid out and the
+//! moment the map names it may lie before the copy, so what changed meanwhile is appended again behind it and synced
+//! before the old segment goes. The copy's segment refers to the old one, so it cannot go first.
+
+use std::io;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::log::index;
+use crate::log::record::{Frame, Seal};
+use crate::log::storage::{StorageFile, read_exact};
+use crate::log::wire::aligned;
+use crate::log::writer::{CommitError, Entry};
+use crate::log::{Position, record::HEADER};
+use crate::message::MessageId;
+
+use super::codec;
+use super::contract::Pending;
+use super::inner::Inner;
+use super::keeper::reserve;
+use super::ledger::Segment;
+use super::map::Location;
+use super::source;
+
+/// So many octets are copied before their commit is awaited.
+const PIECE: u64 = 1 << 20;
+/// Dead segments that others hold back may take this many segments before the oldest is copied whatever it holds.
+const SLACK: u64 = 8;
+
+/// A copy on its way.
+struct Copy {
+    id: MessageId,
+    from: Location,
+    octets: u64,
+    then: Vec<Pending>,
+    done: oneshot::Receiver<Result<Position, CommitError>>,
+}
+
+/// The segment to copy from next, if any.
+pub fn candidate(inner: &Inner) -> Option<u32> {
+    let space = inner.storage.space().ok();
+    let is_low = space.is_some_and(|space| space.free < 2 * reserve(inner, space.total));
+    inner.ledger.with(|segments| {
+        let (mut total, mut live) = (0, 0);
+        for segment in segments.values() {
+            total += segment.size;
+            live += segment.live_octets;
+        }
+        let eligible =
+            || segments.iter().filter(|(_, segment)| segment.is_sealed && segment.live > 0 && !segment.is_pinned);
+        let thinnest = eligible().min_by_key(|(_, segment)| share(segment));
+        let given_up = eligible().find(|(_, segment)| segment.is_given_up);
+        let limit = if is_low { 90 } else { 25 };
+        let is_over = total > live * 5 / 2 + SLACK * inner.settings.segment_size;
+        given_up
+            .or_else(|| thinnest.filter(|(_, segment)| share(segment) < limit))
+            .or_else(|| is_over.then(|| eligible().next()).flatten())
+            .map(|(sequence, _)| *sequence)
+    })
+}
+
+/// Live octets in percent.
+fn share(segment: &Segment) -> u64 {
+    segment.live_octets * 100 / segment.size.max(1)
+}
+
+/// Copies all live messages of a segment; how many. On return nothing needs the segment but records about older ones.
+pub fn run(inner: &Inner, sequence: u32) -> io::Result<u64> {
+    let (file, seal) = inner.ledger.reader(sequence)?;
+    let entries = source::entries(&*inner.storage, sequence)?;
+    let mut found = Vec::new();
+    index::each(&entries, &mut |offset, frame| {
+        if frame.kind() == codec::MESSAGE
+            && let Some(id) = codec::id(frame)
+        {
+            let position = Position { segment: sequence, offset };
+            found.push((id, Location { position, octets: frame.lengths.total() }));
+        }
+    });
+    let (mut copies, mut octets, mut copied) = (Vec::new(), 0, 0);
+    for (id, from) in found {
+        if inner.map.shard(id).find(id) != Some(from) {
+            continue;
+        }
+        let copy = match lay_out(inner, id, from, &*file, seal)? {
+            Laid::Out(copy) => copy,
+            Laid::Busy => continue,
+            Laid::Damaged => {
+                inner.ledger.with(|segments| segments.entry(sequence).or_default().is_pinned = true);
+                continue;
+            }
+        };
+        octets += copy.octets;
+        copies.push(copy);
+        if octets >= PIECE {
+            copied += settle(inner, std::mem::take(&mut copies))?;
+            octets = 0;
+        }
+    }
+    copied += settle(inner, copies)?;
+    inner.writer.sync_blocking().map_err(io::Error::other)?;
+    Ok(copied)
+}
+
+/// What became of a message that was to be copied.
+enum Laid {
+    Out(Copy),
+    /// A DSN about it is on its way to the disk and its events are not in the map yet.
+    Busy,
+    /// It stays where it is.
+    Damaged,
+}
+
+/// Hands a copy to the committer.
+fn lay_out(inner: &Inner, id: MessageId, from: Location, file: &dyn StorageFile, seal: Seal) -> io::Result<Laid> {
+    let offset = from.position.offset;
+    let bytes = Bytes::from(read_exact(file, offset, usize::try_from(from.octets).unwrap_or(HEADER))?);
+    let frame = Frame::read(&bytes, seal, offset);
+    let content = frame.and_then(|frame| {
+        let meta = frame.lengths.meta as usize;
+        let range = meta..meta.checked_add(frame.lengths.content as usize)?;
+        let plain = crc32c::crc32c(bytes.get(range.clone())?);
+        frame.has_checksum(plain, seal, offset).then_some((frame, bytes.slice(range), plain))
+    });
+    let Some((frame, content, checksum)) = content else {
+        // Reading it reports it and copies it to quarantine.
+        let _ = inner.read(id, from);
+        return Ok(Laid::Damaged);
+    };
+    let (done, receiver) = oneshot::channel();
+    let then = {
+        let shard = inner.map.shard(id);
+        if shard.is_concluding(id) {
+            return Ok(Laid::Busy);
+        }
+        shard.pending(id)
+    };
+    let meta = codec::copy(&frame, from.position.segment, &then, frame.lengths.content, checksum);
+    let octets = aligned(meta.len() as u64 + content.len() as u64);
+    let refers = vec![from.position.segment];
+    inner.writer.submit(Entry { meta, content, checksum, refers, withdrawal: None, done });
+    Ok(Laid::Out(Copy { id, from, octets, then, done: receiver }))
+}
+
+/// Waits for copies and makes the map name them.
+fn settle(inner: &Inner, copies: Vec<Copy>) -> io::Result<u64> {
+    let mut failure = None;
+    let mut copied = 0;
+    for Copy { id, from, octets, then, done } in copies {
+        match done.blocking_recv() {
+            Ok(Ok(position)) => {
+                relocate(inner, id, from, Location { position, octets }, &then);
+                copied += 1;
+            }
+            Ok(Err(error)) => failure = Some(io::Error::other(error)),
+            Err(error) => failure = Some(io::Error::other(error)),
+        }
+    }
+    failure.map_or(Ok(copied), Err)
+}
+
+fn relocate(inner: &Inner, id: MessageId, from: Location, to: Location, then: &[Pending]) {
+    let mut shard = inner.map.shard(id);
+    let segment = to.position.segment;
+    if shard.find(id) != Some(from) {
+        inner.writer.append(segment, |out| codec::write_withdrawn(id.0, out));
+        drop(shard);
+        // The committer has counted the copy as live.
+        inner.ledger.release(to);
+        return;
+    }
+    if shard.is_concluding(id) {
+        drop(shard);
+        // The original counts as long as its segment exists, and after that whatever knew of it must know of this copy.
+        inner.ledger.note_copy(from.position.segment, segment);
+        inner.ledger.release(to);
+        return;
+    }
+    let now = shard.pending(id);
+    if now != then {
+        inner.writer.append(segment, |out| codec::write_difference(out, id, then, &now));
+    }
+    shard.relocate(id, to);
+    drop(shard);
+    inner.ledger.release(from);
+}

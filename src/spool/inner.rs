@@ -1,0 +1,267 @@
+//! What all handles of a [`Spool`](super::Spool) share: accepting and finishing messages.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use tokio::sync::oneshot;
+
+use crate::log::Position;
+use crate::log::record::Builder;
+use crate::log::storage::Storage;
+use crate::log::wire::aligned;
+use crate::log::writer::{CommitError, Entry, Withdrawal, Writer};
+use crate::message::{Content, Message, MessageId};
+
+use super::contract::{AcceptError, NewMessage, RecipientEvent, Settings};
+use super::keeper::Keeper;
+use super::ledger::Ledger;
+use super::map::{Location, Map};
+use super::spill::{self, Spills};
+use super::{codec, read};
+
+/// The spool's parts.
+#[derive(Debug)]
+pub struct Inner {
+    pub settings: Settings,
+    pub storage: Arc<dyn Storage>,
+    pub writer: Writer,
+    pub ledger: Arc<Ledger>,
+    pub map: Map,
+    pub cache: Cache<MessageId, Message, Weigh>,
+    pub spills: Spills,
+    pub keeper: Arc<Keeper>,
+    /// Which start of the daemon on this spool this is, and how many ids it has given out.
+    pub start: u32,
+    pub count: AtomicU64,
+    /// Sessions inside [`super::Spool::accept`].
+    pub accepting: AtomicUsize,
+    /// Set by the keeper while free space is below the reserve.
+    pub full: AtomicBool,
+    /// Cleared by recovery; nothing is deleted or copied before.
+    pub recovering: AtomicBool,
+    pub tally: Tally,
+    /// Messages found damaged when read: reported once each.
+    pub damaged: Mutex<HashSet<MessageId>>,
+    /// Spill files of finished messages, removed by the keeper once the outcomes are synced.
+    pub dead_spills: Mutex<Vec<u64>>,
+}
+
+/// What happened since the start.
+#[derive(Debug)]
+pub struct Tally {
+    pub damaged: AtomicU64,
+    pub tail: AtomicU64,
+    pub copied: AtomicU64,
+    pub deleted: AtomicU64,
+    pub damaged_total: metrics::Counter,
+    pub tail_total: metrics::Counter,
+}
+
+/// Weighs a cached message by the memory it holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Weigh;
+
+impl quick_cache::Weighter<MessageId, Message> for Weigh {
+    fn weight(&self, _: &MessageId, message: &Message) -> u64 {
+        // Envelope, handles and table entry take about half a kilobyte.
+        let content = match &message.content {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::File { prefix, .. } => prefix.len() as u64,
+        };
+        content + 512
+    }
+}
+
+/// A message record that is ready for its place in a segment.
+pub struct Encoded {
+    meta: Vec<u8>,
+    content: Bytes,
+    checksum: u32,
+    /// Number of the spill file, if the content is in one.
+    spill: Option<u64>,
+}
+
+/// Counts a session while it waits for its commit.
+pub struct Active<'a>(&'a Inner);
+
+impl<'a> Active<'a> {
+    pub fn new(inner: &'a Inner) -> Self {
+        let count = inner.accepting.fetch_add(1, Ordering::Relaxed) + 1;
+        inner.writer.note_sessions(count);
+        Self(inner)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.accepting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Keeps a message from being copied while a DSN about it is on its way to the disk: its events are in the log before
+/// the map knows of them.
+pub struct Concluding<'a>(&'a Inner, MessageId);
+
+impl<'a> Concluding<'a> {
+    pub fn new(inner: &'a Inner, id: MessageId) -> Self {
+        inner.map.shard(id).begin_conclusion(id);
+        Self(inner, id)
+    }
+}
+
+impl Drop for Concluding<'_> {
+    fn drop(&mut self) {
+        self.0.map.shard(self.1).end_conclusion(self.1);
+    }
+}
+
+/// Withdraws a message that was committed when nobody was waiting any more.
+struct Guard<'a> {
+    inner: &'a Inner,
+    id: MessageId,
+    octets: u64,
+    can_withdraw: bool,
+    receiver: oneshot::Receiver<Result<Position, CommitError>>,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.receiver.close();
+        if let Ok(Ok(position)) = self.receiver.try_recv()
+            && self.can_withdraw
+        {
+            let id = self.id.0;
+            self.inner.writer.append(position.segment, |out| codec::write_withdrawn(id, out));
+            self.inner.ledger.release(Location { position, octets: self.octets });
+        }
+    }
+}
+
+/// What an error while preparing a record means to the client.
+fn accept_error(error: &io::Error) -> AcceptError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AcceptError::Full,
+        _ => AcceptError::Aborted,
+    }
+}
+
+impl Inner {
+    /// Lays a message out as a record; large contents go to a spill file, which is synced here.
+    pub fn encode(&self, message: &NewMessage, more: impl FnOnce(&mut Builder<'_>)) -> Result<Encoded, AcceptError> {
+        self.lay_out(message, more).map_err(|error| accept_error(&error))
+    }
+
+    fn lay_out(&self, message: &NewMessage, more: impl FnOnce(&mut Builder<'_>)) -> io::Result<Encoded> {
+        let mut meta = Vec::with_capacity(256);
+        let mut builder = Builder::new(&mut meta, codec::MESSAGE);
+        codec::put_envelope(&mut builder, message.id, &message.envelope);
+        more(&mut builder);
+        let mut spill = None;
+        let content = match &message.content {
+            Content::Memory(bytes) if bytes.len() <= spill::THRESHOLD => bytes.clone(),
+            Content::Memory(bytes) => {
+                let spilled = self.spills.create(message.id.0)?;
+                spilled.file.write_at(&[io::IoSlice::new(bytes)], 0)?;
+                codec::put_spill(&mut builder, &self.settle(&spilled, 0, bytes.len() as u64)?);
+                spill = Some(spilled.number);
+                Bytes::new()
+            }
+            Content::File { prefix, file, offset, length } => {
+                let spilled = self.spills.find(file).ok_or(io::ErrorKind::NotFound)?;
+                codec::put_spill(&mut builder, &self.settle(&spilled, *offset, *length)?);
+                spill = Some(spilled.number);
+                prefix.clone()
+            }
+        };
+        let checksum = crc32c::crc32c(&content);
+        let length = u32::try_from(content.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        builder.finish_with(length, checksum);
+        Ok(Encoded { meta, content, checksum, spill })
+    }
+
+    /// Syncs a spill file and its name.
+    fn settle(&self, spilled: &spill::Spilled, offset: u64, length: u64) -> io::Result<codec::SpillPlace> {
+        let checksum = read::checksum(&*spilled.file, offset, length)?;
+        if self.settings.sync {
+            spilled.file.sync_data()?;
+            self.storage.sync_dir(spill::DIRECTORY)?;
+        }
+        Ok(codec::SpillPlace { file: spilled.number, offset, length, checksum })
+    }
+
+    /// Hands a record to the committer and waits until it is synced; the message is ours then.
+    pub async fn commit(
+        &self,
+        message: NewMessage,
+        encoded: Encoded,
+        refers: Vec<u32>,
+        withdrawal: Option<Withdrawal>,
+    ) -> Result<(), AcceptError> {
+        let (done, receiver) = oneshot::channel();
+        let Encoded { meta, content, checksum, spill } = encoded;
+        let octets = aligned(meta.len() as u64 + content.len() as u64);
+        let can_withdraw = withdrawal.is_some();
+        self.writer.submit(Entry { meta, content, checksum, refers, withdrawal, done });
+        let mut guard = Guard { inner: self, id: message.id, octets, can_withdraw, receiver };
+        let result = (&mut guard.receiver).await;
+        let error = match result {
+            Ok(Ok(position)) => {
+                self.adopt(message, Location { position, octets }, spill);
+                return Ok(());
+            }
+            Ok(Err(CommitError::Full)) => AcceptError::Full,
+            Ok(Err(CommitError::Withdrawn)) => AcceptError::Aborted,
+            Ok(Err(CommitError::Closed)) => AcceptError::Closed,
+            Ok(Err(CommitError::Unknown)) | Err(_) => AcceptError::Unknown,
+        };
+        if let (Some(number), AcceptError::Full | AcceptError::Aborted) = (spill, error)
+            && matches!(message.content, Content::Memory(_))
+        {
+            self.dead_spills.lock().push(number);
+        }
+        Err(error)
+    }
+
+    /// A committed message becomes one of ours. Its segment has counted it as live since it was written.
+    fn adopt(&self, message: NewMessage, location: Location, spill: Option<u64>) {
+        if let Content::File { file, .. } = &message.content {
+            self.spills.adopt(file);
+        }
+        let recipients = u32::try_from(message.envelope.recipients.len()).unwrap_or(u32::MAX);
+        let mut shard = self.map.shard(message.id);
+        shard.insert(message.id, location, &codec::fresh(recipients));
+        if let Some(number) = spill {
+            shard.note_spill(message.id, number);
+        }
+        drop(shard);
+        let NewMessage { id, envelope, content, .. } = message;
+        self.cache.insert(id, Message { id, envelope, content });
+    }
+
+    /// Applies events. They are appended to the log unless it has them, with a reference to segment `known`, which is
+    /// the message's unless it was copied meanwhile.
+    pub fn finish(&self, id: MessageId, events: &[RecipientEvent], known: Option<u32>) {
+        let (applied, ticket, spill) = {
+            let mut shard = self.map.shard(id);
+            let Some(applied) = shard.apply(id, events) else { return };
+            let segment = applied.location.position.segment;
+            let ticket = (known != Some(segment))
+                .then(|| self.writer.append(segment, |out| codec::write_events(out, id, events)));
+            let spill = if applied.is_finished { shard.take_spill(id) } else { None };
+            (applied, ticket, spill)
+        };
+        if let Some(ticket) = ticket {
+            self.writer.relieve(ticket);
+        }
+        if applied.is_finished {
+            self.cache.remove(&id);
+            self.ledger.release(applied.location);
+            self.dead_spills.lock().extend(spill);
+        }
+    }
+}

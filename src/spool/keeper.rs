@@ -1,0 +1,208 @@
+//! The thread that keeps house: writes indexes, deletes dead segments, copies live messages out of thin ones, watches
+//! the disk.
+//!
+//! It runs when a segment was sealed or emptied, and every second for the free space.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::log::storage::Storage;
+use crate::log::{index, segment};
+
+use super::compaction;
+use super::inner::Inner;
+use super::spill;
+
+/// How often free space is looked at.
+const PERIOD: Duration = Duration::from_secs(1);
+/// At most this many segments are copied in one pass, so that indexes and deletions do not wait.
+const MOST_COPIED: usize = 4;
+
+#[derive(Debug, Default)]
+struct State {
+    nudged: bool,
+    stopping: bool,
+}
+
+/// The keeper's thread and how to wake it.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    state: Mutex<State>,
+    changed: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Held during a pass.
+    passing: Mutex<()>,
+}
+
+impl Keeper {
+    /// Starts the thread; it ends with the spool.
+    pub fn start(self: &Arc<Self>, inner: Weak<Inner>) -> io::Result<()> {
+        let keeper = self.clone();
+        let run = move || keeper.run(&inner);
+        *self.thread.lock() = Some(std::thread::Builder::new().name("spool-keeper".into()).spawn(run)?);
+        Ok(())
+    }
+
+    /// There may be something to do.
+    pub fn nudge(&self) {
+        let mut state = self.state.lock();
+        if !state.nudged {
+            state.nudged = true;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.changed.notify_all();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
+
+    fn run(&self, inner: &Weak<Inner>) {
+        loop {
+            {
+                let mut state = self.state.lock();
+                if !state.nudged && !state.stopping {
+                    self.changed.wait_for(&mut state, PERIOD);
+                }
+                if state.stopping {
+                    return;
+                }
+                state.nudged = false;
+            }
+            let Some(inner) = inner.upgrade() else { return };
+            pass(&inner);
+        }
+    }
+}
+
+/// Does everything that is to be done now.
+pub fn pass(inner: &Inner) {
+    let _passing = inner.keeper.passing.lock();
+    watch_space(inner);
+    write_indexes(inner);
+    if inner.recovering.load(Ordering::Acquire) || inner.writer.has_fault() {
+        return;
+    }
+    let done = remove_spills(inner).and_then(|()| delete_dead(inner));
+    if let Err(error) = done {
+        tracing::warn!(%error, "cannot free space in the spool");
+        return;
+    }
+    let mut last = None;
+    for _ in 0..MOST_COPIED {
+        let Some(sequence) = compaction::candidate(inner) else { return };
+        if last.replace(sequence) == Some(sequence) {
+            // Something in it cannot be moved now.
+            return;
+        }
+        match compaction::run(inner, sequence) {
+            Ok(copied) => {
+                inner.tally.copied.fetch_add(copied, Ordering::Relaxed);
+                tracing::debug!(segment = sequence, copied, "segment compacted");
+            }
+            Err(error) => {
+                tracing::warn!(segment = sequence, %error, "cannot compact a segment");
+                return;
+            }
+        }
+        if let Err(error) = delete_dead(inner) {
+            tracing::warn!(%error, "cannot free space in the spool");
+            return;
+        }
+    }
+    if compaction::candidate(inner).is_some() {
+        inner.keeper.nudge();
+    }
+}
+
+/// The least free space at which messages are accepted.
+pub fn reserve(inner: &Inner, total: u64) -> u64 {
+    inner.settings.reserve.max(total / 20)
+}
+
+fn watch_space(inner: &Inner) {
+    let Ok(space) = inner.storage.space() else { return };
+    let reserve = reserve(inner, space.total);
+    let was_full = inner.full.load(Ordering::Relaxed);
+    // Without a gap between the two limits every deleted segment would open the door for one message.
+    let enough = if was_full { reserve + reserve / 10 + inner.settings.segment_size } else { reserve };
+    let is_full = space.free < enough;
+    inner.full.store(is_full, Ordering::Relaxed);
+    if was_full != is_full {
+        tracing::warn!(free = space.free, reserve, accepting = !is_full, "free space of the spool");
+    }
+    if !is_full {
+        inner.writer.retry_supply();
+    }
+}
+
+/// Gives sealed segments their indexes.
+pub fn write_indexes(inner: &Inner) {
+    for sealed in inner.ledger.take_sealed() {
+        let Some(entries) = &sealed.index else { continue };
+        // Without an index the segment is scanned at the next start.
+        if let Err(error) = index::write(&*inner.storage, sealed.segment, sealed.salt, sealed.end, entries) {
+            tracing::warn!(segment = sealed.segment, %error, "cannot write the index of a segment");
+        }
+    }
+}
+
+/// Spill files go when it is durable that nobody needs them.
+fn remove_spills(inner: &Inner) -> io::Result<()> {
+    let dead = std::mem::take(&mut *inner.dead_spills.lock());
+    if dead.is_empty() {
+        return Ok(());
+    }
+    if inner.writer.sync_blocking().is_err() {
+        inner.dead_spills.lock().extend(dead);
+        return Ok(());
+    }
+    for number in dead {
+        remove(&*inner.storage, &spill::path(number))?;
+    }
+    Ok(())
+}
+
+/// Deletes segments that hold nothing: no live message, no record about one in a segment that still exists. What one
+/// deletion allows is done only after that deletion is durable.
+fn delete_dead(inner: &Inner) -> io::Result<()> {
+    loop {
+        let dead: Vec<u32> = inner.ledger.with(|segments| {
+            let is_dead = |segment: &super::ledger::Segment| {
+                segment.is_sealed
+                    && segment.live == 0
+                    && !segment.refers.iter().any(|other| segments.contains_key(other))
+            };
+            segments.iter().filter(|(_, segment)| is_dead(segment)).map(|(sequence, _)| *sequence).collect()
+        });
+        if dead.is_empty() {
+            return Ok(());
+        }
+        for &sequence in &dead {
+            remove(&*inner.storage, &segment::path(sequence))?;
+            remove(&*inner.storage, &index::path(sequence))?;
+        }
+        inner.storage.sync_dir(segment::DIRECTORY)?;
+        inner.ledger.forget(&dead);
+        inner.tally.deleted.fetch_add(dead.len() as u64, Ordering::Relaxed);
+        inner.writer.retry_supply();
+    }
+}
+
+/// Removes a file that may be gone already.
+pub fn remove(storage: &dyn Storage, name: &str) -> io::Result<()> {
+    match storage.remove(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,94 @@
+//! Reading a message's record back. What does not agree with its checksums goes to quarantine.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use crate::log::record::Frame;
+use crate::log::storage::{StorageFile, read_exact};
+use crate::message::{Content, Envelope, Message, MessageId};
+
+use super::contract::LoadError;
+use super::inner::Inner;
+use super::map::Location;
+use super::quarantine::{self, Shelf};
+use super::{codec, spill};
+
+impl Inner {
+    /// Reads a message's record and checks it; what is damaged is copied to quarantine, once.
+    pub fn read(&self, id: MessageId, location: Location) -> Result<Message, LoadError> {
+        let result = self.try_read(id, location);
+        if matches!(result, Err(LoadError::Damaged)) && self.damaged.lock().insert(id) {
+            self.tally.damaged.fetch_add(1, Ordering::Relaxed);
+            self.tally.damaged_total.increment(1);
+            let (segment, offset) = (location.position.segment, location.position.offset);
+            // The record also stays where it is: its segment is not deleted while the message is unfinished.
+            let copied = self.ledger.reader(segment).and_then(|(file, _)| {
+                let range = offset..offset + location.octets;
+                quarantine::copy(&*self.storage, Shelf::Damaged, segment, &*file, range)
+            });
+            if let Err(error) = copied {
+                tracing::error!(message_id = %id, %error, "cannot copy a damaged message to quarantine");
+            }
+            tracing::error!(message_id = %id, segment, offset, "message is damaged");
+        }
+        result
+    }
+
+    fn try_read(&self, id: MessageId, location: Location) -> Result<Message, LoadError> {
+        let (file, seal) = self.ledger.reader(location.position.segment)?;
+        let octets = usize::try_from(location.octets).map_err(|_| LoadError::Damaged)?;
+        let offset = location.position.offset;
+        let bytes = read_exact(&*file, offset, octets).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => LoadError::Damaged,
+            _ => LoadError::Io(error),
+        })?;
+        let bytes = Bytes::from(bytes);
+        let frame = Frame::read(&bytes, seal, offset).ok_or(LoadError::Damaged)?;
+        let (meta, length) = (frame.lengths.meta as usize, frame.lengths.content as usize);
+        let inline = bytes.get(meta..meta + length).ok_or(LoadError::Damaged)?;
+        if !frame.is_content(inline, seal, offset) || codec::id(&frame) != Some(id) {
+            return Err(LoadError::Damaged);
+        }
+        let envelope: Arc<Envelope> = codec::envelope(&frame).ok_or(LoadError::Damaged)?;
+        let inline = bytes.slice(meta..meta + length);
+        let content = match codec::spill(&frame) {
+            None => Content::Memory(inline),
+            Some(place) => self.spilled(inline, place)?,
+        };
+        Ok(Message { id, envelope, content })
+    }
+
+    fn spilled(&self, prefix: Bytes, place: codec::SpillPlace) -> Result<Content, LoadError> {
+        let file = self.storage.open(&spill::path(place.file)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => LoadError::Damaged,
+            _ => LoadError::Io(error),
+        })?;
+        match checksum(&*file, place.offset, place.length) {
+            Ok(found) if found == place.checksum => {}
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error.into()),
+            _ => return Err(LoadError::Damaged),
+        }
+        if let Some(file) = file.as_file() {
+            return Ok(Content::File { prefix, file, offset: place.offset, length: place.length });
+        }
+        let mut whole = prefix.to_vec();
+        let length = usize::try_from(place.length).map_err(|_| LoadError::Damaged)?;
+        whole.extend(read_exact(&*file, place.offset, length)?);
+        Ok(Content::Memory(whole.into()))
+    }
+}
+
+/// CRC32C of a part of a file.
+pub fn checksum(file: &dyn StorageFile, offset: u64, length: u64) -> io::Result<u32> {
+    const PIECE: usize = 256 << 10;
+    let (mut checksum, mut done) = (0, 0);
+    while done < length {
+        let piece = usize::try_from(length - done).unwrap_or(PIECE).min(PIECE);
+        checksum = crc32c::crc32c_append(checksum, &read_exact(file, offset + done, piece)?);
+        done += piece as u64;
+    }
+    Ok(checksum)
+}
