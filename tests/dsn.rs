@@ -16,6 +16,7 @@ use hikyaku::smtp::address::ReversePath;
 use hikyaku::smtp::reply::Reply;
 use hikyaku::smtp::status::Status;
 use mail_parser::{MessageParser, MimeHeaders};
+use proptest::prelude::*;
 
 const HEADER: &str = "Received: from client\r\nMessage-ID: <abc@sender.test>\r\nSubject: Hello\r\n";
 
@@ -394,6 +395,39 @@ fn nothing_a_peer_or_client_says_can_add_a_line() {
     assert_eq!(groups[0]["original-envelope-id"], "x+0D+0ABcc:+20evil@x.test");
     assert!(!fields.contains_key("In-Reply-To"));
     assert!(parts[..2].concat().chars().all(|c| !c.is_control() || matches!(c, '\r' | '\n')));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+    #[test]
+    fn whatever_is_said_the_form_holds(
+        text in any::<String>(),
+        host in proptest::option::of(any::<String>()),
+        orcpt in proptest::option::of("[a-z0-9-]{1,10};(\\PC|\\+[0-9A-F]{2}){0,40}"),
+        envid in proptest::option::of(any::<String>()),
+        body in proptest::collection::vec("(\\PC){0,80}", 0..20),
+        code in prop_oneof![Just(0), 400..600_u16],
+        is_whole in any::<bool>(),
+        action in prop_oneof![Just(Action::Failed), Just(Action::Delayed), Just(Action::Relayed)],
+    ) {
+        let mut envelope = envelope("ann@sender.test", &["bob@b.test", "eve@b.test"]);
+        envelope.envid = envid.map(Into::into);
+        envelope.recipients[0].orcpt = orcpt.map(Into::into);
+        envelope.ret = is_whole.then_some(Ret::Full);
+        let mut report = replied(code, None, &text);
+        report.mx_host = host.map(Into::into);
+
+        let dsn = generate(&envelope, &content(&(body.join("\r\n") + "\r\n")), action, &[report.clone(), report]);
+
+        check_form(&dsn);
+        let Parsed { kinds, parts, .. } = parsed(&dsn);
+        prop_assert_eq!((kinds.len(), kinds[0].as_str()), (3, "text/plain"));
+        let groups = groups(&parts[1]);
+        prop_assert_eq!(groups.len(), 3);
+        prop_assert_eq!(groups[2]["final-recipient"].as_str(), "rfc822; eve@b.test");
+        prop_assert!(parts[..2].concat().chars().all(|c| !c.is_control() || matches!(c, '\r' | '\n')));
+    }
 }
 
 #[test]

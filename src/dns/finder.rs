@@ -91,6 +91,11 @@ impl Failed {
         Self { cause, status: cause.status(), text: text.into(), hold }
     }
 
+    /// The look-up took longer than the caller would wait.
+    pub fn late() -> Self {
+        Self::look_up("the domain", Failure::Timeout)
+    }
+
     fn look_up(what: &str, failure: Failure) -> Self {
         Self::new(Cause::Failure, format!("looking up {what}: {}", failure.as_str()), FAILURE_TTL)
     }

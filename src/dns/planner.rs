@@ -18,6 +18,12 @@ use crate::clock::Clock;
 use crate::metrics::Registry;
 use crate::provider::pattern::Patterns;
 
+/// How long a look-up may hold up mail of a domain whose last plan can serve on (RFC 8767, 5: the client response timer).
+const PATIENCE: Duration = Duration::from_millis(1_800);
+/// For this long after its end a plan serves on for lack of patience; then the look-up gets all its time, so that a slow
+/// resolver is heard in the end.
+const WAITED_FOR: Duration = Duration::from_secs(3_600);
+
 /// Makes and remembers delivery plans.
 #[derive(Debug)]
 pub struct Planner {
@@ -36,6 +42,12 @@ pub struct Planner {
 struct Known {
     planned: Planned,
     /// The end of what DNS said: [`Plan::valid_until`] moves on when a plan is prolonged, this does not.
+    said_until: Instant,
+}
+
+/// A plan that has ended, or is about to.
+struct Last {
+    plan: Arc<Plan>,
     said_until: Instant,
 }
 
@@ -85,30 +97,39 @@ impl Planner {
 
     async fn find(&self, domain: Arc<str>) -> Known {
         let begun = self.clock.now();
-        let found = self.finder.find(&domain).await;
+        let last = self.last(&domain, begun);
+        let found = match &last {
+            Some(last) if begun.saturating_duration_since(last.said_until) < WAITED_FOR => {
+                let look_up = tokio::time::timeout(PATIENCE, self.finder.find(&domain));
+                look_up.await.unwrap_or_else(|_| Err(Failed::late()))
+            }
+            _ => self.finder.find(&domain).await,
+        };
         let now = self.clock.now();
         self.metrics.seconds.record(now.saturating_duration_since(begun).as_secs_f64());
-        match found {
-            Ok(next) => {
+        match (found, last) {
+            (Ok(next), _) => {
                 self.metrics.found.increment(1);
                 let valid_until = now + next.hold;
                 let planned = Ok(Arc::new(self.plan_of(domain, next, valid_until)));
                 Known { planned, said_until: valid_until }
             }
-            Err(failed) => self.prolonged(&domain, now, &failed).unwrap_or_else(|| self.failure(failed, now)),
+            (Err(failed), Some(last)) if failed.status.class == 4 => self.prolonged(&last, now),
+            (Err(failed), _) => self.failure(failed, now),
         }
     }
 
-    /// The last plan for a little longer, if the failure says nothing about the domain itself.
-    fn prolonged(&self, domain: &str, now: Instant, failed: &Failed) -> Option<Known> {
-        let known = self.plans.peek(domain).filter(|_| failed.status.class == 4)?;
-        let plan = known.planned.ok()?;
-        if now.saturating_duration_since(known.said_until) > self.stale {
-            return None;
-        }
+    /// The last plan, if it may still serve should the resolver fail.
+    fn last(&self, domain: &str, now: Instant) -> Option<Last> {
+        let Known { planned, said_until } = self.plans.peek(domain)?;
+        let plan = planned.ok().filter(|_| now.saturating_duration_since(said_until) <= self.stale)?;
+        Some(Last { plan, said_until })
+    }
+
+    fn prolonged(&self, last: &Last, now: Instant) -> Known {
         self.metrics.stale.increment(1);
-        let planned = Ok(Arc::new(Plan { valid_until: now + FAILURE_TTL, ..(*plan).clone() }));
-        Some(Known { planned, said_until: known.said_until })
+        let plan = Plan { valid_until: now + FAILURE_TTL, ..(*last.plan).clone() };
+        Known { planned: Ok(Arc::new(plan)), said_until: last.said_until }
     }
 
     fn failure(&self, failed: Failed, now: Instant) -> Known {
@@ -178,6 +199,13 @@ mod tests {
         Planner::new(settings, Clock::system(), &Registry::new().unwrap()).unwrap()
     }
 
+    /// A planner whose resolver takes questions and never answers.
+    fn unanswered() -> (Planner, std::net::UdpSocket) {
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let settings = Settings { resolvers: vec![silent.local_addr().unwrap()], ..Settings::default() };
+        (Planner::new(settings, Clock::system(), &Registry::new().unwrap()).unwrap(), silent)
+    }
+
     async fn remember(planner: &Planner, domain: &str, ended: Duration) {
         let name: Arc<str> = domain.into();
         let said_until = Instant::now().checked_sub(ended).expect("the machine has been up that long");
@@ -199,6 +227,17 @@ mod tests {
         assert_eq!(&*plan.site, "a.test");
         assert!(plan.valid_until > Instant::now() && plan.valid_until <= Instant::now() + FAILURE_TTL);
         assert!(planner.cached("a.test").is_some());
+    }
+
+    #[tokio::test]
+    async fn mail_does_not_wait_for_a_silent_resolver_when_there_is_a_last_plan() {
+        let (planner, _silent) = unanswered();
+        remember(&planner, "a.test", Duration::from_secs(60)).await;
+        let begun = Instant::now();
+
+        planner.plan("a.test").await.unwrap();
+
+        assert!(begun.elapsed() < Duration::from_millis(2_500), "{:?}", begun.elapsed());
     }
 
     #[tokio::test]
