@@ -17,6 +17,7 @@ use crate::log::storage::{Storage, StorageFile};
 use crate::log::writer::{Appended, Sealed, Watch};
 use crate::metrics::Registry;
 
+use super::contract::Stat;
 use super::map::Location;
 
 /// One segment.
@@ -112,6 +113,15 @@ impl Ledger {
         drop(segments);
         if is_empty {
             (self.nudge)();
+        }
+    }
+
+    /// Adds the segments up.
+    pub fn sum(&self, stat: &mut Stat) {
+        for segment in self.segments.lock().values() {
+            stat.segments += 1;
+            stat.octets += segment.size;
+            stat.live_octets += segment.live_octets;
         }
     }
 

@@ -111,6 +111,19 @@ impl Map {
         self.shards.iter().map(|shard| shard.lock().entries.len()).sum()
     }
 
+    /// All messages, where they are and what is left to do; for tools.
+    pub fn all(&self) -> Vec<(MessageId, Location, Vec<Pending>)> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            for (key, entry) in &shard.entries {
+                let id = MessageId(u64::from(key.1) << 32 | u64::from(key.0));
+                all.push((id, entry.location(), shard.pending(id)));
+            }
+        }
+        all
+    }
+
     /// Numbers of all spill files that are referred to.
     pub fn spills(&self) -> Vec<u64> {
         self.shards.iter().flat_map(|shard| shard.lock().spilled.values().copied().collect::<Vec<_>>()).collect()

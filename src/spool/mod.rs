@@ -7,9 +7,11 @@
 //! Locks are taken in this order: a shard of the [`map`], then the log's tail, then its pending buffer or the
 //! [`ledger`]; none is held across an await.
 
+mod check;
 pub mod codec;
 mod compaction;
 mod contract;
+mod image;
 mod inner;
 mod keeper;
 mod ledger;
@@ -29,6 +31,7 @@ use std::sync::atomic::Ordering;
 use crate::log::writer::Withdrawal;
 use crate::message::{Message, MessageId};
 
+pub use check::{CheckError, CheckReport, Region, check, check_storage, stat};
 pub use contract::*;
 use inner::{Active, Concluding, Inner};
 pub use recovery::Recovery;
@@ -131,13 +134,7 @@ impl Spool {
             fault: inner.writer.has_fault(),
             ..Stat::default()
         };
-        inner.ledger.with(|segments| {
-            for segment in segments.values() {
-                stat.segments += 1;
-                stat.octets += segment.size;
-                stat.live_octets += segment.live_octets;
-            }
-        });
+        inner.ledger.sum(&mut stat);
         stat
     }
 

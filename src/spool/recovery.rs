@@ -11,14 +11,15 @@ use std::sync::atomic::Ordering;
 
 use crate::log::record::Frame;
 use crate::log::storage::Storage;
-use crate::log::{Position, index, segment};
+use crate::log::{index, segment};
 use crate::message::MessageId;
 
+use super::image::{Image, walk};
 use super::inner::Inner;
 use super::map::Location;
 use super::quarantine::{self, Shelf};
 use super::source::{self, Source};
-use super::{RecoverError, Recovered, RecoveryReport, Spool, codec, keeper, spill};
+use super::{RecoverError, Recovered, RecoveryReport, Spool, keeper, spill};
 
 /// The messages of earlier starts, to be raised once.
 #[derive(Debug)]
@@ -37,10 +38,11 @@ impl Recovery {
         let inner = &*self.spool.inner;
         let mut report = RecoveryReport::default();
         let mut scanned = HashMap::new();
+        let image = Image { map: &inner.map, ledger: &inner.ledger };
         for &sequence in &self.segments {
             report.segments += 1;
             let Some(source) = self.source(sequence, &mut report)? else { continue };
-            walk(sequence, &source.entries, &mut |location, frame| apply(inner, location, frame));
+            walk(sequence, &source.entries, &mut |location, frame| image.apply(location, frame));
             if source.is_indexed {
                 report.indexed += 1;
             } else {
@@ -49,7 +51,7 @@ impl Recovery {
         }
         for &sequence in &self.segments {
             let mut raise = |location: Location, frame: &Frame<'_>| {
-                if let Some(recovered) = raise(inner, location, frame) {
+                if let Some(recovered) = image.raise(location, frame) {
                     report.messages += 1;
                     report.recipients += recovered.pending.len() as u64;
                     let in_doubt = recovered.pending.iter().filter(|pending| pending.in_doubt.is_some());
@@ -119,103 +121,6 @@ fn note(inner: &Inner, shelf: Shelf, report: &mut RecoveryReport) {
             inner.tally.tail_total.increment(1);
         }
     }
-}
-
-fn walk(sequence: u32, entries: &[u8], each: &mut dyn FnMut(Location, &Frame<'_>)) {
-    index::each(entries, &mut |offset, frame| {
-        let position = Position { segment: sequence, offset };
-        each(Location { position, octets: frame.lengths.total() }, frame);
-    });
-}
-
-/// Applies one record to the map and the ledger.
-fn apply(inner: &Inner, location: Location, frame: &Frame<'_>) {
-    let Some(id) = codec::id(frame) else { return };
-    refer(inner, location, id);
-    match frame.kind() {
-        codec::MESSAGE => {
-            if let Some((concluded, events)) = codec::concludes(frame) {
-                refer(inner, location, concluded);
-                finish(inner, concluded, &events);
-            }
-            match codec::copied_from(frame).filter(|from| inner.ledger.exists(*from)) {
-                Some(from) => inner.ledger.note_copy(from, location.position.segment),
-                None => insert(inner, id, location, frame),
-            }
-        }
-        codec::EVENTS => finish(inner, id, &codec::events(frame)),
-        codec::ATTEMPT => {
-            if let Some((recipients, mx)) = codec::attempt(frame) {
-                inner.map.shard(id).attempt(id, &recipients, mx);
-            }
-        }
-        codec::WITHDRAWN => {
-            let removed = {
-                let mut shard = inner.map.shard(id);
-                shard.take_spill(id);
-                shard.remove(id)
-            };
-            if let Some(location) = removed {
-                inner.ledger.release(location);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn insert(inner: &Inner, id: MessageId, location: Location, frame: &Frame<'_>) {
-    let (earlier, is_live) = {
-        let mut shard = inner.map.shard(id);
-        let earlier = shard.find(id);
-        shard.insert(id, location, &codec::unfinished(frame));
-        if let Some(place) = codec::spill(frame) {
-            shard.note_spill(id, place.file);
-        }
-        (earlier, shard.find(id).is_some())
-    };
-    if let Some(earlier) = earlier {
-        inner.ledger.release(earlier);
-    }
-    if is_live {
-        inner.ledger.add(location);
-    }
-}
-
-fn finish(inner: &Inner, id: MessageId, events: &[super::RecipientEvent]) {
-    let applied = {
-        let mut shard = inner.map.shard(id);
-        let applied = shard.apply(id, events);
-        if applied.is_some_and(|applied| applied.is_finished) {
-            shard.take_spill(id);
-        }
-        applied
-    };
-    if let Some(applied) = applied.filter(|applied| applied.is_finished) {
-        inner.ledger.release(applied.location);
-    }
-}
-
-/// A record at `location` is about message `id`, whose segment must go first.
-fn refer(inner: &Inner, location: Location, id: MessageId) {
-    let Some(about) = inner.map.shard(id).find(id) else { return };
-    let (here, there) = (location.position.segment, about.position.segment);
-    if here != there {
-        inner.ledger.with(|segments| segments.entry(here).or_default().refers.insert(there));
-    }
-}
-
-/// The message in this record, if it is the one the map names.
-fn raise(inner: &Inner, location: Location, frame: &Frame<'_>) -> Option<Recovered> {
-    if frame.kind() != codec::MESSAGE {
-        return None;
-    }
-    let id = codec::id(frame)?;
-    let pending = {
-        let shard = inner.map.shard(id);
-        shard.find(id).filter(|found| *found == location)?;
-        shard.pending(id)
-    };
-    Some(Recovered { id, envelope: codec::envelope(frame)?, pending })
 }
 
 /// Removes spill files of earlier starts that no message refers to.

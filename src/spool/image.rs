@@ -1,0 +1,121 @@
+//! What a sequence of records amounts to: the unfinished messages and what their segments hold.
+//!
+//! Used by recovery and by the check of a spool. Records must be applied in the order of their positions.
+
+use crate::log::record::Frame;
+use crate::log::{Position, index};
+use crate::message::MessageId;
+
+use super::codec;
+use super::contract::{RecipientEvent, Recovered};
+use super::ledger::Ledger;
+use super::map::{Location, Map};
+
+/// The parts that records are applied to.
+#[derive(Clone, Copy, Debug)]
+pub struct Image<'a> {
+    /// The unfinished messages.
+    pub map: &'a Map,
+    /// Their segments; all that exist must be in it already.
+    pub ledger: &'a Ledger,
+}
+
+/// Calls `each` with every record of a segment's entries.
+pub fn walk(sequence: u32, entries: &[u8], each: &mut dyn FnMut(Location, &Frame<'_>)) {
+    index::each(entries, &mut |offset, frame| {
+        let position = Position { segment: sequence, offset };
+        each(Location { position, octets: frame.lengths.total() }, frame);
+    });
+}
+
+impl Image<'_> {
+    /// Applies one record to the map and the ledger.
+    pub fn apply(&self, location: Location, frame: &Frame<'_>) {
+        let Some(id) = codec::id(frame) else { return };
+        self.refer(location, id);
+        match frame.kind() {
+            codec::MESSAGE => {
+                if let Some((concluded, events)) = codec::concludes(frame) {
+                    self.refer(location, concluded);
+                    self.finish(concluded, &events);
+                }
+                match codec::copied_from(frame).filter(|from| self.ledger.exists(*from)) {
+                    Some(from) => self.ledger.note_copy(from, location.position.segment),
+                    None => self.insert(id, location, frame),
+                }
+            }
+            codec::EVENTS => self.finish(id, &codec::events(frame)),
+            codec::ATTEMPT => {
+                if let Some((recipients, mx)) = codec::attempt(frame) {
+                    self.map.shard(id).attempt(id, &recipients, mx);
+                }
+            }
+            codec::WITHDRAWN => {
+                let removed = {
+                    let mut shard = self.map.shard(id);
+                    shard.take_spill(id);
+                    shard.remove(id)
+                };
+                if let Some(location) = removed {
+                    self.ledger.release(location);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn insert(&self, id: MessageId, location: Location, frame: &Frame<'_>) {
+        let (earlier, is_live) = {
+            let mut shard = self.map.shard(id);
+            let earlier = shard.find(id);
+            shard.insert(id, location, &codec::unfinished(frame));
+            if let Some(place) = codec::spill(frame) {
+                shard.note_spill(id, place.file);
+            }
+            (earlier, shard.find(id).is_some())
+        };
+        if let Some(earlier) = earlier {
+            self.ledger.release(earlier);
+        }
+        if is_live {
+            self.ledger.add(location);
+        }
+    }
+
+    fn finish(&self, id: MessageId, events: &[RecipientEvent]) {
+        let applied = {
+            let mut shard = self.map.shard(id);
+            let applied = shard.apply(id, events);
+            if applied.is_some_and(|applied| applied.is_finished) {
+                shard.take_spill(id);
+            }
+            applied
+        };
+        if let Some(applied) = applied.filter(|applied| applied.is_finished) {
+            self.ledger.release(applied.location);
+        }
+    }
+
+    /// A record at `location` is about message `id`, whose segment must go first.
+    fn refer(&self, location: Location, id: MessageId) {
+        let Some(about) = self.map.shard(id).find(id) else { return };
+        let (here, there) = (location.position.segment, about.position.segment);
+        if here != there {
+            self.ledger.with(|segments| segments.entry(here).or_default().refers.insert(there));
+        }
+    }
+
+    /// The message in this record, if it is the one the map names.
+    pub fn raise(&self, location: Location, frame: &Frame<'_>) -> Option<Recovered> {
+        if frame.kind() != codec::MESSAGE {
+            return None;
+        }
+        let id = codec::id(frame)?;
+        let pending = {
+            let shard = self.map.shard(id);
+            shard.find(id).filter(|found| *found == location)?;
+            shard.pending(id)
+        };
+        Some(Recovered { id, envelope: codec::envelope(frame)?, pending })
+    }
+}
