@@ -9,3 +9,5 @@ mod end_of_data;
 mod injection;
 mod limits;
 mod reference;
+mod server;
+mod socket;
