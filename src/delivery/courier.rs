@@ -74,7 +74,15 @@ impl Work for Errand {
     }
 
     async fn load(&self, id: MessageId) -> Result<Message, Unreadable> {
-        self.spool.load(id).map_err(|error| Unreadable(error.to_string().into()))
+        if let Some(message) = self.spool.cached(id) {
+            return Ok(message);
+        }
+        // Measured: 1 us inline with the page cache warm, 6 us by the blocking pool; but a stalled disk would stop the
+        // runtime.
+        let spool = self.spool.clone();
+        let unreadable = |error: &dyn std::fmt::Display| Unreadable(error.to_string().into());
+        let loading = tokio::task::spawn_blocking(move || spool.load(id));
+        loading.await.map_err(|error| unreadable(&error))?.map_err(|error| unreadable(&error))
     }
 
     async fn attempt(&self, id: MessageId, recipients: &[u32], mx: SocketAddr) -> Result<(), NotRecorded> {

@@ -86,6 +86,11 @@ impl Spool {
         Ok(())
     }
 
+    /// A message that was accepted lately, without touching the disk.
+    pub fn cached(&self, id: MessageId) -> Option<Message> {
+        self.inner.cache.get(&id)
+    }
+
     /// Reads a message; blocks on the disk unless it was accepted lately.
     pub fn load(&self, id: MessageId) -> Result<Message, LoadError> {
         if let Some(message) = self.inner.cache.get(&id) {
