@@ -1,1 +1,284 @@
-//! The composition root.
+//! The composition root: builds every part from the configuration, starts its tasks and owns the order of the stop.
+//!
+//! [`Daemon::start`] returns when mail can be submitted, however much is queued: recovery goes on beside it.
+//! [`Daemon::stop`] ends accepting first, then lets transactions finish within a grace, then closes the spool.
+
+mod settings;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::delivery::Deliverer;
+use crate::dns::Planner;
+use crate::log::disk::Disk;
+use crate::metrics::Registry;
+use crate::queue::{Courier, Queue};
+use crate::spool::{Recovery, Spool};
+use crate::{admin, delivery, dns, spool, submission};
+
+pub use settings::is_local;
+
+/// Histograms collect samples until somebody folds them; every few seconds is what the exporter's authors advise.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// Connections that wait to be accepted; as many as a burst of clients may open at once.
+const LISTEN_BACKLOG: u32 = 4096;
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener cannot be bound.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The admin socket cannot be bound.
+    #[error("cannot make the admin socket {}: {error}", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The spool cannot be opened.
+    #[error(transparent)]
+    Spool(#[from] spool::OpenError),
+    /// A route is wrong.
+    #[error("route: {0}")]
+    Route(#[from] dns::settings::NextHopError),
+    /// Resolvers cannot be set up.
+    #[error(transparent)]
+    Dns(#[from] dns::Error),
+    /// The client side of TLS cannot be set up.
+    #[error(transparent)]
+    Delivery(#[from] delivery::Error),
+    /// Histograms have no buckets.
+    #[error("metrics: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+    /// A task of the daemon itself cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    spool: Spool,
+    queue: Queue,
+    deliverer: Arc<Deliverer>,
+    registry: Registry,
+    /// Ends accepting.
+    stop_submission: CancellationToken,
+    submissions: JoinSet<()>,
+    /// Ends what watches: admin, metrics, upkeep.
+    stop_watching: CancellationToken,
+    watchers: JoinSet<()>,
+    recovery: Option<thread::JoinHandle<()>>,
+    submission_addresses: Vec<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
+    admin_socket: Option<PathBuf>,
+}
+
+impl Daemon {
+    /// Builds and starts every part; must be called on a Tokio runtime.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let clock = Clock::system();
+        let registry = Registry::new()?;
+        let hostname = hostname(&config);
+        let threads = tokio::runtime::Handle::current().metrics().num_workers();
+
+        let listeners = bind_all(&config)?;
+        let (spool, recovery) =
+            Spool::open(settings::spool(&config), Arc::new(Disk::new(&config.spool.path)), clock, &registry)?;
+        let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
+        let queue_settings = settings::queue(&config, &hostname, threads);
+        let queue = Queue::new(queue_settings, spool.clone(), planner, clock, &registry);
+        let deliverer = Deliverer::new(settings::delivery(&config), spool.clone(), clock, &registry)?;
+        let mut watchers = JoinSet::new();
+        let scheduler = queue.start(deliverer.clone() as Arc<dyn Courier>);
+        watchers.spawn(async move {
+            if let Err(failure) = scheduler.await {
+                error!(%failure, "the queue's scheduler ended");
+            }
+        });
+
+        let mut daemon = Self {
+            spool,
+            queue,
+            deliverer,
+            registry,
+            stop_submission: CancellationToken::new(),
+            submissions: JoinSet::new(),
+            stop_watching: CancellationToken::new(),
+            watchers,
+            recovery: None,
+            submission_addresses: Vec::new(),
+            metrics_address: None,
+            admin_socket: None,
+        };
+        daemon.recovery = Some(daemon.recover(recovery)?);
+        daemon.watch(&config, &hostname).await?;
+        daemon.accept(&config, listeners, clock, &hostname)?;
+        Ok(daemon)
+    }
+
+    /// Where mail can be submitted, in the order of the configuration.
+    pub fn submission_addresses(&self) -> &[SocketAddr] {
+        &self.submission_addresses
+    }
+
+    /// Where Prometheus can scrape.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// Where the command line reaches it.
+    pub fn admin_socket(&self) -> Option<&Path> {
+        self.admin_socket.as_deref()
+    }
+
+    /// What is to be delivered.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// The spool.
+    pub fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// Its metrics.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Reads what an earlier run left, on a thread of its own: it takes seconds for a million recipients.
+    fn recover(&self, recovery: Recovery) -> Result<thread::JoinHandle<()>, Error> {
+        let queue = self.queue.clone();
+        let run = move || {
+            let started = Instant::now();
+            let mut messages = 0_u64;
+            let result = recovery.run(&mut |recovered| {
+                messages += 1;
+                queue.recover(recovered);
+            });
+            match result {
+                Ok(report) if report.damaged > 0 => {
+                    warn!(messages, damaged = report.damaged, "recovered; damaged records are in quarantine");
+                }
+                Ok(_) => info!(messages, seconds = started.elapsed().as_secs_f64(), "recovered"),
+                Err(failure) => error!(%failure, "recovery failed: what it did not reach stays on disk"),
+            }
+        };
+        thread::Builder::new().name("recovery".to_owned()).spawn(run).map_err(Error::Thread)
+    }
+
+    async fn watch(&mut self, config: &Config, hostname: &Arc<str>) -> Result<(), Error> {
+        if !config.admin.socket.as_os_str().is_empty() {
+            let path = config.admin.socket.clone();
+            let socket = admin::bind_unix(&path).map_err(|error| Error::Socket { path: path.clone(), error })?;
+            let state = admin::State {
+                hostname: hostname.clone(),
+                started: Instant::now(),
+                spool: self.spool.clone(),
+                queue: self.queue.clone(),
+            };
+            self.watchers.spawn(admin::serve_unix(socket, state, self.stop_watching.clone()));
+            self.admin_socket = Some(path);
+        }
+        if config.metrics.enabled {
+            let address = config.metrics.address;
+            let listen = |error| Error::Listen { address, error };
+            let listener = TcpListener::bind(address).await.map_err(listen)?;
+            self.metrics_address = Some(listener.local_addr().map_err(listen)?);
+            self.watchers.spawn(admin::serve_metrics(listener, self.registry.clone(), self.stop_watching.clone()));
+        }
+        let (registry, stop) = (self.registry.clone(), self.stop_watching.clone());
+        self.watchers.spawn(async move {
+            while stop.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_some() {
+                registry.run_upkeep();
+            }
+        });
+        Ok(())
+    }
+
+    fn accept(
+        &mut self,
+        config: &Config,
+        listeners: Vec<TcpListener>,
+        clock: Clock,
+        hostname: &Arc<str>,
+    ) -> Result<(), Error> {
+        let services =
+            submission::Services::new(self.spool.clone(), self.queue.clone(), clock, hostname.clone(), &self.registry);
+        for (listener, section) in listeners.into_iter().zip(&config.listeners) {
+            let listen = |error| Error::Listen { address: section.address, error };
+            let address = listener.local_addr().map_err(listen)?;
+            info!(%address, tenant = section.tenant, "listening for submissions");
+            self.submission_addresses.push(address);
+            let settings = Arc::new(settings::submission(section));
+            let stop = self.stop_submission.clone();
+            self.submissions.spawn(submission::serve(listener, settings, services.clone(), stop));
+        }
+        Ok(())
+    }
+
+    /// Ends accepting, lets what is under way finish within `grace`, and closes the spool.
+    pub async fn stop(mut self, grace: Duration) {
+        let end = Instant::now() + grace;
+        let left = || end.saturating_duration_since(Instant::now());
+        self.stop_submission.cancel();
+        self.queue.stop_dispatch();
+        if tokio::time::timeout(left(), async { while self.submissions.join_next().await.is_some() {} }).await.is_err()
+        {
+            warn!("submission sessions did not end in time");
+        }
+        self.submissions.shutdown().await;
+        self.deliverer.drain(left()).await;
+        self.spool.close().await;
+        self.stop_watching.cancel();
+        self.watchers.shutdown().await;
+        if let Some(recovery) = self.recovery.take().filter(thread::JoinHandle::is_finished)
+            && recovery.join().is_err()
+        {
+            error!("the recovery thread panicked");
+        }
+        info!(in_flight = self.queue.in_flight(), "stopped");
+    }
+}
+
+/// Binds before anything else is built, so that a second daemon fails at once and the addresses of port 0 are known.
+fn bind_all(config: &Config) -> Result<Vec<TcpListener>, Error> {
+    let bind = |address: SocketAddr| -> io::Result<TcpListener> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(LISTEN_BACKLOG)
+    };
+    let addresses = config.listeners.iter().map(|listener| listener.address);
+    addresses.map(|address| bind(address).map_err(|error| Error::Listen { address, error })).collect()
+}
+
+/// The configured name, else the system's.
+fn hostname(config: &Config) -> Arc<str> {
+    if !config.hostname.is_empty() {
+        return Arc::from(config.hostname.to_lowercase());
+    }
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy().to_lowercase();
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
+    Arc::from(if is_name { name.as_str() } else { "localhost" })
+}

@@ -62,8 +62,8 @@ impl Queue {
 pub struct Retry {
     /// Waits after the first, second, ... failed attempt; the last one repeats.
     pub schedule: Vec<Span>,
-    /// Each wait is changed by up to this share, up or down.
-    pub jitter: f64,
+    /// Each wait is changed by up to this many percent, up or down.
+    pub jitter_percent: u8,
     /// A recipient still failing at this age is given up (RFC 5321, 4.5.4.1: at least 4 to 5 days).
     pub max_age: Span,
     /// A DSN about a delay, where NOTIFY=DELAY asks for one, is sent at this age.
@@ -75,7 +75,7 @@ impl Default for Retry {
         let minutes = |minutes: u64| Span(Duration::from_secs(minutes * 60));
         Self {
             schedule: [1, 5, 15, 30, 60, 120].map(minutes).to_vec(),
-            jitter: 0.1,
+            jitter_percent: 10,
             max_age: minutes(4 * 24 * 60),
             delay_notice: minutes(4 * 60),
         }
@@ -89,7 +89,7 @@ impl Retry {
         for (index, wait) in self.schedule.iter().enumerate() {
             complaints.range(format!("retry.schedule[{index}]"), wait, &least, &most);
         }
-        complaints.range("retry.jitter", &self.jitter, &0.0, &0.5);
+        complaints.range("retry.jitter_percent", &self.jitter_percent, &0, &50);
         let most = Span(Duration::from_secs(30 * 86_400));
         complaints.range("retry.max_age", &self.max_age, &least, &most);
     }

@@ -1,0 +1,231 @@
+//! From the configuration to each module's own settings.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use crate::config::units::Rate;
+use crate::config::{self, Config};
+use crate::{delivery, dns, queue, spool, submission};
+
+/// How many parts the queue's tables have for each runtime thread: more parts, less waiting for each other's lock.
+const SHARDS_PER_THREAD: usize = 4;
+
+pub(super) fn spool(config: &Config) -> spool::Settings {
+    let section = &config.spool;
+    spool::Settings {
+        path: section.path.clone(),
+        segment_size: section.segment_size.0,
+        reserve: section.reserve.0,
+        sync: section.sync,
+        attempts: match section.attempts {
+            config::AttemptDurability::Off => spool::Attempts::Off,
+            config::AttemptDurability::Write => spool::Attempts::Write,
+            config::AttemptDurability::Sync => spool::Attempts::Sync,
+        },
+        deadline: section.deadline.0,
+        cache: section.cache.0,
+    }
+}
+
+pub(super) fn submission(listener: &config::Listener) -> submission::Settings {
+    submission::Settings {
+        networks: listener.networks.clone(),
+        max_sessions: size(listener.max_sessions),
+        max_sessions_per_address: NonZeroU32::new(listener.max_sessions_per_address),
+        sessions_per_minute: NonZeroU32::new(listener.sessions_per_minute),
+        messages_per_minute: NonZeroU32::new(listener.messages_per_minute),
+        max_recipients: size(listener.max_recipients),
+        max_transactions: NonZeroU32::new(listener.max_transactions),
+        max_message_size: listener.max_message_size.0,
+        max_hops: size(listener.max_hops),
+        tenant: listener.tenant.as_str().into(),
+        trust_headers: listener.trust_headers,
+        line_endings: match listener.bare_line_end {
+            config::BareLineEnd::Reject => submission::LineEndings::Reject,
+            config::BareLineEnd::Normalize => submission::LineEndings::Normalize,
+        },
+        timeout: listener.timeout.0,
+        ..submission::Settings::default()
+    }
+}
+
+pub(super) fn dns(config: &Config, hostname: &str) -> Result<dns::Settings, dns::settings::NextHopError> {
+    let mut routes = Vec::with_capacity(config.routes.len());
+    for route in &config.routes {
+        routes.push(dns::Route { pattern: route.domain.clone(), next_hop: route.next_hop.parse()? });
+    }
+    let tls = config.delivery.tls_rules.iter().map(|rule| (rule.domain.clone(), tls_policy(rule.tls))).collect();
+    let mut own_names = vec![hostname.to_lowercase()];
+    own_names.extend(config.sources.iter().filter_map(|source| source.ehlo_name.as_deref()).map(str::to_lowercase));
+    let listens_there = |listener: &&config::Listener| listener.address.port() == config.delivery.port;
+    Ok(dns::Settings {
+        resolvers: config.dns.resolvers.clone(),
+        timeout: config.dns.timeout.0,
+        attempts: usize::from(config.dns.attempts),
+        routes,
+        port: config.delivery.port,
+        families: if config.delivery.ipv6 { dns::Families::Both } else { dns::Families::Ipv4 },
+        allow_networks: config.dns.allow_networks.clone(),
+        own_names,
+        own_addresses: config.listeners.iter().filter(listens_there).map(|listener| listener.address.ip()).collect(),
+        tls,
+        default_tls: tls_policy(config.delivery.tls),
+        ..dns::Settings::default()
+    })
+}
+
+fn tls_policy(mode: config::TlsMode) -> dns::TlsPolicy {
+    match mode {
+        config::TlsMode::Opportunistic => dns::TlsPolicy::Opportunistic,
+        config::TlsMode::None => dns::TlsPolicy::None,
+    }
+}
+
+pub(super) fn queue(config: &Config, hostname: &Arc<str>, threads: usize) -> queue::Settings {
+    let limits = site_limits(&config.limits, None);
+    let sites = config.limits.sites.iter();
+    let capacity = |most: u64| usize::try_from(most).unwrap_or(usize::MAX);
+    let per_tenant = match config.queue.max_recipients_per_tenant {
+        0 => config.queue.max_recipients,
+        most => most,
+    };
+    queue::Settings {
+        hostname: hostname.clone(),
+        shards: threads * SHARDS_PER_THREAD,
+        retry: queue::settings::Retry {
+            intervals: config.retry.schedule.iter().map(|span| span.0).collect(),
+            jitter_percent: config.retry.jitter_percent,
+            max_age: config.retry.max_age.0,
+        },
+        delay_after: config.retry.delay_notice.0,
+        capacity: capacity(config.queue.max_recipients),
+        tenant_capacity: capacity(per_tenant),
+        connections: config.limits.connections,
+        tenants: tenants(config),
+        limits,
+        sites: sites.map(|rule| (rule.name.as_str().into(), site_limits(&config.limits, Some(rule)))).collect(),
+        egress: egress(config, hostname),
+        ..queue::Settings::default()
+    }
+}
+
+fn site_limits(limits: &config::Limits, rule: Option<&config::LimitRule>) -> queue::settings::Limits {
+    let number = |specific: Option<u32>, general: u32| specific.unwrap_or(general);
+    queue::settings::Limits {
+        connections: number(rule.and_then(|rule| rule.connections), limits.site_connections),
+        connections_per_source: None,
+        connections_per_minute: some_unless_zero(number(
+            rule.and_then(|rule| rule.connections_per_minute),
+            limits.site_connections_per_minute,
+        )),
+        messages_per_connection: some_unless_zero(number(
+            rule.and_then(|rule| rule.messages_per_connection),
+            limits.messages_per_connection,
+        )),
+        rate: rule.and_then(|rule| rule.rate).or(limits.site_rate).map(rate),
+        recipients_per_message: size(number(
+            rule.and_then(|rule| rule.recipients_per_transaction),
+            limits.recipients_per_transaction,
+        )),
+    }
+}
+
+fn rate(rate: Rate) -> Rate {
+    rate
+}
+
+fn tenants(config: &Config) -> HashMap<Box<str>, queue::settings::Tenant> {
+    let mut tenants: HashMap<Box<str>, queue::settings::Tenant> = HashMap::new();
+    for rule in &config.queue.tenants {
+        let tenant = tenants.entry(rule.name.as_str().into()).or_default();
+        tenant.weight = rule.weight;
+        tenant.capacity = rule.max_recipients.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+    }
+    for pool in config.pools.iter().rev() {
+        for name in &pool.tenants {
+            tenants.entry(name.as_str().into()).or_default().pool = Some(pool.name.as_str().into());
+        }
+    }
+    tenants
+}
+
+/// The pool called `default` comes first, since that is the one used where nothing else is said.
+fn egress(config: &Config, hostname: &Arc<str>) -> queue::Egress {
+    let mut sources: Vec<Arc<queue::Source>> =
+        config.sources.iter().map(|source| egress_source(source, hostname)).collect();
+    let mut pools: Vec<queue::EgressPool> = config.pools.iter().map(|pool| egress_pool(config, pool)).collect();
+    match pools.iter().position(|pool| &*pool.name == "default") {
+        Some(place) => pools.swap(0, place),
+        None => {
+            let any = queue::Source {
+                name: Arc::from("default"),
+                ipv4: Some(Ipv4Addr::UNSPECIFIED),
+                ipv6: config.delivery.ipv6.then_some(Ipv6Addr::UNSPECIFIED),
+                ehlo_name: hostname.clone(),
+                connections: None,
+            };
+            pools.insert(0, queue::EgressPool { name: "default".into(), members: vec![(sources.len(), 1)] });
+            sources.push(Arc::new(any));
+        }
+    }
+    let mut sender_domains = HashMap::new();
+    for pool in config.pools.iter().rev() {
+        for domain in &pool.sender_domains {
+            sender_domains.insert(domain.to_lowercase().into(), pool.name.as_str().into());
+        }
+    }
+    queue::Egress { sources, pools, sender_domains }
+}
+
+fn egress_source(source: &config::Source, hostname: &Arc<str>) -> Arc<queue::Source> {
+    let has_neither = source.ipv4.is_none() && source.ipv6.is_none();
+    Arc::new(queue::Source {
+        name: Arc::from(source.name.as_str()),
+        ipv4: source.ipv4.or(has_neither.then_some(Ipv4Addr::UNSPECIFIED)),
+        ipv6: source.ipv6.or(has_neither.then_some(Ipv6Addr::UNSPECIFIED)),
+        ehlo_name: source.ehlo_name.as_deref().map_or_else(|| hostname.clone(), Arc::from),
+        connections: source.connections,
+    })
+}
+
+fn egress_pool(config: &Config, pool: &config::Pool) -> queue::EgressPool {
+    let index = |name: &str| config.sources.iter().position(|source| source.name == name);
+    let members = pool.sources.iter().filter_map(|member| Some((index(&member.source)?, member.weight))).collect();
+    queue::EgressPool { name: pool.name.as_str().into(), members }
+}
+
+pub(super) fn delivery(config: &Config) -> delivery::Settings {
+    let section = &config.delivery;
+    delivery::Settings {
+        chunking: section.chunking,
+        idle: section.idle.0,
+        timeouts: delivery::Timeouts {
+            connect: section.connect_timeout.0,
+            greeting: section.greeting_timeout.0,
+            ehlo: section.ehlo_timeout.0,
+            starttls: section.ehlo_timeout.0,
+            mail: section.mail_timeout.0,
+            rcpt: section.rcpt_timeout.0,
+            data: section.data_timeout.0,
+            data_block: section.content_timeout.0,
+            data_termination: section.end_of_data_timeout.0,
+            ..delivery::Timeouts::default()
+        },
+        ..delivery::Settings::default()
+    }
+}
+
+/// Whether `address` belongs to this machine: something can be bound to it.
+pub fn is_local(address: IpAddr) -> bool {
+    std::net::TcpListener::bind((address, 0)).is_ok()
+}
+
+fn size(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn some_unless_zero(number: u32) -> Option<u32> {
+    (number > 0).then_some(number)
+}
