@@ -34,7 +34,7 @@ fn wrong_configuration_ends_with_2_and_names_file_key_and_range() {
     let folder = tempfile::tempdir().unwrap();
     let config = write(folder.path(), "[delivery]\nport = 0\n");
 
-    for command in ["check"] {
+    for command in ["check", "run"] {
         let output = hikyaku(&[command, "--config", &config]);
 
         let said = errors(&output);

@@ -5,9 +5,12 @@
 
 mod check;
 pub mod client;
+mod demo;
 pub mod exit;
 mod message;
+mod notify;
 mod queue;
+mod run;
 mod spool;
 mod status;
 pub mod table;
@@ -34,6 +37,8 @@ const AFTER_HELP: &str = "Exit codes: 0 ok, 1 a problem was found, 2 wrong usage
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the daemon in the foreground
+    Run(run::Run),
     /// Check a configuration file and say what is wrong with it
     Check(check::Check),
     /// Show what the running daemon is doing
@@ -47,6 +52,8 @@ enum Command {
     /// Show the state of the spool
     #[command(subcommand)]
     Spool(spool::Spool),
+    /// Send many messages through a daemon on loopback and account for each of them
+    Demo(demo::Demo),
 }
 
 /// Which daemon to ask, and how to print.
@@ -71,11 +78,13 @@ impl Remote {
 /// Runs the command and gives its exit code; tells errors on standard error.
 pub fn execute(arguments: Arguments) -> ExitCode {
     let result = match arguments.command {
+        Command::Run(command) => command.execute(),
         Command::Check(command) => command.execute(),
         Command::Status(command) => wait(command.execute()),
         Command::Queue(command) => wait(command.execute()),
         Command::Message(command) => wait(command.execute()),
         Command::Spool(command) => wait(command.execute()),
+        Command::Demo(command) => command.execute(),
     };
     match result {
         Ok(exit) => exit.into(),

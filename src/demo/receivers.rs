@@ -181,7 +181,7 @@ async fn converse(receiver: &Receiver, mut stream: TcpStream) -> io::Result<()> 
     stream.set_nodelay(true)?;
     let others = receiver.open.fetch_add(1, Ordering::AcqRel);
     let _open = Open(&receiver.open);
-    if matches!(receiver.site.character, Character::FewConnections { most } if others >= most) {
+    if matches!(receiver.site.character, Character::FewConnections { most, .. } if others >= most) {
         Counts::add(&receiver.counts.refused_connections);
         return stream.write_all(b"421 4.7.0 too many connections from your address\r\n").await;
     }
@@ -191,7 +191,8 @@ async fn converse(receiver: &Receiver, mut stream: TcpStream) -> io::Result<()> 
     let mut replies = format!("220 mx.{} ESMTP demonstration\r\n", receiver.site.domain).into_bytes();
     loop {
         if !replies.is_empty() {
-            if let Character::Slow { delay } = receiver.site.character {
+            let delay = receiver.site.character.delay();
+            if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
             stream.write_all(&replies).await?;

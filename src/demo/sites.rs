@@ -21,10 +21,12 @@ pub enum Character {
         /// This long.
         wait: Duration,
     },
-    /// Refuses connections past a number.
+    /// Refuses connections past a number, and is slow enough for more of them to be wanted.
     FewConnections {
         /// This number.
         most: usize,
+        /// Before every answer.
+        delay: Duration,
     },
     /// Does not know one recipient in so many.
     UnknownUsers {
@@ -41,6 +43,14 @@ pub enum Character {
 }
 
 impl Character {
+    /// How long every answer takes.
+    pub fn delay(&self) -> Duration {
+        match self {
+            Self::Slow { delay } | Self::FewConnections { delay, .. } => *delay,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// For people.
     pub fn describe(&self) -> String {
         match self {
@@ -48,7 +58,9 @@ impl Character {
             Self::Fast { has_chunking: false } => "answers at once".to_owned(),
             Self::Slow { delay } => format!("answers after {} ms", delay.as_millis()),
             Self::Greylisting { wait } => format!("450 to everybody for {:.1} s", wait.as_secs_f64()),
-            Self::FewConnections { most } => format!("421 past {most} connections"),
+            Self::FewConnections { most, delay } => {
+                format!("421 past {most} connections; answers after {} ms", delay.as_millis())
+            }
             Self::UnknownUsers { one_in } => format!("550 to one recipient in {one_in}"),
             Self::Moody { one_in } => format!("451 at the end of data, once, one in {one_in}"),
             Self::Sender => "takes the DSNs".to_owned(),
@@ -78,7 +90,7 @@ pub const SITES: [Site; 8] = [
     site("chunking.test", 2, Character::Fast { has_chunking: true }, 20),
     site("slow.test", 3, Character::Slow { delay: Duration::from_millis(20) }, 10),
     site("greylisting.test", 4, Character::Greylisting { wait: Duration::from_millis(1_500) }, 10),
-    site("few-connections.test", 5, Character::FewConnections { most: 4 }, 10),
+    site("few-connections.test", 5, Character::FewConnections { most: 4, delay: Duration::from_millis(4) }, 10),
     site("unknown-users.test", 6, Character::UnknownUsers { one_in: 10 }, 10),
     site("moody.test", 7, Character::Moody { one_in: 5 }, 10),
     site(SENDER_DOMAIN, 8, Character::Sender, 0),

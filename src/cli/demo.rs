@@ -1,0 +1,223 @@
+//! `hikyaku demo`: a daemon between receivers of different character and a load, and the proof that nothing was lost.
+//!
+//! Everything is in this process, on loopback and in a folder of its own that is removed at the end. The parts are in
+//! [`crate::demo`]; here they are put together.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use super::exit::{self, Exit, Failure};
+use super::run::{Signals, runtime, start_log};
+use super::table::{octets, thousands};
+use crate::config::units::{ByteSize, Span};
+use crate::config::{Config, Logging};
+use crate::daemon::Daemon;
+use crate::demo::folder::Folder;
+use crate::demo::ledger::Ledger;
+use crate::demo::load::{self, Load, Submitted};
+use crate::demo::progress;
+use crate::demo::receivers::Receivers;
+use crate::demo::report::Report;
+use crate::demo::responder::{Responder, Zone};
+use crate::demo::sites::SITES;
+
+/// Options of `demo`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Demo {
+    /// How many messages
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    messages: u32,
+    /// Over how many connections they are submitted
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    connections: u32,
+    /// Stay up afterwards until Ctrl-C, to try the other commands on it
+    #[arg(long)]
+    keep: bool,
+    /// Where the temporary spool is made; /dev/shm is no disk [default: the system's temporary folder]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// What the daemon logs to standard error, as log.filter in the configuration
+    #[arg(long, value_name = "FILTER", default_value = "error")]
+    log: String,
+}
+
+/// Without any progress for this long, what is still open is counted as lost.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at the ledger.
+const LOOK: Duration = Duration::from_millis(50);
+/// For the daemon's stop.
+const GRACE: Duration = Duration::from_secs(10);
+/// A content's size on average, with its record.
+const MEAN_SIZE: u64 = 14_000;
+
+impl Demo {
+    pub(super) fn execute(self) -> exit::Result {
+        start_log(&Logging { filter: self.log.clone(), ..Logging::default() })?;
+        let runtime = runtime(0)?;
+        let result = runtime.block_on(self.interruptible());
+        runtime.shutdown_background();
+        result
+    }
+
+    /// A signal ends it at any time, and the folder is removed all the same.
+    async fn interruptible(self) -> exit::Result {
+        let mut signals = Signals::catch()?;
+        let folder =
+            Folder::make(self.dir.as_deref()).context("cannot make a temporary folder").map_err(Failure::usage)?;
+        require_room(folder.path(), self.messages).map_err(Failure::usage)?;
+        let stage = Stage::build(&folder, self.messages).await?;
+        let result = tokio::select! {
+            result = self.play(&stage) => result,
+            () = signals.termination() => Err(anyhow::anyhow!("interrupted").into()),
+        };
+        if self.keep && result.is_ok() {
+            println!("\nStill running, and doing nothing more; Ctrl-C ends it.");
+            signals.termination().await;
+        }
+        stage.clear().await;
+        result
+    }
+
+    async fn play(&self, stage: &Stage) -> exit::Result {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        println!(
+            "{} messages of 1-100 KB over {} connections, to {} receivers on 127.77.0.x port {}; {cores} cores\n",
+            thousands(u64::from(self.messages)),
+            self.connections,
+            SITES.len(),
+            stage.receivers.port(),
+        );
+        if self.keep {
+            println!("While it runs, try in another terminal:\n{}\n", commands(stage.daemon.admin_socket()));
+        }
+        let submitted = tokio::select! {
+            submitted = self.submit_and_wait(stage) => submitted?,
+            never = progress::show(Arc::clone(&stage.ledger), self.messages) => match never {},
+        };
+        let left = stage.settled().await;
+        let receivers = stage.receivers.sites.iter().map(AsRef::as_ref);
+        let report = Report::new(&stage.ledger, submitted, receivers, left);
+        println!("{report}");
+        if !report.is_success() {
+            eprintln!("open: {:?} ...", stage.ledger.open(10));
+            return Ok(Exit::Problem);
+        }
+        let keep = if self.keep { "" } else { " with `hikyaku demo --keep`, in another terminal" };
+        println!("Try next{keep}:\n{}", commands(stage.daemon.admin_socket()));
+        Ok(Exit::Ok)
+    }
+
+    async fn submit_and_wait(&self, stage: &Stage) -> anyhow::Result<Submitted> {
+        let Some(&server) = stage.daemon.submission_addresses().first() else { bail!("the daemon does not listen") };
+        let load = Load { server, messages: self.messages, connections: self.connections };
+        let submitted = load::submit(load, &stage.ledger).await?;
+        stage.drained().await;
+        Ok(submitted)
+    }
+}
+
+/// Everything that runs during a demonstration.
+struct Stage {
+    ledger: Arc<Ledger>,
+    receivers: Receivers,
+    responder: Responder,
+    daemon: Daemon,
+}
+
+impl Stage {
+    async fn build(folder: &Folder, messages: u32) -> Result<Self, Failure> {
+        let ledger = Arc::new(Ledger::new(messages));
+        let receivers = Receivers::start(&ledger, messages).await.context("the receivers cannot be started")?;
+        let responder = Responder::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), zone()).await;
+        let responder = responder.context("the DNS responder cannot be started")?;
+        let daemon = Daemon::start(config(folder.path(), &receivers, &responder)?).await?;
+        Ok(Self { ledger, receivers, responder, daemon })
+    }
+
+    /// Waits until nothing is open, or nothing has happened for too long.
+    async fn drained(&self) {
+        let (mut before, mut since) = (self.ledger.tally(), Instant::now());
+        while before.open > 0 && since.elapsed() < PATIENCE {
+            tokio::time::sleep(LOOK).await;
+            let now = self.ledger.tally();
+            if now != before {
+                (before, since) = (now, Instant::now());
+            }
+        }
+    }
+
+    /// Recipients left in the queue; waits a little, since the last receiver's 250 is seen by the daemon a moment later.
+    async fn settled(&self) -> u64 {
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let queued = self.daemon.queue().view().totals.queued;
+            if queued == 0 || Instant::now() > end {
+                return queued as u64;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn clear(self) {
+        self.daemon.stop(GRACE).await;
+        self.receivers.stop().await;
+        drop(self.responder);
+    }
+}
+
+/// An MX host of its own for every domain.
+fn zone() -> Zone {
+    let mut zone = Zone::new();
+    for site in &SITES {
+        let host = format!("mx.{}", site.domain);
+        zone.mx(site.domain, 10, &host).address(&host, site.address);
+    }
+    zone
+}
+
+/// What differs from the defaults, and only for the demonstration: loopback, short retries, everything in one folder.
+fn config(folder: &Path, receivers: &Receivers, responder: &Responder) -> anyhow::Result<Config> {
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let mut config = Config { hostname: "demo.hikyaku.test".to_owned(), ..Config::default() };
+    for listener in &mut config.listeners {
+        listener.address = any_port;
+        listener.tenant = "demo".to_owned();
+    }
+    config.spool.path = folder.join("spool");
+    config.spool.reserve = ByteSize(64 << 20);
+    config.retry.schedule = [2, 3, 5].map(|seconds| Span(Duration::from_secs(seconds))).to_vec();
+    config.delivery.port = receivers.port();
+    config.dns.resolvers = vec![responder.address()];
+    config.dns.allow_networks = vec!["127.77.0.0/24".parse()?];
+    config.admin.socket = folder.join("admin.sock");
+    config.metrics.address = any_port;
+    Ok(config)
+}
+
+/// The daemon refuses mail below 5 % of free disk; better said before than found out.
+fn require_room(folder: &Path, messages: u32) -> anyhow::Result<()> {
+    let disk = rustix::fs::statvfs(folder).context("cannot look at the temporary folder's disk")?;
+    let (free, whole) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
+    let needed = u64::from(messages) * MEAN_SIZE * 2 + (256 << 20) + whole / 20;
+    if free < needed {
+        bail!(
+            "{} has {} free and {} may be needed; choose another disk with --dir, or fewer --messages",
+            folder.display(),
+            octets(free),
+            octets(needed)
+        );
+    }
+    Ok(())
+}
+
+fn commands(socket: Option<&Path>) -> String {
+    let socket = socket.map(|socket| socket.display().to_string()).unwrap_or_default();
+    format!(
+        "  export HIKYAKU_SOCKET={socket}\n  hikyaku status\n  hikyaku queue sites\n  hikyaku queue list --site \
+         greylisting.test\n  hikyaku spool stat"
+    )
+}
