@@ -188,6 +188,15 @@ impl Disk {
     }
 }
 
+impl Disk {
+    fn name_of(&self, number: u64) -> Option<String> {
+        self.directories.iter().find_map(|(directory, names)| {
+            let (name, _) = names.seen.iter().find(|(_, inode)| **inode == number)?;
+            Some(format!("{directory}/{name}"))
+        })
+    }
+}
+
 fn split(name: &str) -> (&str, &str) {
     name.rsplit_once('/').unwrap_or(("", name))
 }
@@ -321,8 +330,8 @@ impl Shared {
         }
     }
 
-    fn file(self: &Arc<Self>, name: &str, number: u64) -> Arc<dyn StorageFile> {
-        Arc::new(SimulatedFile { shared: self.clone(), name: name.to_owned(), number })
+    fn file(self: &Arc<Self>, number: u64) -> Arc<dyn StorageFile> {
+        Arc::new(SimulatedFile { shared: self.clone(), number })
     }
 }
 
@@ -347,13 +356,13 @@ impl Storage for Simulated {
         let (directory, file) = split(name);
         let names = disk.directories.get_mut(directory).ok_or(io::ErrorKind::NotFound)?;
         names.change(Change::Put(file.to_owned(), number));
-        Ok(self.shared.file(name, number))
+        Ok(self.shared.file(number))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
         self.shared.enter(Operation::Open, name)?;
         let number = self.shared.disk.lock().find(name)?;
-        Ok(self.shared.file(name, number))
+        Ok(self.shared.file(number))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -404,17 +413,22 @@ impl Storage for Simulated {
 
 struct SimulatedFile {
     shared: Arc<Shared>,
-    name: String,
     number: u64,
 }
 
 impl std::fmt::Debug for SimulatedFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SimulatedFile").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("SimulatedFile").field("number", &self.number).finish_non_exhaustive()
     }
 }
 
 impl SimulatedFile {
+    /// A fault plan sees the name that the file has now.
+    fn enter(&self, operation: Operation) -> io::Result<()> {
+        let name = self.shared.plan.lock().is_some().then(|| self.shared.disk.lock().name_of(self.number)).flatten();
+        self.shared.enter(operation, name.as_deref().unwrap_or_default())
+    }
+
     fn with<T>(&self, body: impl FnOnce(&mut Inode) -> T) -> io::Result<T> {
         let mut disk = self.shared.disk.lock();
         Ok(body(disk.inodes.get_mut(&self.number).ok_or(io::ErrorKind::NotFound)?))
@@ -423,7 +437,7 @@ impl SimulatedFile {
 
 impl StorageFile for SimulatedFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.shared.enter(Operation::Read, &self.name)?;
+        self.enter(Operation::Read)?;
         self.with(|inode| {
             let from = usize::try_from(offset).unwrap_or(usize::MAX).min(inode.seen.len());
             let octets = inode.seen.get(from..).unwrap_or_default();
@@ -434,19 +448,19 @@ impl StorageFile for SimulatedFile {
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.shared.enter(Operation::Write, &self.name)?;
+        self.enter(Operation::Write)?;
         let octets: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         self.with(|inode| inode.write(&octets, usize::try_from(offset).unwrap_or(usize::MAX)))
     }
 
     fn fill_zero(&self, length: u64) -> io::Result<()> {
-        self.shared.enter(Operation::Fill, &self.name)?;
+        self.enter(Operation::Fill)?;
         // Zeros of a file that was never larger need no versions: a sector that is lost reads as zeros too.
         self.with(|inode| inode.seen.resize(usize::try_from(length).unwrap_or_default(), 0))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let entered = self.shared.enter(Operation::SyncData, &self.name);
+        let entered = self.enter(Operation::SyncData);
         let is_dead = self.shared.calls.load(Ordering::SeqCst) > self.shared.dies_at.load(Ordering::SeqCst);
         self.with(|inode| match &entered {
             Ok(()) => {

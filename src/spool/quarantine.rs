@@ -43,7 +43,8 @@ pub fn copy(
 ) -> io::Result<()> {
     let directory = shelf.directory();
     let name = format!("{segment:016x}-{:010x}", range.start);
-    let length = range.end.saturating_sub(range.start);
+    // Of a file that was cut there is nothing to keep but the fact.
+    let length = range.end.min(file.size()?).saturating_sub(range.start);
     if storage.list(directory)?.iter().any(|entry| entry.name == name && entry.size == length) {
         return Ok(());
     }

@@ -40,7 +40,13 @@ pub fn read(storage: &dyn Storage, sequence: u32, full: bool) -> io::Result<Opti
     });
     let own = seen.synced.iter().find(|position| position.segment == sequence).map_or(FIRST, |own| own.offset);
     let known = own.max(floor);
-    let unreadable = seen.unreadable.into_iter().map(|range| (range.clone(), range.start < known)).collect();
+    let unreadable = seen.unreadable.into_iter().map(|range| (range.clone(), range.start < known));
+    let mut unreadable: Vec<_> = unreadable.collect();
+    let length = bytes.len() as u64;
+    if length < header.size {
+        // Segments have their full size before anything is written to them: this one was cut.
+        unreadable.push((length..header.size, true));
+    }
     Ok(Some(Source { entries, end: seen.end, salt: header.salt, unreadable, is_indexed: false }))
 }
 

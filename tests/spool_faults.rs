@@ -1,0 +1,338 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+//! Errors from the disk, a full disk, messages that come too late: the spool never lies.
+
+#[path = "common/spool.rs"]
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{content, deferred, delivered, message, octets, recover, settings, try_open};
+use hikyaku::log::disk::Disk;
+use hikyaku::log::simulated::{Operation, Simulated};
+use hikyaku::log::storage::Storage;
+use hikyaku::message::MessageId;
+use hikyaku::spool::{AcceptError, Attempts, Event, RecipientEvent, Settings, Spool, check_storage};
+
+fn small() -> Settings {
+    Settings { segment_size: 256 << 10, ..settings() }
+}
+
+fn start(storage: &Simulated) -> Spool {
+    start_with(storage, small())
+}
+
+fn start_with(storage: &Simulated, settings: Settings) -> Spool {
+    let (spool, recovery) = try_open(Arc::new(storage.clone()), settings).unwrap();
+    recover(recovery);
+    spool
+}
+
+/// The ids that a start on this storage raises.
+fn raised(storage: &Simulated) -> BTreeSet<MessageId> {
+    let (_spool, recovery) = try_open(Arc::new(storage.clone()), small()).unwrap();
+    recover(recovery).0.iter().map(|found| found.id).collect()
+}
+
+fn is_open_segment(name: &str) -> bool {
+    name.ends_with(".seg")
+}
+
+/// Fails the `count` next syncs of a segment that is being written.
+fn fail_syncs(storage: &Simulated, count: u64) {
+    let left = AtomicU64::new(count);
+    storage.inject(move |operation, name| {
+        let is_commit = operation == Operation::SyncData && is_open_segment(name);
+        let fails =
+            is_commit && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        fails.then_some(ErrorKind::Other)
+    });
+}
+
+#[tokio::test]
+async fn a_failed_sync_withdraws_its_messages_and_keeps_outcomes() {
+    for seed in 0..40 {
+        let storage = Simulated::new(seed);
+        let spool = start(&storage);
+        let (before, lost, dsn) = (spool.next_id(), spool.next_id(), spool.next_id());
+        let two = spool.next_id();
+        spool.accept(message(before, 1, 1000)).await.unwrap();
+        spool.accept(message(two, 2, 1000)).await.unwrap();
+
+        // Appended but not synced when the sync fails.
+        spool.record(two, &[delivered(0)]);
+        storage.inject(fail_once());
+        let result = spool.accept(message(lost, 1, 1000)).await;
+        assert_eq!(result, Err(AcceptError::Aborted), "seed {seed}");
+        storage.inject(fail_once());
+        let bounced = RecipientEvent { recipient: 0, event: Event::Bounced };
+        spool.conclude(before, &[bounced], message(dsn, 1, 300)).await.unwrap();
+        let after = spool.next_id();
+        spool.accept(message(after, 1, 1000)).await.unwrap();
+
+        let crashed = storage.crash(seed);
+        assert_eq!(raised(&crashed), BTreeSet::from([two, dsn, after]), "seed {seed}");
+        assert!(check_storage(Arc::new(storage.crash(seed)), true).unwrap().is_sound(), "seed {seed}");
+    }
+}
+
+/// Fails the next sync of a segment.
+fn fail_once() -> impl FnMut(Operation, &str) -> Option<ErrorKind> + Send + 'static {
+    let done = AtomicBool::new(false);
+    move |operation, name| {
+        let fails = operation == Operation::SyncData && is_open_segment(name) && !done.swap(true, Ordering::SeqCst);
+        fails.then_some(ErrorKind::Other)
+    }
+}
+
+#[tokio::test]
+async fn when_nothing_can_be_synced_the_client_gets_no_answer_and_accepting_stops() {
+    let storage = Simulated::new(1);
+    let spool = start(&storage);
+    let (kept, unknown) = (spool.next_id(), spool.next_id());
+    spool.accept(message(kept, 1, 1000)).await.unwrap();
+    fail_syncs(&storage, u64::MAX);
+
+    let result = spool.accept(message(unknown, 1, 1000)).await;
+
+    assert_eq!(result, Err(AcceptError::Unknown));
+    assert_eq!(spool.health(), Err(AcceptError::Closed));
+    assert_eq!(spool.accept(message(spool.next_id(), 1, 10)).await, Err(AcceptError::Closed));
+    assert!(spool.attempt(kept, &[0], "127.0.0.1:25".parse().unwrap()).await.is_err());
+    assert!(spool.stat().fault);
+    storage.heal();
+    assert!(raised(&storage.crash(1)).contains(&kept));
+}
+
+#[tokio::test]
+async fn a_write_error_is_treated_like_a_failed_sync() {
+    let storage = Simulated::new(1);
+    let spool = start(&storage);
+    let lost = spool.next_id();
+    let done = AtomicBool::new(false);
+    storage.inject(move |operation, name| {
+        let fails = operation == Operation::Write && is_open_segment(name) && !done.swap(true, Ordering::SeqCst);
+        fails.then_some(ErrorKind::StorageFull)
+    });
+
+    assert_eq!(spool.accept(message(lost, 1, 1000)).await, Err(AcceptError::Aborted));
+    let next = spool.next_id();
+    spool.accept(message(next, 1, 1000)).await.unwrap();
+
+    assert_eq!(raised(&storage.crash(1)), BTreeSet::from([next]));
+}
+
+#[tokio::test]
+async fn a_message_that_comes_too_late_is_withdrawn() {
+    let storage = Simulated::new(1);
+    let settings = Settings { deadline: Duration::from_millis(40), ..small() };
+    let spool = start_with(&storage, settings);
+    let (late, slow) = (spool.next_id(), spool.next_id());
+    let mut new = message(late, 1, 1000);
+    new.ended_at = Instant::now().checked_sub(Duration::from_millis(50)).unwrap();
+    assert_eq!(spool.accept(new).await, Err(AcceptError::Aborted));
+
+    // The disk stalls: the deadline passes between the write and the end of the sync.
+    storage.inject(|operation, name| {
+        if operation == Operation::SyncData && is_open_segment(name) {
+            std::thread::sleep(Duration::from_millis(60));
+        }
+        None
+    });
+    assert_eq!(spool.accept(message(slow, 1, 1000)).await, Err(AcceptError::Aborted));
+    storage.heal();
+
+    assert_eq!(raised(&storage.crash(1)), BTreeSet::new());
+    assert_eq!(spool.stat().live_octets, 0);
+}
+
+#[tokio::test]
+async fn a_message_whose_session_went_away_is_withdrawn() {
+    let storage = Simulated::new(1);
+    let spool = start(&storage);
+    let id = spool.next_id();
+    storage.inject(|operation, name| {
+        if operation == Operation::SyncData && is_open_segment(name) {
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        None
+    });
+    let accepted = tokio::time::timeout(Duration::from_millis(5), spool.accept(message(id, 1, 1000))).await;
+    assert!(accepted.is_err());
+    storage.heal();
+    spool.close().await;
+
+    assert_eq!(raised(&storage.after_kill()), BTreeSet::new());
+}
+
+#[tokio::test]
+async fn at_the_reserve_submissions_stop_outcomes_go_on_and_accepting_resumes_above_it() {
+    let storage = Simulated::new(1);
+    let reserve = (1 << 40) / 20;
+    let spool = start(&storage);
+    let held = spool.next_id();
+    spool.accept(message(held, 1, 1000)).await.unwrap();
+    let look = || {
+        let spool = spool.clone();
+        tokio::task::spawn_blocking(move || spool.keep_house())
+    };
+
+    storage.set_free(reserve - 1);
+    look().await.unwrap();
+    assert_eq!(spool.health(), Err(AcceptError::Full));
+    assert_eq!(spool.accept(message(spool.next_id(), 1, 10)).await, Err(AcceptError::Full));
+    spool.attempt(held, &[0], "127.0.0.1:25".parse().unwrap()).await.unwrap();
+    spool.record(held, &[deferred(0, 1)]);
+    spool.record(held, &[delivered(0)]);
+
+    storage.set_free(reserve + 1);
+    look().await.unwrap();
+    assert_eq!(spool.health(), Err(AcceptError::Full), "no hysteresis");
+    storage.set_free(reserve * 2);
+    look().await.unwrap();
+    spool.accept(message(spool.next_id(), 1, 10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_room_for_a_segment_messages_are_refused_and_accepting_resumes() {
+    let storage = Simulated::new(1);
+    let spool = start(&storage);
+    let full = Arc::new(AtomicBool::new(true));
+    let is_full = full.clone();
+    storage.inject(move |operation, _| {
+        let allocates = matches!(operation, Operation::Create | Operation::Fill);
+        (allocates && is_full.load(Ordering::SeqCst)).then_some(ErrorKind::StorageFull)
+    });
+    let mut accepted = Vec::new();
+    let refused = loop {
+        let id = spool.next_id();
+        match spool.accept(message(id, 1, 50_000)).await {
+            Ok(()) => accepted.push(id),
+            Err(error) => break error,
+        }
+        assert!(accepted.len() < 100, "never full");
+    };
+    assert_eq!(refused, AcceptError::Full);
+    // Delivery frees room.
+    for &id in &accepted {
+        spool.record(id, &[delivered(0)]);
+    }
+    full.store(false, Ordering::SeqCst);
+    let resumed = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            let id = spool.next_id();
+            if spool.accept(message(id, 1, 50_000)).await.is_ok() {
+                return id;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let resumed = resumed.await.expect("accepting resumes");
+    spool.close().await;
+
+    assert_eq!(raised(&storage.after_kill()), BTreeSet::from([resumed]));
+}
+
+#[tokio::test]
+async fn attempts_in_sync_mode_survive_a_power_cut() {
+    let storage = Simulated::new(1);
+    let spool = start_with(&storage, Settings { attempts: Attempts::Sync, ..small() });
+    let id = spool.next_id();
+    let mx = "127.0.0.1:25".parse().unwrap();
+    spool.accept(message(id, 1, 100)).await.unwrap();
+    spool.attempt(id, &[0], mx).await.unwrap();
+
+    let (_spool, recovery) = try_open(Arc::new(storage.crash(7)), small()).unwrap();
+    let (found, _) = recover(recovery);
+
+    assert_eq!(found[0].pending[0].in_doubt, Some(mx));
+}
+
+#[tokio::test]
+async fn outcomes_are_written_and_synced_within_their_time() {
+    let storage = Simulated::new(1);
+    let spool = start(&storage);
+    let id = spool.next_id();
+    spool.accept(message(id, 1, 100)).await.unwrap();
+    spool.record(id, &[delivered(0)]);
+
+    let written = until(|| raised(&storage.after_kill()).is_empty()).await;
+    let synced = until(|| (0..20).all(|seed| raised(&storage.crash(seed)).is_empty())).await;
+
+    // 5 ms and 50 ms, with room for a busy machine.
+    assert!(written < Duration::from_secs(2), "{written:?}");
+    assert!(synced < Duration::from_secs(2), "{synced:?}");
+}
+
+async fn until(condition: impl Fn() -> bool) -> Duration {
+    let began = Instant::now();
+    while !condition() && began.elapsed() < Duration::from_secs(5) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    began.elapsed()
+}
+
+/// Runs a command; false if it fails.
+fn run(program: &str, arguments: &[&str]) -> bool {
+    std::process::Command::new(program)
+        .args(arguments)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Unmounts when the test ends.
+struct Mount(tempfile::TempDir);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        run("umount", &[self.0.path().to_str().unwrap()]);
+    }
+}
+
+fn mount_tmpfs(size: &str) -> Option<Mount> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap().to_owned();
+    run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=0755"), "none", &path]).then(|| Mount(directory))
+}
+
+#[tokio::test]
+async fn a_really_full_disk_refuses_and_resumes() {
+    let Some(mount) = mount_tmpfs("8m") else {
+        println!("SKIPPED: cannot mount a tmpfs (not root, or no mount in this container)");
+        return;
+    };
+    let settings = Settings { segment_size: 1 << 20, ..settings() };
+    let disk = || Arc::new(Disk::new(mount.0.path().join("spool")));
+    let (spool, recovery) = try_open(disk(), settings.clone()).unwrap();
+    recover(recovery);
+    let mut accepted = BTreeSet::new();
+    let refused = loop {
+        let id = spool.next_id();
+        match spool.accept(message(id, 1, 50_000)).await {
+            Ok(()) => accepted.insert(id),
+            Err(error) => break error,
+        };
+        assert!(accepted.len() < 200, "never full");
+    };
+    assert_eq!(refused, AcceptError::Full);
+    let keep = *accepted.iter().next().unwrap();
+    accepted.iter().filter(|id| **id != keep).for_each(|id| spool.record(*id, &[delivered(0)]));
+    let began = Instant::now();
+    while spool.accept(message(spool.next_id(), 1, 1000)).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(20), "accepting did not resume");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    spool.close().await;
+    drop(spool);
+
+    let (spool, recovery) = try_open(disk(), settings).unwrap();
+    let (found, report) = recover(recovery);
+    assert_eq!((found.len(), report.damaged), (2, 0));
+    assert_eq!(octets(&spool.load(keep).unwrap().content), content(keep, 50_000));
+    assert!(disk().list("segments").is_ok());
+}
