@@ -1,17 +1,44 @@
-//! `hikyaku spool`: the state of the spool.
+//! `hikyaku spool`: the state of the spool, asked of the daemon (`stat`) or read from the disk (`check`).
+//!
+//! `check` needs no daemon and disturbs none. What a daemon writes meanwhile may be counted as an unfinished write.
 
+use std::path::PathBuf;
+
+use anyhow::Context;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::exit::Exit;
+use super::check::DEFAULT_CONFIG;
+use super::exit::{Exit, Failure};
 use super::table::{octets, thousands};
 use super::{Remote, exit, print_json};
+use crate::config::Config;
+use crate::spool::{self, CheckReport};
 
 /// Sub-commands of `spool`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Spool {
     /// Show the running daemon's spool in numbers
     Stat(Show),
+    /// Read every record and content on disk and say what is damaged
+    Check(Check),
+}
+
+/// Options of `spool check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    /// The spool's directory [default: spool.path of the configuration]
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
+    /// The configuration that names the directory
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG, conflicts_with = "spool")]
+    config: PathBuf,
+    /// Go by the segments alone, not by their indexes
+    #[arg(long)]
+    full_scan: bool,
+    /// Print what was found as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Options of `spool stat`.
@@ -25,8 +52,53 @@ impl Spool {
     pub(super) async fn execute(self) -> exit::Result {
         match self {
             Self::Stat(show) => show.execute().await,
+            Self::Check(check) => check.execute(),
         }
     }
+}
+
+impl Check {
+    fn execute(self) -> exit::Result {
+        let path = match self.spool {
+            Some(path) => path,
+            None => Config::load(&self.config).map_err(Failure::usage)?.spool.path,
+        };
+        let report =
+            spool::check(&path, self.full_scan).with_context(|| path.display().to_string()).map_err(Failure::usage)?;
+        if self.json {
+            print_json(&report)?;
+        } else {
+            print!("{}", found(&report));
+        }
+        Ok(if report.is_sound() { Exit::Ok } else { Exit::Problem })
+    }
+}
+
+fn found(report: &CheckReport) -> String {
+    let mut out = format!(
+        "{} messages with {} unfinished recipients ({} in doubt); {} records in {} segments, {} by their index\n",
+        thousands(report.messages),
+        thousands(report.recipients),
+        thousands(report.in_doubt),
+        thousands(report.records),
+        thousands(report.segments),
+        thousands(report.indexed)
+    );
+    let mut line = |text: String| out.push_str(&format!("{text}\n"));
+    for region in &report.tail {
+        line(format!("unfinished write: segment {:016x}, octets {} to {}", region.segment, region.from, region.to));
+    }
+    for region in &report.damaged {
+        line(format!("DAMAGED: segment {:016x}, octets {} to {}", region.segment, region.from, region.to));
+    }
+    for id in &report.damaged_messages {
+        line(format!("DAMAGED: the content of message {id}"));
+    }
+    for segment in &report.unreadable_segments {
+        line(format!("DAMAGED: segment {segment:016x} cannot be read at all"));
+    }
+    line(if report.is_sound() { "sound".to_owned() } else { "what is damaged is kept, never deleted".to_owned() });
+    out
 }
 
 /// The daemon's answer; fields as in [`crate::spool::Stat`].
@@ -106,6 +178,18 @@ impl Stat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::Region;
+
+    #[test]
+    fn damage_is_told_place_by_place() {
+        let region = Region { segment: 3, from: 100, to: 200 };
+        let report = CheckReport { damaged: vec![region.clone()], tail: vec![region], ..CheckReport::default() };
+
+        let text = found(&report);
+
+        assert!(text.contains("DAMAGED: segment 0000000000000003, octets 100 to 200\n"), "{text}");
+        assert!(text.contains("unfinished write: segment 0000000000000003") && !text.contains("sound"), "{text}");
+    }
 
     #[test]
     fn problems_are_told_in_the_summary_and_by_the_exit_code() {

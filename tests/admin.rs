@@ -1,0 +1,245 @@
+//! The admin interface, the Prometheus listener and the commands, against a daemon with one message that cannot leave.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use hikyaku::config::{Config, Route};
+use hikyaku::daemon::Daemon;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpStream, UnixStream};
+
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A daemon in a folder of its own; mail to stuck.test goes to a port where nobody listens.
+struct Running {
+    folder: tempfile::TempDir,
+    daemon: Daemon,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
+        config.listeners[0].address = any_port;
+        config.spool.path = folder.path().join("spool");
+        config.spool.reserve = "1MiB".parse().unwrap();
+        config.admin.socket = folder.path().join("admin.sock");
+        config.metrics.address = any_port;
+        config.dns.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        config
+            .routes
+            .push(Route { domain: "stuck.test".to_owned(), next_hop: format!("smtp://127.0.0.1:{}", free.port()) });
+        let daemon = Daemon::start(config).await.unwrap();
+        Self { folder, daemon }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("admin.sock")
+    }
+
+    /// Submits a message and gives the reply to its end of data.
+    async fn submit(&self, forward_path: &str) -> String {
+        let stream = TcpStream::connect(self.daemon.submission_addresses()[0]).await.unwrap();
+        let (reader, mut writer) = stream.into_split();
+        let mut lines = BufReader::new(reader).lines();
+        let commands = format!(
+            "HELO client.test\r\nMAIL FROM:<a@sender.test>\r\nRCPT TO:<{forward_path}>\r\nDATA\r\n\
+             Subject: stuck\r\n\r\nbody\r\n.\r\n"
+        );
+        let mut last = lines.next_line().await.unwrap().unwrap();
+        for command in commands.split_inclusive("\r\n") {
+            writer.write_all(command.as_bytes()).await.unwrap();
+            let has_reply = ["HELO", "MAIL", "RCPT", "DATA", ".\r\n"].iter().any(|verb| command.starts_with(verb));
+            if has_reply {
+                last = lines.next_line().await.unwrap().unwrap();
+            }
+        }
+        last
+    }
+
+    /// The status code, the head and the body of an answer to `request`, sent as it is.
+    async fn ask(&self, request: &[u8]) -> (u16, String, String) {
+        let mut stream = UnixStream::connect(self.socket()).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        split(&answer)
+    }
+
+    async fn get(&self, path: &str) -> (u16, serde_json::Value) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let (status, _, body) = self.ask(request.as_bytes()).await;
+        (status, serde_json::from_str(&body).unwrap_or(serde_json::Value::String(body)))
+    }
+
+    /// Runs the command, which must not share this thread: the daemon answers on it.
+    async fn command(&self, arguments: &[&str]) -> (i32, String) {
+        let output: Output = tokio::process::Command::new(env!("CARGO_BIN_EXE_hikyaku"))
+            .args(arguments)
+            .env("HIKYAKU_SOCKET", self.socket())
+            .output()
+            .await
+            .unwrap();
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    }
+
+    /// The one queued entry, once its first attempt has failed.
+    async fn deferred_entry(&self) -> serde_json::Value {
+        for _ in 0..500 {
+            let (_, entries) = self.get("/v1/queue/entries?domain=Stuck.Test.").await;
+            if let Some(entry) = entries.as_array().unwrap().iter().find(|entry| entry["attempts"] == 1) {
+                return entry.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no deferred entry");
+    }
+}
+
+fn split(answer: &str) -> (u16, String, String) {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_lowercase(), body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stuck_message_can_be_found_and_explained() {
+    let running = Running::start().await;
+    assert!(running.submit("who@stuck.test").await.starts_with("250"));
+    let entry = running.deferred_entry().await;
+    let id = entry["message_id"].as_str().unwrap();
+
+    let (code, sites) = running.command(&["queue", "sites"]).await;
+    assert_eq!(code, 0, "{sites}");
+    assert!(sites.contains("stuck.test") || sites.contains("127.0.0.1"), "{sites}");
+    let (code, list) = running.command(&["queue", "list", "--recipient", "who@stuck.test"]).await;
+    assert!(code == 0 && list.contains(id) && list.contains("scheduled"), "{list}");
+    let (code, list) = running.command(&["queue", "list", "--recipient", "other@stuck.test"]).await;
+    assert!(code == 0 && list.contains("nothing is queued that matches"), "{list}");
+    let (code, message) = running.command(&["message", "show", id]).await;
+    assert!(code == 0 && message.contains("who@stuck.test") && message.contains("Subject: stuck"), "{message}");
+    assert!(message.contains("scheduled") && message.contains("<a@sender.test>"), "{message}");
+    let (code, status) = running.command(&["status"]).await;
+    assert!(code == 0 && status.contains("1 recipients") && status.contains("mta.test"), "{status}");
+    let (code, stat) = running.command(&["spool", "stat", "--json"]).await;
+    let stat: serde_json::Value = serde_json::from_str(&stat).unwrap();
+    assert_eq!((code, &stat["messages"]), (0, &1.into()));
+
+    running.daemon.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_spool_is_sound_and_its_message_is_there() {
+    let running = Running::start().await;
+    running.submit("who@stuck.test").await;
+    let folder = running.folder.path().join("spool");
+    running.daemon.stop(GRACE).await;
+
+    for mode in [&[][..], &["--full-scan"]] {
+        let report = check(&folder, mode);
+
+        assert!(report.0 == 0 && report.1.contains("1 messages with 1 unfinished recipients"), "{}", report.1);
+    }
+}
+
+fn check(folder: &Path, mode: &[&str]) -> (i32, String) {
+    let arguments = [&["spool", "check", "--spool", folder.to_str().unwrap()], mode].concat();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_hikyaku")).args(arguments).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_wrong_request_is_told_what_to_do() {
+    let running = Running::start().await;
+    for (path, status) in [
+        ("/", 404),
+        ("/v1/../../etc/passwd", 404),
+        ("/v1/queue/entries?limit=many", 400),
+        ("/v1/queue/entries?colour=red", 400),
+        ("/v1/message/nonsense", 400),
+        ("/v1/message/..%2f..%2fetc", 400),
+        ("/v1/message/%0d%0a", 400),
+        ("/v1/message/0000000000001", 404),
+    ] {
+        let (found, problem) = running.get(path).await;
+
+        assert_eq!(found, status, "{path}: {problem}");
+        assert!(problem["error"].is_string() && problem["hint"].is_string(), "{path}: {problem}");
+    }
+    let (code, said) = running.command(&["message", "show", "0000000000001"]).await;
+    assert!(code == 1 && said.contains("no message 0000000000001 is unfinished"), "{said}");
+
+    let post = b"POST /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+    assert_eq!(running.ask(post).await.0, 405);
+    running.daemon.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_and_idle_clients_do_not_keep_others_out() {
+    let running = Running::start().await;
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(UnixStream::connect(running.socket()).await.unwrap());
+    }
+    let huge = [b"GET /healthz HTTP/1.1\r\nX: ".as_slice(), &[b'a'; 100_000], b"\r\n\r\n"].concat();
+    let mut broken = UnixStream::connect(running.socket()).await.unwrap();
+    // It may be cut off before all of it is written.
+    let _ = broken.write_all(&huge).await;
+
+    drop(idle);
+    let (status, body) = running.get("/healthz").await;
+
+    assert_eq!((status, body), (200, "ok\n".into()));
+    assert_eq!(running.get("/readyz").await.0, 200);
+    running.daemon.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prometheus_gets_text_and_nothing_else_is_there() {
+    let running = Running::start().await;
+    running.submit("who@stuck.test").await;
+    let scrape = async |path: &str| {
+        let mut stream = TcpStream::connect(running.daemon.metrics_address().unwrap()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        split(&answer)
+    };
+
+    let (status, head, body) = scrape("/metrics").await;
+
+    assert_eq!(status, 200);
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(
+        body.lines().filter(|line| !line.starts_with('#')).all(|line| line.is_empty() || line.starts_with("hikyaku_"))
+    );
+    let mut accepted = body.lines().filter(|line| line.starts_with("hikyaku_submission_") && line.ends_with(" 1"));
+    assert!(accepted.next().is_some(), "{body}");
+    assert_eq!(scrape("/v1/status").await.0, 404, "the admin interface is not on this port");
+    running.daemon.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn second_daemon_on_the_same_spool_or_socket_is_refused() {
+    let running = Running::start().await;
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let mut config = Config::default();
+    config.listeners[0].address = any_port;
+    config.metrics.enabled = false;
+    config.spool.path = running.folder.path().join("spool");
+    config.admin.socket = running.folder.path().join("other.sock");
+    assert!(Daemon::start(config.clone()).await.is_err(), "the same spool");
+
+    config.spool.path = running.folder.path().join("other");
+    config.admin.socket = running.socket();
+    assert!(Daemon::start(config).await.is_err(), "the same socket");
+
+    assert_eq!(running.get("/healthz").await.0, 200);
+    running.daemon.stop(GRACE).await;
+}
