@@ -184,6 +184,42 @@ async fn the_limits_of_rfc_9422_are_honoured() {
 }
 
 #[tokio::test]
+async fn recipients_that_were_too_many_go_in_another_transaction() {
+    for reply in ["452 4.5.3 too many", "452 Too many recipients", "552 too many"] {
+        let mx = FakeMx::new().on(Step::Rcpt, Act::Normal).on(Step::Rcpt, reply).start().await;
+        let recipients = ["a@example.test", "b@example.test", "c@example.test"];
+
+        let log = Run::to(&[&mx]).ready([errand_to(1, CONTENT, &recipients), errand(2, CONTENT)]).go().await;
+
+        assert!(all_delivered(&log, &[1, 2]), "{reply}: {log:?}");
+        let counts: Vec<_> = mx.transactions().iter().map(|received| received.rcpts.len()).collect();
+        assert_eq!((counts.as_slice(), mx.connections()), (&[2, 1, 1][..], 1));
+    }
+}
+
+#[tokio::test]
+async fn a_session_limit_costs_no_message_and_is_learnt_for_look_aheads() {
+    let mx = FakeMx::new();
+    let limited = (0..2).fold(mx, |mx, _| mx.on(Step::Mail, Act::Normal).on(Step::Mail, "421 4.7.0 enough"));
+    let mx = limited.start().await;
+
+    let (log, shared) = Run::to(&[&mx]).ready((1..=2).map(|number| errand(number, CONTENT))).go_and_remember().await;
+    let before = mx.reads().len();
+    let again = Run::to(&[&mx]).remembering(&shared).ready((2..=3).map(|number| errand(number, CONTENT))).go().await;
+    let lifted = Run::to(&[&mx]).remembering(&shared).ready((3..=6).map(|number| errand(number, CONTENT))).go().await;
+
+    assert!(all_delivered(&log, &[1]) && log.returned == [2], "{log:?}");
+    assert!(all_delivered(&again, &[2]) && again.returned == [3], "{again:?}");
+    assert!(all_delivered(&lifted, &[3, 4, 5, 6]), "{lifted:?}");
+    let ahead: Vec<bool> = reads(&mx)[before..]
+        .iter()
+        .filter(|read| read.contains("Subject"))
+        .map(|read| read.contains(".\r\nMAIL"))
+        .collect();
+    assert_eq!(ahead, [false, false, false, true, false], "the limit no longer holds: look ahead again");
+}
+
+#[tokio::test]
 async fn an_out_of_step_503_defers_and_closes() {
     let mx = FakeMx::new().on(Step::Mail, Act::Normal).on(Step::Mail, "503 5.5.1 sender already given").start().await;
 

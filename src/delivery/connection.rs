@@ -55,13 +55,22 @@ pub(super) struct Connection<'a> {
     pub(super) looks_ahead: bool,
     /// There is no other MX host to try: what this one cannot take bounces.
     alone: bool,
+    /// After how many messages this host ended a session the last time.
+    session_limit: Option<u32>,
 }
 
 impl<'a> Connection<'a> {
     pub(super) fn new(shared: &'a Shared, opened: Opened, alone: bool) -> Self {
         let Opened { io, session } = opened;
         let looks_ahead = shared.settings.look_ahead && !shared.hosts.closes_in_look_ahead(&session.peer().host);
-        Self { shared, io, session, stuffer: Stuffer::default(), left_at: None, looks_ahead, alone }
+        let session_limit = shared.hosts.session_limit(&session.peer().host);
+        Self { shared, io, session, stuffer: Stuffer::default(), left_at: None, looks_ahead, alone, session_limit }
+    }
+
+    /// Whether the next message may be begun behind the content of the current one.
+    pub(super) fn may_look_ahead(&self) -> bool {
+        let is_within = |limit| self.session.settled() + 1 < limit;
+        self.looks_ahead && self.session.may_look_ahead() && self.session_limit.is_none_or(is_within)
     }
 
     /// Delivers `first`, then what `work` gives.
@@ -226,6 +235,10 @@ impl<'a> Connection<'a> {
         if let Some(at) = self.left_at.take() {
             self.shared.meters.reply_seconds.record(at.elapsed().as_secs_f64());
         }
+        if self.session_limit.is_some_and(|limit| self.session.settled() > limit) {
+            self.shared.hosts.exceeded_session_limit(&self.session.peer().host);
+            self.session_limit = None;
+        }
         let Some(mut job) = under_way.current.take() else {
             return !settled.close;
         };
@@ -254,6 +267,9 @@ impl<'a> Connection<'a> {
 
     /// The receiver ended the session between transactions.
     fn closed<W: Work>(&self, work: &W, mut under_way: UnderWay<W::Ticket>) -> Flow<W::Ticket> {
+        if self.session.settled() > 0 && under_way.current.is_some() {
+            self.shared.hosts.ended_session(&self.session.peer().host, self.session.settled());
+        }
         if self.session.settled() > 0
             && let Some(job) = under_way.current.take_if(|job| job.is_untouched())
         {

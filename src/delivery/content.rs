@@ -29,7 +29,7 @@ impl Connection<'_> {
             return Ok(None);
         };
         let content = job.message.content.clone();
-        let may_look_ahead = self.looks_ahead && self.session.may_look_ahead() && job.is_last_transaction();
+        let may_look_ahead = self.may_look_ahead() && job.is_last_transaction() && !transaction.has_too_many();
         let recipients: Vec<u32> = transaction.live_recipients().collect();
         let attempt = work.attempt(job.message.id, &recipients, self.session.peer().address);
         attempt.await.map_err(|_| Halt::NotRecorded)?;

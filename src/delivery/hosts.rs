@@ -16,6 +16,8 @@ const CAPACITY: usize = 10_000;
 struct Habits {
     closes_in_look_ahead: bool,
     tls_failed_at: Option<Instant>,
+    /// After so many messages it ended a session with 421 instead of taking another MAIL.
+    session_limit: Option<u32>,
 }
 
 /// Habits by MX host name.
@@ -33,6 +35,21 @@ impl Hosts {
     /// Whether it ever did.
     pub fn closes_in_look_ahead(&self, host: &str) -> bool {
         self.habits.lock().get(host).is_some_and(|habits| habits.closes_in_look_ahead)
+    }
+
+    /// The host ended a session after `messages`.
+    pub fn ended_session(&self, host: &Arc<str>, messages: u32) {
+        self.change(host, |habits| habits.session_limit = Some(messages));
+    }
+
+    /// After how many messages it ended a session last.
+    pub fn session_limit(&self, host: &str) -> Option<u32> {
+        self.habits.lock().get(host).and_then(|habits| habits.session_limit)
+    }
+
+    /// A session went beyond the limit that was remembered: there is none, or it is another one.
+    pub fn exceeded_session_limit(&self, host: &Arc<str>) {
+        self.change(host, |habits| habits.session_limit = None);
     }
 
     /// STARTTLS or the handshake failed.

@@ -4,7 +4,7 @@ use crate::message::{Message, Outcome, Phase, Report};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
-use super::transaction::Transaction;
+use super::transaction::{Transaction, is_too_many};
 use super::work::Ticket;
 
 /// A message on its way to a ticket's recipients.
@@ -55,12 +55,17 @@ impl<T: Ticket> Job<T> {
 
     /// Takes over the outcomes of the transaction under way.
     pub(super) fn absorb(&mut self, outcomes: Vec<Outcome>) {
+        // Recipients that were too many stay open for the next transaction, if this one got on with others.
+        let go_on = outcomes.iter().any(is_too_many) && outcomes.iter().any(|outcome| !is_too_many(outcome));
+        let keep = |outcome: Outcome| (!go_on || !is_too_many(&outcome)).then_some(outcome);
         if self.covered.is_empty() {
-            self.outcomes = outcomes.into_iter().map(Some).collect();
+            self.outcomes = outcomes.into_iter().map(keep).collect();
             return;
         }
         for (position, outcome) in std::mem::take(&mut self.covered).into_iter().zip(outcomes) {
-            self.settle(position, outcome);
+            if let Some(outcome) = keep(outcome) {
+                self.settle(position, outcome);
+            }
         }
     }
 

@@ -35,7 +35,7 @@ pub enum Step {
     Settled(Settled),
     /// A transaction may begin.
     Idle,
-    /// The receiver ended the session between transactions.
+    /// The receiver ended the session between transactions: a message whose MAIL got 421 was not tried.
     Close,
 }
 
@@ -319,6 +319,11 @@ impl Session {
             transaction.mail_accepted = true;
             return self.go_on();
         }
+        if received.code == 421 && self.settled > 0 {
+            // A used session is over, by count or by time: this message has nothing to do with it.
+            self.current = None;
+            return Some(Step::Close);
+        }
         let reply = self.reader.reply(&received);
         // 503 on a used connection: the receiver thinks that another transaction is open. The message is not to blame.
         let out_of_step = received.code == 503 && self.settled > 0;
@@ -339,7 +344,9 @@ impl Session {
             self.farewell = Some(reply.clone());
         }
         // RFC 5321, 4.5.3.1.10: older receivers say 552 for "too many recipients".
-        let too_many = received.code == 552 && position > 0 && reply.status.is_none();
+        let too_many = received.code == 552
+            && position > 0
+            && reply.status.is_none_or(|status| (status.subject, status.detail) == (5, 3));
         let verdict = if too_many { Verdict::Defer } else { Verdict::of(&reply) };
         transaction.settle(position, verdict, report(&self.peer, Phase::Rcpt, reply, self.extensions.dsn, false));
         self.go_on()
@@ -476,3 +483,6 @@ impl Session {
         self.awaiting.push_back(Command::Data);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,6 +87,12 @@ impl Transaction {
         self.standings.iter().any(|standing| matches!(standing, Standing::Accepted))
     }
 
+    /// Whether the receiver takes fewer recipients at a time than it was given.
+    pub(super) fn has_too_many(&self) -> bool {
+        let too_many = |standing: &Standing| matches!(standing, Standing::Settled(outcome) if is_too_many(outcome));
+        self.standings.iter().any(too_many)
+    }
+
     pub(super) fn accept(&mut self, position: usize) {
         if let Some(standing @ Standing::Open) = self.standings.get_mut(position) {
             *standing = Standing::Accepted;
@@ -190,6 +196,23 @@ impl Transaction {
         write_number(output, b"BDAT ", self.length);
         output.extend_from_slice(b" LAST\r\n");
     }
+}
+
+/// "Too many recipients" (RFC 5321, 4.5.3.1.10): this one goes in another transaction.
+pub(super) fn is_too_many(outcome: &Outcome) -> bool {
+    let Outcome::Deferred(report) = outcome else {
+        return false;
+    };
+    let said = report.reply.status.map(|status| (status.subject, status.detail));
+    report.phase == Phase::Rcpt
+        && match report.reply.code {
+            452 => {
+                said == Some((5, 3)) || (said.is_none() && report.reply.text.to_ascii_lowercase().contains("too many"))
+            }
+            // Older receivers.
+            552 => true,
+            _ => false,
+        }
 }
 
 pub(super) fn outcome(verdict: Verdict, report: Report) -> Outcome {

@@ -1,0 +1,149 @@
+//! The session against receivers that answer anything: it never panics, settles each transaction once, and delivers only
+//! on a 2yz to an end of data that was sent.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::UnixTime;
+use crate::message::{BodyType, ContentTraits, Envelope, Kind, Lane, Notify, Recipient};
+use crate::smtp::address::ReversePath;
+
+const RECIPIENTS: usize = 3;
+
+fn transaction(length: u64) -> Transaction {
+    let recipient = |number| Recipient {
+        forward_path: format!("r{number}@x.test").parse().unwrap(),
+        notify: Notify::UNSPECIFIED,
+        orcpt: None,
+    };
+    let envelope = Envelope {
+        reverse_path: ReversePath::Null,
+        recipients: (0..RECIPIENTS).map(recipient).collect(),
+        accepted_at: UnixTime(0),
+        tenant: "t".into(),
+        campaign: "".into(),
+        lane: Lane::Normal,
+        body: BodyType::SevenBit,
+        smtputf8: false,
+        traits: ContentTraits::default(),
+        ret: None,
+        envid: None,
+        kind: Kind::Submitted,
+    };
+    Transaction::new(Arc::new(envelope), [0, 1, 2].into(), length)
+}
+
+fn session(pipelining: bool, chunking: bool) -> Session {
+    let peer = Peer { host: "mx.test".into(), address: ([127, 0, 0, 1], 25).into() };
+    let extensions = Extensions { pipelining, chunking, ..Extensions::default() };
+    Session::new(peer, extensions, Reader::default())
+}
+
+/// What a run saw.
+#[derive(Debug, Default)]
+struct Seen {
+    settled: usize,
+    delivered: usize,
+    ends_sent: usize,
+    successes: usize,
+}
+
+/// Plays transactions against replies, one at a time; looks ahead where it may.
+fn play(mut session: Session, replies: &[String], length: u64) -> Seen {
+    let mut seen = Seen::default();
+    let mut replies = replies.iter();
+    loop {
+        match session.step() {
+            Step::Idle if session.may_begin() => session.begin(transaction(length)),
+            Step::Idle | Step::Close => return seen,
+            Step::Content => {
+                let next = session.may_look_ahead().then(|| transaction(length));
+                session.begin_content(b".\r\n", next);
+                session.content_left();
+                seen.ends_sent += 1;
+            }
+            Step::Settled(settled) => {
+                assert_eq!(settled.outcomes.len(), RECIPIENTS);
+                seen.settled += 1;
+                let delivered = settled.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Delivered(_)));
+                seen.delivered += usize::from(delivered);
+                if settled.close {
+                    return seen;
+                }
+            }
+            Step::Read => {
+                session.output().clear();
+                let Some(reply) = replies.next() else {
+                    if let Some(outcomes) = session.lost(&Lost::Closed) {
+                        assert_eq!(outcomes.len(), RECIPIENTS);
+                        assert!(!outcomes.iter().any(|outcome| matches!(outcome, Outcome::Delivered(_))));
+                    }
+                    assert!(session.lost(&Lost::Closed).is_none(), "once");
+                    return seen;
+                };
+                seen.successes += usize::from(reply.starts_with('2'));
+                session.room().extend_from_slice(reply.as_bytes());
+            }
+        }
+    }
+}
+
+fn reply() -> impl Strategy<Value = String> {
+    prop_oneof![
+        6 => Just("250 2.0.0 ok\r\n".to_owned()),
+        3 => Just("354 go\r\n".to_owned()),
+        1 => (400_u16..600).prop_map(|code| format!("{code} no\r\n")),
+        1 => (200_u16..360).prop_map(|code| format!("{code}-a\r\n{code} b\r\n")),
+        1 => "[ -~\r\n]{0,12}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_replies_each_transaction_is_settled_once(
+        pipelining in any::<bool>(),
+        chunking in any::<bool>(),
+        large in any::<bool>(),
+        replies in prop::collection::vec(reply(), 0..40),
+    ) {
+        let length = if large { OPTIMISTIC_BDAT + 1 } else { 100 };
+
+        let seen = play(session(pipelining, chunking), &replies, length);
+
+        prop_assert!(seen.delivered <= seen.ends_sent && seen.delivered <= seen.successes, "{seen:?}");
+    }
+}
+
+#[test]
+fn success_before_the_content_has_left_is_no_delivery() {
+    let mut session = session(true, false);
+    session.begin(transaction(100));
+    session.room().extend_from_slice(b"250 a\r\n250 b\r\n250 c\r\n250 d\r\n354 e\r\n");
+    assert!(matches!(session.step(), Step::Content));
+    session.begin_content(b".\r\n", None);
+
+    session.room().extend_from_slice(b"250 queued\r\n");
+    let step = session.step();
+
+    let Step::Settled(settled) = step else { panic!("{step:?}") };
+    assert!(settled.close && settled.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Deferred(_))));
+}
+
+#[test]
+fn what_is_lost_after_the_dot_is_in_doubt_and_before_it_is_not() {
+    for (left, doubt) in [(true, true), (false, false)] {
+        let mut session = session(true, true);
+        session.begin(transaction(100));
+        assert!(matches!(session.step(), Step::Content));
+        session.begin_content(b"", None);
+        if left {
+            session.content_left();
+        }
+
+        let outcomes = session.lost(&Lost::TimedOut).unwrap();
+
+        assert!(outcomes.iter().all(|outcome| outcome.report().in_doubt == doubt), "{outcomes:?}");
+    }
+}
