@@ -12,6 +12,9 @@ use crate::smtp::content::{Scan, normalize};
 /// Content that is kept in memory before a spill file is begun (durability: 256 KiB).
 pub const KEEP_MOST: usize = 256 * 1024;
 
+/// Memory that a session keeps between messages: most fit into it, and thousands of idle sessions do not add up.
+const IDLE_MOST: usize = 64 * 1024;
+
 /// What is done about a bare CR or LF in content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LineEndings {
@@ -39,7 +42,7 @@ impl Collector {
     pub fn clear(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
-        bytes.shrink_to(KEEP_MOST);
+        bytes.shrink_to(IDLE_MOST);
         *self = Self { bytes, ..Self::default() };
     }
 

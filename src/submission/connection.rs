@@ -52,8 +52,8 @@ struct Outside {
 struct Pace {
     /// Since when a command, or a piece of content, is awaited.
     waiting_since: Instant,
-    /// When the content of this transaction began to come.
-    content_since: Option<Instant>,
+    /// When the content that is coming in began, and which one of the session it is.
+    content_since: Option<(u64, Instant)>,
 }
 
 /// The connection is over; there is nobody to tell.
@@ -193,7 +193,13 @@ impl Connection {
             self.pace.content_since = None;
             return stalled;
         }
-        let since = *self.pace.content_since.get_or_insert(self.pace.waiting_since);
+        // A pipelining client may begin the next content in the input that ended the last one.
+        let number = self.session.contents();
+        let since = match self.pace.content_since {
+            Some((of, since)) if of == number => since,
+            _ => self.pace.waiting_since,
+        };
+        self.pace.content_since = Some((number, since));
         let earned = self.session.content().received() / u64::from(settings.min_data_rate.max(1));
         stalled.min(since + settings.timeout / 10 + Duration::from_secs(earned))
     }

@@ -112,6 +112,8 @@ pub struct Session {
     hello: Option<Hello>,
     transaction: Option<Transaction>,
     content: Collector,
+    /// Contents begun.
+    contents: u64,
     replies: Vec<u8>,
     errors: u32,
     junk: u32,
@@ -135,6 +137,7 @@ impl Session {
             hello: None,
             transaction: None,
             content: Collector::default(),
+            contents: 0,
             replies: Vec::with_capacity(512),
             errors: 0,
             junk: 0,
@@ -248,6 +251,12 @@ impl Session {
         self.refuse(refusal, gate);
     }
 
+    /// A content begins.
+    fn begin_content(&mut self) {
+        self.contents += 1;
+        self.content.clear();
+    }
+
     /// Back to a session without transaction.
     fn reset(&mut self) {
         self.transaction = None;
@@ -329,6 +338,11 @@ impl Session {
     /// Whether content is coming in: the minimum data rate applies.
     pub fn is_receiving(&self) -> bool {
         matches!(self.state, State::Data(_) | State::Chunk(_))
+    }
+
+    /// Which content of the session this is.
+    pub fn contents(&self) -> u64 {
+        self.contents
     }
 
     /// What the client called itself.

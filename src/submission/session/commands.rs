@@ -154,7 +154,7 @@ impl Session {
             self.reset();
             return Err(refusal::NO_RECIPIENTS);
         }
-        self.content.clear();
+        self.begin_content();
         self.state = State::Data(Decoder::default());
         self.line(&["354 End data with <CR><LF>.<CR><LF>"]);
         Ok(())
@@ -162,18 +162,19 @@ impl Session {
 
     /// The octets of a refused BDAT are read all the same: they follow whatever the answer is (RFC 3030, 2).
     fn bdat(&mut self, size: u64, is_last: bool) {
+        let mut begins = false;
         let refusal = match &mut self.transaction {
             _ if self.is_denied => Some(refusal::RELAY_DENIED_ALREADY),
             None => Some(refusal::NO_MAIL),
             Some(open) if open.recipients.is_empty() => Some(refusal::NO_RECIPIENTS),
             Some(open) => {
-                if !open.has_chunks {
-                    self.content.clear();
-                }
-                open.has_chunks = true;
+                begins = !std::mem::replace(&mut open.has_chunks, true);
                 None
             }
         };
+        if begins {
+            self.begin_content();
+        }
         if refusal.is_some() {
             self.reset();
         }
