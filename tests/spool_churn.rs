@@ -89,8 +89,10 @@ async fn long_lived_deferrals_do_not_fill_the_disk() {
     drop(spool);
 
     let full = check_storage(disk(), true).unwrap();
+    let fast = check_storage(disk(), false).unwrap();
+    assert_eq!(live_set(&fast), live_set(&full));
     let (spool, recovery) = try_open(disk(), settings).unwrap();
-    let (found, _) = recover(recovery);
+    let (found, report) = recover(recovery);
     let mut raised: Vec<_> = found.iter().map(|found| found.id).collect();
     raised.sort_unstable();
     let mut waiting = Vec::from(waiting);
@@ -100,6 +102,7 @@ async fn long_lived_deferrals_do_not_fill_the_disk() {
         assert_eq!(octets(&spool.load(id).unwrap().content), content(id, LENGTH));
     }
     assert!(full.is_sound(), "{full:?}");
+    assert!(report.covered > 0, "{report:?}");
 }
 
 /// Three times what is live and the sixteen segments that a gibibyte holds in full size.

@@ -40,6 +40,8 @@ struct Work {
 struct Placed {
     entry: Entry,
     position: Position,
+    /// It was written, and so counted in its segment.
+    is_written: bool,
 }
 
 pub(super) fn run(shared: &Shared) {
@@ -241,7 +243,9 @@ fn write_pieces(
         let written = shared.write_batch(tail, Some(piece), &mut entries, &mut offsets);
         let segment = tail.open.sequence();
         let pairs = entries.into_iter().zip(offsets);
-        placed.extend(pairs.map(|(entry, offset)| Placed { entry, position: Position { segment, offset } }));
+        let is_written = written.is_ok();
+        let place = |(entry, offset)| Placed { entry, position: Position { segment, offset }, is_written };
+        placed.extend(pairs.map(place));
         if let Err(error) = written {
             place_all(tail, rest, placed);
             tail.unsynced.push(small);
@@ -260,7 +264,7 @@ fn refuse(entry: Entry, error: CommitError) {
 /// Counts entries that were not written as placed nowhere, for [`repair`].
 fn place_all(tail: &Tail, entries: Vec<Entry>, placed: &mut Vec<Placed>) {
     let position = tail.open.position();
-    placed.extend(entries.into_iter().map(|entry| Placed { entry, position }));
+    placed.extend(entries.into_iter().map(|entry| Placed { entry, position, is_written: false }));
 }
 
 fn room(open: &Open) -> u64 {
@@ -340,7 +344,7 @@ fn acknowledge(shared: &Shared, placed: Vec<Placed>, began: Instant) {
     let is_late = |placed: &Placed| placed.entry.withdrawal.is_some_and(|withdrawal| withdrawal.deadline <= now);
     let (late, timely): (Vec<_>, Vec<_>) = placed.into_iter().partition(is_late);
     let mut abandoned = Small::default();
-    for Placed { entry, position } in timely {
+    for Placed { entry, position, .. } in timely {
         let octets = entry_octets(&entry);
         // Nobody waits any more, so nobody will answer for it.
         if entry.done.send(Ok(position)).is_err()
@@ -361,7 +365,7 @@ fn withdraw(shared: &Shared, late: Vec<Placed>) {
         return;
     }
     let mut small = Small::default();
-    for Placed { entry, position } in &late {
+    for Placed { entry, position, .. } in &late {
         if let Some(withdrawal) = entry.withdrawal {
             (shared.settings.withdraw)(withdrawal.key, &mut small.bytes);
             small.refers.push(position.segment);
@@ -375,7 +379,7 @@ fn withdraw(shared: &Shared, late: Vec<Placed>) {
     let is_sound = written.and_then(|()| sync(shared)).is_ok() || repair(shared, Vec::new());
     // Without room the withdrawal stays in memory: the client's view must then stay open.
     let is_out = is_sound && shared.pending.lock().small.bytes.is_empty();
-    for Placed { entry, position } in late {
+    for Placed { entry, position, .. } in late {
         shared.watch.withdrawn(position.segment, entry_octets(&entry));
         let _ = entry.done.send(Err(if is_out { CommitError::Withdrawn } else { CommitError::Unknown }));
     }
@@ -401,14 +405,15 @@ fn repair(shared: &Shared, placed: Vec<Placed>) -> bool {
     }
     let (withdrawn, repeated): (Vec<_>, Vec<_>) =
         placed.into_iter().partition(|placed| placed.entry.withdrawal.is_some());
-    for Placed { entry, position } in &withdrawn {
+    for Placed { entry, position, .. } in &withdrawn {
         if let Some(withdrawal) = entry.withdrawal {
             (shared.settings.withdraw)(withdrawal.key, &mut small.bytes);
             small.refers.push(position.segment);
         }
     }
-    let unsealed = |Placed { mut entry, position }: Placed| {
-        shared.watch.withdrawn(position.segment, entry_octets(&entry));
+    let unsealed = |placed: Placed| {
+        uncount(shared, &placed);
+        let mut entry = placed.entry;
         record::unseal(&mut entry.meta, entry.checksum);
         entry
     };
@@ -436,14 +441,21 @@ fn repair(shared: &Shared, placed: Vec<Placed>) -> bool {
     for open in given_up {
         shared.watch.sealed(Sealed { index: None, ..seal(open) });
     }
-    for Placed { entry, position } in withdrawn {
-        shared.watch.withdrawn(position.segment, entry_octets(&entry));
-        let _ = entry.done.send(Err(CommitError::Withdrawn));
+    for placed in withdrawn {
+        uncount(shared, &placed);
+        refuse(placed.entry, CommitError::Withdrawn);
     }
-    for Placed { entry, position } in again {
+    for Placed { entry, position, .. } in again {
         let _ = entry.done.send(Ok(position));
     }
     true
+}
+
+/// An entry is void where it was first written.
+fn uncount(shared: &Shared, placed: &Placed) {
+    if placed.is_written {
+        shared.watch.withdrawn(placed.position.segment, entry_octets(&placed.entry));
+    }
 }
 
 /// Nothing can be said any more.

@@ -23,7 +23,7 @@ use super::image::{Image, walk};
 use super::ledger::{Ledger, Segment};
 use super::map::{Location, Map};
 use super::read::checksum;
-use super::{codec, source, spill};
+use super::{checkpoint, codec, source, spill};
 
 /// The spool cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,8 @@ pub fn check(path: &Path, full: bool) -> Result<CheckReport, CheckError> {
 pub fn check_storage(storage: Arc<dyn Storage>, full: bool) -> Result<CheckReport, CheckError> {
     let mut report = CheckReport::default();
     let parts = read(storage.clone(), full, &mut report)?;
-    let mut live = parts.map.all();
+    let mut live = Vec::new();
+    parts.map.for_each(|id, location, pending, _| live.push((id, location, pending.to_vec())));
     live.sort_unstable_by_key(|(id, ..)| *id);
     for (id, location, pending) in live {
         report.messages += 1;
@@ -133,7 +134,9 @@ fn read(storage: Arc<dyn Storage>, full: bool, report: &mut CheckReport) -> Resu
     }
     sequences.sort_unstable();
     let image = Image { map: &parts.map, ledger: &parts.ledger };
-    for sequence in sequences {
+    let checkpoint = if full { None } else { checkpoint::read(&*storage, &sequences)? };
+    let covered = checkpoint.map_or(0, |checkpoint| image.restore(&checkpoint));
+    for sequence in sequences.into_iter().filter(|sequence| *sequence > covered) {
         let source = match source::read(&*storage, sequence, full) {
             Ok(source) => source,
             // A running daemon may delete segments under us.

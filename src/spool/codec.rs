@@ -322,7 +322,7 @@ pub fn copy(frame: &Frame<'_>, from: u32, pending: &[Pending], content: u32, che
 }
 
 /// Appends an unfinished recipient of a copied message.
-fn put_pending(out: &mut Vec<u8>, pending: &Pending) {
+pub fn put_pending(out: &mut Vec<u8>, pending: &Pending) {
     let mut value = Vec::with_capacity(32);
     put_varint(&mut value, u64::from(pending.recipient));
     put_varint(&mut value, u64::from(pending.attempts));
@@ -340,6 +340,11 @@ fn pending(mut value: &[u8]) -> Option<Pending> {
     let due = UnixTime(take_varint_u32(&mut value)?);
     let (reported, mx) = value.split_first()?;
     Some(Pending { recipient, attempts, due, delay_reported: *reported == 1, in_doubt: socket_address(mx) })
+}
+
+/// All unfinished recipients among these fields.
+pub fn pendings(fields: Fields<'_>) -> Vec<Pending> {
+    fields.filter_map(|(tag, value)| (tag == tag::PENDING).then(|| pending(value)).flatten()).collect()
 }
 
 /// The unfinished recipients that a message record names: all of them unless it is a copy.

@@ -155,6 +155,7 @@ fn settle(inner: &Inner, copies: Vec<Copy>) -> io::Result<u64> {
         match done.blocking_recv() {
             Ok(Ok(position)) => {
                 relocate(inner, id, from, Location { position, octets }, &then);
+                inner.ledger.settle(position.segment);
                 copied += 1;
             }
             Ok(Err(error)) => failure = Some(io::Error::other(error)),

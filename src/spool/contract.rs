@@ -169,6 +169,9 @@ pub enum RecoverError {
         /// What the disk said.
         error: std::io::Error,
     },
+    /// The checkpoint cannot be read.
+    #[error("cannot read the checkpoint: {0}")]
+    Checkpoint(std::io::Error),
     /// Something unreadable cannot be kept.
     #[error("cannot write to quarantine: {0}")]
     Quarantine(std::io::Error),
@@ -179,6 +182,8 @@ pub enum RecoverError {
 pub struct RecoveryReport {
     /// Segments read.
     pub segments: u64,
+    /// Of these, covered by the checkpoint.
+    pub covered: u64,
     /// Of these, by their index.
     pub indexed: u64,
     /// Live messages.

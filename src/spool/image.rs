@@ -6,9 +6,10 @@ use crate::log::record::Frame;
 use crate::log::{Position, index};
 use crate::message::MessageId;
 
+use super::checkpoint::Checkpoint;
 use super::codec;
 use super::contract::{RecipientEvent, Recovered};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Segment};
 use super::map::{Location, Map};
 
 /// The parts that records are applied to.
@@ -29,6 +30,40 @@ pub fn walk(sequence: u32, entries: &[u8], each: &mut dyn FnMut(Location, &Frame
 }
 
 impl Image<'_> {
+    /// Takes over a checkpoint; the last segment that it covers.
+    pub fn restore(&self, checkpoint: &Checkpoint) -> u32 {
+        let mut gone = Vec::new();
+        let mut segment = |sequence: u32, found: Segment| {
+            self.ledger.with(|segments| {
+                if !segments.contains_key(&sequence) {
+                    gone.push(sequence);
+                }
+                let segment = segments.entry(sequence).or_default();
+                segment.refers.extend(found.refers);
+                segment.copied_to.extend(found.copied_to);
+                segment.is_given_up |= found.is_given_up;
+            });
+        };
+        let mut messages = Vec::new();
+        let mut message = |id, location: Location, pending, spill| messages.push((id, location, pending, spill));
+        checkpoint.each(&mut segment, &mut message);
+        self.ledger.forget(&gone);
+        for (id, location, pending, spill) in messages {
+            // It was finished or copied since, or its segment could not have gone.
+            if !self.ledger.exists(location.position.segment) {
+                continue;
+            }
+            let mut shard = self.map.shard(id);
+            shard.insert(id, location, &pending);
+            if let Some(number) = spill {
+                shard.note_spill(id, number);
+            }
+            drop(shard);
+            self.ledger.add(location);
+        }
+        checkpoint.through
+    }
+
     /// Applies one record to the map and the ledger.
     pub fn apply(&self, location: Location, frame: &Frame<'_>) {
         let Some(id) = codec::id(frame) else { return };

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -42,6 +42,8 @@ pub struct Inner {
     pub accepting: AtomicUsize,
     /// Set by the keeper while free space is below the reserve.
     pub full: AtomicBool,
+    /// The last segment that a checkpoint covers.
+    pub checkpoint: AtomicU32,
     /// Cleared by recovery; nothing is deleted or copied before.
     pub recovering: AtomicBool,
     pub tally: Tally,
@@ -132,12 +134,16 @@ struct Guard<'a> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         self.receiver.close();
-        if let Ok(Ok(position)) = self.receiver.try_recv()
+        let committed = self.receiver.try_recv().ok().and_then(Result::ok);
+        if let Some(position) = committed
             && self.can_withdraw
         {
             let id = self.id.0;
             self.inner.writer.append(position.segment, |out| codec::write_withdrawn(id, out));
             self.inner.ledger.release(Location { position, octets: self.octets });
+        }
+        if let Some(position) = committed {
+            self.inner.ledger.settle(position.segment);
         }
     }
 }
@@ -194,14 +200,15 @@ impl Inner {
         Ok(codec::SpillPlace { file: spilled.number, offset, length, checksum })
     }
 
-    /// Hands a record to the committer and waits until it is synced; the message is ours then.
+    /// Hands a record to the committer and waits until it is synced; the message is ours then. The caller settles it in
+    /// the segment that is returned.
     pub async fn commit(
         &self,
         message: NewMessage,
         encoded: Encoded,
         refers: Vec<u32>,
         withdrawal: Option<Withdrawal>,
-    ) -> Result<(), AcceptError> {
+    ) -> Result<u32, AcceptError> {
         let (done, receiver) = oneshot::channel();
         let Encoded { meta, content, checksum, spill } = encoded;
         let octets = aligned(meta.len() as u64 + content.len() as u64);
@@ -212,7 +219,7 @@ impl Inner {
         let error = match result {
             Ok(Ok(position)) => {
                 self.adopt(message, Location { position, octets }, spill);
-                return Ok(());
+                return Ok(position.segment);
             }
             Ok(Err(CommitError::Full)) => AcceptError::Full,
             Ok(Err(CommitError::Withdrawn)) => AcceptError::Aborted,

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::log::storage::Storage;
 use crate::log::{index, segment};
 
+use super::checkpoint;
 use super::compaction;
 use super::inner::Inner;
 use super::spill;
@@ -80,18 +81,21 @@ impl Keeper {
                 state.nudged = false;
             }
             let Some(inner) = inner.upgrade() else { return };
-            pass(&inner);
+            pass(&inner, false);
         }
     }
 }
 
-/// Does everything that is to be done now.
-pub fn pass(inner: &Inner) {
+/// Does everything that is to be done now; a checkpoint only if it is time for one or `thorough`.
+pub fn pass(inner: &Inner, thorough: bool) {
     let _passing = inner.keeper.passing.lock();
     watch_space(inner);
     write_indexes(inner);
     if inner.recovering.load(Ordering::Acquire) || inner.writer.has_fault() {
         return;
+    }
+    if let Err(error) = checkpoint::write_if_due(inner, thorough) {
+        tracing::warn!(%error, "cannot write a checkpoint");
     }
     let done = remove_spills(inner).and_then(|()| delete_dead(inner));
     if let Err(error) = done {

@@ -31,6 +31,8 @@ pub struct Segment {
     pub live: u64,
     /// Their octets.
     pub live_octets: u64,
+    /// Entries that were written but are not in the map yet, nor withdrawn.
+    pub unsettled: u64,
     /// Other segments whose records the records here are about.
     pub refers: BTreeSet<u32>,
     /// Segments with copies of messages here that do not count while this segment exists. What refers to this segment
@@ -137,6 +139,20 @@ impl Ledger {
         segments.entry(to).or_default().refers.insert(from);
     }
 
+    /// An entry of this segment is in the map with all its events, or void.
+    pub fn settle(&self, segment: u32) {
+        if let Some(segment) = self.segments.lock().get_mut(&segment) {
+            segment.unsettled = segment.unsettled.saturating_sub(1);
+        }
+    }
+
+    /// The last segment up to which all are sealed and settled.
+    pub fn settled_through(&self) -> Option<u32> {
+        let segments = self.segments.lock();
+        let settled = segments.iter().take_while(|(_, segment)| segment.is_sealed && segment.unsettled == 0);
+        settled.last().map(|(sequence, _)| *sequence)
+    }
+
     /// Segments that were durably deleted.
     pub fn forget(&self, gone: &[u32]) {
         let mut segments = self.segments.lock();
@@ -181,6 +197,7 @@ impl Watch for Ledger {
         let segment = segments.entry(appended.segment).or_default();
         segment.size = self.segment_size;
         segment.end = segment.end.max(appended.end);
+        segment.unsettled += appended.entries;
         segment.live += appended.entries;
         segment.live_octets += appended.octets;
         segment.refers.extend(appended.refers.iter().filter(|other| **other != appended.segment));
@@ -197,6 +214,7 @@ impl Watch for Ledger {
 
     fn withdrawn(&self, segment: u32, octets: u64) {
         let position = crate::log::Position { segment, offset: 0 };
+        self.settle(segment);
         self.release(Location { position, octets });
     }
 

@@ -111,17 +111,16 @@ impl Map {
         self.shards.iter().map(|shard| shard.lock().entries.len()).sum()
     }
 
-    /// All messages, where they are and what is left to do; for tools.
-    pub fn all(&self) -> Vec<(MessageId, Location, Vec<Pending>)> {
-        let mut all = Vec::new();
+    /// All messages: where they are, what is left to do, the number of their spill file. One shard after the other, so
+    /// not one moment for all of them.
+    pub fn for_each(&self, mut each: impl FnMut(MessageId, Location, &[Pending], Option<u64>)) {
         for shard in &self.shards {
             let shard = shard.lock();
             for (key, entry) in &shard.entries {
                 let id = MessageId(u64::from(key.1) << 32 | u64::from(key.0));
-                all.push((id, entry.location(), shard.pending(id)));
+                each(id, entry.location(), &shard.pending(id), shard.spilled.get(&id).copied());
             }
         }
-        all
     }
 
     /// Numbers of all spill files that are referred to.

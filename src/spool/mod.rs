@@ -8,6 +8,7 @@
 //! [`ledger`]; none is held across an await.
 
 mod check;
+mod checkpoint;
 pub mod codec;
 mod compaction;
 mod contract;
@@ -72,7 +73,9 @@ impl Spool {
         let encoded = self.inner.encode(&message, |_| {})?;
         let deadline = message.ended_at + self.inner.settings.deadline;
         let withdrawal = Some(Withdrawal { key: message.id.0, deadline });
-        self.inner.commit(message, encoded, Vec::new(), withdrawal).await
+        let committed = self.inner.commit(message, encoded, Vec::new(), withdrawal).await?;
+        self.inner.ledger.settle(committed);
+        Ok(())
     }
 
     /// Stores a DSN together with the events that it reports; resolves when both are synced.
@@ -81,8 +84,9 @@ impl Spool {
         let _concluding = Concluding::new(inner, id);
         let segment = inner.map.shard(id).find(id).map(|location| location.position.segment);
         let encoded = inner.encode(&dsn, |builder| codec::put_concludes(builder, id, events))?;
-        inner.commit(dsn, encoded, segment.into_iter().collect(), None).await?;
+        let committed = inner.commit(dsn, encoded, segment.into_iter().collect(), None).await?;
         inner.finish(id, events, segment);
+        inner.ledger.settle(committed);
         Ok(())
     }
 
@@ -156,8 +160,8 @@ impl Spool {
         keeper::write_indexes(&self.inner);
     }
 
-    /// Does at once what the keeper's thread would do next: indexes, deletions, copies. Blocks.
+    /// Does at once what the keeper's thread would do next: indexes, a checkpoint, deletions, copies. Blocks.
     pub fn keep_house(&self) {
-        keeper::pass(&self.inner);
+        keeper::pass(&self.inner, true);
     }
 }

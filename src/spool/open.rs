@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -74,6 +74,7 @@ impl Spool {
             count: AtomicU64::new(0),
             accepting: AtomicUsize::new(0),
             full: AtomicBool::new(false),
+            checkpoint: AtomicU32::new(0),
             recovering: AtomicBool::new(true),
             keeper: keeper.clone(),
             tally: tally(registry),

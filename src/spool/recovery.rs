@@ -19,7 +19,7 @@ use super::inner::Inner;
 use super::map::Location;
 use super::quarantine::{self, Shelf};
 use super::source::{self, Source};
-use super::{RecoverError, Recovered, RecoveryReport, Spool, keeper, spill};
+use super::{RecoverError, Recovered, RecoveryReport, Spool, checkpoint, keeper, spill};
 
 /// The messages of earlier starts, to be raised once.
 #[derive(Debug)]
@@ -39,8 +39,15 @@ impl Recovery {
         let mut report = RecoveryReport::default();
         let mut scanned = HashMap::new();
         let image = Image { map: &inner.map, ledger: &inner.ledger };
+        let checkpoint = checkpoint::read(&*inner.storage, &self.segments).map_err(RecoverError::Checkpoint)?;
+        let covered = checkpoint.map_or(0, |checkpoint| image.restore(&checkpoint));
+        inner.checkpoint.store(covered, Ordering::Relaxed);
+        report.covered = self.segments.iter().filter(|sequence| **sequence <= covered).count() as u64;
         for &sequence in &self.segments {
             report.segments += 1;
+            if sequence <= covered {
+                continue;
+            }
             let Some(source) = self.source(sequence, &mut report)? else { continue };
             walk(sequence, &source.entries, &mut |location, frame| image.apply(location, frame));
             if source.is_indexed {
@@ -49,7 +56,8 @@ impl Recovery {
                 scanned.insert(sequence, source);
             }
         }
-        for &sequence in &self.segments {
+        let holding = |sequence: &&u32| inner.ledger.with(|all| all.get(sequence).is_some_and(|it| it.live > 0));
+        for &sequence in self.segments.iter().filter(holding) {
             let mut raise = |location: Location, frame: &Frame<'_>| {
                 if let Some(recovered) = image.raise(location, frame) {
                     report.messages += 1;

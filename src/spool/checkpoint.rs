@@ -1,0 +1,172 @@
+//! The unfinished messages at one moment, so that recovery need not go through all indexes.
+//!
+//! A synced file, `segments/checkpoint`, written for every sixteen sealed segments (1 GiB of log at the default size).
+//! It says: everything in the segments up to `through` is in here. What comes after is applied on top, which does no harm
+//! where the moment was later than the end of that segment, because every record sets a state and none adds to one.
+//! Correctness never depends on it: a checkpoint that cannot be read, or that covers a segment without an index, is
+//! ignored.
+//!
+//! Two things must not fall between it and the records after it. A message that was synced but not in the map yet keeps
+//! its segment from being covered (`Segment::unsettled`). References of records to segments are taken after everything
+//! that the map knew had been written, because a record about a message that was finished by then cannot give its
+//! reference again.
+
+use std::io::{self, IoSlice};
+
+use crate::log::index;
+use crate::log::segment;
+use crate::log::storage::{Storage, read_exact};
+use crate::log::wire::{put_varint, take_varint, take_varint_u32};
+use crate::log::{Position, record::Fields, record::put_field};
+use crate::message::MessageId;
+
+use super::codec;
+use super::inner::Inner;
+use super::ledger::Segment;
+use super::map::{Location, Map};
+
+/// A checkpoint is written when so many more segments are sealed.
+const EVERY: u32 = 16;
+const MAGIC: &[u8; 8] = b"HIKYCKP1";
+
+/// Tags of the file's fields.
+mod tag {
+    /// The last segment that is covered.
+    pub const THROUGH: u64 = 1;
+    /// A segment: sequence, whether it was given up, count of references and these, segments with copies.
+    pub const SEGMENT: u64 = 2;
+    /// A message: id, segment, offset, octets, spill file or 0; then its unfinished recipients as fields.
+    pub const MESSAGE: u64 = 3;
+}
+
+/// The path of the checkpoint.
+pub fn path() -> String {
+    format!("{}/checkpoint", segment::DIRECTORY)
+}
+
+/// Writes a checkpoint if it is time, or if `thorough` and it would cover anything more.
+pub fn write_if_due(inner: &Inner, thorough: bool) -> io::Result<()> {
+    let last = inner.checkpoint.load(std::sync::atomic::Ordering::Relaxed);
+    let Some(through) = inner.ledger.settled_through() else { return Ok(()) };
+    if through < last.saturating_add(if thorough { 1 } else { EVERY }) {
+        return Ok(());
+    }
+    let mut out = MAGIC.to_vec();
+    put_field(&mut out, tag::THROUGH, &through.to_le_bytes());
+    put_messages(&mut out, &inner.map);
+    inner.writer.sync_blocking().map_err(io::Error::other)?;
+    inner.ledger.with(|segments| {
+        for (sequence, segment) in segments.iter() {
+            put_segment(&mut out, *sequence, segment);
+        }
+    });
+    let checksum = crc32c::crc32c(&out);
+    out.extend_from_slice(&checksum.to_le_bytes());
+    index::replace(&*inner.storage, segment::DIRECTORY, &path(), &[IoSlice::new(&out)])?;
+    inner.checkpoint.store(through, std::sync::atomic::Ordering::Relaxed);
+    Ok(())
+}
+
+fn put_messages(out: &mut Vec<u8>, map: &Map) {
+    let mut value = Vec::new();
+    map.for_each(|id, location, pending, spill| {
+        value.clear();
+        value.extend_from_slice(&id.0.to_le_bytes());
+        put_varint(&mut value, u64::from(location.position.segment));
+        put_varint(&mut value, location.position.offset);
+        put_varint(&mut value, location.octets);
+        put_varint(&mut value, spill.map_or(0, |number| number + 1));
+        pending.iter().for_each(|pending| codec::put_pending(&mut value, pending));
+        put_field(out, tag::MESSAGE, &value);
+    });
+}
+
+fn put_segment(out: &mut Vec<u8>, sequence: u32, segment: &Segment) {
+    let mut value = Vec::new();
+    put_varint(&mut value, u64::from(sequence));
+    put_varint(&mut value, u64::from(segment.is_given_up));
+    put_varint(&mut value, segment.refers.len() as u64);
+    for other in segment.refers.iter().chain(&segment.copied_to) {
+        put_varint(&mut value, u64::from(*other));
+    }
+    put_field(out, tag::SEGMENT, &value);
+}
+
+/// A checkpoint that was read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The last segment that is covered.
+    pub through: u32,
+    octets: Vec<u8>,
+}
+
+/// Reads the checkpoint; `None` if there is none that can be used for these segments, which are all that exist.
+pub fn read(storage: &dyn Storage, segments: &[u32]) -> io::Result<Option<Checkpoint>> {
+    let file = match storage.open(&path()) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let octets = read_exact(&*file, 0, usize::try_from(file.size()?).unwrap_or(usize::MAX))?;
+    let Some(checkpoint) = decode(&octets) else { return Ok(None) };
+    let indexes = storage.list(segment::DIRECTORY)?;
+    let indexed: Vec<u32> = indexes.iter().filter_map(|entry| segment::sequence_of(&entry.name, "idx")).collect();
+    let is_usable = segments.iter().all(|segment| *segment > checkpoint.through || indexed.contains(segment));
+    Ok(is_usable.then_some(checkpoint))
+}
+
+fn decode(octets: &[u8]) -> Option<Checkpoint> {
+    let (body, checksum) = octets.split_last_chunk::<4>()?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
+        return None;
+    }
+    let octets = body.strip_prefix(MAGIC)?;
+    let through = u32::from_le_bytes(*Fields::nested(octets).find(tag::THROUGH)?.first_chunk()?);
+    Some(Checkpoint { through, octets: octets.to_vec() })
+}
+
+impl Checkpoint {
+    /// Calls `segment` for every segment that existed and `message` for every unfinished message.
+    pub fn each(
+        &self,
+        segment: &mut dyn FnMut(u32, Segment),
+        message: &mut dyn FnMut(MessageId, Location, Vec<super::Pending>, Option<u64>),
+    ) {
+        for (tag, value) in Fields::nested(&self.octets) {
+            match tag {
+                tag::SEGMENT => {
+                    if let Some((sequence, found)) = take_segment(value) {
+                        segment(sequence, found);
+                    }
+                }
+                tag::MESSAGE => {
+                    if let Some((id, location, spill, rest)) = take_message(value) {
+                        message(id, location, codec::pendings(Fields::nested(rest)), spill);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn take_segment(mut value: &[u8]) -> Option<(u32, Segment)> {
+    let sequence = take_varint_u32(&mut value)?;
+    let mut segment = Segment { is_given_up: take_varint(&mut value)? == 1, ..Segment::default() };
+    for _ in 0..take_varint(&mut value)? {
+        segment.refers.insert(take_varint_u32(&mut value)?);
+    }
+    while !value.is_empty() {
+        segment.copied_to.insert(take_varint_u32(&mut value)?);
+    }
+    Some((sequence, segment))
+}
+
+fn take_message(value: &[u8]) -> Option<(MessageId, Location, Option<u64>, &[u8])> {
+    let (id, mut rest) = value.split_first_chunk::<8>()?;
+    let segment = take_varint_u32(&mut rest)?;
+    let position = Position { segment, offset: take_varint(&mut rest)? };
+    let location = Location { position, octets: take_varint(&mut rest)? };
+    let spill = take_varint(&mut rest)?.checked_sub(1);
+    Some((MessageId(u64::from_le_bytes(*id)), location, spill, rest))
+}
