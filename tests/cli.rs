@@ -1,8 +1,12 @@
 //! The command as scripts see it: exit codes, what goes to which stream, and what a file or a missing daemon leads to.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 fn hikyaku(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_hikyaku")).args(arguments).env_remove("HIKYAKU_SOCKET").output().unwrap()
@@ -63,4 +67,43 @@ fn absent_daemon_ends_with_3_and_says_where_it_was_looked_for() {
         assert!(errors(&output).contains(socket), "{command:?}: {}", errors(&output));
         assert!(output.stdout.is_empty());
     }
+}
+
+#[test]
+fn daemon_tells_systemd_that_it_is_ready_survives_sighup_and_drains_at_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().display();
+    let config = write(
+        folder.path(),
+        &format!(
+            "[spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\n[admin]\nsocket = \"{place}/admin.sock\"\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\n[metrics]\naddress = \"127.0.0.1:0\"\n"
+        ),
+    );
+    let notified = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+    notified.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let heard = || {
+        let mut buffer = [0; 64];
+        let length = notified.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+
+    let mut daemon = Command::new(env!("CARGO_BIN_EXE_hikyaku"))
+        .args(["run", "--config", &config])
+        .env("NOTIFY_SOCKET", folder.path().join("notify"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let process = Pid::from_child(&daemon);
+    assert_eq!(heard(), "READY=1");
+    let status = || hikyaku(&["status", "--socket", folder.path().join("admin.sock").to_str().unwrap()]);
+    assert_eq!(code(&status()), 0);
+    kill_process(process, Signal::HUP).unwrap();
+    assert_eq!(code(&status()), 0, "{}", errors(&status()));
+    kill_process(process, Signal::TERM).unwrap();
+
+    assert_eq!(heard(), "STOPPING=1");
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+    assert!(!folder.path().join("admin.sock").exists(), "the socket is removed");
+    assert_eq!(code(&status()), 3);
 }

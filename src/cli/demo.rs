@@ -217,7 +217,7 @@ fn require_room(folder: &Path, messages: u32) -> anyhow::Result<()> {
 fn commands(socket: Option<&Path>) -> String {
     let socket = socket.map(|socket| socket.display().to_string()).unwrap_or_default();
     format!(
-        "  export HIKYAKU_SOCKET={socket}\n  hikyaku status\n  hikyaku queue sites\n  hikyaku queue list --site \
-         greylisting.test\n  hikyaku spool stat"
+        "  export HIKYAKU_SOCKET={socket}\n  hikyaku status\n  hikyaku queue sites\n  hikyaku queue list --domain \
+         greylisting.test\n  hikyaku message show ID      # one of that list\n  hikyaku spool stat"
     )
 }

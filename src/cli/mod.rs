@@ -89,10 +89,23 @@ pub fn execute(arguments: Arguments) -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(Failure { exit, error }) => {
-            eprintln!("hikyaku: {}", table::plain_lines(&format!("{error:#}")));
+            eprintln!("hikyaku: {}", table::plain_lines(&told(&error)));
             exit.into()
         }
     }
+}
+
+/// An error with its causes, leaving out those that the text before already ends with.
+fn told(error: &anyhow::Error) -> String {
+    let mut out = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if out.is_empty() {
+            out = cause;
+        } else if !out.ends_with(&cause) {
+            out = format!("{out}: {cause}");
+        }
+    }
+    out
 }
 
 /// Runs a client command on a runtime of this thread.
@@ -112,6 +125,13 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = anyhow::Error::new(std::io::Error::other("no disk")).context("cannot read: no disk").context("x");
+
+        assert_eq!(told(&error), "x: cannot read: no disk");
+    }
 
     #[test]
     fn command_line_definition_is_consistent() {

@@ -15,7 +15,7 @@ use super::{Remote, exit, print_json};
 /// Sub-commands of `queue`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Queue {
-    /// List queued recipients, the next due first within a site
+    /// List queued recipients: ready ones first, then those that wait for DNS or for their time
     List(List),
     /// Count by site: what is ready, what waits for its time, connections, back-off, last reply
     Sites(Sites),

@@ -2,7 +2,8 @@
 //!
 //! `check` needs no daemon and disturbs none. What a daemon writes meanwhile may be counted as an unfinished write.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Deserialize;
@@ -13,7 +14,10 @@ use super::exit::{Exit, Failure};
 use super::table::{octets, thousands};
 use super::{Remote, exit, print_json};
 use crate::config::Config;
-use crate::spool::{self, CheckReport};
+use crate::spool::{self, CheckError, CheckReport};
+
+/// How often a check begins again before its error is told.
+const LOOKS: usize = 20;
 
 /// Sub-commands of `spool`.
 #[derive(Debug, clap::Subcommand)]
@@ -63,8 +67,7 @@ impl Check {
             Some(path) => path,
             None => Config::load(&self.config).map_err(Failure::usage)?.spool.path,
         };
-        let report =
-            spool::check(&path, self.full_scan).with_context(|| path.display().to_string()).map_err(Failure::usage)?;
+        let report = look(&path, self.full_scan).with_context(|| path.display().to_string()).map_err(Failure::usage)?;
         if self.json {
             print_json(&report)?;
         } else {
@@ -72,6 +75,19 @@ impl Check {
         }
         Ok(if report.is_sound() { Exit::Ok } else { Exit::Problem })
     }
+}
+
+/// A daemon that works beside it deletes segments; when one goes while it is being read, the check begins again.
+fn look(path: &Path, is_full_scan: bool) -> Result<CheckReport, CheckError> {
+    let has_lost_a_segment =
+        |error: &CheckError| matches!(error, CheckError::Read(error) if error.kind() == ErrorKind::NotFound);
+    for _ in 0..LOOKS {
+        match spool::check(path, is_full_scan) {
+            Err(error) if has_lost_a_segment(&error) && path.exists() => {}
+            result => return result,
+        }
+    }
+    spool::check(path, is_full_scan)
 }
 
 fn found(report: &CheckReport) -> String {
