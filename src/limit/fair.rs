@@ -23,11 +23,17 @@ pub fn cost(units: usize, weight: u32) -> u64 {
 pub struct Fair<T> {
     places: Vec<Option<Child<T>>>,
     free: Vec<u32>,
-    by_key: HashMap<usize, u32, foldhash::fast::RandomState>,
+    /// Made when there are more than a few children: most have one, and a table would be the largest part of it.
+    by_key: Option<Box<ByKey>>,
     /// One element a child; its time may lag behind the child's, never run ahead of it.
     order: BinaryHeap<Reverse<(u64, u32)>>,
     now: u64,
 }
+
+type ByKey = HashMap<usize, u32, foldhash::fast::RandomState>;
+
+/// So many children are searched one by one.
+const FEW: usize = 8;
 
 #[derive(Debug)]
 struct Child<T> {
@@ -50,7 +56,7 @@ pub enum Standing {
 
 impl<T> Default for Fair<T> {
     fn default() -> Self {
-        Self { places: Vec::new(), free: Vec::new(), by_key: HashMap::default(), order: BinaryHeap::new(), now: 0 }
+        Self { places: Vec::new(), free: Vec::new(), by_key: None, order: BinaryHeap::new(), now: 0 }
     }
 }
 
@@ -62,12 +68,12 @@ impl<T> Fair<T> {
 
     /// The child of `key`, made by `make` with `weight` if there is none. A new child starts now, or at `at_least` if that is later.
     pub fn child(&mut self, key: usize, weight: u32, at_least: u64, make: impl FnOnce() -> T) -> &mut T {
-        let place = match self.by_key.get(&key) {
-            Some(place) => *place,
+        let place = match self.place(key) {
+            Some(place) => place,
             None => self.insert(Child { key, time: self.now.max(at_least), weight, item: make() }),
         };
         let slot = self.places.get_mut(index(place)).and_then(Option::as_mut);
-        // `by_key` names occupied places only: `insert` and `remove` change both together.
+        // `place` and `insert` name occupied places only.
         #[allow(clippy::expect_used)]
         &mut slot.expect("a key's place is occupied").item
     }
@@ -82,11 +88,23 @@ impl<T> Fair<T> {
                 place
             }
             None => {
+                // Exactly one at first: most stay alone.
+                self.places.reserve_exact(usize::from(self.places.is_empty()));
                 self.places.push(Some(child));
                 u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        self.by_key.insert(key, place);
+        match &mut self.by_key {
+            Some(by_key) => {
+                by_key.insert(key, place);
+            }
+            None if self.places.len() > FEW => {
+                let keys = self.places.iter().zip(0..).filter_map(|(child, at)| Some((child.as_ref()?.key, at)));
+                self.by_key = Some(Box::new(keys.collect()));
+            }
+            None => {}
+        }
+        self.order.reserve_exact(usize::from(self.order.is_empty()));
         self.order.push(Reverse((time, place)));
         place
     }
@@ -126,7 +144,9 @@ impl<T> Fair<T> {
 
     fn remove(&mut self, place: u32) {
         if let Some(child) = self.places.get_mut(index(place)).and_then(Option::take) {
-            self.by_key.remove(&child.key);
+            if let Some(by_key) = &mut self.by_key {
+                by_key.remove(&child.key);
+            }
             self.free.push(place);
         }
     }
@@ -138,7 +158,11 @@ impl<T> Fair<T> {
 
     /// Where the child of `key` is.
     pub fn place(&self, key: usize) -> Option<u32> {
-        self.by_key.get(&key).copied()
+        if let Some(by_key) = &self.by_key {
+            return by_key.get(&key).copied();
+        }
+        let is_key = |child: &Option<Child<T>>| child.as_ref().is_some_and(|child| child.key == key);
+        self.places.iter().position(is_key).and_then(|at| u32::try_from(at).ok())
     }
 
     /// The virtual time of the child at `place`.
@@ -243,6 +267,25 @@ mod tests {
         assert_eq!(fair.items().count(), 0);
         fair.child(0, 1, 0, || (0, 1));
         assert_eq!(serve(&mut fair, 1), Some(0));
+    }
+
+    #[test]
+    fn many_children_come_and_go() {
+        let mut fair = Fair::default();
+        for key in 0..1_000 {
+            fair.child(key, 1, 0, || (key, 1));
+        }
+        for key in 0..1_000 {
+            fair.child(key, 1, 0, || unreachable!()).1 += 1;
+        }
+
+        let mut served = vec![0; 1_000];
+        while let Some(key) = serve(&mut fair, 1) {
+            served[key] += 1;
+        }
+
+        assert!(served.iter().all(|count| *count == 2));
+        assert_eq!(fair.place(5), None);
     }
 
     #[test]

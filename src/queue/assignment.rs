@@ -72,18 +72,21 @@ impl Assignment {
         let mut entries = std::mem::take(&mut self.entries);
         if outcomes.len() < entries.len() {
             let untried = entries.split_off(outcomes.len());
-            self.restore(untried);
+            self.restore(untried, false);
         }
         self.engine.settle(&self.site, self.path, entries, outcomes);
     }
 
     /// Puts entries back to where they were drawn from.
-    fn restore(&self, entries: Vec<Entry>) {
+    fn restore(&self, entries: Vec<Entry>, is_all: bool) {
         let place = self.path;
         let now = self.engine.clock.now();
         self.site.with(&self.engine, now, |context, state, out| {
+            if let Some(path) = state.path(place) {
+                path.in_flight = path.in_flight.saturating_sub(u32::from(is_all));
+            }
             for entry in entries {
-                state.push(place, entry);
+                out.homeless.extend(state.push(place, entry));
             }
             // Through the order of those that wait: what was just returned must not overtake the others.
             state.mark(place, Wait::Starved, false);
@@ -97,11 +100,7 @@ impl Drop for Assignment {
     fn drop(&mut self) {
         if !self.entries.is_empty() {
             let entries = std::mem::take(&mut self.entries);
-            let place = self.path;
-            if let Some(path) = self.site.state.lock().path(place) {
-                path.in_flight = path.in_flight.saturating_sub(1);
-            }
-            self.restore(entries);
+            self.restore(entries, true);
         }
         self.engine.in_flight.fetch_sub(1, Ordering::AcqRel);
     }

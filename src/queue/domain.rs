@@ -1,6 +1,6 @@
 //! Recipient domains: each knows its plan, its site, and the entries that wait for a plan.
 //!
-//! Interned in a table of a few parts, each behind its own lock; forgotten when nothing waits and the plan is over.
+//! Interned in a table of a few parts, each behind its own lock; forgotten when no entry refers to them.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -110,13 +110,13 @@ impl Domains {
         }
     }
 
-    /// Forgets domains without entries whose plan is over; tells how many are left.
-    pub fn sweep(&self, now: Instant) -> usize {
+    /// Forgets domains without entries; tells how many are left. Their plans stay with the planner.
+    pub fn sweep(&self) -> usize {
         let mut left = 0;
         for part in &self.parts {
             let mut part = part.lock();
             // A count of one under the part's lock: no entry refers to it, and nobody can be about to.
-            part.retain(|domain| Arc::strong_count(&domain.0) > 1 || domain.0.state.lock().current(now).is_some());
+            part.retain(|domain| Arc::strong_count(&domain.0) > 1);
             part.shrink_to_fit();
             left += part.len();
         }

@@ -320,7 +320,7 @@ impl Engine {
             for entry in entries {
                 let source = self.sources.choose(&entry, wall, &self.gates);
                 let place = state.path_of(&route.plan, source);
-                state.push(place, entry);
+                out.homeless.extend(state.push(place, entry));
                 if last.is_some_and(|last| last != place) {
                     state.pump(context, last.unwrap_or(place), out);
                 }
@@ -330,6 +330,23 @@ impl Engine {
                 state.pump(context, place, out);
             }
         });
+    }
+
+    /// Looks up the plan of a path again. Where the same path still is the way, it goes on; else its entries find
+    /// their way anew.
+    pub fn refresh(self: &Arc<Self>, site: &Arc<Site>, place: u32, domain: Arc<str>) {
+        if let Some(planned) = self.planner.cached(&domain) {
+            return site.on_refresh(self, place, planned);
+        }
+        let Some(handle) = self.handle() else { return };
+        let (engine, site) = (self.clone(), site.clone());
+        let look_up = async move {
+            tokio::select! {
+                planned = engine.planner.plan(&domain) => site.on_refresh(&engine, place, planned),
+                () = engine.stopped.cancelled() => {}
+            }
+        };
+        self.tasks.spawn_on(look_up, handle);
     }
 
     /// The site that a plan leads to.

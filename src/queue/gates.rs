@@ -29,7 +29,14 @@ pub(super) struct Gate {
 pub(super) struct Gates {
     global: Gate,
     sources: Vec<Option<Gate>>,
+    /// Connections that were told to make way for a waiting site and have not ended yet.
+    asked: AtomicUsize,
+    /// Sites that had connections without work when they came here.
+    idle: Mutex<VecDeque<Weak<Site>>>,
 }
+
+/// Sites that are asked for an idle connection at one refusal.
+const PATIENCE: usize = 16;
 
 impl Gate {
     fn new(ceiling: u32) -> Self {
@@ -51,7 +58,12 @@ impl Gates {
     /// The windows of the settings.
     pub fn new(connections: u32, sources: &[Arc<Source>]) -> Self {
         let gates = sources.iter().map(|source| source.connections.map(Gate::new));
-        Self { global: Gate::new(connections), sources: gates.collect() }
+        Self {
+            global: Gate::new(connections),
+            sources: gates.collect(),
+            asked: AtomicUsize::new(0),
+            idle: Mutex::default(),
+        }
     }
 
     /// The window of everything.
@@ -87,6 +99,43 @@ impl Gates {
         gate.waiters.fetch_add(1, Ordering::AcqRel);
         // A release between the refusal and the line above found nobody to wake.
         gate.wake(engine, engine.clock.now());
+        if gate.waiters.load(Ordering::Acquire) > 0 {
+            self.reclaim(source, engine);
+        }
+    }
+
+    /// Lists a site that has connections without work; it marks itself as listed.
+    pub fn list_idle(&self, site: &Arc<Site>) {
+        self.idle.lock().push_back(Arc::downgrade(site));
+    }
+
+    /// Has some site end a connection without work.
+    fn reclaim(&self, source: Option<u16>, engine: &Arc<Engine>) {
+        for _ in 0..PATIENCE {
+            let Some(listed) = self.idle.lock().pop_front() else { return };
+            let Some(site) = listed.upgrade() else { continue };
+            let (has_found, has_more) = site.reclaim_idle(engine, source);
+            if has_more {
+                self.list_idle(&site);
+            }
+            if has_found {
+                return;
+            }
+        }
+    }
+
+    /// Whether a busy connection from this source is to make way for a site that waits; it must then tell when it has
+    /// ended ([`Gates::made_way`]). One is asked for each site that waits.
+    pub fn ask(&self, source: u16) -> bool {
+        let waiters = |gate: &Gate| gate.waiters.load(Ordering::Relaxed);
+        let waiting = waiters(&self.global) + self.of(source).map_or(0, waiters);
+        let one_more = |asked: usize| (asked < waiting).then_some(asked + 1);
+        waiting > 0 && self.asked.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    /// A connection that was asked has ended.
+    pub fn made_way(&self) {
+        self.asked.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Whether sites wait for a connection that this source, or everything, may have.

@@ -11,6 +11,7 @@ use crate::message::Report;
 use super::ready::Ready;
 use super::settings::BackOff;
 use super::slot::Seat;
+use super::view::DNS;
 
 /// What connections are shared by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +48,8 @@ pub(super) enum Cause {
     Rate,
     /// A back-off after failed connections.
     BackOff,
+    /// A look-up: the plan is over.
+    Dns,
     /// The courier: not started yet, or stopping.
     Courier,
 }
@@ -59,6 +62,7 @@ impl Cause {
             Self::ConnectionRate => "connection-rate",
             Self::Rate => "rate",
             Self::BackOff => "back-off",
+            Self::Dns => DNS,
             Self::Courier => "stopped",
         }
     }
@@ -104,6 +108,8 @@ pub(super) struct Path {
     pub served: u32,
     /// A look at growth is due.
     pub has_growth_alarm: bool,
+    /// Its plan is being looked up again.
+    pub is_refreshing: bool,
     pub pause: Option<Pause>,
     /// It stands in one of the site's orders, under this tenant.
     pub waits: Option<(Wait, usize)>,
@@ -124,6 +130,7 @@ impl Path {
             want: 1,
             served: 0,
             has_growth_alarm: false,
+            is_refreshing: false,
             pause: None,
             waits: None,
             cause: None,
@@ -135,6 +142,7 @@ impl Path {
         self.ready.is_empty()
             && self.connections == 0
             && self.in_flight == 0
+            && !self.is_refreshing
             && self.pause.as_ref().is_none_or(|pause| pause.until + FORGIVEN <= now)
     }
 

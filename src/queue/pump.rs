@@ -17,18 +17,19 @@ use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
+use crate::dns::Planned;
 use crate::limit::permit::{self, Limit, Refusal, Scope, What};
 use crate::limit::window::Window;
 
 use super::assignment::Assignment;
 use super::engine::Engine;
-use super::path::{Cause, GROWTH, Wait};
+use super::path::{Cause, GROWTH, PathKey, Wait};
 use super::ready::Take;
 use super::site::{Alarm, Context, Outbox, Site, SiteState};
-use super::slot::Slot;
+use super::slot::{Seat, Slot};
 
-/// Messages that a connection may send before it makes way for an MX set that has none.
-const TURN: u32 = 20;
+/// Messages that a connection may send before it makes way for an MX set, or a site, that has none.
+pub(super) const TURN: u32 = 20;
 
 /// What became of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,9 +167,9 @@ impl SiteState {
 
     /// Opens a connection with a batch, if the work is worth one more and it may.
     fn open(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) -> Step {
-        self.watch_growth(context, place, out);
         let Some(path) = self.path(place) else { return Step::Rest };
         if path.connections >= path.want {
+            self.watch_growth(context, place, out);
             return Step::Rest;
         }
         if let Some(pause) = &path.pause {
@@ -180,6 +181,10 @@ impl SiteState {
                 self.set_cause(place, Some(Cause::BackOff));
                 return Step::Rest;
             }
+        }
+        if path.plan.valid_until <= context.now {
+            self.refresh(place, out);
+            return Step::Rest;
         }
         let source = path.key.source;
         let Some(origin) = context.engine.source(source).cloned() else { return Step::Rest };
@@ -202,6 +207,16 @@ impl SiteState {
         }
         out.dispatch.push((Slot::new(context, place, path, origin), first));
         Step::Served
+    }
+
+    /// A new connection must not go by a plan whose time is over: has it looked up again.
+    fn refresh(&mut self, place: u32, out: &mut Outbox) {
+        self.set_cause(place, Some(Cause::Dns));
+        if let Some(path) = self.path(place)
+            && !std::mem::replace(&mut path.is_refreshing, true)
+        {
+            out.refresh.push((place, path.plan.domain.clone()));
+        }
     }
 
     /// Takes every permit that a new connection with a message needs.
@@ -272,17 +287,22 @@ impl SiteState {
         if self.idle == 0 || self.ending >= self.hungry {
             return;
         }
-        let others = self.paths.iter_mut().enumerate().filter(|(at, _)| u32::try_from(*at) != Ok(hungry));
+        if let Some(seat) = self.take_idle(hungry, source) {
+            self.ending += 1;
+            seat.end(true, &mut out.wake);
+        }
+    }
+
+    /// Takes the connection that has been idle longest out of a path other than `except`.
+    fn take_idle(&mut self, except: u32, source: Option<u16>) -> Option<Arc<Seat>> {
+        let others = self.paths.iter_mut().enumerate().filter(|(at, _)| u32::try_from(*at) != Ok(except));
         let mut paths = others.filter_map(|(_, path)| path.as_deref_mut());
         let seat = paths.find_map(|path| {
             let fits = source.is_none_or(|source| path.key.source == source);
             (fits && !path.idle.is_empty()).then(|| path.idle.remove(0))
         });
-        if let Some(seat) = seat {
-            self.idle -= 1;
-            self.ending += 1;
-            seat.end(&mut out.wake);
-        }
+        self.idle -= usize::from(seat.is_some());
+        seat
     }
 
     /// Whether a busy connection of `place`, which has sent `sent` messages, is to make way for a hungry path that is
@@ -381,6 +401,36 @@ impl SiteState {
 }
 
 impl Site {
+    /// The plan of a path has been looked up again.
+    pub fn on_refresh(self: &Arc<Self>, engine: &Arc<Engine>, place: u32, planned: Planned) {
+        let now = engine.clock.now();
+        self.with(engine, now, |context, state, out| {
+            state.set_cause(place, None);
+            let Some(path) = state.path(place) else { return };
+            path.is_refreshing = false;
+            match planned {
+                Ok(plan) if PathKey::new(&plan, path.key.source) == path.key => path.plan = plan,
+                _ => path.ready.extract(|_| false, &mut out.homeless),
+            }
+            state.pump(context, place, out);
+        });
+    }
+
+    /// Ends one idle connection, from `source` if that matters, for another site; tells whether there was one, and
+    /// whether there are more.
+    pub fn reclaim_idle(self: &Arc<Self>, engine: &Arc<Engine>, source: Option<u16>) -> (bool, bool) {
+        let now = engine.clock.now();
+        self.with(engine, now, |_, state, out| {
+            let found = state.take_idle(u32::MAX, source);
+            let has_found = found.is_some();
+            if let Some(seat) = found {
+                seat.end(false, &mut out.wake);
+            }
+            state.is_listed = state.idle > 0;
+            (has_found, state.is_listed)
+        })
+    }
+
     /// Dispatch has begun: serves every path.
     pub fn wake_all(self: &Arc<Self>, engine: &Arc<Engine>, now: Instant) {
         self.with(engine, now, |context, state, out| {
@@ -396,7 +446,7 @@ impl Site {
         self.with(engine, now, |_, state, out| {
             state.idle = 0;
             for seat in state.paths.iter_mut().flatten().flat_map(|path| path.idle.drain(..)) {
-                seat.end(&mut out.wake);
+                seat.end(false, &mut out.wake);
             }
         });
     }

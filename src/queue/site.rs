@@ -93,6 +93,8 @@ pub(super) struct SiteState {
     pub has_opening_alarm: bool,
     /// It stands in the queue of a window that other sites share.
     pub is_at_gate: bool,
+    /// It stands in the list of sites with connections without work.
+    pub is_listed: bool,
     /// Recent outcomes.
     pub storm: Storm,
     /// The last reply that was not a success.
@@ -105,9 +107,15 @@ pub(super) struct Outbox {
     pub dispatch: Vec<(Slot, Assignment)>,
     pub wake: Vec<Waker>,
     pub expired: Vec<Entry>,
+    /// Entries to find their path anew.
+    pub homeless: Vec<Entry>,
     /// Dropping these takes the lock.
     pub undone: Vec<Assignment>,
     pub alarm: Option<Instant>,
+    /// Paths whose plan is over, with the domain to look up.
+    pub refresh: Vec<(u32, Arc<str>)>,
+    /// The site has connections without work and is to be listed as such.
+    pub has_idle: bool,
     /// Join the queue of this source's gate, or of the global one.
     pub gate: Option<Option<u16>>,
 }
@@ -159,6 +167,7 @@ impl SiteState {
             has_rate_alarm: false,
             has_opening_alarm: false,
             is_at_gate: false,
+            is_listed: false,
             storm: Storm::default(),
             last_reply: None,
         }
@@ -197,13 +206,13 @@ impl SiteState {
         place
     }
 
-    /// Adds a ready entry to a path.
-    pub fn push(&mut self, place: u32, entry: Entry) {
+    /// Adds a ready entry to a path; gives it back if there is no such path.
+    pub fn push(&mut self, place: u32, entry: Entry) -> Option<Entry> {
         let key = entry.flow.tenant.key;
         let Self { paths, accounts, now, .. } = self;
-        if let Some(path) = paths.get_mut(index(place)).and_then(Option::as_deref_mut) {
-            path.ready.push(entry, *now, || accounts.entry(key).or_default().clone());
-        }
+        let Some(path) = paths.get_mut(index(place)).and_then(Option::as_deref_mut) else { return Some(entry) };
+        path.ready.push(entry, *now, || accounts.entry(key).or_default().clone());
+        None
     }
 
     /// Draws the next batch of a path. The caller has the permits.
@@ -284,18 +293,23 @@ impl SiteState {
         }
     }
 
+    /// Forgets a path that has neither work nor connections.
+    pub fn forget_unused(&mut self, place: u32, now: Instant) {
+        let Some(slot) = self.paths.get_mut(index(place)) else { return };
+        if slot.as_deref().is_some_and(|path| path.is_unused(now))
+            && let Some(path) = slot.take()
+        {
+            self.by_key.remove(&path.key);
+            self.hungry -= usize::from(path.cause == Some(Cause::Connections));
+            self.throttled_paths -= usize::from(matches!(path.waits, Some((Wait::Throttled, _))));
+            self.free.push(place);
+        }
+    }
+
     /// Forgets paths without work and tenants that owe nothing. True if nothing is left to remember.
     pub fn sweep(&mut self, now: Instant) -> bool {
-        for place in 0..self.paths.len() {
-            let Some(slot) = self.paths.get_mut(place) else { continue };
-            if slot.as_deref().is_some_and(|path| path.is_unused(now)) {
-                if let Some(path) = slot.take() {
-                    self.by_key.remove(&path.key);
-                    self.hungry -= usize::from(path.cause == Some(Cause::Connections));
-                    self.throttled_paths -= usize::from(matches!(path.waits, Some((Wait::Throttled, _))));
-                }
-                self.free.push(u32::try_from(place).unwrap_or(u32::MAX));
-            }
+        for place in 0..u32::try_from(self.paths.len()).unwrap_or(u32::MAX) {
+            self.forget_unused(place, now);
         }
         self.per_source.retain(|_, window| window.used() > 0);
         if self.paths.iter().any(Option::is_some) {
@@ -317,8 +331,14 @@ impl Outbox {
         if let Some(at) = self.alarm {
             engine.timers.alarm(site, at);
         }
+        if self.has_idle {
+            engine.gates.list_idle(site);
+        }
         if let Some(source) = self.gate {
             engine.gates.join(source, site, engine);
+        }
+        for (place, domain) in self.refresh {
+            engine.refresh(site, place, domain);
         }
         drop(self.undone);
         for waker in self.wake {
@@ -329,6 +349,9 @@ impl Outbox {
         }
         if !self.expired.is_empty() {
             engine.expire(self.expired);
+        }
+        if !self.homeless.is_empty() {
+            engine.admit_all(self.homeless);
         }
     }
 }

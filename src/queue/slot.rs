@@ -15,11 +15,14 @@ use parking_lot::Mutex;
 use tokio::time::Sleep;
 
 use crate::dns::Plan;
-use crate::message::Outcome;
+use crate::message::{Outcome, Phase, Report};
+use crate::smtp::reply::Reply;
+use crate::smtp::status::Status;
 
 use super::assignment::Assignment;
 use super::engine::Engine;
 use super::path::{Cause, Path, Wait};
+use super::pump::TURN;
 use super::site::{Context, Site};
 use super::source::Source;
 
@@ -37,8 +40,12 @@ pub struct Slot {
     sent: u32,
     /// Greeting and EHLO are over, well or not.
     is_settled: AtomicBool,
+    /// Something was reported.
+    has_worked: AtomicBool,
     /// It was told to make way for another path.
     is_yielding: bool,
+    /// It was told to make way for another site.
+    has_made_way: bool,
     /// Wakes at the end of an idle time; kept and re-armed late, since most waits are short.
     alarm: Option<Pin<Box<Sleep>>>,
 }
@@ -54,6 +61,8 @@ struct SeatState {
     assignment: Option<Assignment>,
     waker: Option<Waker>,
     is_ended: bool,
+    /// It was ended for another path of its site, which counts on it.
+    is_owed: bool,
 }
 
 impl Seat {
@@ -64,10 +73,11 @@ impl Seat {
         wake.extend(state.waker.take());
     }
 
-    /// Tells its connection to end.
-    pub fn end(&self, wake: &mut Vec<Waker>) {
+    /// Tells its connection to end; `is_owed` if the site counts it among those that make way.
+    pub fn end(&self, is_owed: bool, wake: &mut Vec<Waker>) {
         let mut state = self.state.lock();
         state.is_ended = true;
+        state.is_owed = is_owed;
         wake.extend(state.waker.take());
     }
 
@@ -95,6 +105,10 @@ impl Seat {
     fn is_ended(&self) -> bool {
         self.state.lock().is_ended
     }
+
+    fn is_owed(&self) -> bool {
+        self.state.lock().is_owed
+    }
 }
 
 /// What a connection finds when it asks for work.
@@ -117,7 +131,9 @@ impl Slot {
             seat: Arc::default(),
             sent: 1,
             is_settled: AtomicBool::new(false),
+            has_worked: AtomicBool::new(false),
             is_yielding: false,
+            has_made_way: false,
             alarm: None,
         }
     }
@@ -176,8 +192,13 @@ impl Slot {
             return Found::Work(assignment);
         }
         let most = self.site.limits.messages_per_connection;
-        let is_over = self.is_yielding || most.is_some_and(|most| self.sent >= most) || self.seat.is_ended();
+        let is_over =
+            self.is_yielding || self.has_made_way || most.is_some_and(|most| self.sent >= most) || self.seat.is_ended();
         if is_over || !self.engine.is_dispatching() {
+            return Found::End;
+        }
+        if self.sent >= TURN && self.engine.gates.ask(self.source_index) {
+            self.has_made_way = true;
             return Found::End;
         }
         let now = self.engine.clock.now();
@@ -203,6 +224,7 @@ impl Slot {
             let busy = path.connections.saturating_sub(u32::try_from(path.idle.len()).unwrap_or(u32::MAX));
             path.want = busy.max(1);
             state.idle += 1;
+            out.has_idle = !std::mem::replace(&mut state.is_listed, true);
             if state.path(place).is_some_and(|path| !path.ready.is_empty()) {
                 state.mark(place, Wait::Throttled, false);
                 state.resume(context, Wait::Throttled, out);
@@ -216,6 +238,7 @@ impl Slot {
 
     /// What became of an assignment: one outcome for each of its recipients, in their order.
     pub fn report(&self, assignment: Assignment, outcomes: Vec<Outcome>) {
+        self.has_worked.store(true, Ordering::Relaxed);
         assignment.report(outcomes);
     }
 
@@ -262,9 +285,14 @@ impl Drop for Slot {
         let now = self.engine.clock.now();
         let (place, seat) = (self.path, &self.seat);
         let was_settled = self.is_settled.load(Ordering::Relaxed);
-        let was_ending = self.is_yielding || seat.is_ended();
+        let was_ending = self.is_yielding || seat.is_owed();
         self.site.connections.release();
+        if self.has_made_way {
+            self.engine.gates.made_way();
+        }
         self.engine.gates.release(self.source_index);
+        // Sites that wait come before this one.
+        self.engine.gates.wake(self.source_index, &self.engine, now);
         self.site.with(&self.engine, now, |context, state, out| {
             state.leave_idle(place, seat);
             state.ending = state.ending.saturating_sub(usize::from(was_ending));
@@ -275,7 +303,10 @@ impl Drop for Slot {
             path.connections = path.connections.saturating_sub(1);
             if !was_settled {
                 path.opening = path.opening.saturating_sub(1);
-                if let Some(pause) = &mut path.pause {
+                if !self.has_worked.load(Ordering::Relaxed) {
+                    // Its task ended without a word, perhaps by a panic: without a pause it would go round for ever.
+                    path.fail(Arc::new(silent()), context.engine.settings.back_off, now);
+                } else if let Some(pause) = &mut path.pause {
                     pause.is_probed = false;
                 }
             }
@@ -288,12 +319,17 @@ impl Drop for Slot {
             if needs_one || is_paused {
                 state.mark(place, Wait::Starved, false);
             }
+            state.forget_unused(place, now);
             state.resume(context, Wait::Starved, out);
         });
         // Work that was laid on the seat meanwhile is given back here, without a lock.
         drop(self.seat.take());
-        self.engine.gates.wake(self.source_index, &self.engine, now);
     }
+}
+
+fn silent() -> Report {
+    let reply = Reply::local(Status::new(4, 3, 0), "the connection's task ended");
+    Report { phase: Phase::Connect, reply, mx_host: None, mx_address: None, relayed_dsn: false, in_doubt: false }
 }
 
 /// A seat among the idle ones; leaves them when dropped.

@@ -7,9 +7,9 @@ use super::engine::Engine;
 use super::entry::Entry;
 use super::site::Site;
 
-/// How often the gauges are set.
-const SHOW: Duration = Duration::from_secs(5);
-/// How often the unused is forgotten and the dead are looked for: every so many times.
+/// How often the gauges are set and the dead are looked for.
+const SHOW: Duration = Duration::from_secs(2);
+/// The unused is forgotten every so many times.
 const SWEEP: u32 = 12;
 
 /// Runs until the queue is stopped.
@@ -22,11 +22,13 @@ pub(super) async fn run(engine: Arc<Engine>) {
         }
         round = round.wrapping_add(1);
         let mut sites = engine.all_sites().len();
-        if round.is_multiple_of(SWEEP) {
-            for site in engine.all_sites() {
-                site.expire_dead(&engine);
+        for (number, site) in engine.all_sites().into_iter().enumerate() {
+            site.expire_dead(&engine);
+            if number.is_multiple_of(100) {
                 tokio::task::yield_now().await;
             }
+        }
+        if round.is_multiple_of(SWEEP) {
             sites = forget(&engine, engine.clock.now());
         }
         engine.meters.show(&engine.look(), sites, engine.doubts.len());
@@ -35,7 +37,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
 
 /// Forgets what nothing refers to; tells how many sites are left.
 pub(super) fn forget(engine: &Arc<Engine>, now: Instant) -> usize {
-    engine.domains.sweep(now);
+    engine.domains.sweep();
     engine.tenants.sweep();
     engine.sweep_sites(now)
 }

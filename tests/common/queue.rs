@@ -2,13 +2,14 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hikyaku::clock::Clock;
+use hikyaku::clock::{Clock, UnixTime};
+use hikyaku::demo::responder::{Responder, Zone};
 use hikyaku::dns::settings::{Host, NextHop, Route};
 use hikyaku::dns::{self, Planner};
 use hikyaku::log::disk::Disk;
@@ -34,6 +35,8 @@ pub struct Receiver {
     pub is_down: bool,
     /// Waits for ever in the middle of a transaction.
     pub is_stalled: bool,
+    /// How long a connection waits for more work.
+    pub idle: Duration,
     /// What it says about a recipient.
     pub outcome: Arc<dyn Fn(MessageId, u32) -> Outcome + Send + Sync>,
 }
@@ -45,6 +48,7 @@ impl Default for Receiver {
             transaction: Duration::ZERO,
             is_down: false,
             is_stalled: false,
+            idle: Duration::from_millis(200),
             outcome: Arc::new(|_, _| delivered()),
         }
     }
@@ -57,6 +61,9 @@ pub struct Done {
     pub recipient: u32,
     pub domain: String,
     pub source: Arc<str>,
+    pub in_doubt: Option<SocketAddr>,
+    /// Counts transactions.
+    pub transaction: usize,
     pub at: Instant,
     pub outcome: Outcome,
 }
@@ -67,6 +74,7 @@ pub struct Script {
     pub receivers: Mutex<Vec<(String, Receiver)>>,
     pub done: Mutex<Vec<Done>>,
     pub dispatched: AtomicUsize,
+    pub transactions: AtomicUsize,
     pub most_open: AtomicUsize,
     pub open: AtomicUsize,
 }
@@ -104,18 +112,21 @@ impl Script {
             }
             let id = assignment.id();
             let outcomes: Vec<Outcome> = assignment.recipients().iter().map(|r| (receiver.outcome)(id, *r)).collect();
+            let transaction = self.transactions.fetch_add(1, Ordering::Relaxed);
             self.done.lock().extend(assignment.recipients().iter().zip(&outcomes).map(|(recipient, outcome)| Done {
                 id,
                 recipient: *recipient,
                 domain: assignment.domain().to_owned(),
                 source: slot.source().name.clone(),
+                in_doubt: assignment.in_doubt(),
+                transaction,
                 at: Instant::now(),
                 outcome: outcome.clone(),
             }));
             slot.report(assignment, outcomes);
             next = slot.try_take();
             if next.is_none() {
-                next = slot.take(Duration::from_millis(200)).await;
+                next = slot.take(receiver.idle).await;
             }
         }
     }
@@ -144,14 +155,20 @@ pub struct Stage {
     pub clock: Clock,
     pub registry: Registry,
     _folder: tempfile::TempDir,
+    _responder: Option<Responder>,
 }
 
 /// Each domain `dN.test` is a site of its own, `*.big.test` are MX sets of one address.
-pub fn planner(clock: Clock, registry: &Registry) -> Arc<Planner> {
+pub fn planner(clock: Clock, registry: &Registry, wide: u16) -> Arc<Planner> {
     let hop = |address: Ipv4Addr| NextHop::Smtp { host: Host::Address(IpAddr::V4(address)), port: Some(2525) };
     let mut routes: Vec<Route> = (0..200_u8)
         .map(|n| Route { pattern: format!("d{n}.test"), next_hop: hop(Ipv4Addr::new(127, 0, 1, n)) })
         .collect();
+    // Every `N.wide.test` is a domain and a site of its own.
+    routes.extend((0..wide).map(|n| {
+        let [high, low] = n.to_be_bytes();
+        Route { pattern: format!("{n}.wide.test"), next_hop: hop(Ipv4Addr::new(127, 3, high, low)) }
+    }));
     routes.push(Route { pattern: "*.big.test".into(), next_hop: hop(Ipv4Addr::new(127, 0, 2, 1)) });
     let settings = dns::settings::Settings {
         resolvers: vec!["127.0.0.1:9".parse().unwrap()],
@@ -166,7 +183,7 @@ pub fn planner(clock: Clock, registry: &Registry) -> Arc<Planner> {
 pub fn spool_settings() -> hikyaku::spool::Settings {
     hikyaku::spool::Settings {
         path: "unused".into(),
-        segment_size: 64 << 20,
+        segment_size: 1 << 20,
         reserve: 0,
         sync: false,
         attempts: Attempts::Write,
@@ -179,13 +196,41 @@ impl Stage {
     /// Not started yet.
     pub fn new(settings: Settings) -> Self {
         let (clock, registry) = (Clock::system(), Registry::new().unwrap());
+        let planner = planner(clock, &registry, 0);
+        Self::with_planner(settings, clock, registry, planner, None)
+    }
+
+    /// With so many domains `N.wide.test` more, each a site of its own.
+    pub fn wide(settings: Settings, wide: u16) -> Self {
+        let (clock, registry) = (Clock::system(), Registry::new().unwrap());
+        let planner = planner(clock, &registry, wide);
+        Self::with_planner(settings, clock, registry, planner, None)
+    }
+
+    /// With MX look-ups in a zone instead of static routes.
+    pub async fn in_zone(settings: Settings, fill: impl FnOnce(&mut Zone)) -> Self {
+        let (clock, registry) = (Clock::system(), Registry::new().unwrap());
+        let mut zone = Zone::new();
+        fill(&mut zone);
+        let responder = Responder::start(SocketAddr::from(([127, 0, 0, 1], 0)), zone).await.unwrap();
+        let settings_of_dns = dns::settings::Settings { resolvers: vec![responder.address()], ..Default::default() };
+        let planner = Arc::new(Planner::new(settings_of_dns, clock, &registry).unwrap());
+        Self::with_planner(settings, clock, registry, planner, Some(responder))
+    }
+
+    fn with_planner(
+        settings: Settings,
+        clock: Clock,
+        registry: Registry,
+        planner: Arc<Planner>,
+        responder: Option<Responder>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let disk = Arc::new(Disk::new(folder.path().join("spool")));
         let (spool, recovery) = Spool::open(spool_settings(), disk, clock, &registry).unwrap();
         drop(recovery);
-        let planner = planner(clock, &registry);
         let queue = Queue::new(settings, spool.clone(), planner, clock, &registry);
-        Self { queue, spool, script: Arc::default(), clock, registry, _folder: folder }
+        Self { queue, spool, script: Arc::default(), clock, registry, _folder: folder, _responder: responder }
     }
 
     pub fn started(settings: Settings) -> Self {
@@ -234,6 +279,18 @@ impl Stage {
         self.spool.accept(message).await.unwrap();
         self.queue.put(id, &envelope);
         id
+    }
+
+    /// This many seconds ago.
+    pub fn ago(&self, seconds: u32) -> UnixTime {
+        UnixTime(self.clock.wall().0 - seconds)
+    }
+
+    /// Waits until nothing is queued and the spool has released every message.
+    pub async fn until_empty(&self) {
+        self.until("an empty queue", |stage| stage.queue.view().totals.queued == 0).await;
+        self.until("an empty spool", |stage| stage.spool.stat().messages == 0).await;
+        self.until("nothing in flight", |stage| stage.queue.in_flight() == 0).await;
     }
 
     pub fn done(&self) -> Vec<Done> {

@@ -1,0 +1,12 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+//! The queue with a scripted courier: what is tried, when, in which order, and that nothing is lost.
+
+#[path = "../common/queue.rs"]
+mod common;
+
+mod fairness;
+mod notices;
+mod permits;
+mod safety;
+mod timing;
+mod view;

@@ -1,0 +1,102 @@
+//! Which DSNs are made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hikyaku::message::{Envelope, Notify, Outcome};
+use hikyaku::queue::Settings;
+use hikyaku::queue::settings::Retry;
+use hikyaku::smtp::address::ReversePath;
+
+use crate::common::{Receiver, Stage, bounced, deferred, delivered};
+
+fn answering(outcome: impl Fn(u32) -> Outcome + Send + Sync + 'static) -> Receiver {
+    Receiver { outcome: Arc::new(move |_, recipient| outcome(recipient)), ..Receiver::default() }
+}
+
+fn notified(stage: &Stage, to: &[&str], notify: Notify) -> Envelope {
+    let mut envelope = stage.envelope(to);
+    envelope.recipients.iter_mut().for_each(|recipient| recipient.notify = notify);
+    envelope
+}
+
+/// DSNs go to the sender's domain.
+fn reports(stage: &Stage) -> usize {
+    stage.done().iter().filter(|done| done.domain == "d199.test").count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recipients_bounced_by_one_transaction_share_a_dsn() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", answering(|_| bounced("no such user")));
+
+    stage.submit(stage.envelope(&["a@d1.test", "b@d1.test"])).await;
+    stage.until_done(3).await;
+
+    stage.until_empty().await;
+    assert_eq!(reports(&stage), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_null_reverse_path_and_notify_never_get_no_dsn() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", answering(|_| bounced("no such user")));
+
+    stage.submit(Envelope { reverse_path: ReversePath::Null, ..stage.envelope(&["a@d1.test"]) }).await;
+    stage.submit(notified(&stage, &["a@d1.test"], Notify::NEVER)).await;
+    stage.submit(notified(&stage, &["a@d1.test"], Notify::SUCCESS)).await;
+    stage.until_done(3).await;
+
+    stage.until_empty().await;
+    assert_eq!(reports(&stage), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bouncing_dsn_ends_there() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("*", answering(|_| bounced("no such user")));
+
+    stage.submit(stage.envelope(&["a@d1.test"])).await;
+    stage.until_done(2).await;
+
+    stage.until_empty().await;
+    assert_eq!(stage.done().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn success_is_reported_only_when_asked_for_and_not_passed_on() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set(
+        "d2.test",
+        answering(|_| match delivered() {
+            Outcome::Delivered(mut report) => {
+                report.relayed_dsn = true;
+                Outcome::Delivered(report)
+            }
+            other => other,
+        }),
+    );
+
+    stage.submit(stage.envelope(&["a@d1.test"])).await;
+    stage.submit(notified(&stage, &["a@d1.test"], Notify::SUCCESS)).await;
+    stage.submit(notified(&stage, &["a@d2.test"], Notify::SUCCESS)).await;
+    stage.until_done(4).await;
+
+    stage.until_empty().await;
+    assert_eq!(reports(&stage), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delay_is_reported_once_and_the_attempts_go_on() {
+    let retry = Retry { intervals: vec![Duration::from_secs(1)], jitter_percent: 0, ..Retry::default() };
+    let stage = Stage::started(Settings { retry, delay_after: Duration::ZERO, ..Settings::default() });
+    stage.script.set("d1.test", answering(|_| deferred("busy")));
+
+    let id = stage.submit(notified(&stage, &["a@d1.test"], Notify(Notify::DELAY.0 | Notify::FAILURE.0))).await;
+    stage.submit(stage.envelope(&["b@d1.test"])).await;
+    stage.until("three attempts", |stage| stage.done().iter().filter(|done| done.id == id).count() == 3).await;
+
+    assert_eq!(reports(&stage), 1);
+    stage.script.set("d1.test", Receiver::default());
+    stage.until_empty().await;
+}

@@ -1,0 +1,68 @@
+//! What people see.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hikyaku::message::Envelope;
+use hikyaku::queue::{Filter, Settings};
+
+use crate::common::{Receiver, Stage, deferred};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_past_their_time_are_counted_by_what_they_wait_for() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", Receiver { is_down: true, ..Receiver::default() });
+    stage.script.set("d2.test", Receiver { is_stalled: true, ..Receiver::default() });
+
+    for _ in 0..10 {
+        stage.put(Envelope { accepted_at: stage.ago(120), ..stage.envelope(&["a@d1.test"]) });
+        stage.put(Envelope { accepted_at: stage.ago(120), ..stage.envelope(&["a@d2.test"]) });
+        stage.put(Envelope { accepted_at: stage.ago(30), ..stage.envelope(&["a@d2.test"]) });
+    }
+    let overdue = |stage: &Stage, cause: &str| {
+        let view = stage.queue.view();
+        view.overdue.iter().find(|overdue| overdue.cause == cause).map_or(0, |overdue| overdue.entries)
+    };
+
+    stage.until("a back-off", |stage| overdue(stage, "back-off") == 9).await;
+    assert!((8..=9).contains(&overdue(&stage, "busy")), "{:?}", stage.queue.view());
+    stage
+        .until("the gauge", |stage| stage.registry.render().contains("hikyaku_queue_overdue{cause=\"back-off\"} 9"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sites_tenants_and_entries_are_shown() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", Receiver { outcome: Arc::new(|_, _| deferred("mailbox busy")), ..Receiver::default() });
+
+    let id = stage.put(Envelope { campaign: "spring".into(), ..stage.envelope(&["a@d1.test"]) });
+    stage.put(Envelope { tenant: "other".into(), ..stage.envelope(&["b@d1.test", "c@d1.test"]) });
+    stage.until("deferrals", |stage| stage.queue.view().totals.scheduled == 3).await;
+
+    let view = stage.queue.view();
+    assert_eq!((view.totals.queued, view.totals.ready, view.sites[0].scheduled), (3, 0, 3));
+    assert!(view.sites[0].last_reply.as_deref().unwrap().contains("451 mailbox busy"));
+    assert_eq!((&*view.tenants[0].tenant, view.tenants[0].queued), ("other", 2));
+    assert!(serde_json::to_string(&view).unwrap().contains("\"scheduled\":3"));
+    let entries = stage.queue.list(&Filter { recipient: Some("a@d1.test".into()), limit: 9, ..Filter::default() });
+    assert_eq!(entries.len(), 1);
+    assert_eq!((&*entries[0].message_id, &*entries[0].campaign), (&*id.to_string(), "spring"));
+    assert_eq!(stage.queue.list(&Filter { tenant: Some("other".into()), limit: 1, ..Filter::default() }).len(), 1);
+    assert!(stage.queue.list(&Filter { domain: Some("d2.test".into()), limit: 9, ..Filter::default() }).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_of_many_entries_does_not_stall_deliveries() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", Receiver { is_stalled: true, ..Receiver::default() });
+    for _ in 0..100_000 {
+        stage.put(stage.envelope(&["a@d1.test"]));
+    }
+
+    let begun = std::time::Instant::now();
+    let view = stage.queue.view();
+
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+    assert_eq!(view.totals.queued, 100_000);
+}
