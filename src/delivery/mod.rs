@@ -1,8 +1,8 @@
 //! Delivery: connections to MX hosts and the mail transactions on them.
 //!
-//! [`Deliverer`] is what the queue dispatches work to. A task per connection ([`task`]) takes a slot's work ([`work`]),
-//! orders the plan's addresses ([`route`]), opens a connection ([`dial`] over the pure [`opening`]) and carries messages
-//! over it ([`connection`] over the pure [`session`] and [`transaction`]) until there is no more work.
+//! [`Deliverer`] is what the queue dispatches work to. A task per connection (`task`) takes a slot's work ([`work`]),
+//! orders the plan's addresses ([`route`]), opens a connection (`dial` over the pure [`opening`]) and carries messages
+//! over it (`connection` over the pure [`session`] and [`transaction`]) until there is no more work.
 //!
 //! Delivery decides what one attempt did to a recipient and reports it as an [`crate::message::Outcome`]; when to try
 //! again, when to give up and what to tell whom is the queue's. What the network or a receiver does is never an error
