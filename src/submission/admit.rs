@@ -18,6 +18,8 @@ use crate::message::{ContentTraits, Envelope, Kind, Lane, MessageId};
 const CAMPAIGN_MOST: usize = 128;
 /// The longest tenant name.
 const TENANT_MOST: usize = 64;
+/// `X-Hikyaku-` fields of one message: each is compared with all others.
+const OWN_MOST: usize = 32;
 /// Room for what is added on top: Received with a long name and recipient, Date, Message-ID.
 const ADDED_MOST: usize = 1_024;
 
@@ -120,6 +122,9 @@ impl Findings {
         if self.seen.contains(&name) {
             return Err(refusal::DUPLICATE_FIELD);
         }
+        if self.seen.len() == OWN_MOST {
+            return Err(refusal::BAD_FIELD);
+        }
         let value = field.text();
         match name.as_slice() {
             b"x-hikyaku-campaign" => {
@@ -128,7 +133,7 @@ impl Findings {
             }
             b"x-hikyaku-tenant" if settings.trust_headers => {
                 let value = value.filter(|value| is_tenant(value)).ok_or(refusal::BAD_FIELD)?;
-                self.tenant = Some(value.into());
+                self.tenant = Some(value.to_ascii_lowercase().into());
             }
             b"x-hikyaku-lane" if settings.trust_headers => {
                 self.lane = Some(value.and_then(|value| lane(&value)).ok_or(refusal::BAD_FIELD)?);
@@ -146,7 +151,8 @@ impl Findings {
     }
 }
 
-/// A tenant's name is a label of metrics and a key of the configuration: letters, digits, `-`, `_` and `.`.
+/// A tenant's name is a label of metrics and a key of the configuration: letters, digits, `-`, `_` and `.`; kept in lower
+/// case, as the configuration writes it.
 fn is_tenant(name: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     !name.is_empty() && name.len() <= TENANT_MOST && name.bytes().all(is_plain)

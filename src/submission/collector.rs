@@ -12,6 +12,10 @@ use crate::smtp::content::{Scan, normalize};
 /// Content that is kept in memory before a spill file is begun (durability: 256 KiB).
 pub const KEEP_MOST: usize = 256 * 1024;
 
+/// How much must come before the end of the header section is looked for again: a client that sends octet by octet must
+/// not have us walk over all of it each time.
+const LOOK_EVERY: usize = 8 * 1024;
+
 /// Memory that a session keeps between messages: most fit into it, and thousands of idle sessions do not add up.
 const IDLE_MOST: usize = 64 * 1024;
 
@@ -25,6 +29,11 @@ pub enum LineEndings {
     Normalize,
 }
 
+/// The header section stays in memory, so it must leave room for body there.
+fn header_most(settings: &Settings) -> usize {
+    settings.max_header_size.min(KEEP_MOST / 2)
+}
+
 /// The content of the transaction that is open.
 #[derive(Debug, Default)]
 pub struct Collector {
@@ -33,7 +42,10 @@ pub struct Collector {
     last: u8,
     received: u64,
     drained: u64,
+    /// Length of the header section, once it is known.
     header: Option<usize>,
+    /// How much there was when the header section's end was last looked for.
+    looked_at: usize,
     refusal: Option<Refusal>,
 }
 
@@ -61,7 +73,7 @@ impl Collector {
         }
         if self.refusal().is_some() {
             self.bytes = Vec::new();
-        } else if self.header.is_none() && self.bytes.len() > settings.max_header_size {
+        } else if self.header.is_none() && self.bytes.len() > header_most(settings).max(self.looked_at + LOOK_EVERY) {
             self.find_header(settings);
         }
     }
@@ -79,10 +91,10 @@ impl Collector {
 
     /// The header section must be known before a part of the content leaves for a file.
     fn find_header(&mut self, settings: &Settings) {
-        let first_kept_too_long = settings.max_header_size + KEEP_MOST / 4;
+        self.looked_at = self.bytes.len();
         match header::length(&self.bytes) {
-            Some(length) if length <= settings.max_header_size => self.header = Some(length),
-            None if self.bytes.len() < first_kept_too_long => {}
+            Some(length) if length <= header_most(settings) => self.header = Some(length),
+            None if self.bytes.len() < header_most(settings) + KEEP_MOST / 4 => {}
             Some(_) | None => self.refuse(refusal::HEADER_TOO_LARGE),
         }
     }
@@ -104,7 +116,7 @@ impl Collector {
     }
 
     /// Judges the whole and makes sure that it ends with CRLF, which content sent by BDAT need not (RFC 3030).
-    pub fn finish(&mut self) -> Result<(), Refusal> {
+    pub fn finish(&mut self, settings: &Settings) -> Result<(), Refusal> {
         if self.refusal.is_none() && self.scan.has_bare_line_ending_at_end() {
             self.refuse(refusal::BARE_LINE_ENDING);
         }
@@ -115,7 +127,11 @@ impl Collector {
         if !is_empty && self.scan.last() != b'\n' {
             self.bytes.extend_from_slice(b"\r\n");
         }
-        Ok(())
+        let may_be_long = self.header.is_none() && self.bytes.len() > header_most(settings);
+        if may_be_long && header::length(&self.bytes).is_none_or(|length| length > header_most(settings)) {
+            self.refuse(refusal::HEADER_TOO_LARGE);
+        }
+        self.refusal.map_or(Ok(()), Err)
     }
 
     /// What is in memory: everything, or the header section and the end of a body whose beginning has been drained.

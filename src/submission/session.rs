@@ -239,7 +239,7 @@ impl Session {
 
     fn finish_content(&mut self, gate: &mut dyn Gate) {
         self.state = State::Command;
-        match self.content.finish() {
+        match self.content.finish(&self.settings) {
             Ok(()) => self.state = State::Message,
             Err(refusal) => self.fail_transaction(&refusal, gate),
         }

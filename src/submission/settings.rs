@@ -26,7 +26,7 @@ pub struct Settings {
     pub max_transactions: Option<NonZeroU32>,
     /// Octets of content; announced as SIZE (RFC 1870).
     pub max_message_size: u64,
-    /// Octets of the header section.
+    /// Octets of the header section; at most 128 KiB.
     pub max_header_size: usize,
     /// This many Received fields are a loop (RFC 5321, 6.3).
     pub max_hops: usize,

@@ -84,7 +84,7 @@ fn the_protocol_is_told_as_the_rfcs_name_it() {
 
 #[test]
 fn tenant_and_lane_are_believed_only_where_headers_are_trusted() {
-    let content = "X-Hikyaku-Tenant: acme\r\nX-Hikyaku-Lane: Urgent\r\nX-Hikyaku-Campaign: Spring  Sale\r\n\r\n";
+    let content = "X-Hikyaku-Tenant: Acme\r\nX-Hikyaku-Lane: Urgent\r\nX-Hikyaku-Campaign: Spring  Sale\r\n\r\n";
     let (mut trusting, mut wary) = (Client::ready(trusting()), Client::ready(Settings::default()));
 
     trusting.submit(content);
@@ -128,6 +128,15 @@ fn our_own_fields_twice_or_out_of_range_are_refused() {
         assert!(reply.starts_with("550 5.6.0 "), "{bad:?}: {reply}");
         assert!(client.messages.is_empty());
     }
+}
+
+#[test]
+fn more_fields_of_our_own_than_there_can_be_are_refused() {
+    let fields = |count: usize| (0..count).map(|n| format!("X-Hikyaku-{n}: x\r\n")).collect::<String>();
+    let mut client = Client::ready(Settings::default());
+
+    assert!(client.submit(&fields(32)).starts_with("250"));
+    assert!(client.submit(&fields(33)).starts_with("550 5.6.0"));
 }
 
 #[test]

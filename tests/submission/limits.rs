@@ -153,6 +153,31 @@ fn a_header_section_over_the_limit_is_refused() {
 }
 
 #[test]
+fn whether_a_header_section_is_too_long_does_not_depend_on_the_pieces() {
+    let settings = Settings { max_header_size: 20_000, ..Settings::default() };
+    for (size, body, is_fine) in [
+        (20_000, "", true),
+        (20_000, "body", true),
+        (20_001, "", false),
+        (20_001, "body", false),
+        (27_000, "", false),
+        (60_000, "body", false),
+    ] {
+        let header = format!("{}A: {}\r\n\r\n", "B: 6789\r\n".repeat(10), "x".repeat(size - 97));
+        assert_eq!(header.len(), size);
+        for piece in [1, 700, 1 << 20] {
+            let mut client = Client::ready(settings.clone());
+            let input = format!("{ENVELOPE}DATA\r\n{header}{}.\r\n", body.replace("body", &"body\r\n".repeat(2_000)));
+
+            let replies: String = input.as_bytes().chunks(piece).map(|piece| client.send(piece)).collect();
+
+            let expected = if is_fine { "250 2.0.0" } else { "552 5.3.4" };
+            assert!(replies.lines().last().unwrap().starts_with(expected), "{size} {body} by {piece}: {replies}");
+        }
+    }
+}
+
+#[test]
 fn a_header_line_without_end_is_refused() {
     let mut client = Client::ready(Settings::default());
 
