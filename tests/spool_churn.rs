@@ -124,7 +124,7 @@ fn indexes_checkpoint_and_tail_say_the_same_as_a_full_scan() {
             storage.die_at(300 + random.below(300));
             let orderly = random.below(2) == 0;
             live(&mut model, &storage, &mut random, 60, orderly);
-            storage = if random.below(2) == 0 { storage.crash(random.next()) } else { storage.after_kill() };
+            storage = if random.below(2) == 0 { storage.crash(random.number()) } else { storage.after_kill() };
             let shared: Arc<dyn Storage> = Arc::new(storage.clone());
 
             let fast = check_storage(shared.clone(), false).unwrap();

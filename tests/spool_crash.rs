@@ -37,7 +37,7 @@ fn for_seeds(count: u64, body: impl Fn(u64) + Sync) {
 }
 
 /// Calls that a life of `count` operations makes, roughly.
-const CALLS: u64 = 160;
+const CALLS: u64 = 130;
 
 #[test]
 fn a_power_cut_at_any_moment_loses_nothing_accepted() {
@@ -47,8 +47,8 @@ fn a_power_cut_at_any_moment_loses_nothing_accepted() {
         let mut model = Model::default();
         for _ in 0..3 {
             storage.die_at(random.below(CALLS));
-            live(&mut model, &storage, &mut random, 16, false);
-            storage = storage.crash(random.next());
+            live(&mut model, &storage, &mut random, 12, false);
+            storage = storage.crash(random.number());
         }
         live(&mut model, &storage, &mut random, 0, true);
     });

@@ -122,7 +122,8 @@ fn round(shared: &Shared, work: Work) {
         let mut tail = shared.tail.lock();
         write(shared, &mut tail, entries, &mut placed)
     };
-    if !(must_sync || !placed.is_empty() || !sync_waiters.is_empty() || written.is_err()) {
+    let needs_sync = must_sync || !placed.is_empty() || !sync_waiters.is_empty() || written.is_err();
+    if !needs_sync {
         return;
     }
     let synced = written.and_then(|()| sync(shared));
@@ -486,7 +487,7 @@ fn seal_last(shared: &Shared) {
         return;
     }
     let end = tail.open.offset;
-    if tail.open.has_room(0) && tail.write(&mut Vec::new(), &mut [], &mut Vec::new()).is_ok() {
+    if tail.open.has_room(0) && tail.write(&mut [], &mut [], &mut Vec::new()).is_ok() {
         // Nothing depends on it, so a failure changes nothing.
         let _ = tail.open.fresh.file.sync_data();
     }

@@ -168,6 +168,7 @@ fn known_synced(bytes: &[u8], header: &Header) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, clippy::single_range_in_vec_init)]
 mod tests {
     use super::super::record::{Builder, seal};
     use super::*;

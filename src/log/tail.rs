@@ -78,7 +78,7 @@ impl Tail {
 
     /// Writes one batch: the small records, then the entries. The caller has checked that it fits. Returns the offset of
     /// each entry through `placed`.
-    pub fn write(&mut self, small: &mut Vec<u8>, entries: &mut [Entry], placed: &mut Vec<u64>) -> io::Result<()> {
+    pub fn write(&mut self, small: &mut [u8], entries: &mut [Entry], placed: &mut Vec<u64>) -> io::Result<()> {
         let open = &mut self.open;
         let seal = open.fresh.header.seal();
         let start = open.offset;

@@ -108,45 +108,41 @@ pub fn read(storage: &dyn Storage, segments: &[u32]) -> io::Result<Option<Checkp
         Err(error) => return Err(error),
     };
     let octets = read_exact(&*file, 0, usize::try_from(file.size()?).unwrap_or(usize::MAX))?;
-    let Some(checkpoint) = decode(&octets) else { return Ok(None) };
+    let Some(checkpoint) = decode(octets) else { return Ok(None) };
     let indexes = storage.list(segment::DIRECTORY)?;
     let indexed: Vec<u32> = indexes.iter().filter_map(|entry| segment::sequence_of(&entry.name, "idx")).collect();
     let is_usable = segments.iter().all(|segment| *segment > checkpoint.through || indexed.contains(segment));
     Ok(is_usable.then_some(checkpoint))
 }
 
-fn decode(octets: &[u8]) -> Option<Checkpoint> {
+fn decode(mut octets: Vec<u8>) -> Option<Checkpoint> {
     let (body, checksum) = octets.split_last_chunk::<4>()?;
     if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
         return None;
     }
-    let octets = body.strip_prefix(MAGIC)?;
-    let through = u32::from_le_bytes(*Fields::nested(octets).find(tag::THROUGH)?.first_chunk()?);
-    Some(Checkpoint { through, octets: octets.to_vec() })
+    let fields = body.strip_prefix(MAGIC)?;
+    let through = u32::from_le_bytes(*Fields::nested(fields).find(tag::THROUGH)?.first_chunk()?);
+    octets.truncate(octets.len() - 4);
+    Some(Checkpoint { through, octets })
 }
 
 impl Checkpoint {
-    /// Calls `segment` for every segment that existed and `message` for every unfinished message.
-    pub fn each(
-        &self,
-        segment: &mut dyn FnMut(u32, Segment),
-        message: &mut dyn FnMut(MessageId, Location, Vec<super::Pending>, Option<u64>),
-    ) {
-        for (tag, value) in Fields::nested(&self.octets) {
-            match tag {
-                tag::SEGMENT => {
-                    if let Some((sequence, found)) = take_segment(value) {
-                        segment(sequence, found);
-                    }
-                }
-                tag::MESSAGE => {
-                    if let Some((id, location, spill, rest)) = take_message(value) {
-                        message(id, location, codec::pendings(Fields::nested(rest)), spill);
-                    }
-                }
-                _ => {}
-            }
-        }
+    fn fields(&self) -> Fields<'_> {
+        Fields::nested(self.octets.get(MAGIC.len()..).unwrap_or_default())
+    }
+
+    /// Every segment that existed.
+    pub fn segments(&self) -> impl Iterator<Item = (u32, Segment)> {
+        self.fields().filter_map(|(tag, value)| (tag == tag::SEGMENT).then(|| take_segment(value)).flatten())
+    }
+
+    /// Every unfinished message: where it is, what is left to do, the number of its spill file.
+    pub fn messages(&self) -> impl Iterator<Item = (MessageId, Location, Vec<super::Pending>, Option<u64>)> {
+        let messages = self.fields().filter(|(tag, _)| *tag == tag::MESSAGE);
+        messages.filter_map(|(_, value)| {
+            let (id, location, spill, rest) = take_message(value)?;
+            Some((id, location, codec::pendings(Fields::nested(rest)), spill))
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::message::MessageId;
 use super::checkpoint::Checkpoint;
 use super::codec;
 use super::contract::{RecipientEvent, Recovered};
-use super::ledger::{Ledger, Segment};
+use super::ledger::Ledger;
 use super::map::{Location, Map};
 
 /// The parts that records are applied to.
@@ -33,7 +33,7 @@ impl Image<'_> {
     /// Takes over a checkpoint; the last segment that it covers.
     pub fn restore(&self, checkpoint: &Checkpoint) -> u32 {
         let mut gone = Vec::new();
-        let mut segment = |sequence: u32, found: Segment| {
+        for (sequence, found) in checkpoint.segments() {
             self.ledger.with(|segments| {
                 if !segments.contains_key(&sequence) {
                     gone.push(sequence);
@@ -43,12 +43,9 @@ impl Image<'_> {
                 segment.copied_to.extend(found.copied_to);
                 segment.is_given_up |= found.is_given_up;
             });
-        };
-        let mut messages = Vec::new();
-        let mut message = |id, location: Location, pending, spill| messages.push((id, location, pending, spill));
-        checkpoint.each(&mut segment, &mut message);
+        }
         self.ledger.forget(&gone);
-        for (id, location, pending, spill) in messages {
+        for (id, location, pending, spill) in checkpoint.messages() {
             // It was finished or copied since, or its segment could not have gone.
             if !self.ledger.exists(location.position.segment) {
                 continue;

@@ -184,6 +184,7 @@ fn delete_dead(inner: &Inner) -> io::Result<()> {
         let dead: Vec<u32> = inner.ledger.with(|segments| {
             let is_dead = |segment: &super::ledger::Segment| {
                 segment.is_sealed
+                    && !segment.must_stay
                     && segment.live == 0
                     && !segment.refers.iter().any(|other| segments.contains_key(other))
             };

@@ -42,6 +42,8 @@ pub struct Segment {
     pub is_sealed: bool,
     /// A sync of it failed: what is live is copied away.
     pub is_given_up: bool,
+    /// Holds octets that are neither readable nor in quarantine: not deleted in this run.
+    pub must_stay: bool,
     /// Holds a damaged message, so it cannot be emptied.
     pub is_pinned: bool,
     /// Its file once somebody has read from it, with the seal of its records.

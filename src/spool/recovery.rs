@@ -79,7 +79,10 @@ impl Recovery {
             }
         }
         for (sequence, source) in scanned {
-            // Without an index the segment is scanned at the next start.
+            // Without an index the segment is scanned at the next start, as one must be that has to stay.
+            if inner.ledger.with(|segments| segments.get(&sequence).is_some_and(|segment| segment.must_stay)) {
+                continue;
+            }
             if let Err(error) = index::write(&*inner.storage, sequence, source.salt, source.end, &source.entries) {
                 tracing::warn!(segment = sequence, %error, "cannot write the index of a segment");
             }
@@ -108,7 +111,11 @@ impl Recovery {
             for (range, was_synced) in &source.unreadable {
                 let shelf = if *was_synced { Shelf::Damaged } else { Shelf::Tail };
                 tracing::warn!(segment = sequence, from = range.start, to = range.end, ?shelf, "unreadable octets");
-                quarantine::copy(storage, shelf, sequence, &*file, range.clone()).map_err(RecoverError::Quarantine)?;
+                if let Err(error) = quarantine::copy(storage, shelf, sequence, &*file, range.clone()) {
+                    // On a full disk the spool must still open: then the segment itself keeps them, for the next start.
+                    tracing::error!(segment = sequence, %error, "cannot copy unreadable octets to quarantine");
+                    inner.ledger.with(|segments| segments.entry(sequence).or_default().must_stay = true);
+                }
                 note(inner, shelf, report);
             }
         }
