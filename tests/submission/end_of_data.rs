@@ -152,3 +152,16 @@ fn a_bare_lf_in_a_command_runs_nothing_that_follows_it() {
         assert!(messages.is_empty());
     }
 }
+
+#[test]
+fn a_cr_at_the_end_of_the_last_chunk_is_bare() {
+    for (content, reply) in
+        [("A: b\r", "550 5.5.2"), ("A: b\r\n", "250 2.0.0"), ("A: b\n", "550 5.5.2"), ("\r", "550 5.5.2")]
+    {
+        let input = format!("{ENVELOPE}BDAT {} LAST\r\n{content}", content.len());
+
+        let (replies, _) = check_every_split(&input, &Settings::default());
+
+        assert_eq!(codes(&replies).last(), Some(&reply), "{content:?}");
+    }
+}
