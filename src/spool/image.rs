@@ -137,17 +137,15 @@ impl Image<'_> {
         }
     }
 
-    /// The message in this record, if it is the one the map names.
-    pub fn raise(&self, location: Location, frame: &Frame<'_>) -> Option<Recovered> {
-        if frame.kind() != codec::MESSAGE {
-            return None;
-        }
-        let id = codec::id(frame)?;
-        let pending = {
-            let shard = self.map.shard(id);
-            shard.find(id).filter(|found| *found == location)?;
-            shard.pending(id)
-        };
+    /// The id of the message in this record, if it is the record that the map names.
+    pub fn live(&self, location: Location, frame: &Frame<'_>) -> Option<MessageId> {
+        let id = codec::id(frame).filter(|_| frame.kind() == codec::MESSAGE)?;
+        (self.map.shard(id).find(id) == Some(location)).then_some(id)
+    }
+
+    /// A live message; `None` if its envelope does not make sense.
+    pub fn raise(&self, id: MessageId, frame: &Frame<'_>) -> Option<Recovered> {
+        let pending = self.map.shard(id).pending(id);
         Some(Recovered { id, envelope: codec::envelope(frame)?, pending })
     }
 }

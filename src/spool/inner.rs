@@ -156,17 +156,36 @@ fn accept_error(error: &io::Error) -> AcceptError {
     }
 }
 
+/// The message that a DSN reports about, and the events that it reports.
+type Conclusion<'a> = Option<(MessageId, &'a [RecipientEvent])>;
+
+/// Lays a message out as a record. A large content is synced in its spill file, on a thread that may block.
+pub async fn encode(
+    inner: &Arc<Inner>,
+    message: &NewMessage,
+    concludes: Conclusion<'_>,
+) -> Result<Encoded, AcceptError> {
+    let is_small = matches!(&message.content, Content::Memory(bytes) if bytes.len() <= spill::THRESHOLD);
+    let result = if is_small {
+        inner.lay_out(message, concludes)
+    } else {
+        let (inner, message) = (inner.clone(), message.clone());
+        let concludes = concludes.map(|(id, events)| (id, events.to_vec()));
+        let lay_out = move || inner.lay_out(&message, concludes.as_ref().map(|(id, events)| (*id, events.as_slice())));
+        tokio::task::spawn_blocking(lay_out).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    };
+    result.map_err(|error| accept_error(&error))
+}
+
 impl Inner {
     /// Lays a message out as a record; large contents go to a spill file, which is synced here.
-    pub fn encode(&self, message: &NewMessage, more: impl FnOnce(&mut Builder<'_>)) -> Result<Encoded, AcceptError> {
-        self.lay_out(message, more).map_err(|error| accept_error(&error))
-    }
-
-    fn lay_out(&self, message: &NewMessage, more: impl FnOnce(&mut Builder<'_>)) -> io::Result<Encoded> {
+    fn lay_out(&self, message: &NewMessage, concludes: Conclusion<'_>) -> io::Result<Encoded> {
         let mut meta = Vec::with_capacity(256);
         let mut builder = Builder::new(&mut meta, codec::MESSAGE);
         codec::put_envelope(&mut builder, message.id, &message.envelope);
-        more(&mut builder);
+        if let Some((concluded, events)) = concludes {
+            codec::put_concludes(&mut builder, concluded, events);
+        }
         let mut spill = None;
         let content = match &message.content {
             Content::Memory(bytes) if bytes.len() <= spill::THRESHOLD => bytes.clone(),

@@ -70,7 +70,7 @@ impl Spool {
     pub async fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
         self.health()?;
         let _active = Active::new(&self.inner);
-        let encoded = self.inner.encode(&message, |_| {})?;
+        let encoded = inner::encode(&self.inner, &message, None).await?;
         let deadline = message.ended_at + self.inner.settings.deadline;
         let withdrawal = Some(Withdrawal { key: message.id.0, deadline });
         let committed = self.inner.commit(message, encoded, Vec::new(), withdrawal).await?;
@@ -83,7 +83,7 @@ impl Spool {
         let inner = &self.inner;
         let _concluding = Concluding::new(inner, id);
         let segment = inner.map.shard(id).find(id).map(|location| location.position.segment);
-        let encoded = inner.encode(&dsn, |builder| codec::put_concludes(builder, id, events))?;
+        let encoded = inner::encode(inner, &dsn, Some((id, events))).await?;
         let committed = inner.commit(dsn, encoded, segment.into_iter().collect(), None).await?;
         inner.finish(id, events, segment);
         inner.ledger.settle(committed);
@@ -100,8 +100,17 @@ impl Spool {
         if let Some(message) = self.inner.cache.get(&id) {
             return Ok(message);
         }
-        let location = self.inner.map.shard(id).find(id).ok_or(LoadError::Unknown)?;
-        self.inner.read(id, location)
+        let mut location = self.inner.map.shard(id).find(id).ok_or(LoadError::Unknown)?;
+        loop {
+            let result = self.inner.read(id, location);
+            let Err(LoadError::Io(error)) = &result else { return result };
+            // It may have been copied and its segment deleted since we asked where it is.
+            let now = self.inner.map.shard(id).find(id).ok_or(LoadError::Unknown)?;
+            if error.kind() != io::ErrorKind::NotFound || now == location {
+                return result;
+            }
+            location = now;
+        }
     }
 
     /// Notes that content is about to leave for `mx`; resolves when that survives a kill of this process.

@@ -59,13 +59,18 @@ impl Recovery {
         let holding = |sequence: &&u32| inner.ledger.with(|all| all.get(sequence).is_some_and(|it| it.live > 0));
         for &sequence in self.segments.iter().filter(holding) {
             let mut raise = |location: Location, frame: &Frame<'_>| {
-                if let Some(recovered) = image.raise(location, frame) {
-                    report.messages += 1;
-                    report.recipients += recovered.pending.len() as u64;
-                    let in_doubt = recovered.pending.iter().filter(|pending| pending.in_doubt.is_some());
-                    report.in_doubt += in_doubt.count() as u64;
-                    each(recovered);
-                }
+                let Some(id) = image.live(location, frame) else { return };
+                let Some(recovered) = image.raise(id, frame) else {
+                    // Reading it reports it and copies it to quarantine.
+                    let _ = inner.read(id, location);
+                    report.damaged += 1;
+                    return;
+                };
+                report.messages += 1;
+                report.recipients += recovered.pending.len() as u64;
+                let in_doubt = recovered.pending.iter().filter(|pending| pending.in_doubt.is_some());
+                report.in_doubt += in_doubt.count() as u64;
+                each(recovered);
             };
             match scanned.get(&sequence) {
                 Some(source) => walk(sequence, &source.entries, &mut raise),
