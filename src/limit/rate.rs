@@ -74,8 +74,8 @@ impl Rate {
     }
 }
 
-/// Work is handed out in steps of a timer tick and more, so a rate needs some burst to be reached; half a second is
-/// what the limit controller of `docs` assumes a receiver tolerates.
+/// Work is handed out in steps of a timer tick and more, so a rate needs some burst to be reached; half a second's
+/// worth is what receivers that count by the minute do not notice.
 const BURST: Duration = Duration::from_millis(500);
 
 fn nanos(duration: Duration) -> u64 {

@@ -3,8 +3,9 @@
 //! put, recover → [`Engine::admit`] → its domain (a plan is looked up) → its site (ready) → an assignment → an outcome:
 //! finished, or the timers → [`Engine::admit`] again.
 //!
-//! Locks, each held for less than a few microseconds and never two at once: parts of the tables, a domain, a site (and
-//! under it a seat), a timer shard.
+//! Locks, held for a few microseconds: parts of the tables, a domain, a site, a timer shard. On the way of an entry never
+//! two at once, save a seat under its site. The sweep takes sites under the table of sites, and a listing takes domains
+//! under a timer shard; nobody takes them the other way round.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -380,6 +381,9 @@ impl Engine {
     pub fn dispatch(&self, slot: Slot, first: Assignment) {
         // Without a courier both are dropped: the work goes back, the permits are returned.
         if let Some(runtime) = self.runtime.get() {
+            // Recovery runs in a thread of its own, and a courier spawns. Not entered twice: Tokio forbids it where this
+            // is reached by the drop of a task at the end of the runtime.
+            let _inside = Handle::try_current().is_err().then(|| runtime.handle.enter());
             runtime.courier.dispatch(slot, first);
         }
     }

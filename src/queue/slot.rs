@@ -216,6 +216,10 @@ impl Slot {
                 return (false, Found::Nothing);
             }
             let Some(path) = state.path(place) else { return (false, Found::End) };
+            if !context.engine.is_dispatching() {
+                // Looked at again under the lock: whoever stops the queue ends the idle ones after this.
+                return (false, Found::End);
+            }
             if path.ready.is_empty() && is_contended {
                 // Other sites want the place more than an idle connection does.
                 return (false, Found::End);

@@ -178,6 +178,13 @@ async fn recovered_recipients_go_on_where_they_were_those_in_doubt_first() {
 
     stage.start();
     stage.until_done(12).await;
+    // Recovery goes on while mail is delivered, in a thread outside the runtime.
+    let late = Arc::new(stage.envelope(&["a@d1.test", "a@d2.test"]));
+    let two = vec![pending(0, now, None), pending(1, now, None)];
+    let queue = stage.queue.clone();
+    let recovery = move || queue.recover(Recovered { id: MessageId::new(9, 97), envelope: late, pending: two });
+    std::thread::spawn(recovery).join().unwrap();
+    stage.until_done(14).await;
 
     let done = stage.done();
     assert_eq!((done[0].id, done[0].recipient, done[0].in_doubt), (MessageId::new(9, 99), 2, Some(address)));
