@@ -35,7 +35,7 @@ impl<T> Patterns<T> {
     /// Adds a pattern; upper case and a final dot do not matter.
     pub fn insert(&mut self, pattern: &str, value: T) -> Result<(), PatternError> {
         let name = pattern.strip_suffix('.').unwrap_or(pattern).to_lowercase();
-        let previous = if name == "*" {
+        let previous = if pattern == "*" {
             self.any.replace(value).is_some()
         } else if let Some(suffix) = name.strip_prefix("*.") {
             check(suffix, pattern)?;
