@@ -2,7 +2,7 @@
 //!
 //! Rules, in order:
 //! 1. an idle connection of the path takes the work, the one used last first;
-//! 2. a new connection is opened when the path has fewer than its work is worth ([`Path::grow`]) and every permit is
+//! 2. a new connection is opened when the path has fewer than its work is worth (`Path::grow`) and every permit is
 //!    there: windows (global, source, site, both), the rate of new connections, the message rate, no back-off;
 //! 3. a path that gets no place in a window has an idle connection of another path of the site ended, or a busy one
 //!    (see [`SiteState::must_yield`]), and waits among the starved;

@@ -1,6 +1,6 @@
 //! Timers: entries that wait for their time, in buckets of one second, and alarms of sites.
 //!
-//! Split into shards; one task a shard sleeps until the next event ([`Timers::run`]).
+//! Split into shards; one task a shard sleeps until the next event (`upkeep::tick`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};

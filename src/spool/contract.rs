@@ -27,7 +27,7 @@ pub struct Settings {
     pub cache: u64,
 }
 
-/// What [`Spool::attempt`] waits for.
+/// What [`Spool::attempt`](super::Spool::attempt) waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Attempts {
     /// Not recorded: for the benchmark's comparison only.
@@ -42,11 +42,11 @@ pub enum Attempts {
 /// A message to accept.
 #[derive(Clone, Debug)]
 pub struct NewMessage {
-    /// From [`Spool::next_id`].
+    /// From [`Spool::next_id`](super::Spool::next_id).
     pub id: MessageId,
     /// Its envelope.
     pub envelope: Arc<Envelope>,
-    /// Its content. A spill file made by [`Spool::spill`] is adopted.
+    /// Its content. A spill file made by [`Spool::spill`](super::Spool::spill) is adopted.
     pub content: Content,
     /// When the client's end of data was seen: the deadline counts from here.
     pub ended_at: Instant,

@@ -4,8 +4,8 @@
 //! has been handed to the kernel. [`Spool::record`] appends outcomes in memory; they reach the kernel within 5 ms and
 //! the disk within 50 ms. The spool owns each message's count of unfinished recipients and releases its space.
 //!
-//! Locks are taken in this order: a shard of the [`map`], then the log's tail, then its pending buffer or the
-//! [`ledger`]; none is held across an await.
+//! Locks are taken in this order: a shard of the map, then the log's tail, then its pending buffer or the
+//! ledger; none is held across an await.
 
 mod check;
 mod checkpoint;

@@ -94,7 +94,7 @@ impl Script {
         self.receivers.lock().push((domain.to_owned(), receiver));
     }
 
-    async fn connection(self: Arc<Self>, mut slot: Slot, first: Assignment) {
+    async fn connection(self: Arc<Self>, slot: &mut Slot, first: Assignment) {
         let receiver = self.receiver(first.domain());
         tokio::time::sleep(receiver.connect).await;
         if receiver.is_down {
@@ -135,14 +135,16 @@ impl Script {
 pub struct Player(pub Arc<Script>);
 
 impl Courier for Player {
-    fn dispatch(&self, slot: Slot, first: Assignment) {
+    fn dispatch(&self, mut slot: Slot, first: Assignment) {
         let script = self.0.clone();
         script.dispatched.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             let open = script.open.fetch_add(1, Ordering::Relaxed) + 1;
             script.most_open.fetch_max(open, Ordering::Relaxed);
-            script.clone().connection(slot, first).await;
+            script.clone().connection(&mut slot, first).await;
+            // Counted down before the slot's permits return, else the next connection could be counted beside this one.
             script.open.fetch_sub(1, Ordering::Relaxed);
+            drop(slot);
         });
     }
 }
