@@ -99,7 +99,7 @@ impl Stage {
         Self { runtime, daemon, _responder: responder, receivers, relay }
     }
 
-    /// All arrivals, once there are `number` or time is over.
+    /// All arrivals, once they are enough or time is over.
     fn arrivals(&self, is_enough: impl Fn(&[Arrival]) -> bool) -> Vec<Arrival> {
         let begun = Instant::now();
         loop {
@@ -140,7 +140,10 @@ fn every_peer_gets_what_was_sent_and_refusals_are_reported_once() {
     let early = stage.arrivals(|arrivals| mail(arrivals) >= prompt && reported(arrivals).len() >= bad);
     assert!(early.iter().all(|arrival| !arrival.recipient.starts_with("later")), "not before the receivers let them");
     stage.receivers.open();
-    let arrivals = stage.arrivals(|arrivals| mail(arrivals) >= sent.len() - bad && stage.queued() == 0);
+    stage.arrivals(|arrivals| mail(arrivals) >= sent.len() - bad && stage.queued() == 0);
+    stage.arrivals(|_| stage.receivers.are_idle());
+    // Only now all duplicates are there too.
+    let arrivals = stage.arrivals(|_| true);
 
     let (dsns, mail): (Vec<_>, Vec<_>) = arrivals.into_iter().partition(is_dsn);
     let expected = sent.iter().filter(|sent| !sent.recipient.starts_with("bad")).cloned().collect();

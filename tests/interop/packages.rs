@@ -24,12 +24,15 @@ pub fn unpack(root: &Path) -> Result<(), String> {
 
 fn download(cache: &Path) -> Result<(), String> {
     std::fs::create_dir_all(cache).map_err(|error| error.to_string())?;
-    let mut wanted: Vec<String> = PACKAGES.map(str::to_owned).to_vec();
-    if libraries().is_err() {
+    let fetch = || {
+        let wanted = PACKAGES.into_iter().map(str::to_owned).chain(libraries()?);
+        run(Command::new("apt-get").arg("download").args(wanted).current_dir(cache))
+    };
+    // The lists may be absent, or older than what the mirrors still have.
+    if fetch().is_err() {
         run(Command::new("apt-get").args(["update", "-qq"]))?;
+        fetch()?;
     }
-    wanted.extend(libraries()?);
-    run(Command::new("apt-get").arg("download").args(&wanted).current_dir(cache))?;
     std::fs::write(cache.join("complete"), "").map_err(|error| error.to_string())
 }
 

@@ -177,7 +177,16 @@ impl Receivers {
         std::fs::write(self.folder.join("postfix/etc/refuse"), "/^bad/ 550 5.1.1 no such user here\n").unwrap();
     }
 
-    /// Folders in which every file is one arrival, with the form of the file.
+    /// Whether everything that they took is delivered.
+    pub fn are_idle(&self) -> bool {
+        let queues = ["exim0/spool/input", "exim1/spool/input", "postfix/queue/incoming", "postfix/queue/active"];
+        queues.iter().all(|name| {
+            let mut entries = std::fs::read_dir(self.folder.join(name)).into_iter().flatten();
+            entries.next().is_none()
+        })
+    }
+
+    /// Folders in which every file is one arrival.
     pub fn folders(&self) -> Vec<PathBuf> {
         ["exim0/out", "exim1/out", "postfix/mail/all/new", "sink"].iter().map(|name| self.folder.join(name)).collect()
     }
