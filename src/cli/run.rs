@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -28,6 +29,7 @@ impl Run {
     pub(super) fn execute(self) -> exit::Result {
         let config = Config::load(&self.config).map_err(Failure::usage)?;
         start_log(&config.log)?;
+        raise_descriptor_limit();
         let runtime = runtime(config.threads)?;
         let result = runtime.block_on(serve(config));
         // Look-ups that still block are of no use to anybody.
@@ -57,6 +59,14 @@ async fn serve(config: Config) -> exit::Result {
 fn tell_systemd(state: &str) {
     if let Err(error) = notify(state) {
         tracing::warn!(%error, state, "systemd cannot be told");
+    }
+}
+
+/// The soft limit is low for programs that use `select`; this one may use all descriptors it is allowed.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open descriptors stays as it is");
     }
 }
 

@@ -143,7 +143,7 @@ pub struct LimitRule {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 2000,
+            connections: 20_000,
             site_connections: 20,
             messages_per_connection: 1000,
             recipients_per_transaction: 100,
