@@ -126,7 +126,8 @@ fn round(shared: &Shared, work: Work) {
     if !needs_sync {
         return;
     }
-    let synced = written.and_then(|()| sync(shared));
+    let had_room = !matches!(written, Ok(false));
+    let synced = written.and_then(|_| sync(shared));
     let is_sound = match synced {
         Ok(()) => {
             acknowledge(shared, placed, began);
@@ -134,8 +135,10 @@ fn round(shared: &Shared, work: Work) {
         }
         Err(_) => repair(shared, placed),
     };
+    // Without room small records stay in memory, however well the rest was synced.
+    let is_whole = is_sound && had_room;
     for waiter in sync_waiters {
-        let _ = waiter.send(if is_sound { Ok(()) } else { Err(Fault) });
+        let _ = waiter.send(if is_whole { Ok(()) } else { Err(Fault) });
     }
     if is_last && is_sound {
         seal_last(shared);
@@ -151,9 +154,9 @@ fn refuse_late(entries: &mut Vec<Entry>, now: Instant) {
 }
 
 /// Writes all pending small records and these entries, in as many batches as segments make necessary. Entries without
-/// room are told so; an error means that a write failed, and leaves the unwritten entries in `placed` too, since nobody
-/// knows what reached the disk.
-fn write(shared: &Shared, tail: &mut Tail, entries: Vec<Entry>, placed: &mut Vec<Placed>) -> io::Result<()> {
+/// room are told so; false if small records found none. An error means that a write failed, and leaves the unwritten
+/// entries in `placed` too, since nobody knows what reached the disk.
+fn write(shared: &Shared, tail: &mut Tail, entries: Vec<Entry>, placed: &mut Vec<Placed>) -> io::Result<bool> {
     let (small, ticket, waiters) = shared.pending.lock().take_small();
     let written = write_pieces(shared, tail, small, entries, placed);
     let result = match written {
@@ -180,7 +183,7 @@ fn write(shared: &Shared, tail: &mut Tail, entries: Vec<Entry>, placed: &mut Vec
     for waiter in waiters {
         let _ = waiter.send(result);
     }
-    Ok(())
+    Ok(result.is_ok())
 }
 
 /// Why writing stopped.
@@ -377,7 +380,7 @@ fn withdraw(shared: &Shared, late: Vec<Placed>) {
         let mut tail = shared.tail.lock();
         write(shared, &mut tail, Vec::new(), &mut Vec::new())
     };
-    let is_sound = written.and_then(|()| sync(shared)).is_ok() || repair(shared, Vec::new());
+    let is_sound = written.and_then(|_| sync(shared)).is_ok() || repair(shared, Vec::new());
     // Without room the withdrawal stays in memory: the client's view must then stay open.
     let is_out = is_sound && shared.pending.lock().small.bytes.is_empty();
     for Placed { entry, position, .. } in late {
@@ -415,6 +418,10 @@ fn repair(shared: &Shared, placed: Vec<Placed>) -> bool {
     let unsealed = |placed: Placed| {
         uncount(shared, &placed);
         let mut entry = placed.entry;
+        if placed.is_written {
+            // What will be said about it names its new place, and must stay as long as the old one can be read.
+            entry.refers.push(placed.position.segment);
+        }
         record::unseal(&mut entry.meta, entry.checksum);
         entry
     };

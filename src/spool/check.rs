@@ -133,7 +133,7 @@ fn read(storage: Arc<dyn Storage>, full: bool, report: &mut CheckReport) -> Resu
         }
     }
     sequences.sort_unstable();
-    let image = Image { map: &parts.map, ledger: &parts.ledger };
+    let image = Image::new(&parts.map, &parts.ledger);
     let checkpoint = if full { None } else { checkpoint::read(&*storage, &sequences)? };
     let covered = checkpoint.map_or(0, |checkpoint| image.restore(&checkpoint));
     for sequence in sequences.into_iter().filter(|sequence| *sequence > covered) {

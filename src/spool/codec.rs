@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::clock::UnixTime;
+use crate::log::Position;
 use crate::log::record::{Builder, Fields, Frame, put_field};
 use crate::log::wire::{put_varint, take_varint, take_varint_u32};
 use crate::message::{BodyType, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Recipient, Ret};
@@ -22,6 +23,8 @@ pub const EVENTS: u8 = 2;
 pub const ATTEMPT: u8 = 3;
 /// A message is void.
 pub const WITHDRAWN: u8 = 4;
+/// A copy of a message is void; other records of the message are not.
+pub const VOID: u8 = 5;
 
 /// Tags of fields.
 pub mod tag {
@@ -63,6 +66,8 @@ pub mod tag {
     pub const FINISHED: u64 = 36;
     /// Address and port of the MX host.
     pub const MX_ADDRESS: u64 = 35;
+    /// Where a void copy is: segment (4 octets) and offset (8 octets).
+    pub const PLACE: u64 = 37;
 }
 
 /// The content's place in a spill file.
@@ -205,6 +210,22 @@ pub fn write_withdrawn(id: u64, out: &mut Vec<u8>) {
     let mut builder = Builder::new(out, WITHDRAWN);
     builder.field(tag::ID, &id.to_le_bytes());
     builder.finish();
+}
+
+/// Writes a record that makes one copy of a message void.
+pub fn write_void(out: &mut Vec<u8>, id: MessageId, place: Position) {
+    let mut builder = Builder::new(out, VOID);
+    builder.field(tag::ID, &id.0.to_le_bytes());
+    let mut value = place.segment.to_le_bytes().to_vec();
+    value.extend_from_slice(&place.offset.to_le_bytes());
+    builder.field(tag::PLACE, &value);
+    builder.finish();
+}
+
+/// Where the void copy is.
+pub fn void_place(frame: &Frame<'_>) -> Option<Position> {
+    let (segment, offset) = frame.fields().find(tag::PLACE)?.split_first_chunk()?;
+    Some(Position { segment: u32::from_le_bytes(*segment), offset: u64::from_le_bytes(*offset.first_chunk()?) })
 }
 
 /// The recipients and the MX address of an attempt.

@@ -5,6 +5,10 @@
 //! original and the events after it say the same. An event that comes between the moment the copy is laid out and the
 //! moment the map names it may lie before the copy, so what changed meanwhile is appended again behind it and synced
 //! before the old segment goes. The copy's segment refers to the old one, so it cannot go first.
+//!
+//! A copy that the map is not made to name, or that a recovery ignored, must never count: outcomes before it in the log
+//! would be undone the moment the old segment is gone. A VOID record says so, synced before that moment; it names the
+//! copy's place, so that it leaves the original and other copies alone.
 
 use std::io;
 
@@ -82,6 +86,7 @@ pub fn run(inner: &Inner, sequence: u32) -> io::Result<u64> {
             found.push((id, Location { position, octets: frame.lengths.total() }));
         }
     });
+    inner.ledger.with(|segments| segments.entry(sequence).or_default().is_source = true);
     let (mut copies, mut octets, mut copied) = (Vec::new(), 0, 0);
     for (id, from) in found {
         if inner.map.shard(id).find(id) != Some(from) {
@@ -168,17 +173,12 @@ fn settle(inner: &Inner, copies: Vec<Copy>) -> io::Result<u64> {
 fn relocate(inner: &Inner, id: MessageId, from: Location, to: Location, then: &[Pending]) {
     let mut shard = inner.map.shard(id);
     let segment = to.position.segment;
-    if shard.find(id) != Some(from) {
-        inner.writer.append(segment, |out| codec::write_withdrawn(id.0, out));
+    // Finished meanwhile, or a DSN about it is on its way whose events may lie before the copy: the original counts as
+    // long as its segment exists, and the copy must not count after that.
+    if shard.find(id) != Some(from) || shard.is_concluding(id) {
+        inner.writer.append(segment, |out| codec::write_void(out, id, to.position));
         drop(shard);
         // The committer has counted the copy as live.
-        inner.ledger.release(to);
-        return;
-    }
-    if shard.is_concluding(id) {
-        drop(shard);
-        // The original counts as long as its segment exists, and after that whatever knew of it must know of this copy.
-        inner.ledger.note_copy(from.position.segment, segment);
         inner.ledger.release(to);
         return;
     }

@@ -2,6 +2,9 @@
 //!
 //! Used by recovery and by the check of a spool. Records must be applied in the order of their positions.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use crate::log::record::Frame;
 use crate::log::{Position, index};
 use crate::message::MessageId;
@@ -13,12 +16,14 @@ use super::ledger::Ledger;
 use super::map::{Location, Map};
 
 /// The parts that records are applied to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Image<'a> {
     /// The unfinished messages.
     pub map: &'a Map,
     /// Their segments; all that exist must be in it already.
     pub ledger: &'a Ledger,
+    /// Copies that do not count because their source exists, and that nothing makes void yet.
+    ignored: RefCell<HashMap<(u32, u64), MessageId>>,
 }
 
 /// Calls `each` with every record of a segment's entries.
@@ -29,7 +34,20 @@ pub fn walk(sequence: u32, entries: &[u8], each: &mut dyn FnMut(Location, &Frame
     });
 }
 
-impl Image<'_> {
+impl<'a> Image<'a> {
+    /// Applies records to these.
+    pub fn new(map: &'a Map, ledger: &'a Ledger) -> Self {
+        Self { map, ledger, ignored: RefCell::default() }
+    }
+
+    /// Copies that must be made void before their sources go: after the last record was applied, those that did not
+    /// count and that the map does not name, as it does if a later checkpoint knew that they do.
+    pub fn ignored(&self) -> Vec<(MessageId, Position)> {
+        let ignored = std::mem::take(&mut *self.ignored.borrow_mut());
+        let places = ignored.into_iter().map(|((segment, offset), id)| (id, Position { segment, offset }));
+        places.filter(|(id, place)| self.map.shard(*id).find(*id).is_none_or(|at| at.position != *place)).collect()
+    }
+
     /// Takes over a checkpoint; the last segment that it covers.
     pub fn restore(&self, checkpoint: &Checkpoint) -> u32 {
         let mut gone = Vec::new();
@@ -72,7 +90,11 @@ impl Image<'_> {
                     self.finish(concluded, &events);
                 }
                 match codec::copied_from(frame).filter(|from| self.ledger.exists(*from)) {
-                    Some(from) => self.ledger.note_copy(from, location.position.segment),
+                    Some(from) => {
+                        let Position { segment, offset } = location.position;
+                        self.ledger.note_copy(from, segment);
+                        self.ignored.borrow_mut().insert((segment, offset), id);
+                    }
                     None => self.insert(id, location, frame),
                 }
             }
@@ -92,7 +114,32 @@ impl Image<'_> {
                     self.ledger.release(location);
                 }
             }
+            codec::VOID => {
+                if let Some(place) = codec::void_place(frame) {
+                    self.void(location, id, place);
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// The copy of message `id` at `place` is void, by a record at `location`, which must stay as long as the copy.
+    fn void(&self, location: Location, id: MessageId, place: Position) {
+        let here = location.position.segment;
+        if here != place.segment && self.ledger.exists(place.segment) {
+            self.ledger.with(|segments| segments.entry(here).or_default().refers.insert(place.segment));
+        }
+        self.ignored.borrow_mut().remove(&(place.segment, place.offset));
+        let removed = {
+            let mut shard = self.map.shard(id);
+            let is_it = shard.find(id).is_some_and(|at| at.position == place);
+            is_it.then(|| {
+                shard.take_spill(id);
+                shard.remove(id)
+            })
+        };
+        if let Some(location) = removed.flatten() {
+            self.ledger.release(location);
         }
     }
 
@@ -147,5 +194,92 @@ impl Image<'_> {
     pub fn raise(&self, id: MessageId, frame: &Frame<'_>) -> Option<Recovered> {
         let pending = self.map.shard(id).pending(id);
         Some(Recovered { id, envelope: codec::envelope(frame)?, pending })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::contract::Event;
+    use super::super::ledger::Segment;
+    use super::*;
+    use crate::log::record::Builder;
+    use crate::log::simulated::Simulated;
+    use crate::metrics::Registry;
+
+    const ID: MessageId = MessageId(7);
+
+    fn ledger(existing: &[u32]) -> Ledger {
+        let storage = Arc::new(Simulated::new(1));
+        let ledger = Ledger::new(storage, 1 << 20, &Registry::new().unwrap(), Box::new(|| {}));
+        for &sequence in existing {
+            ledger.with(|segments| segments.insert(sequence, Segment::default()));
+        }
+        ledger
+    }
+
+    fn original() -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut builder = Builder::new(&mut out, codec::MESSAGE);
+        builder.field(codec::tag::ID, &ID.0.to_le_bytes());
+        builder.field(codec::tag::RECIPIENT, b"");
+        builder.finish_with(0, 0);
+        out
+    }
+
+    fn delivered() -> Vec<u8> {
+        let mut out = Vec::new();
+        codec::write_events(&mut out, ID, &[RecipientEvent { recipient: 0, event: Event::Delivered }]);
+        out
+    }
+
+    /// A copy that was laid out before the message was delivered and written after it.
+    fn overtaken() -> Vec<u8> {
+        let original = original();
+        codec::copy(&Frame::trusted(&original).unwrap(), 1, &codec::fresh(1), 0, 0)
+    }
+
+    fn apply(image: &Image<'_>, segment: u32, offset: u64, record: &[u8]) {
+        let location = Location { position: Position { segment, offset }, octets: record.len() as u64 };
+        image.apply(location, &Frame::trusted(record).unwrap());
+    }
+
+    #[test]
+    fn an_ignored_copy_that_was_overtaken_stays_void_when_its_source_goes() {
+        let (map, all) = (Map::default(), ledger(&[1, 3, 5]));
+        let image = Image::new(&map, &all);
+        apply(&image, 1, 4096, &original());
+        apply(&image, 3, 4096, &delivered());
+        apply(&image, 3, 8192, &overtaken());
+        let ignored = image.ignored();
+        let (map, rest) = (Map::default(), ledger(&[3, 5]));
+        let image = Image::new(&map, &rest);
+        let mut void = Vec::new();
+        codec::write_void(&mut void, ID, Position { segment: 3, offset: 8192 });
+
+        apply(&image, 3, 4096, &delivered());
+        apply(&image, 3, 8192, &overtaken());
+        apply(&image, 5, 4096, &void);
+
+        assert_eq!(ignored, [(ID, Position { segment: 3, offset: 8192 })]);
+        assert_eq!(map.len(), 0);
+        assert!(rest.with(|segments| segments[&5].refers.contains(&3)));
+        assert!(image.ignored().is_empty());
+    }
+
+    #[test]
+    fn a_void_copy_leaves_the_original_alone() {
+        let (map, all) = (Map::default(), ledger(&[1, 3]));
+        let image = Image::new(&map, &all);
+        let mut void = Vec::new();
+        codec::write_void(&mut void, ID, Position { segment: 3, offset: 4096 });
+
+        apply(&image, 1, 4096, &original());
+        apply(&image, 3, 4096, &overtaken());
+        apply(&image, 3, 8192, &void);
+
+        assert_eq!(map.shard(ID).find(ID).map(|at| at.position.segment), Some(1));
+        assert!(image.ignored().is_empty());
     }
 }

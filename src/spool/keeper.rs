@@ -181,15 +181,21 @@ fn remove_spills(inner: &Inner) -> io::Result<()> {
 /// deletion allows is done only after that deletion is durable.
 fn delete_dead(inner: &Inner) -> io::Result<()> {
     loop {
-        let dead: Vec<u32> = inner.ledger.with(|segments| {
+        let mut dead: Vec<(u32, bool)> = inner.ledger.with(|segments| {
             let is_dead = |segment: &super::ledger::Segment| {
                 segment.is_sealed
                     && !segment.must_stay
                     && segment.live == 0
                     && !segment.refers.iter().any(|other| segments.contains_key(other))
             };
-            segments.iter().filter(|(_, segment)| is_dead(segment)).map(|(sequence, _)| *sequence).collect()
+            let dead = segments.iter().filter(|(_, segment)| is_dead(segment));
+            dead.map(|(sequence, segment)| (*sequence, segment.is_source)).collect()
         });
+        // Those without copies may go even if nothing can be written, or a full disk would stay full.
+        if dead.iter().any(|(_, is_source)| *is_source) && inner.writer.sync_blocking().is_err() {
+            dead.retain(|(_, is_source)| !is_source);
+        }
+        let dead: Vec<u32> = dead.into_iter().map(|(sequence, _)| sequence).collect();
         if dead.is_empty() {
             return Ok(());
         }

@@ -38,6 +38,8 @@ pub struct Segment {
     /// Segments with copies of messages here that do not count while this segment exists. What refers to this segment
     /// must refer to them when it goes.
     pub copied_to: BTreeSet<u32>,
+    /// Messages were copied out of it: what is said about the copies must be synced before it goes.
+    pub is_source: bool,
     /// Nothing more is written to it.
     pub is_sealed: bool,
     /// A sync of it failed: what is live is copied away.
@@ -137,7 +139,9 @@ impl Ledger {
     /// Segment `to` holds a copy of a message in `from` that does not count yet.
     pub fn note_copy(&self, from: u32, to: u32) {
         let mut segments = self.segments.lock();
-        segments.entry(from).or_default().copied_to.insert(to);
+        let source = segments.entry(from).or_default();
+        source.copied_to.insert(to);
+        source.is_source = true;
         segments.entry(to).or_default().refers.insert(from);
     }
 

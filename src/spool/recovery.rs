@@ -19,7 +19,7 @@ use super::inner::Inner;
 use super::map::Location;
 use super::quarantine::{self, Shelf};
 use super::source::{self, Source};
-use super::{RecoverError, Recovered, RecoveryReport, Spool, checkpoint, keeper, spill};
+use super::{RecoverError, Recovered, RecoveryReport, Spool, checkpoint, codec, keeper, spill};
 
 /// The messages of earlier starts, to be raised once.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Recovery {
         let inner = &*self.spool.inner;
         let mut report = RecoveryReport::default();
         let mut scanned = HashMap::new();
-        let image = Image { map: &inner.map, ledger: &inner.ledger };
+        let image = Image::new(&inner.map, &inner.ledger);
         let checkpoint = checkpoint::read(&*inner.storage, &self.segments).map_err(RecoverError::Checkpoint)?;
         let covered = checkpoint.map_or(0, |checkpoint| image.restore(&checkpoint));
         inner.checkpoint.store(covered, Ordering::Relaxed);
@@ -83,6 +83,11 @@ impl Recovery {
                 }
             }
         }
+        // While its source exists a copy says nothing that the records before it do not say. When the source has gone,
+        // it would undo every outcome that lies before it.
+        for (id, place) in image.ignored() {
+            inner.writer.append(place.segment, |out| codec::write_void(out, id, place));
+        }
         for (sequence, source) in scanned {
             // Without an index the segment is scanned at the next start, as one must be that has to stay.
             if inner.ledger.with(|segments| segments.get(&sequence).is_some_and(|segment| segment.must_stay)) {
@@ -111,6 +116,10 @@ impl Recovery {
             note(inner, Shelf::Damaged, report);
             return Ok(None);
         };
+        if !source.is_indexed && inner.settings.sync {
+            // After a kill it may be in the kernel's memory only, and what is said from now on relies on it.
+            storage.open(&segment::path(sequence)).and_then(|file| file.sync_data()).map_err(read_error)?;
+        }
         if !source.unreadable.is_empty() {
             let file = storage.open(&segment::path(sequence)).map_err(read_error)?;
             for (range, was_synced) in &source.unreadable {
