@@ -24,7 +24,7 @@ use crate::dns::Planner;
 use crate::log::disk::Disk;
 use crate::metrics::Registry;
 use crate::queue::{Courier, Queue};
-use crate::spool::{Recovery, Spool};
+use crate::spool::{Recovered, Recovery, Spool};
 use crate::{admin, delivery, dns, spool, submission};
 
 pub use settings::is_local;
@@ -33,6 +33,8 @@ pub use settings::is_local;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Connections that wait to be accepted; as many as a burst of clients may open at once.
 const LISTEN_BACKLOG: u32 = 4096;
+/// Lines of log about recipients in doubt: one transaction at each of 2,000 connections, and 5 ms of outcomes.
+const MAX_NAMED_DOUBTS: usize = 20_000;
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -171,15 +173,21 @@ impl Daemon {
         let run = move || {
             let started = Instant::now();
             let mut messages = 0_u64;
+            let mut named = 0;
             let result = recovery.run(&mut |recovered| {
                 messages += 1;
+                // Before they can be tried again.
+                name_doubts(&recovered, &mut named);
                 queue.recover(recovered);
             });
             match result {
                 Ok(report) if report.damaged > 0 => {
                     warn!(messages, damaged = report.damaged, "recovered; damaged records are in quarantine");
                 }
-                Ok(_) => info!(messages, seconds = started.elapsed().as_secs_f64(), "recovered"),
+                Ok(report) => {
+                    let seconds = started.elapsed().as_secs_f64();
+                    info!(messages, in_doubt = report.in_doubt, seconds, "recovered");
+                }
                 Err(failure) => error!(%failure, "recovery failed: what it did not reach stays on disk"),
             }
         };
@@ -257,6 +265,24 @@ impl Daemon {
             error!("the recovery thread panicked");
         }
         info!(in_flight = self.queue.in_flight(), "stopped");
+    }
+}
+
+/// Logs recipients whose last attempt has no outcome: these, and no others, may come twice.
+fn name_doubts(recovered: &Recovered, named: &mut usize) {
+    for pending in &recovered.pending {
+        let Some(mx_address) = pending.in_doubt else { continue };
+        *named += 1;
+        if *named > MAX_NAMED_DOUBTS {
+            continue;
+        }
+        let index = usize::try_from(pending.recipient).unwrap_or(usize::MAX);
+        let Some(recipient) = recovered.envelope.recipients.get(index) else { continue };
+        let recipient = recipient.forward_path.as_str();
+        info!(message_id = %recovered.id, recipient, %mx_address, "in doubt: the receiver may have it already");
+        if *named == MAX_NAMED_DOUBTS {
+            warn!(MAX_NAMED_DOUBTS, "more may be in doubt; they are not named here");
+        }
     }
 }
 
