@@ -89,7 +89,7 @@ fn damage_affects_only_what_it_hits() {
         let after = whole(&storage, name);
         let is_hit = |id: MessageId, length: usize| !is_intact(&before, &after, id, length);
 
-        let sound = check_storage(Arc::new(storage.clone()), true).unwrap().is_sound();
+        let checked = check_storage(Arc::new(storage.clone()), true).unwrap();
         let (spool, recovery) = start(&storage);
         let (found, report) = recover(recovery);
         let raised: BTreeSet<_> = found.iter().map(|found| found.id).collect();
@@ -108,8 +108,13 @@ fn damage_affects_only_what_it_hits() {
         let back = raised.iter().filter(|id| finished.contains(id)).count();
         assert!(raised.iter().all(|id| live.contains_key(id) || finished.contains(id)), "seed {seed}: phantom");
         let stat = spool.stat();
-        assert!(unreadable + back == 0 || stat.damaged > 0, "seed {seed}: {unreadable} lost, {back} back, unreported");
-        assert!(unreadable == 0 || !sound, "seed {seed}: the check saw nothing");
+        // Damage that takes the last batches and the one that names their end as synced looks like a torn tail.
+        let reported = stat.damaged + stat.tail;
+        assert!(unreadable + back == 0 || reported > 0, "seed {seed}: {unreadable} lost, {back} back, unreported");
+        assert!(
+            unreadable == 0 || !checked.is_sound() || !checked.tail.is_empty(),
+            "seed {seed}: the check saw nothing"
+        );
         let kept = storage.list("quarantine").unwrap().len() as u64;
         assert!(stat.damaged == 0 || kept > 0, "seed {seed}: nothing in quarantine");
         assert_eq!(report.messages, raised.len() as u64);

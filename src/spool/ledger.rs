@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::log::index;
 use crate::log::record::Seal;
 use crate::log::segment::{self, Header};
 use crate::log::storage::{Storage, StorageFile};
@@ -172,14 +173,21 @@ impl Ledger {
         }
     }
 
-    /// The open file of a segment.
+    /// The open file of a segment, with what seals its records; [`io::ErrorKind::InvalidData`] if nobody knows that.
     pub fn reader(&self, sequence: u32) -> io::Result<(Arc<dyn StorageFile>, Seal)> {
         if let Some(reader) = self.segments.lock().get(&sequence).and_then(|segment| segment.reader.clone()) {
             return Ok(reader);
         }
         let file = self.storage.open(&segment::path(sequence))?;
-        let header = Header::read(&*file)?.ok_or(io::ErrorKind::InvalidData)?;
-        let reader = (file, header.seal());
+        let seal = match Header::read(&*file)? {
+            Some(header) => header.seal(),
+            // Both copies of the header are gone: the index knows the salt too.
+            None => match index::read(&*self.storage, sequence, None)? {
+                Some(index) => Seal { salt: index.salt },
+                None => return Err(io::ErrorKind::InvalidData.into()),
+            },
+        };
+        let reader = (file, seal);
         if let Some(segment) = self.segments.lock().get_mut(&sequence) {
             segment.reader = Some(reader.clone());
         }

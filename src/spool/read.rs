@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use crate::log::record::Frame;
+use crate::log::segment;
 use crate::log::storage::{StorageFile, read_exact};
 use crate::message::{Content, Envelope, Message, MessageId};
 
@@ -20,25 +21,37 @@ impl Inner {
     /// Reads a message's record and checks it; what is damaged is copied to quarantine, once.
     pub fn read(&self, id: MessageId, location: Location) -> Result<Message, LoadError> {
         let result = self.try_read(id, location);
-        if matches!(result, Err(LoadError::Damaged)) && self.damaged.lock().insert(id) {
-            self.tally.damaged.fetch_add(1, Ordering::Relaxed);
-            self.tally.damaged_total.increment(1);
-            let (segment, offset) = (location.position.segment, location.position.offset);
-            // The record also stays where it is: its segment is not deleted while the message is unfinished.
-            let copied = self.ledger.reader(segment).and_then(|(file, _)| {
-                let range = offset..offset + location.octets;
-                quarantine::copy(&*self.storage, Shelf::Damaged, segment, &*file, range)
-            });
-            if let Err(error) = copied {
-                tracing::error!(message_id = %id, %error, "cannot copy a damaged message to quarantine");
+        if matches!(result, Err(LoadError::Damaged)) {
+            // Held while the copy is made: whoever is told of the damage finds it counted and kept.
+            let mut known = self.damaged.lock();
+            if known.insert(id) {
+                self.keep_damaged(id, location);
             }
-            tracing::error!(message_id = %id, segment, offset, "message is damaged");
         }
         result
     }
 
+    /// Copies a damaged record to quarantine. It also stays where it is: its segment is not deleted while the message is
+    /// unfinished.
+    fn keep_damaged(&self, id: MessageId, location: Location) {
+        let (segment, offset) = (location.position.segment, location.position.offset);
+        let copied = self.storage.open(&segment::path(segment)).and_then(|file| {
+            let range = offset..offset + location.octets;
+            quarantine::copy(&*self.storage, Shelf::Damaged, segment, &*file, range)
+        });
+        if let Err(error) = copied {
+            tracing::error!(message_id = %id, %error, "cannot copy a damaged message to quarantine");
+        }
+        tracing::error!(message_id = %id, segment, offset, "message is damaged");
+        self.tally.damaged.fetch_add(1, Ordering::Relaxed);
+        self.tally.damaged_total.increment(1);
+    }
+
     fn try_read(&self, id: MessageId, location: Location) -> Result<Message, LoadError> {
-        let (file, seal) = self.ledger.reader(location.position.segment)?;
+        let (file, seal) = self.ledger.reader(location.position.segment).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => LoadError::Damaged,
+            _ => LoadError::Io(error),
+        })?;
         let octets = usize::try_from(location.octets).map_err(|_| LoadError::Damaged)?;
         let offset = location.position.offset;
         let bytes = read_exact(&*file, offset, octets).map_err(|error| match error.kind() {
