@@ -36,7 +36,7 @@ pub struct Listener {
     pub messages_per_minute: u32,
     /// How long a session may wait for the client's next command or data (RFC 5321, 4.5.3.2.7: at least 5 min).
     pub timeout: Span,
-    /// Most Received fields a message may have (RFC 5321, 6.3).
+    /// A message with this many Received fields is taken for a loop (RFC 5321, 6.3).
     pub max_hops: u32,
     /// What to do with a CR or LF that is not part of CRLF.
     pub bare_line_end: BareLineEnd,
