@@ -57,16 +57,29 @@ pub(super) fn run(shared: &Shared) {
     }
 }
 
+/// What the committer's thread would do next, done by whoever has its turn.
+pub(super) fn run_once(shared: &Shared) {
+    let work = take(&mut shared.pending.lock(), false);
+    // What comes last is left to the thread that ends then.
+    round(shared, Work { is_last: false, ..work });
+    shared.flush();
+}
+
 /// Waits until there is something to do and takes it.
 fn next_work(shared: &Shared) -> Work {
     let mut pending = shared.pending.lock();
     loop {
+        if pending.is_lent {
+            pending.awaits_turn = true;
+            shared.wake.wait(&mut pending);
+            pending.awaits_turn = false;
+            continue;
+        }
         let now = Instant::now();
         let write_at = pending.small_since.map(|since| since + WRITE_WITHIN);
         let sync_at = pending.unsynced_since.map(|since| since + SYNC_WITHIN);
         let is_due = [write_at, sync_at].into_iter().flatten().any(|at| at <= now);
-        let has_work = !pending.entries.is_empty() || !pending.sync_waiters.is_empty() || !pending.waiters.is_empty();
-        if has_work || is_due || pending.closing {
+        if pending.has_work() || is_due {
             let must_sync = sync_at.is_some_and(|at| at <= now);
             if pending.entries.len() > 1 && shared.sessions.load(Ordering::Relaxed) > LINGER_ABOVE {
                 linger(shared, &mut pending);
@@ -344,6 +357,7 @@ fn acknowledge(shared: &Shared, placed: Vec<Placed>, began: Instant) {
         return;
     }
     let now = Instant::now();
+    shared.note_commit(now - began);
     shared.watch.committed(placed.len(), now - began);
     let is_late = |placed: &Placed| placed.entry.withdrawal.is_some_and(|withdrawal| withdrawal.deadline <= now);
     let (late, timely): (Vec<_>, Vec<_>) = placed.into_iter().partition(is_late);

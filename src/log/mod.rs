@@ -17,6 +17,7 @@ pub mod simulated;
 pub mod storage;
 pub mod supply;
 mod tail;
+pub mod turn;
 pub mod wire;
 pub mod writer;
 

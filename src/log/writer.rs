@@ -8,6 +8,9 @@
 //! A sync that fails is never tried again: the kernel has marked the pages clean, the next one would lie. The segment is
 //! given up; what was not synced is still in memory and is appended to the next one. Entries that can be withdrawn are
 //! withdrawn there instead. If that fails too the log is faulty for good: entries get [`CommitError::Unknown`].
+//!
+//! A caller that is alone need not wait for another thread: when the committer has nothing to do, it may have the
+//! committer's [`Turn`] and commit its entry itself.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::Position;
@@ -24,6 +27,7 @@ use super::committer;
 use super::storage::Storage;
 use super::supply::{self, Plan, Supply};
 use super::tail::Tail;
+use super::turn::Turn;
 
 /// Small records are written when there are this many octets of them.
 const SMALL_FULL: usize = 64 << 10;
@@ -31,6 +35,10 @@ const SMALL_FULL: usize = 64 << 10;
 pub(super) const WRITE_WITHIN: Duration = Duration::from_millis(5);
 /// They are synced at most this long after they were written: what a power cut can lose.
 pub(super) const SYNC_WITHIN: Duration = Duration::from_millis(50);
+
+/// A thread of the runtime may wait this long for the disk: about what a wake-up of the committer and one back cost, ten
+/// times over. After a slower commit the committer's thread does the next one.
+const QUICK: Duration = Duration::from_millis(1);
 
 /// The log cannot be written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -151,6 +159,10 @@ pub(super) struct Pending {
     pub unsynced_since: Option<Instant>,
     /// The committer waits without a time limit or for a deadline.
     pub is_waiting: Waiting,
+    /// A [`Turn`] is out: only its holder writes entries and syncs.
+    pub is_lent: bool,
+    /// The committer waits for the turn to come back.
+    pub awaits_turn: bool,
     pub closing: bool,
 }
 
@@ -179,6 +191,8 @@ pub(super) struct Shared {
     pub fault: AtomicBool,
     /// How many sessions are active; more than 64 allow a linger.
     pub sessions: AtomicUsize,
+    /// The last commit took no longer than [`QUICK`]; written by who commits, read before a turn is lent.
+    is_quick: AtomicBool,
 }
 
 /// Names an appended record.
@@ -217,6 +231,7 @@ impl Writer {
             written: AtomicU64::new(0),
             fault: AtomicBool::new(false),
             sessions: AtomicUsize::new(0),
+            is_quick: AtomicBool::new(false),
         });
         let thread = std::thread::Builder::new().name("spool-commit".into()).spawn({
             let shared = shared.clone();
@@ -227,14 +242,32 @@ impl Writer {
 
     /// Hands an entry to the committer.
     pub fn submit(&self, entry: Entry) {
+        if let Some(mut pending) = self.push_entry(entry) {
+            self.shared.wake_committer(&mut pending, Waiting::Short);
+        }
+    }
+
+    /// Hands an entry over. If the committer has nothing to do and the disk is quick, the caller gets its turn and is to
+    /// commit it, which blocks for one sync.
+    pub fn submit_alone(&self, entry: Entry) -> Option<Turn> {
+        let mut pending = self.push_entry(entry)?;
+        let is_quick = self.shared.is_quick.load(Ordering::Relaxed);
+        let turn = if is_quick { Turn::take(&self.shared, &mut pending) } else { None };
+        if turn.is_none() {
+            self.shared.wake_committer(&mut pending, Waiting::Short);
+        }
+        turn
+    }
+
+    fn push_entry(&self, entry: Entry) -> Option<MutexGuard<'_, Pending>> {
         let mut pending = self.shared.pending.lock();
         if pending.closing || self.shared.has_fault() {
             drop(pending);
             let _ = entry.done.send(Err(CommitError::Closed));
-            return;
+            return None;
         }
         pending.entries.push(entry);
-        self.shared.wake_committer(&pending, Waiting::Short);
+        Some(pending)
     }
 
     /// Appends small records about records in segment `refers`; written and synced later. Only touches memory, so it may
@@ -321,16 +354,22 @@ impl Drop for Writer {
 }
 
 impl Shared {
+    pub fn note_commit(&self, took: Duration) {
+        self.is_quick.store(took <= QUICK, Ordering::Relaxed);
+    }
+
     pub fn has_fault(&self) -> bool {
         self.fault.load(Ordering::Acquire)
     }
 
-    fn wake_committer(&self, pending: &Pending, least: Waiting) {
+    fn wake_committer(&self, pending: &mut Pending, least: Waiting) {
         let wakes = match least {
             Waiting::Short => pending.is_waiting != Waiting::No,
             _ => pending.is_waiting == Waiting::Long,
         };
         if wakes {
+            // Once is enough.
+            pending.is_waiting = Waiting::No;
             self.wake.notify_one();
         }
     }
@@ -348,7 +387,7 @@ impl Shared {
         pending.ticket += 1;
         if pending.small_since.is_none() {
             pending.small_since = Some(Instant::now());
-            self.wake_committer(&pending, Waiting::Long);
+            self.wake_committer(&mut pending, Waiting::Long);
         }
         Ticket { number: pending.ticket, pending: pending.small.bytes.len() }
     }
@@ -377,7 +416,7 @@ impl Shared {
         }
         let (sender, receiver) = oneshot::channel();
         pending.sync_waiters.push(sender);
-        self.wake_committer(&pending, Waiting::Short);
+        self.wake_committer(&mut pending, Waiting::Short);
         Some(receiver)
     }
 
@@ -401,7 +440,7 @@ impl Shared {
         }
         let has_room = tail.open.has_room(pending.small.bytes.len() as u64);
         if tail.broken || !has_room || self.has_fault() {
-            self.wake_committer(&pending, Waiting::Short);
+            self.wake_committer(&mut pending, Waiting::Short);
             return false;
         }
         let (small, ticket, waiters) = pending.take_small();
@@ -414,7 +453,7 @@ impl Shared {
         if pending.unsynced_since.is_none() {
             pending.unsynced_since = Some(Instant::now());
         }
-        self.wake_committer(&pending, if written.is_ok() { Waiting::Long } else { Waiting::Short });
+        self.wake_committer(&mut pending, if written.is_ok() { Waiting::Long } else { Waiting::Short });
         drop(pending);
         for waiter in waiters {
             let _ = waiter.send(written.as_ref().map(|_| ()).map_err(|_| Fault));
@@ -455,6 +494,11 @@ impl Shared {
 }
 
 impl Pending {
+    /// Whether somebody waits for the committer, or its end.
+    pub fn has_work(&self) -> bool {
+        !self.entries.is_empty() || !self.sync_waiters.is_empty() || !self.waiters.is_empty() || self.closing
+    }
+
     /// Takes the small records, the ticket of the last one and those who wait for them.
     pub fn take_small(&mut self) -> (Small, u64, Vec<oneshot::Sender<Result<(), Fault>>>) {
         self.small_since = None;

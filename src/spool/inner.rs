@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::log::Position;
@@ -232,7 +233,14 @@ impl Inner {
         let Encoded { meta, content, checksum, spill } = encoded;
         let octets = aligned(meta.len() as u64 + content.len() as u64);
         let can_withdraw = withdrawal.is_some();
-        self.writer.submit(Entry { meta, content, checksum, refers, withdrawal, done });
+        let entry = Entry { meta, content, checksum, refers, withdrawal, done };
+        if self.is_alone() {
+            if let Some(turn) = self.writer.submit_alone(entry) {
+                turn.commit();
+            }
+        } else {
+            self.writer.submit(entry);
+        }
         let mut guard = Guard { inner: self, id: message.id, octets, can_withdraw, receiver };
         let result = (&mut guard.receiver).await;
         let error = match result {
@@ -251,6 +259,13 @@ impl Inner {
             self.dead_spills.lock().push(number);
         }
         Err(error)
+    }
+
+    /// Whether nobody else waits for a commit, so that none would be shared, and another thread of the runtime goes on
+    /// with its tasks while this one waits for the disk.
+    fn is_alone(&self) -> bool {
+        self.accepting.load(Ordering::Relaxed) <= 1
+            && Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1)
     }
 
     /// A committed message becomes one of ours. Its segment has counted it as live since it was written.
