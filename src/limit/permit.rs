@@ -43,6 +43,8 @@ pub enum What {
 pub enum Limit<'a> {
     /// A place in a window; released by its holder.
     Place(&'a Window),
+    /// A place in a window, of which so many others are left free; released by its holder.
+    PlaceLeaving(&'a Window, u32),
     /// Units of a rate.
     Units(&'a Rate, u32),
 }
@@ -76,7 +78,7 @@ pub fn acquire(limits: &[(Scope, What, Limit<'_>)], now: Instant) -> Result<(), 
 pub fn release(limits: &[(Scope, What, Limit<'_>)]) {
     for (_, _, limit) in limits {
         match limit {
-            Limit::Place(window) => window.release(),
+            Limit::Place(window) | Limit::PlaceLeaving(window, _) => window.release(),
             Limit::Units(rate, units) => rate.refund(*units),
         }
     }
@@ -86,6 +88,7 @@ impl Limit<'_> {
     fn look(&self, now: Instant) -> Result<(), Option<Instant>> {
         match self {
             Self::Place(window) => window.look().then_some(()).ok_or(None),
+            Self::PlaceLeaving(window, spare) => window.look_leaving(*spare).then_some(()).ok_or(None),
             Self::Units(rate, units) => rate.look(*units, now).map_err(Some),
         }
     }
@@ -93,6 +96,7 @@ impl Limit<'_> {
     fn commit(&self, now: Instant) -> Result<(), Option<Instant>> {
         match self {
             Self::Place(window) => window.commit().then_some(()).ok_or(None),
+            Self::PlaceLeaving(window, spare) => window.commit_leaving(*spare).then_some(()).ok_or(None),
             Self::Units(rate, units) => rate.commit(*units, now).map_err(Some),
         }
     }

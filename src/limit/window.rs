@@ -20,12 +20,23 @@ impl Window {
 
     /// Whether there is room for one more.
     pub fn look(&self) -> bool {
-        self.used() < self.ceiling
+        self.look_leaving(0)
+    }
+
+    /// Whether there is room for one more and for `spare` others.
+    pub fn look_leaving(&self, spare: u32) -> bool {
+        self.used() < self.ceiling.saturating_sub(spare)
     }
 
     /// Takes a place, unless there is none.
     pub fn commit(&self) -> bool {
-        let one_more = |used: u32| (used < self.ceiling).then_some(used.saturating_add(1));
+        self.commit_leaving(0)
+    }
+
+    /// Takes a place, unless that would leave less than `spare` of them.
+    pub fn commit_leaving(&self, spare: u32) -> bool {
+        let most = self.ceiling.saturating_sub(spare);
+        let one_more = |used: u32| (used < most).then_some(used.saturating_add(1));
         self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).is_ok()
     }
 
@@ -62,6 +73,16 @@ mod tests {
         window.release();
         assert!(window.look());
         assert!(window.commit());
+    }
+
+    #[test]
+    fn spare_places_are_left_to_those_who_may_have_them() {
+        let window = Window::new(3);
+
+        assert!(window.commit_leaving(1) && window.commit_leaving(1));
+        assert!(!window.look_leaving(1) && !window.commit_leaving(1));
+        assert!(window.look() && window.commit());
+        assert!(!window.commit());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Windows of connections that sites share: the global one and one for each egress source that has a ceiling.
 //!
-//! A site that finds one full queues up at it; each release wakes one site.
+//! A site that finds one full queues up at it; each release wakes one site. The last tenth of a window is for sites that
+//! have no connection at all: those whose connections are stuck cannot keep it from everyone else.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,13 +16,52 @@ use super::engine::Engine;
 use super::site::Site;
 use super::source::Source;
 
+/// Where a site waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turnstile {
+    /// At the gate of this source; none: at the global one.
+    pub source: Option<u16>,
+    /// Among the sites that had no connection.
+    pub is_fresh: bool,
+}
+
 /// A shared window and who waits for it.
 #[derive(Debug)]
 pub(super) struct Gate {
     pub window: Window,
-    waiting: Mutex<VecDeque<Weak<Site>>>,
-    /// Length of `waiting`, to be looked at without its lock.
-    waiters: AtomicUsize,
+    source: Option<u16>,
+    /// Places for sites without connections only.
+    reserve: u32,
+    /// Sites without connections.
+    fresh: Waiters,
+    /// Sites that have some and want more.
+    others: Waiters,
+}
+
+/// Sites that wait.
+#[derive(Debug, Default)]
+struct Waiters {
+    sites: Mutex<VecDeque<Weak<Site>>>,
+    /// Length of `sites`, to be looked at without its lock.
+    len: AtomicUsize,
+}
+
+impl Waiters {
+    fn push(&self, site: &Arc<Site>) {
+        self.sites.lock().push_back(Arc::downgrade(site));
+        self.len.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Takes the first; one that is forgotten is not worth a place.
+    fn pop(&self) -> Option<Weak<Site>> {
+        let site = self.sites.lock().pop_front()?;
+        self.len.fetch_sub(1, Ordering::AcqRel);
+        Some(site)
+    }
 }
 
 /// All shared windows.
@@ -39,16 +79,29 @@ pub(super) struct Gates {
 const PATIENCE: usize = 16;
 
 impl Gate {
-    fn new(ceiling: u32) -> Self {
-        Self { window: Window::new(ceiling), waiting: Mutex::default(), waiters: AtomicUsize::new(0) }
+    fn new(ceiling: u32, source: Option<u16>) -> Self {
+        let reserve = if ceiling < 2 { 0 } else { (ceiling / 10).max(1) };
+        let (fresh, others) = Default::default();
+        Self { window: Window::new(ceiling), source, reserve, fresh, others }
+    }
+
+    /// Places that a site must leave to others.
+    pub fn spare(&self, is_fresh: bool) -> u32 {
+        if is_fresh { 0 } else { self.reserve }
+    }
+
+    fn waiters(&self) -> usize {
+        self.fresh.len() + self.others.len()
     }
 
     fn wake(&self, engine: &Arc<Engine>, now: Instant) {
-        while self.waiters.load(Ordering::Acquire) > 0 && self.window.look() {
-            let Some(site) = self.waiting.lock().pop_front() else { return };
-            self.waiters.fetch_sub(1, Ordering::AcqRel);
-            if let Some(site) = site.upgrade() {
-                site.on_gate(engine, now);
+        for (waiters, is_fresh) in [(&self.fresh, true), (&self.others, false)] {
+            let spare = self.spare(is_fresh);
+            while waiters.len() > 0 && self.window.look_leaving(spare) {
+                let Some(site) = waiters.pop() else { break };
+                if let Some(site) = site.upgrade() {
+                    site.on_gate(engine, now, Turnstile { source: self.source, is_fresh });
+                }
             }
         }
     }
@@ -57,9 +110,10 @@ impl Gate {
 impl Gates {
     /// The windows of the settings.
     pub fn new(connections: u32, sources: &[Arc<Source>]) -> Self {
-        let gates = sources.iter().map(|source| source.connections.map(Gate::new));
+        let gate = |(source, index): (&Arc<Source>, u16)| Some(Gate::new(source.connections?, Some(index)));
+        let gates = sources.iter().zip(0..).map(gate);
         Self {
-            global: Gate::new(connections),
+            global: Gate::new(connections, None),
             sources: gates.collect(),
             asked: AtomicUsize::new(0),
             idle: Mutex::default(),
@@ -92,15 +146,18 @@ impl Gates {
         }
     }
 
-    /// Queues a site up at the gate of `source`, or at the global one; wakes it at once if there is room meanwhile.
-    pub fn join(&self, source: Option<u16>, site: &Arc<Site>, engine: &Arc<Engine>) {
-        let gate = source.and_then(|source| self.of(source)).unwrap_or(&self.global);
-        gate.waiting.lock().push_back(Arc::downgrade(site));
-        gate.waiters.fetch_add(1, Ordering::AcqRel);
+    /// Queues a site up at a gate; wakes it at once if there is room meanwhile.
+    pub fn join(&self, at: Turnstile, site: &Arc<Site>, engine: &Arc<Engine>) {
+        let gate = at.source.and_then(|source| self.of(source)).unwrap_or(&self.global);
+        if at.is_fresh {
+            gate.fresh.push(site)
+        } else {
+            gate.others.push(site)
+        }
         // A release between the refusal and the line above found nobody to wake.
         gate.wake(engine, engine.clock.now());
-        if gate.waiters.load(Ordering::Acquire) > 0 {
-            self.reclaim(source, engine);
+        if gate.waiters() > 0 {
+            self.reclaim(at.source, engine);
         }
     }
 
@@ -127,8 +184,7 @@ impl Gates {
     /// Whether a busy connection from this source is to make way for a site that waits; it must then tell when it has
     /// ended ([`Gates::made_way`]). One is asked for each site that waits.
     pub fn ask(&self, source: u16) -> bool {
-        let waiters = |gate: &Gate| gate.waiters.load(Ordering::Relaxed);
-        let waiting = waiters(&self.global) + self.of(source).map_or(0, waiters);
+        let waiting = self.global.waiters() + self.of(source).map_or(0, Gate::waiters);
         let one_more = |asked: usize| (asked < waiting).then_some(asked + 1);
         waiting > 0 && self.asked.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).is_ok()
     }
@@ -140,7 +196,6 @@ impl Gates {
 
     /// Whether sites wait for a connection that this source, or everything, may have.
     pub fn are_contended(&self, source: u16) -> bool {
-        let waits = |gate: &Gate| gate.waiters.load(Ordering::Relaxed) > 0;
-        waits(&self.global) || self.of(source).is_some_and(waits)
+        self.global.waiters() > 0 || self.of(source).is_some_and(|gate| gate.waiters() > 0)
     }
 }

@@ -23,6 +23,7 @@ use crate::limit::window::Window;
 
 use super::assignment::Assignment;
 use super::engine::Engine;
+use super::gates::{Gate, Turnstile};
 use super::path::{Cause, GROWTH, PathKey, Wait};
 use super::ready::Take;
 use super::site::{Alarm, Context, Outbox, Site, SiteState};
@@ -76,9 +77,9 @@ impl Site {
     }
 
     /// A place in a shared window may be free.
-    pub fn on_gate(self: &Arc<Self>, engine: &Arc<Engine>, now: Instant) {
+    pub fn on_gate(self: &Arc<Self>, engine: &Arc<Engine>, now: Instant, gate: Turnstile) {
         self.with(engine, now, |context, state, out| {
-            state.is_at_gate = false;
+            state.gates.retain(|waited| *waited != gate);
             state.resume(context, Wait::Starved, out);
         });
     }
@@ -103,11 +104,14 @@ impl SiteState {
 
     /// Serves waiting paths in turn until a limit refuses.
     pub fn resume(&mut self, context: &Context<'_>, wait: Wait, out: &mut Outbox) {
-        // A refusal for one source says nothing about paths from others: look at some more.
-        let mut patience = 16;
-        let mut refused = Vec::new();
-        while patience > 0 {
-            let Some(place) = self.unmark(wait) else { break };
+        // A refusal for one source says nothing about paths from others: those are looked at as well.
+        let (mut refused, mut full) = (Vec::new(), Vec::new());
+        while let Some(place) = self.unmark(wait) {
+            let Some(source) = self.path(place).map(|path| path.key.source) else { continue };
+            if full.contains(&source) {
+                refused.push(place);
+                continue;
+            }
             self.set_cause(place, None);
             match self.step(context, place, out) {
                 Step::Served => self.mark(place, wait, false),
@@ -118,9 +122,12 @@ impl SiteState {
                 }
                 Step::Refused(next, _) if next != wait => self.mark(place, next, false),
                 Step::Refused(..) => {
-                    patience -= 1;
+                    full.push(source);
                     refused.push(place);
                 }
+            }
+            if !full.is_empty() && !self.has_starved_beside(&full) {
+                break;
             }
         }
         for place in refused {
@@ -189,7 +196,7 @@ impl SiteState {
         let source = path.key.source;
         let Some(origin) = context.engine.source(source).cloned() else { return Step::Rest };
         if let Err(refusal) = self.acquire(context, source) {
-            return self.refuse(place, source, refusal, out);
+            return self.refuse(context, place, refusal, out);
         }
         let Some(first) = self.draw(context, place, out) else {
             self.release(context, source);
@@ -241,16 +248,19 @@ impl SiteState {
         limits.extend(per_source.map(|window| (Scope::SourceSite, Connections, Limit::Place(window))));
         limits.extend(self.openings.as_ref().map(|rate| (Scope::Site, Openings, Limit::Units(rate, 1))));
         limits.extend(self.rate.as_ref().map(|rate| (Scope::Site, Messages, Limit::Units(rate, 1))));
+        let is_fresh = context.site.connections.used() == 0;
         let gates = [(Scope::Source, engine.gates.of(source)), (Scope::Global, Some(engine.gates.global()))];
         for (scope, gate) in gates {
-            limits.extend(gate.map(|gate| (scope, Connections, Limit::Place(&gate.window))));
+            let place = |gate: &'a Gate| (scope, Connections, Limit::PlaceLeaving(&gate.window, gate.spare(is_fresh)));
+            limits.extend(gate.map(place));
         }
         limits
     }
 
     /// A permit for a new connection was refused: what the path waits for now.
-    fn refuse(&mut self, place: u32, source: u16, refusal: Refusal, out: &mut Outbox) -> Step {
+    fn refuse(&mut self, context: &Context<'_>, place: u32, refusal: Refusal, out: &mut Outbox) -> Step {
         let Refusal { scope, what, until } = refusal;
+        let source = self.path(place).map_or(0, |path| path.key.source);
         match (what, until) {
             (What::Messages, Some(until)) => return self.throttle(place, until, out),
             (_, Some(until)) => {
@@ -266,9 +276,13 @@ impl SiteState {
         self.set_cause(place, Some(Cause::Connections));
         let is_of_source = matches!(scope, Scope::Source | Scope::SourceSite);
         self.end_idle(place, is_of_source.then_some(source), out);
-        if matches!(scope, Scope::Source | Scope::Global) && !self.is_at_gate {
-            self.is_at_gate = true;
-            out.gate = Some((scope == Scope::Source).then_some(source));
+        if matches!(scope, Scope::Source | Scope::Global) {
+            let source = (scope == Scope::Source).then_some(source);
+            let gate = Turnstile { source, is_fresh: context.site.connections.used() == 0 };
+            if !self.gates.contains(&gate) {
+                self.gates.push(gate);
+                out.gates.push(gate);
+            }
         }
         Step::Refused(Wait::Starved, if is_of_source { Reach::Source } else { Reach::Site })
     }

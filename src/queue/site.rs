@@ -20,6 +20,7 @@ use crate::message::Report;
 use super::assignment::Assignment;
 use super::engine::Engine;
 use super::entry::Entry;
+use super::gates::Turnstile;
 use super::path::{Cause, Path, PathKey, Wait};
 use super::ready::{Account, Take};
 use super::settings::Limits;
@@ -71,6 +72,8 @@ pub(super) struct SiteState {
     pub throttled: Waiting,
     /// How many paths wait for the message rate.
     pub throttled_paths: usize,
+    /// How many paths wait for a connection, by source.
+    starved_paths: Vec<u32>,
     /// Paths whose cause is [`Cause::Connections`].
     pub hungry: usize,
     /// Connections that were told to end for a hungry path, and have not ended yet.
@@ -91,8 +94,8 @@ pub(super) struct SiteState {
     pub has_rate_alarm: bool,
     /// An alarm for the rate of new connections is set.
     pub has_opening_alarm: bool,
-    /// It stands in the queue of a window that other sites share.
-    pub is_at_gate: bool,
+    /// The queues of shared windows in which it stands.
+    pub gates: Vec<Turnstile>,
     /// It stands in the list of sites with connections without work.
     pub is_listed: bool,
     /// Recent outcomes.
@@ -116,8 +119,8 @@ pub(super) struct Outbox {
     pub refresh: Vec<(u32, Arc<str>)>,
     /// The site has connections without work and is to be listed as such.
     pub has_idle: bool,
-    /// Join the queue of this source's gate, or of the global one.
-    pub gate: Option<Option<u16>>,
+    /// Join these queues of shared windows.
+    pub gates: Vec<Turnstile>,
 }
 
 /// What a decision under the lock rests on.
@@ -156,6 +159,7 @@ impl SiteState {
             starved: Waiting::default(),
             throttled: Waiting::default(),
             throttled_paths: 0,
+            starved_paths: Vec::new(),
             hungry: 0,
             ending: 0,
             idle: 0,
@@ -166,7 +170,7 @@ impl SiteState {
             wake: None,
             has_rate_alarm: false,
             has_opening_alarm: false,
-            is_at_gate: false,
+            gates: Vec::new(),
             is_listed: false,
             storm: Storm::default(),
             last_reply: None,
@@ -243,8 +247,9 @@ impl SiteState {
         self.unwait(place);
         if let Some(path) = self.path(place) {
             path.waits = Some((wait, best.tenant));
+            let source = path.key.source;
+            self.count_waiting(wait, source, true);
         }
-        self.throttled_paths += usize::from(wait == Wait::Throttled);
         self.order(wait).push(best, place, keeps_turn);
     }
 
@@ -273,8 +278,32 @@ impl SiteState {
 
     /// A path waits no longer.
     pub fn unwait(&mut self, place: u32) {
-        let before = self.path(place).and_then(|path| path.waits.take());
-        self.throttled_paths -= usize::from(matches!(before, Some((Wait::Throttled, _))));
+        let Some(path) = self.path(place) else { return };
+        if let Some((wait, _)) = path.waits.take() {
+            let source = path.key.source;
+            self.count_waiting(wait, source, false);
+        }
+    }
+
+    fn count_waiting(&mut self, wait: Wait, source: u16, is_more: bool) {
+        let source = usize::from(source);
+        match (wait, is_more) {
+            (Wait::Throttled, true) => self.throttled_paths += 1,
+            (Wait::Throttled, false) => self.throttled_paths -= 1,
+            (Wait::Starved, true) => {
+                let len = self.starved_paths.len().max(source + 1);
+                self.starved_paths.resize(len, 0);
+                self.starved_paths.iter_mut().skip(source).take(1).for_each(|count| *count += 1);
+            }
+            (Wait::Starved, false) => {
+                self.starved_paths.iter_mut().skip(source).take(1).for_each(|count| *count -= 1);
+            }
+        }
+    }
+
+    /// Whether paths from other sources than these wait for a connection.
+    pub fn has_starved_beside(&self, sources: &[u16]) -> bool {
+        self.starved_paths.iter().zip(0..).any(|(count, source)| *count > 0 && !sources.contains(&source))
     }
 
     fn order(&mut self, wait: Wait) -> &mut Waiting {
@@ -301,7 +330,9 @@ impl SiteState {
         {
             self.by_key.remove(&path.key);
             self.hungry -= usize::from(path.cause == Some(Cause::Connections));
-            self.throttled_paths -= usize::from(matches!(path.waits, Some((Wait::Throttled, _))));
+            if let Some((wait, _)) = path.waits {
+                self.count_waiting(wait, path.key.source, false);
+            }
             self.free.push(place);
         }
     }
@@ -318,6 +349,7 @@ impl SiteState {
         (self.paths, self.free, self.by_key) = Default::default();
         (self.accounts, self.now) = Default::default();
         (self.starved, self.throttled, self.throttled_paths) = Default::default();
+        self.starved_paths = Vec::new();
         self.alarms = BinaryHeap::new();
         (self.has_rate_alarm, self.has_opening_alarm) = (false, false);
         self.per_source = HashMap::default();
@@ -334,8 +366,8 @@ impl Outbox {
         if self.has_idle {
             engine.gates.list_idle(site);
         }
-        if let Some(source) = self.gate {
-            engine.gates.join(source, site, engine);
+        for gate in self.gates {
+            engine.gates.join(gate, site, engine);
         }
         for (place, domain) in self.refresh {
             engine.refresh(site, place, domain);

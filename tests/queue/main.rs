@@ -5,6 +5,7 @@
 mod common;
 
 mod fairness;
+mod gates;
 mod notices;
 mod permits;
 mod safety;
