@@ -256,6 +256,13 @@ impl Daemon {
         }
         self.submissions.shutdown().await;
         self.deliverer.drain(left()).await;
+        // Until its DSN is stored a delivered recipient counts as unfinished, and would be sent to again.
+        if tokio::time::timeout(left(), self.queue.settled()).await.is_err() {
+            warn!(
+                in_flight = self.queue.in_flight(),
+                "DSNs were not stored in time; what they report will be tried again"
+            );
+        }
         self.spool.close().await;
         self.stop_watching.cancel();
         self.watchers.shutdown().await;

@@ -127,6 +127,13 @@ impl Queue {
         self.engine.stop();
     }
 
+    /// Waits for the DSNs that are being made to be stored. Dispatch must have stopped and connections ended: what they
+    /// report makes DSNs.
+    pub async fn settled(&self) {
+        self.engine.tasks.close();
+        self.engine.tasks.wait().await;
+    }
+
     /// Assignments not yet reported, and DSNs not yet on stable storage.
     pub fn in_flight(&self) -> usize {
         self.engine.in_flight.load(Ordering::Acquire)
