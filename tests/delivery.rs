@@ -478,6 +478,17 @@ async fn a_message_that_cannot_be_read_is_deferred_and_the_next_one_goes() {
 }
 
 #[tokio::test]
+async fn a_damaged_message_is_held_and_the_next_one_goes() {
+    let mx = FakeMx::new().start().await;
+    let damaged = Errand { is_damaged: true, ..errand(1, CONTENT) };
+
+    let log = Run::to(&[&mx]).ready([damaged, errand(2, CONTENT)]).go().await;
+
+    assert_eq!(log.held, [1], "{log:?}");
+    assert!(all_delivered(&log, &[2]), "{log:?}");
+}
+
+#[tokio::test]
 async fn nothing_leaves_when_the_attempt_cannot_be_recorded() {
     let mx = FakeMx::new().start().await;
 

@@ -72,7 +72,7 @@ fn generate(envelope: &Envelope, content: &Content, action: Action, reports: &[R
     let request = Request {
         id: MessageId(77),
         envelope,
-        content,
+        content: Some(content),
         subjects: &subjects,
         reporting_mta: "mta.sender.test",
         now: UnixTime(1_795_322_296),
@@ -365,7 +365,7 @@ fn header_fields_in_another_charset_are_kept_as_they_are() {
     let request = Request {
         id: MessageId(1),
         envelope: &envelope,
-        content: &content,
+        content: Some(&content),
         subjects: &subjects,
         reporting_mta: "mta.test",
         now: UnixTime(0),
@@ -461,6 +461,29 @@ fn the_same_failure_makes_the_same_dsn() {
 }
 
 #[test]
+fn a_dsn_about_a_damaged_message_returns_nothing_and_says_so() {
+    let envelope = envelope("ann@sender.test", &["bob@b.test"]);
+    let report = replied(550, None, "no");
+    let request = Request {
+        id: MessageId(1),
+        envelope: &envelope,
+        content: None,
+        subjects: &[Subject { recipient: 0, action: Action::Failed, report: &report }],
+        reporting_mta: "mta.test",
+        now: UnixTime(0),
+        will_retry_until: None,
+    };
+
+    let dsn = String::from_utf8(dsn::generate(&request).unwrap().to_vec()).unwrap();
+
+    check_form(&dsn);
+    let Parsed { fields, kinds, parts } = parsed(&dsn);
+    assert_eq!(kinds, ["text/plain", "message/delivery-status"]);
+    assert!(!fields.contains_key("In-Reply-To"));
+    assert!(parts[0].contains("damaged"), "{}", parts[0]);
+}
+
+#[test]
 fn the_null_reverse_path_gets_no_dsn() {
     let mut envelope = envelope("a@s.test", &["b@b.test"]);
     envelope.reverse_path = ReversePath::Null;
@@ -469,7 +492,7 @@ fn the_null_reverse_path_gets_no_dsn() {
     let request = Request {
         id: MessageId(1),
         envelope: &envelope,
-        content: &content(HEADER),
+        content: Some(&content(HEADER)),
         subjects: &subjects,
         reporting_mta: "mta.test",
         now: UnixTime(0),

@@ -71,8 +71,8 @@ pub struct Request<'a> {
     pub id: MessageId,
     /// Its envelope.
     pub envelope: &'a Envelope,
-    /// Its content, returned whole or as header section (RET).
-    pub content: &'a Content,
+    /// Its content, returned whole or as header section (RET); none: it is damaged, and nothing is returned.
+    pub content: Option<&'a Content>,
     /// Whom it is about.
     pub subjects: &'a [Subject<'a>],
     /// Our name: Reporting-MTA and the domain of the DSN's From.
@@ -121,21 +121,22 @@ pub fn generate(request: &Request<'_>) -> io::Result<Bytes> {
     if request.subjects.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a DSN is about at least one recipient"));
     }
-    let returned = Returned::read(request)?;
+    let returned = request.content.map(|content| Returned::read(request, content)).transpose()?;
     let status = delivery_status(request);
     let mut text = Vec::new();
     text::write(&mut text, request, true);
     let hash = id_of(request.id, request.subjects.iter().map(|subject| subject.recipient), request.action());
-    let boundary = boundary(request.id, hash, &[&text, &status, &returned.octets]);
+    let octets = returned.as_ref().map_or(&[][..], |returned| &returned.octets);
+    let boundary = boundary(request.id, hash, &[&text, &status, octets]);
 
-    let mut out = Vec::with_capacity(2_048 + text.len() + status.len() + returned.octets.len());
+    let mut out = Vec::with_capacity(2_048 + text.len() + status.len() + octets.len());
     let mta = clean(request.reporting_mta, false);
     plain(&mut out, "From", &format!("Mail Delivery System <MAILER-DAEMON@{mta}>"));
     plain(&mut out, "To", &format!("<{reverse_path}>"));
     plain(&mut out, "Subject", request.action().subject());
     plain(&mut out, "Date", &date(request.now));
     plain(&mut out, "Message-ID", &format!("<dsn.{}.{hash:016x}@{mta}>", request.id));
-    if let Some(message_id) = message_id(returned.header()) {
+    if let Some(message_id) = returned.as_ref().and_then(|returned| message_id(returned.header())) {
         plain(&mut out, "In-Reply-To", message_id);
         plain(&mut out, "References", message_id);
     }
@@ -143,7 +144,7 @@ pub fn generate(request: &Request<'_>) -> io::Result<Bytes> {
     plain(&mut out, "MIME-Version", "1.0");
     plain(&mut out, "Content-Type", "multipart/report; report-type=delivery-status;");
     out.extend_from_slice(format!("\tboundary=\"{boundary}\"\r\n").as_bytes());
-    if ![&text, &status, &returned.octets].iter().all(|part| part.is_ascii()) {
+    if ![&text, &status, octets].iter().all(|part| part.is_ascii()) {
         plain(&mut out, "Content-Transfer-Encoding", "8bit");
     }
     out.extend_from_slice(b"\r\nThis is a MIME-encapsulated message.\r\n");
@@ -152,7 +153,10 @@ pub fn generate(request: &Request<'_>) -> io::Result<Bytes> {
     part(&mut out, &boundary, charset, "Notification", &text);
     let kind = if status.is_ascii() { "message/delivery-status" } else { "message/global-delivery-status" };
     part(&mut out, &boundary, kind, "Delivery report", &status);
-    part(&mut out, &boundary, returned.kind, returned.description, &returned.octets);
+    // RFC 6522, 3: the third part is optional.
+    if let Some(returned) = &returned {
+        part(&mut out, &boundary, returned.kind, returned.description, &returned.octets);
+    }
     out.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
     Ok(out.into())
 }
@@ -269,12 +273,12 @@ struct Returned {
 }
 
 impl Returned {
-    fn read(request: &Request<'_>) -> io::Result<Self> {
+    fn read(request: &Request<'_>, content: &Content) -> io::Result<Self> {
         let is_whole = request.action() == Action::Failed
             && request.envelope.ret == Some(Ret::Full)
-            && request.content.len() <= MOST_RETURNED;
+            && content.len() <= MOST_RETURNED;
         let most = if is_whole { usize::try_from(MOST_RETURNED).unwrap_or(usize::MAX) } else { MOST_HEADER };
-        let mut octets = first(request.content, most)?;
+        let mut octets = first(content, most)?;
         let header = header_length(&octets);
         // Header fields in another charset than UTF-8 are no message/global (RFC 6532, 3.7).
         let is_global =

@@ -21,6 +21,9 @@ pub fn write(out: &mut Vec<u8>, request: &Request<'_>, is_utf8: bool) {
         paragraph(out, &clean(&reason(subject, &recipient.forward_path), is_utf8), "    ");
     }
     let part = match request.subjects.first().map(|subject| subject.action) {
+        _ if request.content.is_none() => {
+            "The report for programs follows. The message itself was damaged in storage here and cannot be returned."
+        }
         Some(Action::Failed) => "The report for programs and the message or its header section follow.",
         _ => "The report for programs and the header section of the message follow.",
     };

@@ -14,7 +14,7 @@ use super::job::Job;
 use super::session::{Lost, Session, Settled, Step};
 use super::stuffing::Stuffer;
 use super::transaction::{Mismatch, Verdict, mismatch, outcome, report};
-use super::work::{Ticket, Work};
+use super::work::{Ticket, Unreadable, Work};
 use crate::message::{Outcome, Phase, Report};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
@@ -339,13 +339,17 @@ pub(super) enum Halt {
     Unreadable(std::io::Error),
 }
 
-/// The message of a ticket; one that cannot be read is reported as deferred.
+/// The message of a ticket; one that is damaged is held, one that cannot be read now is reported as deferred.
 pub(super) async fn load<W: Work>(shared: &Shared, work: &W, ticket: W::Ticket) -> Option<Job<W::Ticket>> {
     match work.load(ticket.id()).await {
         Ok(message) => Some(Job::new(ticket, message)),
-        Err(unreadable) => {
-            tracing::error!(message_id = %ticket.id(), reason = %unreadable, "message could not be read");
-            let reply = Reply::local(Status::new(4, 3, 0), unreadable.0);
+        Err(Unreadable::Damaged) => {
+            work.hold_damaged(ticket);
+            None
+        }
+        Err(Unreadable::Failed(reason)) => {
+            tracing::error!(message_id = %ticket.id(), %reason, "message could not be read");
+            let reply = Reply::local(Status::new(4, 3, 0), reason);
             let (mx_host, mx_address) = (None, None);
             let report =
                 Report { phase: Phase::Queue, reply, mx_host, mx_address, relayed_dsn: false, in_doubt: false };

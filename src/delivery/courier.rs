@@ -13,7 +13,7 @@ use crate::dns::Plan;
 use crate::message::{Message, MessageId, Outcome};
 use crate::metrics::Registry;
 use crate::queue::{Assignment, Courier, Slot, Source};
-use crate::spool::Spool;
+use crate::spool::{LoadError, Spool};
 
 /// Delivers what the queue dispatches.
 #[derive(Debug)]
@@ -80,9 +80,12 @@ impl Work for Errand {
         // Measured: 1 us inline with the page cache warm, 6 us by the blocking pool; but a stalled disk would stop the
         // runtime.
         let spool = self.spool.clone();
-        let unreadable = |error: &dyn std::fmt::Display| Unreadable(error.to_string().into());
+        let failed = |error: &dyn std::fmt::Display| Unreadable::Failed(error.to_string().into());
         let loading = tokio::task::spawn_blocking(move || spool.load(id));
-        loading.await.map_err(|error| unreadable(&error))?.map_err(|error| unreadable(&error))
+        loading.await.map_err(|error| failed(&error))?.map_err(|error| match error {
+            LoadError::Damaged => Unreadable::Damaged,
+            LoadError::Unknown | LoadError::Io(_) => failed(&error),
+        })
     }
 
     async fn attempt(&self, id: MessageId, recipients: &[u32], mx: SocketAddr) -> Result<(), NotRecorded> {
@@ -91,6 +94,10 @@ impl Work for Errand {
 
     fn report(&self, ticket: Assignment, outcomes: Vec<Outcome>) {
         self.slot.report(ticket, outcomes);
+    }
+
+    fn hold_damaged(&self, ticket: Assignment) {
+        self.slot.hold_damaged(ticket);
     }
 
     fn give_back(&self, ticket: Assignment) {

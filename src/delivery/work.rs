@@ -38,10 +38,16 @@ impl Ticket for Assignment {
 #[error("the attempt could not be recorded")]
 pub struct NotRecorded;
 
-/// The spool could not give a message out; the text says why.
+/// The spool could not give a message out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unreadable(pub Box<str>);
+pub enum Unreadable {
+    /// It never will.
+    #[error("the message is damaged")]
+    Damaged,
+    /// It may later; the text says why.
+    #[error("{0}")]
+    Failed(Box<str>),
+}
 
 /// Where one connection gets its work from and reports to. Dropping it returns the permission to be connected.
 pub trait Work: Send + Sync + 'static {
@@ -67,6 +73,8 @@ pub trait Work: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), NotRecorded>> + Send;
     /// One outcome for each recipient, in their order.
     fn report(&self, ticket: Self::Ticket, outcomes: Vec<Outcome>);
+    /// The message is damaged: its recipients are not to be tried again.
+    fn hold_damaged(&self, ticket: Self::Ticket);
     /// Returns work that was not tried.
     fn give_back(&self, ticket: Self::Ticket);
     /// Greeting and EHLO are done.

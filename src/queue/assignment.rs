@@ -8,6 +8,7 @@ use crate::message::{MessageId, Outcome};
 
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
+use super::held::Hold;
 use super::path::Wait;
 use super::site::Site;
 
@@ -75,6 +76,15 @@ impl Assignment {
             self.restore(untried, false);
         }
         self.engine.settle(&self.site, self.path, entries, outcomes);
+    }
+
+    /// Its message is damaged.
+    pub(super) fn hold_damaged(mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        if let Some(path) = self.site.state.lock().path(self.path) {
+            path.in_flight = path.in_flight.saturating_sub(1);
+        }
+        self.engine.hold(entries, Hold::Damaged);
     }
 
     /// Puts entries back to where they were drawn from.

@@ -31,6 +31,7 @@ use super::doubts::Doubts;
 use super::entry::{Entry, Marks, hash_of};
 use super::flow::{Flow, Tenants};
 use super::gates::Gates;
+use super::held::{Held, Hold};
 use super::lookup::Lookups;
 use super::meters::Meters;
 use super::settings::{Limits, Settings};
@@ -62,6 +63,7 @@ pub(super) struct Engine {
     pub gates: Gates,
     pub sources: Chooser,
     pub doubts: Doubts,
+    pub held: Held,
     pub lookups: Lookups,
     pub meters: Meters,
     /// Unfinished recipients.
@@ -106,6 +108,7 @@ impl Engine {
             gates: Gates::new(settings.connections, &settings.egress.sources),
             sources: Chooser::new(&settings.egress),
             doubts: Doubts::default(),
+            held: Held::default(),
             lookups: Lookups::new(settings.lookups),
             meters: Meters::new(registry),
             queued: AtomicUsize::new(0),
@@ -195,6 +198,14 @@ impl Engine {
     pub fn count_out(&self, flow: &Flow) {
         flow.tenant.queued.fetch_sub(1, Ordering::Relaxed);
         self.queued.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes entries out of the way of the others, unfinished.
+    pub fn hold(&self, entries: Vec<Entry>, hold: Hold) {
+        for entry in &entries {
+            tracing::error!(message_id = %entry.id, recipient = entry.recipient, reason = hold.as_str(), "held");
+        }
+        self.held.add(entries, hold);
     }
 
     /// Takes over a message that the spool has.

@@ -9,6 +9,7 @@ use crate::clock::UnixTime;
 
 use super::engine::Engine;
 use super::entry::{Entry, hash_of};
+use super::held::Hold;
 use super::path::Path;
 use super::settle::describe;
 use super::site::Site;
@@ -50,6 +51,7 @@ impl Engine {
             overdue.add(TIMER, seen.late);
             oldest = oldest.min(seen.oldest.unwrap_or(oldest));
         }
+        view.totals.held = Hold::ALL.into_iter().map(|hold| self.held.count(hold)).sum();
         view.totals.queued = self.queued.load(Ordering::Relaxed);
         view.totals.waiting_for_dns = self.waiting_for_dns.load(Ordering::Relaxed);
         if view.totals.waiting_for_dns > 0 {
@@ -98,9 +100,15 @@ impl Engine {
         view
     }
 
-    /// Entries that match: ready ones first, then those that wait for a look-up, then scheduled ones.
+    /// Entries that match: held ones first, then ready ones, those that wait for a look-up, and scheduled ones.
     pub fn list(&self, filter: &Filter) -> Vec<EntryView> {
         let mut found = Vec::new();
+        self.held.for_each(|entry, hold| {
+            if found.len() < filter.limit && filter.site.is_none() && filter.wants(entry) {
+                found.push(show(entry, hold.as_str(), None));
+            }
+            found.len() < filter.limit
+        });
         for site in self.all_sites() {
             if filter.site.as_deref().is_some_and(|name| *name != *site.name) {
                 continue;

@@ -5,6 +5,7 @@ use metrics::{Counter, Gauge, Histogram};
 use crate::bounce::dsn::Action;
 use crate::metrics::Registry;
 
+use super::held::{Held, Hold};
 use super::view::{OVERDUE, View};
 
 /// Handles, made once.
@@ -28,6 +29,7 @@ pub(super) struct Meters {
     sites: Gauge,
     oldest: Gauge,
     in_doubt: Gauge,
+    held: [(Hold, Gauge); Hold::ALL.len()],
     overdue: [Gauge; OVERDUE.len()],
 }
 
@@ -69,6 +71,7 @@ impl Meters {
                 "Recipients whose last attempt has no known outcome.",
                 &[],
             ),
+            held: Hold::ALL.map(|hold| (hold, depth(hold.as_str()))),
             overdue: OVERDUE.map(overdue),
         }
     }
@@ -83,7 +86,7 @@ impl Meters {
     }
 
     /// Shows what a look at the queue found.
-    pub fn show(&self, view: &View, sites: usize, in_doubt: usize) {
+    pub fn show(&self, view: &View, sites: usize, in_doubt: usize, held: &Held) {
         let totals = &view.totals;
         let idle = view.sites.iter().map(|site| site.idle_connections).sum();
         let gauges = [
@@ -98,6 +101,9 @@ impl Meters {
         ];
         for (gauge, value) in gauges {
             gauge.set(count(value));
+        }
+        for (hold, gauge) in &self.held {
+            gauge.set(count(held.count(*hold)));
         }
         self.oldest.set(f64::from(totals.oldest_seconds));
         for (gauge, cause) in self.overdue.iter().zip(OVERDUE) {

@@ -13,6 +13,7 @@
 //! | a line of its path, at its site | a connection with all permits | it is drawn, or its time is over |
 //! | an [`Assignment`] | an outcome | it is reported; dropped: back to its line |
 //! | a notice | the spool to store a DSN with its outcome | stored |
+//! | the held ones | an operator: its message is damaged | never in this run |
 
 mod assignment;
 mod domain;
@@ -21,6 +22,7 @@ mod engine;
 mod entry;
 mod flow;
 mod gates;
+mod held;
 mod line;
 mod look;
 mod lookup;

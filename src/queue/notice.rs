@@ -3,6 +3,7 @@
 //! Done in a task of its own, so that no connection waits for a sync. Until the spool has both, the recipients count as
 //! unfinished and in flight; a crash leaves them as they were. The null reverse-path never gets here ([`Marks::of`]).
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,9 +17,10 @@ use crate::spool::{AcceptError, Event, LoadError, NewMessage, RecipientEvent};
 
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
+use super::held::Hold;
 use super::settle::deferral;
 
-/// Waits between attempts to store a DSN, while the disk is full or a sync has failed.
+/// Waits between attempts to make and store a DSN.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -33,10 +35,33 @@ pub(super) struct Notice {
 
 /// Why there is no DSN.
 enum Failure {
-    /// It cannot be made: the reported message is damaged or gone.
+    /// It cannot be made: the reported message is gone, or must not be reported.
     Unmade(String),
-    /// It may be stored later.
-    Unstored(AcceptError),
+    /// It cannot be made: even the envelope of the reported message is damaged.
+    Damaged,
+    /// It may be made and stored later: the message cannot be read now, the disk is full, or a sync has failed.
+    Later(String),
+    /// The spool is closed; it still has the recipients as they were before the attempt.
+    Closed,
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Unknown => Self::Unmade(error.to_string()),
+            LoadError::Damaged => Self::Damaged,
+            LoadError::Io(_) => Self::Later(error.to_string()),
+        }
+    }
+}
+
+impl From<AcceptError> for Failure {
+    fn from(error: AcceptError) -> Self {
+        match error {
+            AcceptError::Closed => Self::Closed,
+            AcceptError::Full | AcceptError::Aborted | AcceptError::Unknown => Self::Later(error.to_string()),
+        }
+    }
 }
 
 impl Notice {
@@ -60,7 +85,6 @@ impl Notice {
     }
 
     async fn run(self, engine: &Arc<Engine>) {
-        let Ok(_turn) = engine.notices.acquire().await else { return };
         let events: Vec<RecipientEvent> = self
             .subjects
             .iter()
@@ -69,14 +93,27 @@ impl Notice {
         let this = Arc::new(self);
         let mut wait = FIRST_WAIT;
         let is_reported = loop {
-            match Self::attempt(&this, engine, &events).await {
+            let attempted = {
+                // Not kept while it waits: messages that cannot be read must not hold up the DSNs of others.
+                let Ok(_turn) = engine.notices.acquire().await else { return };
+                Self::attempt(&this, engine, &events).await
+            };
+            match attempted {
                 Ok(()) => break true,
                 Err(Failure::Unmade(error)) => {
                     tracing::error!(message_id = %this.id, action = ?this.action, %error, "no DSN can be made");
                     break false;
                 }
-                Err(Failure::Unstored(AcceptError::Closed)) => return,
-                Err(Failure::Unstored(error)) => {
+                Err(Failure::Damaged) if this.action == Action::Failed => {
+                    // Nobody can be told, so the message must not go either.
+                    if let Ok(this) = Arc::try_unwrap(this) {
+                        engine.hold(this.subjects.into_iter().map(|(entry, _, _)| entry).collect(), Hold::Damaged);
+                    }
+                    return;
+                }
+                Err(Failure::Damaged) => break false,
+                Err(Failure::Closed) => return,
+                Err(Failure::Later(error)) => {
                     tracing::warn!(message_id = %this.id, action = ?this.action, %error, "a DSN is not stored yet");
                     tokio::select! {
                         () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
@@ -96,10 +133,10 @@ impl Notice {
         let message = {
             let (this, engine) = (this.clone(), engine.clone());
             let made = tokio::task::spawn_blocking(move || this.make(&engine)).await;
-            made.map_err(|error| Failure::Unmade(error.to_string()))?.map_err(Failure::Unmade)?
+            made.map_err(|error| Failure::Later(error.to_string()))??
         };
         let (id, envelope) = (message.id, message.envelope.clone());
-        engine.spool.conclude(this.id, events, message).await.map_err(Failure::Unstored)?;
+        engine.spool.conclude(this.id, events, message).await?;
         engine.meters.dsn(this.action).increment(1);
         engine.put(id, &envelope);
         Ok(())
@@ -135,10 +172,16 @@ impl Notice {
     }
 
     /// The DSN as a message. Reads the reported message: blocks.
-    fn make(&self, engine: &Engine) -> Result<NewMessage, String> {
-        let Message { envelope: reported, content, .. } =
-            engine.spool.load(self.id).map_err(|error: LoadError| error.to_string())?;
-        let ReversePath::Mailbox(to) = &reported.reverse_path else { return Err("null reverse-path".to_owned()) };
+    fn make(&self, engine: &Engine) -> Result<NewMessage, Failure> {
+        let (reported, content) = match engine.spool.load(self.id) {
+            Ok(Message { envelope, content, .. }) => (envelope, Some(content)),
+            // The sender learns of it all the same, as long as it is known who that is.
+            Err(LoadError::Damaged) => (engine.spool.envelope(self.id)?, None),
+            Err(error) => return Err(error.into()),
+        };
+        let ReversePath::Mailbox(to) = &reported.reverse_path else {
+            return Err(Failure::Unmade("null reverse-path".to_owned()));
+        };
         let subjects: Vec<Subject<'_>> = self
             .subjects
             .iter()
@@ -148,13 +191,16 @@ impl Notice {
         let request = Request {
             id: self.id,
             envelope: &reported,
-            content: &content,
+            content: content.as_ref(),
             subjects: &subjects,
             reporting_mta: &engine.settings.hostname,
             now: engine.clock.wall(),
             will_retry_until: (self.action == Action::Delayed).then_some(end),
         };
-        let content = dsn::generate(&request).map_err(|error| error.to_string())?;
+        let content = dsn::generate(&request).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => Failure::Unmade(error.to_string()),
+            _ => Failure::Later(error.to_string()),
+        })?;
         let recipient = Recipient { forward_path: to.clone(), notify: Notify::NEVER, orcpt: None };
         let envelope = Envelope {
             reverse_path: ReversePath::Null,

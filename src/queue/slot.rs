@@ -246,6 +246,12 @@ impl Slot {
         assignment.report(outcomes);
     }
 
+    /// The assignment's message is damaged: its recipients are held.
+    pub fn hold_damaged(&self, assignment: Assignment) {
+        self.has_worked.store(true, Ordering::Relaxed);
+        assignment.hold_damaged();
+    }
+
     /// Returns an assignment that was not tried.
     pub fn give_back(&self, assignment: Assignment) {
         drop(assignment);

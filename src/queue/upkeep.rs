@@ -31,7 +31,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
         if round.is_multiple_of(SWEEP) {
             sites = forget(&engine, engine.clock.now());
         }
-        engine.meters.show(&engine.look(), sites, engine.doubts.len());
+        engine.meters.show(&engine.look(), sites, engine.doubts.len(), &engine.held);
     }
 }
 

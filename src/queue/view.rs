@@ -30,6 +30,8 @@ pub struct Totals {
     pub waiting_for_dns: usize,
     /// Being tried.
     pub in_flight: usize,
+    /// Kept aside for an operator.
+    pub held: usize,
     /// Connections open or being opened.
     pub connections: usize,
     /// Age in seconds of the oldest unfinished recipient.
@@ -123,7 +125,7 @@ pub struct EntryView {
     pub tenant: String,
     /// Its campaign; empty: none.
     pub campaign: String,
-    /// `ready`, `scheduled` or `waiting-for-dns`.
+    /// `ready`, `scheduled`, `waiting-for-dns`, or why it is held: `damaged` or `in-doubt`.
     pub state: &'static str,
     /// Attempts made.
     pub attempts: u16,

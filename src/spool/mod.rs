@@ -30,11 +30,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::log::writer::Withdrawal;
-use crate::message::{Message, MessageId};
+use crate::message::{Envelope, Message, MessageId};
 
 pub use check::{CheckError, CheckReport, Region, check, check_storage, stat};
 pub use contract::*;
 use inner::{Active, Concluding, Inner};
+use map::Location;
 pub use recovery::Recovery;
 pub use spill::SpillFile;
 
@@ -100,9 +101,18 @@ impl Spool {
         if let Some(message) = self.inner.cache.get(&id) {
             return Ok(message);
         }
+        self.find(id, |location| self.inner.read(id, location))
+    }
+
+    /// The envelope of a message that [`Spool::load`] calls damaged; blocks on the disk.
+    pub fn envelope(&self, id: MessageId) -> Result<Arc<Envelope>, LoadError> {
+        self.find(id, |location| self.inner.read_envelope(id, location))
+    }
+
+    fn find<T>(&self, id: MessageId, read: impl Fn(Location) -> Result<T, LoadError>) -> Result<T, LoadError> {
         let mut location = self.inner.map.shard(id).find(id).ok_or(LoadError::Unknown)?;
         loop {
-            let result = self.inner.read(id, location);
+            let result = read(location);
             let Err(LoadError::Io(error)) = &result else { return result };
             // It may have been copied and its segment deleted since we asked where it is.
             let now = self.inner.map.shard(id).find(id).ok_or(LoadError::Unknown)?;

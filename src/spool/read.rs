@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::log::record::Frame;
+use crate::log::record::{Frame, HEADER, Lengths};
 use crate::log::segment;
 use crate::log::storage::{StorageFile, read_exact};
 use crate::message::{Content, Envelope, Message, MessageId};
@@ -29,6 +29,26 @@ impl Inner {
             }
         }
         result
+    }
+
+    /// The envelope of a message, from the part of its record that has a checksum of its own: it may be whole although
+    /// the content is damaged.
+    pub fn read_envelope(&self, id: MessageId, location: Location) -> Result<Arc<Envelope>, LoadError> {
+        let (file, seal) = self.ledger.reader(location.position.segment).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => LoadError::Damaged,
+            _ => LoadError::Io(error),
+        })?;
+        let offset = location.position.offset;
+        let octets = |length| {
+            read_exact(&*file, offset, length).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => LoadError::Damaged,
+                _ => LoadError::Io(error),
+            })
+        };
+        let lengths = Lengths::read(&octets(HEADER)?).ok_or(LoadError::Damaged)?;
+        let meta = octets(lengths.meta as usize)?;
+        let frame = Frame::read(&meta, seal, offset).filter(|frame| codec::id(frame) == Some(id));
+        frame.and_then(|frame| codec::envelope(&frame)).ok_or(LoadError::Damaged)
     }
 
     /// Copies a damaged record to quarantine. It also stays where it is: its segment is not deleted while the message is

@@ -28,6 +28,8 @@ pub struct Errand {
     pub in_doubt: Option<SocketAddr>,
     /// The spool cannot give it out.
     pub is_lost: bool,
+    /// The spool calls it damaged.
+    pub is_damaged: bool,
 }
 
 impl Ticket for Errand {
@@ -51,6 +53,8 @@ pub struct Log {
     pub reports: Vec<(u64, Vec<Outcome>)>,
     /// Given back.
     pub returned: Vec<u64>,
+    /// Held because they are damaged.
+    pub held: Vec<u64>,
     /// Message number and outcome.
     pub failed: Vec<(u64, Outcome)>,
     /// Successful openings.
@@ -67,6 +71,7 @@ pub struct Script {
     /// Given only to `take`, after a moment of idleness.
     later: VecDeque<Errand>,
     messages: Mutex<Vec<Message>>,
+    damaged: Vec<MessageId>,
     records: bool,
     log: Arc<Mutex<Log>>,
 }
@@ -96,7 +101,15 @@ impl Work for Script {
     }
 
     async fn load(&self, id: MessageId) -> Result<Message, Unreadable> {
-        self.messages.lock().iter().find(|message| message.id == id).cloned().ok_or(Unreadable("damaged".into()))
+        if self.damaged.contains(&id) {
+            return Err(Unreadable::Damaged);
+        }
+        self.messages
+            .lock()
+            .iter()
+            .find(|message| message.id == id)
+            .cloned()
+            .ok_or(Unreadable::Failed("damaged".into()))
     }
 
     async fn attempt(&self, id: MessageId, recipients: &[u32], mx: SocketAddr) -> Result<(), NotRecorded> {
@@ -110,6 +123,10 @@ impl Work for Script {
     fn report(&self, ticket: Errand, outcomes: Vec<Outcome>) {
         assert_eq!(ticket.recipients.len(), outcomes.len(), "one outcome for each recipient");
         self.log.lock().reports.push((ticket.id().0, outcomes));
+    }
+
+    fn hold_damaged(&self, ticket: Errand) {
+        self.log.lock().held.push(ticket.id().0);
     }
 
     fn give_back(&self, ticket: Errand) {
@@ -158,7 +175,7 @@ pub fn errand_to(number: u64, content: &[u8], recipients: &[&str]) -> Errand {
         content: Content::Memory(content.to_vec().into()),
     };
     let recipients = (0..u32::try_from(recipients.len()).unwrap()).collect();
-    Errand { message, recipients, in_doubt: None, is_lost: false }
+    Errand { message, recipients, in_doubt: None, is_lost: false, is_damaged: false }
 }
 
 /// A run of one connection task.
@@ -255,6 +272,7 @@ impl Run {
     pub async fn go_and_remember(mut self) -> (Log, Arc<Shared>) {
         let readable = self.ready.iter().chain(&self.later).filter(|errand| !errand.is_lost);
         let messages = readable.map(|errand| errand.message.clone()).collect();
+        let damaged = self.ready.iter().filter(|errand| errand.is_damaged).map(|errand| errand.message.id).collect();
         let first = self.ready.pop_front().expect("a first errand");
         let log = Arc::new(Mutex::new(Log::default()));
         let script = Script {
@@ -263,6 +281,7 @@ impl Run {
             ready: self.ready,
             later: self.later,
             messages: Mutex::new(messages),
+            damaged,
             records: self.records,
             log: Arc::clone(&log),
         };

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use hikyaku::demo::responder::{Responder, Zone};
 use hikyaku::dns::settings::{Host, NextHop, Route};
 use hikyaku::dns::{self, Planner};
 use hikyaku::log::disk::Disk;
+use hikyaku::log::storage::Storage;
 use hikyaku::message::{
     BodyType, Content, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Outcome, Phase, Recipient, Report,
 };
@@ -33,6 +35,8 @@ pub struct Receiver {
     pub transaction: Duration,
     /// The connection fails.
     pub is_down: bool,
+    /// Its messages are found damaged.
+    pub is_damaged: bool,
     /// Waits for ever in the middle of a transaction.
     pub is_stalled: bool,
     /// How long a connection waits for more work.
@@ -47,6 +51,7 @@ impl Default for Receiver {
             connect: Duration::ZERO,
             transaction: Duration::ZERO,
             is_down: false,
+            is_damaged: false,
             is_stalled: false,
             idle: Duration::from_millis(200),
             outcome: Arc::new(|_, _| delivered()),
@@ -110,6 +115,11 @@ impl Script {
             if receiver.transaction > Duration::ZERO {
                 tokio::time::sleep(receiver.transaction).await;
             }
+            if receiver.is_damaged {
+                slot.hold_damaged(assignment);
+                next = slot.take(receiver.idle).await;
+                continue;
+            }
             let id = assignment.id();
             let outcomes: Vec<Outcome> = assignment.recipients().iter().map(|r| (receiver.outcome)(id, *r)).collect();
             let transaction = self.transactions.fetch_add(1, Ordering::Relaxed);
@@ -156,7 +166,7 @@ pub struct Stage {
     pub script: Arc<Script>,
     pub clock: Clock,
     pub registry: Registry,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     _responder: Option<Responder>,
 }
 
@@ -232,7 +242,36 @@ impl Stage {
         let (spool, recovery) = Spool::open(spool_settings(), disk, clock, &registry).unwrap();
         drop(recovery);
         let queue = Queue::new(settings, spool.clone(), planner, clock, &registry);
-        Self { queue, spool, script: Arc::default(), clock, registry, _folder: folder, _responder: responder }
+        Self { queue, spool, script: Arc::default(), clock, registry, folder, _responder: responder }
+    }
+
+    /// Started, on another storage; contents are not kept in memory.
+    pub fn on(settings: Settings, storage: impl FnOnce(&Path) -> Arc<dyn Storage>) -> Self {
+        let (clock, registry, folder) = (Clock::system(), Registry::new().unwrap(), tempfile::tempdir().unwrap());
+        let planner = planner(clock, &registry, 0);
+        let uncached = hikyaku::spool::Settings { cache: 0, ..spool_settings() };
+        let storage = storage(&folder.path().join("spool"));
+        let (spool, recovery) = Spool::open(uncached, storage, clock, &registry).unwrap();
+        drop(recovery);
+        let queue = Queue::new(settings, spool.clone(), planner, clock, &registry);
+        let stage = Self { queue, spool, script: Arc::default(), clock, registry, folder, _responder: None };
+        stage.start();
+        stage
+    }
+
+    /// Changes octets in the spool's segments.
+    pub fn damage(&self, from: &[u8], to: &[u8]) {
+        let mut directories = vec![self.folder.path().join("spool")];
+        while let Some(directory) = directories.pop() {
+            for path in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+                if path.is_dir() {
+                    directories.push(path);
+                } else if let Some(at) = std::fs::read(&path).unwrap().windows(from.len()).position(|w| w == from) {
+                    let file = std::fs::File::options().write(true).open(&path).unwrap();
+                    std::os::unix::fs::FileExt::write_all_at(&file, to, at as u64).unwrap();
+                }
+            }
+        }
     }
 
     pub fn started(settings: Settings) -> Self {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hikyaku::log::disk::Disk;
+use hikyaku::log::simulated::{Operation, Simulated};
 use hikyaku::message::{Envelope, Notify, Outcome};
 use hikyaku::queue::Settings;
 use hikyaku::queue::settings::Retry;
@@ -99,4 +101,83 @@ async fn a_delay_is_reported_once_and_the_attempts_go_on() {
     assert_eq!(reports(&stage), 1);
     stage.script.set("d1.test", Receiver::default());
     stage.until_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dsn_waits_while_the_reported_message_cannot_be_read() {
+    let storage = Arc::new(Simulated::new(1));
+    let stage = Stage::on(Settings::default(), |_| storage.clone());
+    stage.script.set("d1.test", answering(|_| bounced("no such user")));
+    let mut failures = 1;
+    storage.inject(move |operation, _| {
+        let fails = operation == Operation::Read && failures > 0;
+        failures -= u32::from(fails);
+        fails.then_some(std::io::ErrorKind::Other)
+    });
+
+    stage.submit(stage.envelope(&["a@d1.test"])).await;
+    stage.until("the report", |stage| reports(stage) == 1).await;
+
+    stage.until_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bounce_of_a_damaged_message_is_reported_from_its_envelope() {
+    let stage = Stage::on(Settings::default(), |path| Arc::new(Disk::new(path)));
+    stage
+        .script
+        .set("d1.test", Receiver { transaction: Duration::from_millis(100), ..answering(|_| bounced("no such user")) });
+
+    stage.submit(stage.envelope(&["a@d1.test"])).await;
+    stage.damage(b"Hello", b"Jello");
+    stage.until("the report", |stage| reports(stage) == 1).await;
+
+    stage.until_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bounce_of_a_message_with_a_damaged_envelope_is_held() {
+    let stage = Stage::on(Settings::default(), |path| Arc::new(Disk::new(path)));
+    stage
+        .script
+        .set("d1.test", Receiver { transaction: Duration::from_millis(100), ..answering(|_| bounced("no such user")) });
+
+    stage.submit(stage.envelope(&["a@d1.test"])).await;
+    stage.damage(b"sender@d199", b"sander@d199");
+    stage.until("the held one", |stage| stage.queue.view().totals.held == 1).await;
+
+    assert_eq!((reports(&stage), stage.spool.stat().messages), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_can_wait_for_the_dsns_of_what_was_delivered() {
+    let storage = Arc::new(Simulated::new(1));
+    let stage = Stage::on(Settings::default(), |_| storage.clone());
+    stage.script.set("d199.test", Receiver { is_stalled: true, ..Receiver::default() });
+    let count = 20;
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let envelope = notified(&stage, &["a@d1.test"], Notify::SUCCESS);
+        ids.push(stage.spool.next_id());
+        let content = hikyaku::message::Content::Memory(bytes::Bytes::from_static(b"Subject: x\r\n\r\nx\r\n"));
+        let (id, envelope, ended_at) = (*ids.last().unwrap(), Arc::new(envelope), std::time::Instant::now());
+        let message = hikyaku::spool::NewMessage { id, envelope: envelope.clone(), content, ended_at };
+        stage.spool.accept(message).await.unwrap();
+        if ids.len() == count {
+            storage.inject(|operation, _| {
+                if operation == Operation::SyncData {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                None
+            });
+        }
+        stage.queue.put(id, &envelope);
+    }
+    stage.until_done(count).await;
+
+    stage.queue.stop_dispatch();
+    stage.queue.settled().await;
+
+    assert!(ids.iter().all(|id| matches!(stage.spool.load(*id), Err(hikyaku::spool::LoadError::Unknown))));
+    assert_eq!(stage.spool.stat().messages, count as u64, "the reports");
 }

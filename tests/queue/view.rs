@@ -53,6 +53,23 @@ async fn sites_tenants_and_entries_are_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recipients_of_a_damaged_message_are_held_and_shown() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", Receiver { is_damaged: true, ..Receiver::default() });
+
+    let id = stage.submit(stage.envelope(&["a@d1.test"])).await;
+    stage.until("the held one", |stage| stage.queue.view().totals.held == 1).await;
+
+    let totals = stage.queue.view().totals;
+    assert_eq!((totals.queued, totals.in_flight, totals.scheduled), (1, 0, 0));
+    let entries = stage.queue.list(&Filter { message: Some(id), limit: 9, ..Filter::default() });
+    assert_eq!(entries.iter().map(|entry| entry.state).collect::<Vec<_>>(), ["damaged"]);
+    let gauge = "hikyaku_queue_depth_recipients{state=\"damaged\"} 1";
+    stage.until("the gauge", |stage| stage.registry.render().contains(gauge)).await;
+    assert_eq!(stage.spool.stat().messages, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_of_many_entries_does_not_stall_deliveries() {
     let stage = Stage::started(Settings::default());
     stage.script.set("d1.test", Receiver { is_stalled: true, ..Receiver::default() });
