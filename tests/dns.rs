@@ -310,6 +310,18 @@ async fn our_own_name_or_address_as_best_mx_host_is_5_4_6() {
 }
 
 #[tokio::test]
+async fn an_address_that_the_machine_says_is_its_own_counts_as_ours() {
+    let zone = |zone: &mut Zone| {
+        zone.mx("a.test", 10, "mx.test").address("mx.test", [192, 0, 2, 98]);
+    };
+    let fixture = fixture(zone, |settings| settings.is_own = |address| address == IpAddr::from([192, 0, 2, 98])).await;
+
+    for domain in ["a.test", "[192.0.2.98]"] {
+        assert_eq!(status(fixture.planner.plan(domain).await), "5.4.6", "{domain}");
+    }
+}
+
+#[tokio::test]
 async fn as_a_backup_mx_host_we_send_only_to_better_ones() {
     let zone = |zone: &mut Zone| {
         zone.mx("a.test", 10, "best.test").mx("a.test", 20, "US.test").mx("a.test", 20, "equal.test");

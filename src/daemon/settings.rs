@@ -9,6 +9,9 @@ use crate::config::units::Rate;
 use crate::config::{self, Config};
 use crate::{delivery, dns, queue, spool, submission};
 
+/// An address that belongs to no machine (RFC 5737).
+const NOBODYS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
 /// How many parts the queue's tables have for each runtime thread: more parts, less waiting for each other's lock.
 const SHARDS_PER_THREAD: usize = 4;
 
@@ -60,6 +63,10 @@ pub(super) fn dns(config: &Config, hostname: &str) -> Result<dns::Settings, dns:
     let mut own_names = vec![hostname.to_lowercase()];
     own_names.extend(config.sources.iter().filter_map(|source| source.ehlo_name.as_deref()).map(str::to_lowercase));
     let listens_there = |listener: &&config::Listener| listener.address.port() == config.delivery.port;
+    let listening = || config.listeners.iter().filter(listens_there).map(|listener| listener.address.ip());
+    // Where the kernel lets anybody bind to any address (ip_nonlocal_bind), binding tells nothing.
+    let is_everywhere = listening().any(|address| address.is_unspecified()) && !is_local(NOBODYS);
+    let is_own: fn(IpAddr) -> bool = if is_everywhere { is_local } else { |_| false };
     Ok(dns::Settings {
         resolvers: config.dns.resolvers.clone(),
         timeout: config.dns.timeout.0,
@@ -69,7 +76,8 @@ pub(super) fn dns(config: &Config, hostname: &str) -> Result<dns::Settings, dns:
         families: if config.delivery.ipv6 { dns::Families::Both } else { dns::Families::Ipv4 },
         allow_networks: config.dns.allow_networks.clone(),
         own_names,
-        own_addresses: config.listeners.iter().filter(listens_there).map(|listener| listener.address.ip()).collect(),
+        own_addresses: listening().collect(),
+        is_own,
         tls,
         default_tls: tls_policy(config.delivery.tls),
         ..dns::Settings::default()
@@ -228,4 +236,25 @@ fn size(number: u32) -> usize {
 
 fn some_unless_zero(number: u32) -> Option<u32> {
     (number > 0).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(address: &str) -> dns::Settings {
+        let text = format!("[[listener]]\naddress = \"{address}\"\n");
+        dns(&toml::from_str(&text).unwrap(), "mx.test").unwrap()
+    }
+
+    #[test]
+    fn a_listener_on_all_addresses_makes_every_address_of_the_machine_our_own() {
+        for all in ["0.0.0.0:25", "[::]:25"] {
+            assert!((own(all).is_own)(IpAddr::from([127, 0, 0, 1])), "{all}");
+            assert!(!(own(all).is_own)(NOBODYS), "{all}");
+        }
+        for some in ["127.0.0.1:25", "0.0.0.0:587"] {
+            assert!(!(own(some).is_own)(IpAddr::from([127, 0, 0, 1])), "{some}");
+        }
+    }
 }

@@ -187,7 +187,7 @@ impl Finder {
     }
 
     fn by_literal(&self, domain: &str, address: IpAddr) -> Result<Next, Failed> {
-        if self.settings.own_addresses.contains(&address) {
+        if self.is_own_address(&address) {
             return Err(Failed::new(Cause::Loop, "the address is our own", NEGATIVE_TTL));
         }
         if !is_allowed(address, &self.settings.allow_networks) {
@@ -265,7 +265,7 @@ impl Finder {
     fn assemble(&self, all: &[Mx], answers: Vec<(Mx, HostAnswer)>, hold: Duration) -> Result<Next, Failed> {
         let own = |answer: &HostAnswer| {
             let found = answer.addresses.as_deref().unwrap_or_default();
-            found.iter().any(|address| self.settings.own_addresses.contains(address))
+            found.iter().any(|address| self.is_own_address(address))
         };
         let limit = answers.iter().filter(|(_, answer)| own(answer)).map(|(host, _)| host.preference).min();
         let mut hold = hold;
@@ -311,6 +311,10 @@ impl Finder {
         };
         let site = provider.unwrap_or_else(|| mx_set.clone());
         Next { mx_set, site, hosts, port: self.settings.port, transport: Transport::Smtp, hold: hold.max(LEAST_TTL) }
+    }
+
+    fn is_own_address(&self, address: &IpAddr) -> bool {
+        self.settings.own_addresses.contains(address) || (self.settings.is_own)(*address)
     }
 
     fn is_own_name(&self, name: &str) -> bool {

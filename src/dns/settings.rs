@@ -28,6 +28,8 @@ pub struct Settings {
     pub own_names: Vec<String>,
     /// Addresses at which we ourselves listen on `port`; treated like `own_names`.
     pub own_addresses: Vec<IpAddr>,
+    /// Which addresses are our own beside those, when we listen on all of the machine's: asked once for each answer.
+    pub is_own: fn(IpAddr) -> bool,
     /// TLS by recipient domain pattern; what no pattern matches gets `default_tls`.
     pub tls: Vec<(String, TlsPolicy)>,
     /// TLS where no pattern says otherwise.
@@ -50,6 +52,7 @@ impl Default for Settings {
             allow_networks: Vec::new(),
             own_names: Vec::new(),
             own_addresses: Vec::new(),
+            is_own: |_| false,
             tls: Vec::new(),
             default_tls: TlsPolicy::Opportunistic,
             cache_size: 200_000,
