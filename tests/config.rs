@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use hikyaku::config::{Config, LimitRule, Pool, PoolMember, Route, Source, TenantRule, TlsMode, TlsRule};
+use hikyaku::config::{Config, InDoubt, LimitRule, Pool, PoolMember, Route, Source, TenantRule, TlsMode, TlsRule};
 
 const EXAMPLE: &str = include_str!("../config.example.toml");
 
@@ -18,7 +18,8 @@ fn the_example_is_the_defaults() {
 fn full() -> Config {
     let mut config = Config::default();
     config.limits.site_rate = Some("1/s".parse().unwrap());
-    config.queue.tenants.push(TenantRule { name: "a".into(), weight: 2, max_recipients: Some(1) });
+    let in_doubt = Some(InDoubt::AssumeDelivered);
+    config.queue.tenants.push(TenantRule { name: "a".into(), weight: 2, max_recipients: Some(1), in_doubt });
     config.delivery.tls_rules.push(TlsRule { domain: "a.test".into(), tls: TlsMode::None });
     config.routes.push(Route { domain: "a.test".into(), next_hop: "discard".into() });
     config.sources.push(Source {

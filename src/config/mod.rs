@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use delivery::{Delivery, Dns, Route, TlsMode, TlsRule};
 pub use egress::{Pool, PoolMember, Source};
 pub use listen::{BareLineEnd, Listener};
-pub use queue::{LimitRule, Limits, Queue, Retry, TenantRule};
+pub use queue::{InDoubt, LimitRule, Limits, Queue, Retry, TenantRule};
 pub use service::{Admin, LogFormat, Logging, Metrics};
 pub use spool::{AttemptDurability, Spool};
 

@@ -15,9 +15,24 @@ pub struct Queue {
     pub max_recipients: u64,
     /// Most queued recipients of one tenant; 0: no limit.
     pub max_recipients_per_tenant: u64,
+    /// What becomes of recipients whose last attempt before a crash has no known outcome.
+    pub in_doubt: InDoubt,
     /// Exceptions for tenants.
     #[serde(rename = "tenant")]
     pub tenants: Vec<TenantRule>,
+}
+
+/// What becomes of a recipient whose last attempt before a crash has no known outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InDoubt {
+    /// Tried again, first at the same address: it may come twice.
+    #[default]
+    Retry,
+    /// Held: not tried until an operator has decided.
+    Hold,
+    /// Recorded as delivered: it may be lost.
+    AssumeDelivered,
 }
 
 /// A tenant's share and cap.
@@ -32,6 +47,9 @@ pub struct TenantRule {
     /// Most queued recipients; absent: as `max_recipients_per_tenant` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_recipients: Option<u64>,
+    /// What becomes of its recipients in doubt; absent: as `queue.in_doubt` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_doubt: Option<InDoubt>,
 }
 
 impl TenantRule {
@@ -42,7 +60,7 @@ impl TenantRule {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { max_recipients: 20_000_000, max_recipients_per_tenant: 0, tenants: Vec::new() }
+        Self { max_recipients: 20_000_000, max_recipients_per_tenant: 0, in_doubt: InDoubt::Retry, tenants: Vec::new() }
     }
 }
 

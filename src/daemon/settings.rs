@@ -111,6 +111,7 @@ pub(super) fn queue(config: &Config, hostname: &Arc<str>, threads: usize) -> que
         capacity: capacity(config.queue.max_recipients),
         tenant_capacity: capacity(per_tenant),
         connections: config.limits.connections,
+        in_doubt: in_doubt(config.queue.in_doubt),
         tenants: tenants(config),
         limits,
         sites: sites.map(|rule| (rule.name.as_str().into(), site_limits(&config.limits, Some(rule)))).collect(),
@@ -140,6 +141,14 @@ fn site_limits(limits: &config::Limits, rule: Option<&config::LimitRule>) -> que
     }
 }
 
+fn in_doubt(policy: config::InDoubt) -> queue::settings::InDoubt {
+    match policy {
+        config::InDoubt::Retry => queue::settings::InDoubt::Retry,
+        config::InDoubt::Hold => queue::settings::InDoubt::Hold,
+        config::InDoubt::AssumeDelivered => queue::settings::InDoubt::AssumeDelivered,
+    }
+}
+
 fn rate(rate: Rate) -> Rate {
     rate
 }
@@ -149,6 +158,7 @@ fn tenants(config: &Config) -> HashMap<Box<str>, queue::settings::Tenant> {
     for rule in &config.queue.tenants {
         let tenant = tenants.entry(rule.name.as_str().into()).or_default();
         tenant.weight = rule.weight;
+        tenant.in_doubt = rule.in_doubt.map(in_doubt);
         tenant.capacity = rule.max_recipients.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
     }
     for pool in config.pools.iter().rev() {

@@ -23,7 +23,7 @@ use crate::clock::{Clock, UnixTime};
 use crate::dns::{Plan, Planned, Planner};
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::metrics::Registry;
-use crate::spool::{Recovered, Spool};
+use crate::spool::{Event, RecipientEvent, Recovered, Spool};
 
 use super::assignment::Assignment;
 use super::domain::{Domain, Domains, Route};
@@ -34,7 +34,7 @@ use super::gates::Gates;
 use super::held::{Held, Hold};
 use super::lookup::Lookups;
 use super::meters::Meters;
-use super::settings::{Limits, Settings};
+use super::settings::{InDoubt, Limits, Settings};
 use super::site::Site;
 use super::slot::Slot;
 use super::source::{Chooser, Source};
@@ -236,10 +236,15 @@ impl Engine {
         let envelope = &message.envelope;
         let flow = self.flow(envelope);
         let wall = self.clock.wall();
-        let (mut now, mut later) = (Vec::new(), Vec::new());
+        let in_doubt = self.settings.in_doubt(&envelope.tenant);
+        let (mut now, mut later, mut held, mut assumed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for pending in &message.pending {
             let index = usize::try_from(pending.recipient).unwrap_or(usize::MAX);
             let Some(recipient) = envelope.recipients.get(index) else { continue };
+            if pending.in_doubt.is_some() && in_doubt == InDoubt::AssumeDelivered {
+                assumed.push(RecipientEvent { recipient: pending.recipient, event: Event::Delivered });
+                continue;
+            }
             self.count_in(&flow, 1);
             if let Some(address) = pending.in_doubt {
                 self.doubts.insert(message.id, pending.recipient, address);
@@ -258,8 +263,20 @@ impl Engine {
                     .with(Marks::IN_DOUBT, pending.in_doubt.is_some())
                     .with(Marks::DELAY_REPORTED, pending.delay_reported),
             };
-            if is_due { now.push(entry) } else { later.push(entry) }
+            if pending.in_doubt.is_some() && in_doubt == InDoubt::Hold {
+                held.push(entry);
+            } else if is_due {
+                now.push(entry);
+            } else {
+                later.push(entry);
+            }
         }
+        if !assumed.is_empty() {
+            tracing::warn!(message_id = %message.id, recipients = assumed.len(), "in doubt: assumed to be delivered");
+            self.meters.assumed.increment(u64::try_from(assumed.len()).unwrap_or(u64::MAX));
+            self.spool.record(message.id, &assumed);
+        }
+        self.hold(held, Hold::InDoubt);
         self.timers.schedule(later.into_iter());
         now.sort_by(|a: &Entry, b: &Entry| a.domain.name.cmp(&b.domain.name));
         self.admit_all(now);

@@ -15,6 +15,8 @@ pub(super) struct Meters {
     pub deferred: Counter,
     pub bounced: Counter,
     pub expired: Counter,
+    /// In doubt at the start, and counted as delivered by their tenant's policy.
+    pub assumed: Counter,
     /// From acceptance to delivery.
     pub age: Histogram,
     failed_dsns: Counter,
@@ -54,6 +56,10 @@ impl Meters {
             deferred: outcomes("hikyaku_queue_deferred_total", "Deferrals: attempts that will be repeated."),
             bounced: outcomes("hikyaku_queue_bounced_total", "Recipients bounced."),
             expired: outcomes("hikyaku_queue_expired_total", "Recipients whose time ran out."),
+            assumed: outcomes(
+                "hikyaku_queue_assumed_delivered_total",
+                "Recipients in doubt at the start that their tenant's policy counts as delivered.",
+            ),
             age: registry.histogram("hikyaku_queue_delivery_seconds", "Time from acceptance to delivery.", &[]),
             failed_dsns: dsns("failed"),
             delayed_dsns: dsns("delayed"),

@@ -29,6 +29,8 @@ pub struct Settings {
     pub connections: u32,
     /// Delivery plans looked up at the same time.
     pub lookups: usize,
+    /// What becomes of recipients in doubt, unless their tenant's settings say otherwise.
+    pub in_doubt: InDoubt,
     /// Tenants that differ from the default.
     pub tenants: HashMap<Box<str>, Tenant>,
     /// Limits of a site that `sites` does not name.
@@ -51,12 +53,32 @@ impl Default for Settings {
             tenant_capacity: 10_000_000,
             connections: 4_000,
             lookups: 64,
+            in_doubt: InDoubt::default(),
             tenants: HashMap::new(),
             limits: Limits::default(),
             sites: HashMap::new(),
             egress: Egress::default(),
         }
     }
+}
+
+impl Settings {
+    /// What becomes of a tenant's recipients in doubt.
+    pub(super) fn in_doubt(&self, tenant: &str) -> InDoubt {
+        self.tenants.get(tenant).and_then(|own| own.in_doubt).unwrap_or(self.in_doubt)
+    }
+}
+
+/// What becomes of a recipient whose last attempt before a crash has no known outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InDoubt {
+    /// It is tried again, first at the same address: it may come twice.
+    #[default]
+    Retry,
+    /// It is held: nothing is tried until an operator has decided.
+    Hold,
+    /// It is recorded as delivered: it may be lost.
+    AssumeDelivered,
 }
 
 /// The retry schedule.
@@ -106,11 +128,13 @@ pub struct Tenant {
     pub capacity: Option<usize>,
     /// The egress pool it uses.
     pub pool: Option<Box<str>>,
+    /// What becomes of its recipients in doubt.
+    pub in_doubt: Option<InDoubt>,
 }
 
 impl Default for Tenant {
     fn default() -> Self {
-        Self { weight: 1, capacity: None, pool: None }
+        Self { weight: 1, capacity: None, pool: None, in_doubt: None }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hikyaku::demo::responder::Fault;
 use hikyaku::message::{Envelope, MessageId, Phase};
-use hikyaku::queue::settings::{Limits, Retry};
+use hikyaku::queue::settings::{InDoubt, Limits, Retry, Tenant};
 use hikyaku::queue::{Filter, Settings};
 use hikyaku::spool::{Pending, Recovered};
 
@@ -192,4 +192,26 @@ async fn recovered_recipients_go_on_where_they_were_those_in_doubt_first() {
     let entries = stage.queue.list(&Filter { limit: 9, ..Filter::default() });
     assert_eq!(entries.len(), 1);
     assert_eq!((entries[0].recipient, entries[0].attempts), (3, 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recipients_in_doubt_are_held_or_assumed_to_be_delivered_where_their_tenant_says_so() {
+    let tenant = |in_doubt| Tenant { in_doubt: Some(in_doubt), ..Tenant::default() };
+    let tenants = [("sure".into(), tenant(InDoubt::AssumeDelivered)), ("again".into(), tenant(InDoubt::Retry))];
+    let stage = Stage::new(Settings { in_doubt: InDoubt::Hold, tenants: tenants.into(), ..Settings::default() });
+    let in_doubt = Some("192.0.2.7:25".parse().unwrap());
+    let pending = Pending { recipient: 0, attempts: 0, due: stage.clock.wall(), delay_reported: false, in_doubt };
+    for (number, tenant) in (0..).zip(["sure", "again", "other"]) {
+        let envelope = Arc::new(Envelope { tenant: tenant.into(), ..stage.envelope(&["a@d1.test"]) });
+        stage.queue.recover(Recovered { id: MessageId::new(9, number), envelope, pending: vec![pending] });
+    }
+
+    stage.start();
+    stage.until_done(1).await;
+
+    assert_eq!(stage.done()[0].id, MessageId::new(9, 1));
+    stage.until("the held one alone", |stage| stage.queue.view().totals.queued == 1).await;
+    let entries = stage.queue.list(&Filter { limit: 9, ..Filter::default() });
+    assert_eq!((&*entries[0].tenant, entries[0].state), ("other", "in-doubt"));
+    assert!(stage.registry.render().contains("hikyaku_queue_assumed_delivered_total 1"));
 }
