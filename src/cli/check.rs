@@ -104,7 +104,8 @@ fn warnings(config: &Config) -> Vec<String> {
 
 /// Sessions and connections need a descriptor each; segments, DNS and listeners some more.
 fn descriptor_warning(config: &Config) -> Option<String> {
-    const BESIDE: u64 = 512;
+    // DNS queries: see the resolver's bound.
+    const BESIDE: u64 = 2_048;
     let sessions: u64 = config.listeners.iter().map(|listener| u64::from(listener.max_sessions)).sum();
     let needed = sessions + u64::from(config.limits.connections) + BESIDE;
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum?;

@@ -33,8 +33,9 @@ pub const MOST_TTL: Duration = Duration::from_secs(86_400);
 pub const NEGATIVE_TTL: Duration = Duration::from_secs(300);
 /// How long a failed look-up is not repeated.
 pub const FAILURE_TTL: Duration = Duration::from_secs(30);
-/// Queries under way at once: each has a UDP socket of its own.
-const MOST_QUERIES: usize = 256;
+/// Queries under way at once: each has a UDP socket of its own. More than the queue's slow look-ups, so that resolvers that
+/// do not answer cannot take all of them.
+const MOST_QUERIES: usize = 1_536;
 /// Addresses kept of one host; a plan uses at most 20 in all.
 const MOST_HOST_ADDRESSES: usize = 32;
 

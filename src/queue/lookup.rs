@@ -1,13 +1,22 @@
 //! Look-ups of delivery plans: a bounded number at the same time, one for each domain that entries wait for.
+//!
+//! A resolver that does not answer takes seconds. So a look-up that takes long gives its worker's place back and goes on
+//! beside the others, under a second, larger bound: hundreds of silent domains do not hold up one that answers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::domain::Domain;
 use super::engine::Engine;
+
+/// A look-up that has taken this long is slow: a resolver that must ask others itself usually answers within it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Slow look-ups at the same time: what the workers begin while one that is never answered (10 s by default) lasts.
+const MOST_SLOW: usize = 1_024;
 
 /// Domains whose plan is wanted, and who works on them.
 #[derive(Debug)]
@@ -21,10 +30,12 @@ struct State {
     /// Domains marked as looked up that no worker has taken yet.
     asked: VecDeque<Arc<Domain>>,
     workers: usize,
+    /// Look-ups that go on without a worker.
+    slow: usize,
 }
 
 impl Lookups {
-    /// At most `most` at the same time.
+    /// At most `most` at the same time, beside slow ones.
     pub fn new(most: usize) -> Self {
         Self { most: most.max(1), state: Mutex::default() }
     }
@@ -59,22 +70,52 @@ impl Lookups {
         }
         next
     }
+
+    /// Whether one more may go on without a worker.
+    fn begin_slow(&self) -> bool {
+        let mut state = self.state.lock();
+        let has_room = state.slow < MOST_SLOW;
+        state.slow += usize::from(has_room);
+        has_room
+    }
+
+    fn end_slow(&self) {
+        self.state.lock().slow -= 1;
+    }
 }
 
 async fn work(engine: Arc<Engine>) {
     while let Some(domain) = engine.lookups.next() {
-        let planned = tokio::select! {
-            planned = engine.planner.plan(&domain.name) => planned,
-            // The entries stay where they are; the spool has them.
-            () = engine.stopped.cancelled() => return,
-        };
-        let entries = {
-            let mut state = domain.state.lock();
-            state.is_looked_up = false;
-            std::mem::take(&mut state.waiting)
-        };
-        engine.waiting_for_dns.fetch_sub(entries.len(), Ordering::Relaxed);
-        engine.follow(&domain, planned, entries, engine.clock.now());
+        let mut look_up = Box::pin(look_up(engine.clone(), domain));
+        if tokio::time::timeout(PATIENCE, &mut look_up).await.is_err() {
+            if engine.lookups.begin_slow() {
+                let ended = engine.clone();
+                engine.tasks.spawn(async move {
+                    look_up.await;
+                    ended.lookups.end_slow();
+                });
+            } else {
+                look_up.await;
+            }
+        }
+        if engine.stopped.is_cancelled() {
+            return;
+        }
         tokio::task::consume_budget().await;
     }
+}
+
+async fn look_up(engine: Arc<Engine>, domain: Arc<Domain>) {
+    let planned = tokio::select! {
+        planned = engine.planner.plan(&domain.name) => planned,
+        // The entries stay where they are; the spool has them.
+        () = engine.stopped.cancelled() => return,
+    };
+    let entries = {
+        let mut state = domain.state.lock();
+        state.is_looked_up = false;
+        std::mem::take(&mut state.waiting)
+    };
+    engine.waiting_for_dns.fetch_sub(entries.len(), Ordering::Relaxed);
+    engine.follow(&domain, planned, entries, engine.clock.now());
 }

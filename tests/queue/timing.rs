@@ -195,6 +195,27 @@ async fn recovered_recipients_go_on_where_they_were_those_in_doubt_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn domains_whose_resolver_is_silent_do_not_hold_up_one_that_answers() {
+    let stage = Stage::in_zone(Settings { lookups: 4, ..Settings::default() }, |zone| {
+        for n in 0..12 {
+            zone.mx(&format!("s{n}.test"), 10, "mx.s.test").fault(&format!("s{n}.test"), None, Fault::Silent);
+        }
+        zone.mx("good.test", 10, "mx.good.test").address("mx.good.test", [192, 0, 2, 1]);
+    })
+    .await;
+    stage.start();
+    for n in 0..12 {
+        stage.put(stage.envelope(&[&format!("a@s{n}.test")]));
+    }
+
+    stage.put(stage.envelope(&["a@good.test"]));
+
+    // The silent ones take ten seconds each.
+    stage.until_done(1).await;
+    assert_eq!(stage.queue.view().totals.waiting_for_dns, 12);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recipients_in_doubt_are_held_or_assumed_to_be_delivered_where_their_tenant_says_so() {
     let tenant = |in_doubt| Tenant { in_doubt: Some(in_doubt), ..Tenant::default() };
     let tenants = [("sure".into(), tenant(InDoubt::AssumeDelivered)), ("again".into(), tenant(InDoubt::Retry))];
