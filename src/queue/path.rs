@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::dns::{Plan, TlsPolicy, Transport};
-use crate::message::Report;
+use crate::message::{Phase, Report};
 
 use super::ready::Ready;
 use super::settings::BackOff;
@@ -85,6 +85,15 @@ pub(super) struct Pause {
     /// The time is over and one connection tries; others wait for what becomes of it.
     pub is_probed: bool,
     pub reason: Arc<Report>,
+}
+
+impl Pause {
+    /// Whether a connection that has been opened shows that it is over. After a reply to a transaction only one that was
+    /// opened afterwards does.
+    pub fn is_ended_by_opening(&self) -> bool {
+        use Phase::{Content, Data, EndOfData, Mail, Rcpt};
+        self.is_probed || !matches!(self.reason.phase, Mail | Rcpt | Data | Content | EndOfData)
+    }
 }
 
 /// One MX set from one source.
@@ -180,7 +189,6 @@ const FORGIVEN: Duration = Duration::from_secs(600);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Phase;
     use crate::smtp::reply::Reply;
     use crate::smtp::status::Status;
 

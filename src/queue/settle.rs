@@ -14,6 +14,7 @@ use crate::bounce::dsn::Action;
 use crate::clock::UnixTime;
 use crate::dns::PlanFailure;
 use crate::message::{Outcome, Phase, Report};
+use crate::reply::classify::{Class, classify};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 use crate::spool::{Event, RecipientEvent};
@@ -51,6 +52,8 @@ impl Engine {
         let all = u32::try_from(outcomes.len()).unwrap_or(u32::MAX);
         let refusal = outcomes.iter().find(|outcome| !matches!(outcome, Outcome::Delivered(_)));
         let last_reply = refusal.map(|outcome| Arc::new(outcome.report().clone()));
+        let throttle = outcomes.iter().filter(|_| refusal.is_some()).find(|outcome| is_throttle(outcome));
+        let throttle = throttle.map(|outcome| Arc::new(outcome.report().clone()));
         let (is_mass, source) = {
             let mut state = site.state.lock();
             if last_reply.is_some() {
@@ -59,6 +62,9 @@ impl Engine {
             let is_mass = state.storm.count(all, deferred, now);
             let source = state.path(place).map(|path| {
                 path.in_flight = path.in_flight.saturating_sub(1);
+                if let Some(reply) = throttle {
+                    path.fail(reply, self.settings.back_off, now);
+                }
                 path.key.source
             });
             (is_mass, source)
@@ -186,6 +192,12 @@ impl Engine {
         ledger.events.push(RecipientEvent { recipient: entry.recipient, event });
         ledger.later.push(entry);
     }
+}
+
+/// Whether the receiver wants to be left alone for a while.
+fn is_throttle(outcome: &Outcome) -> bool {
+    let Outcome::Deferred(report) = outcome else { return false };
+    classify(report.phase, &report.reply) == Class::Throttle
 }
 
 /// The event of a deferred entry.

@@ -266,7 +266,7 @@ impl Slot {
         self.site.with(&self.engine, now, |context, state, out| {
             let Some(path) = state.path(self.path) else { return };
             path.opening = path.opening.saturating_sub(1);
-            if path.pause.take().is_some() {
+            if path.pause.take_if(|pause| pause.is_ended_by_opening()).is_some() {
                 state.set_cause(self.path, None);
                 state.pump(context, self.path, out);
             }

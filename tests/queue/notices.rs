@@ -92,7 +92,7 @@ async fn success_is_reported_only_when_asked_for_and_not_passed_on() {
 async fn a_delay_is_reported_once_and_the_attempts_go_on() {
     let retry = Retry { intervals: vec![Duration::from_secs(1)], jitter_percent: 0, ..Retry::default() };
     let stage = Stage::started(Settings { retry, delay_after: Duration::ZERO, ..Settings::default() });
-    stage.script.set("d1.test", answering(|_| deferred("busy")));
+    stage.script.set("d1.test", answering(|_| deferred("not now")));
 
     let id = stage.submit(notified(&stage, &["a@d1.test"], Notify(Notify::DELAY.0 | Notify::FAILURE.0))).await;
     stage.submit(stage.envelope(&["b@d1.test"])).await;

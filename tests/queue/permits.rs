@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hikyaku::config::units::Rate;
-use hikyaku::message::Envelope;
+use hikyaku::message::{Envelope, Outcome, Phase, Report};
 use hikyaku::queue::settings::{BackOff, Limits};
 use hikyaku::queue::{Egress, EgressPool, Settings, Source};
+use hikyaku::smtp::reply::Reply;
 
-use crate::common::{Receiver, Stage};
+use crate::common::{Receiver, Stage, deferred};
 
 fn with(limits: Limits) -> Settings {
     Settings { limits, ..Settings::default() }
@@ -222,4 +223,28 @@ async fn a_source_keeps_to_its_ceiling() {
     stage.until_done(100).await;
 
     assert!(stage.script.most_open.load(Ordering::Relaxed) <= 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_throttle_reply_to_a_transaction_begins_a_back_off_and_charges_nobody_else() {
+    let stage = Stage::started(with(Limits { messages_per_connection: Some(1), ..Limits::default() }));
+    let outcome = |_, _| match deferred("slow down") {
+        Outcome::Deferred(report) => Outcome::Deferred(Report {
+            phase: Phase::Mail,
+            reply: Reply { code: 421, status: None, text: "slow down".into() },
+            ..report
+        }),
+        other => other,
+    };
+    stage.script.set("d1.test", Receiver { outcome: Arc::new(outcome), ..Receiver::default() });
+
+    for _ in 0..50 {
+        stage.put(stage.envelope(&["a@d1.test"]));
+    }
+    stage.until("a back-off", |stage| stage.queue.view().sites.iter().any(|s| s.back_off_seconds.is_some())).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    let view = stage.queue.view();
+    assert!(stage.script.dispatched.load(Ordering::Relaxed) <= 4, "{view:?}");
+    assert!(view.totals.ready >= 46 && view.sites[0].waiting_for == Some("back-off"), "{view:?}");
 }
