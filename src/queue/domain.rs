@@ -24,7 +24,7 @@ pub(super) struct Domain {
     pub name: Arc<str>,
     /// Entries that wait for their time: raised and lowered by the timers.
     pub scheduled: AtomicU32,
-    /// Locked briefly, never together with a site.
+    /// Locked briefly; nothing else is locked meanwhile.
     pub state: Mutex<DomainState>,
 }
 

@@ -4,8 +4,8 @@
 //! finished, or the timers → [`Engine::admit`] again.
 //!
 //! Locks, held for a few microseconds: parts of the tables, a domain, a site, a timer shard. On the way of an entry never
-//! two at once, save a seat under its site. The sweep takes sites under the table of sites, and a listing takes domains
-//! under a timer shard; nobody takes them the other way round.
+//! two at once, save a seat under its site. The sweep takes sites under the table of sites, a listing takes domains under
+//! a timer shard, the end of a back-off takes domains under their site; nobody takes them the other way round.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;

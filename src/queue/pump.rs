@@ -373,6 +373,7 @@ impl SiteState {
                     self.resume(context, Wait::Starved, out);
                 }
                 Alarm::BackOff => {
+                    self.rehome(place, context.now, out);
                     self.set_cause(place, None);
                     self.pump(context, place, out);
                 }

@@ -4,6 +4,7 @@
 //! out (starting a connection, waking a task, arming a timer, a DSN) is collected in an [`Outbox`] and done after the
 //! lock is released. Who is served next is decided in `pump`.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
@@ -39,7 +40,8 @@ pub(super) struct Site {
     pub shard: usize,
     /// Connections from all sources.
     pub connections: Window,
-    /// Held briefly, never across an await, never together with another site or a domain.
+    /// Held briefly, never across an await, never together with another site; domains are locked under it, never it under a
+    /// domain.
     pub state: Mutex<SiteState>,
 }
 
@@ -313,6 +315,23 @@ impl SiteState {
         }
     }
 
+    /// Entries of a path whose domains may have moved find their path anew. The domain of the path's own plan is looked up
+    /// before a connection is opened; the others are so only here.
+    pub fn rehome(&mut self, place: u32, now: Instant, out: &mut Outbox) {
+        let Some(path) = self.path(place) else { return };
+        let own = path.plan.domain.clone();
+        // Entries of one domain mostly follow each other.
+        let last = Cell::new((0, true));
+        let stays = |entry: &Entry| {
+            let domain = Arc::as_ptr(&entry.domain).addr();
+            if last.get().0 != domain {
+                last.set((domain, entry.domain.name == own || entry.domain.state.lock().current(now).is_some()));
+            }
+            last.get().1
+        };
+        path.ready.extract(stays, &mut out.homeless);
+    }
+
     /// Has an alarm go off at `at`.
     pub fn arm(&mut self, at: Instant, place: u32, alarm: Alarm, out: &mut Outbox) {
         self.alarms.push(Reverse((at, place, alarm)));
@@ -391,4 +410,62 @@ impl Outbox {
 /// A place in a vector.
 pub(super) fn index(place: u32) -> usize {
     usize::try_from(place).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::domain::{Domains, Route};
+    use super::super::entry::Marks;
+    use super::super::flow::Tenants;
+    use super::super::settings::Settings;
+    use super::*;
+    use crate::clock::UnixTime;
+    use crate::dns::{TlsPolicy, Transport};
+    use crate::message::{Lane, MessageId};
+
+    #[test]
+    fn entries_of_domains_whose_plans_are_over_leave_the_path_at_the_end_of_its_back_off() {
+        let now = Instant::now();
+        let site = Arc::new(Site::new(Arc::from("mx.test"), Arc::default(), 0, now));
+        let (domains, tenants) = (Domains::new(1), Tenants::default());
+        let flow = tenants.intern("t", &Settings::default(), |_| None).flow(Lane::Normal, "", 0, &tenants.hasher);
+        let plan = |domain: &str, left: Duration| {
+            Arc::new(Plan {
+                domain: Arc::from(domain),
+                site: Arc::from("mx.test"),
+                mx_set: Arc::from("mx.test"),
+                hosts: Vec::new(),
+                port: 25,
+                transport: Transport::Smtp,
+                tls: TlsPolicy::Opportunistic,
+                valid_until: now + left,
+            })
+        };
+        let (over, good) = (Duration::ZERO, Duration::from_secs(60));
+        let place = site.state.lock().path_of(&plan("own.test", over), 0);
+        for (number, (name, left)) in (0..).zip([("own.test", over), ("moved.test", over), ("other.test", good)]) {
+            let domain = domains.intern(name);
+            domain.state.lock().route = Some(Route { plan: plan(name, left), site: site.clone() });
+            let entry = Entry {
+                id: MessageId(number),
+                domain,
+                flow: flow.clone(),
+                hash: 0,
+                recipient: 0,
+                due: UnixTime(0),
+                accepted: UnixTime(0),
+                attempts: 0,
+                marks: Marks::default(),
+            };
+            assert!(site.state.lock().push(place, entry).is_none());
+        }
+        let mut out = Outbox::default();
+
+        site.state.lock().rehome(place, now, &mut out);
+
+        assert_eq!(out.homeless.iter().map(|entry| &*entry.domain.name).collect::<Vec<_>>(), ["moved.test"]);
+        assert_eq!(site.state.lock().path(place).map(|path| path.ready.len()), Some(2));
+    }
 }
