@@ -218,6 +218,7 @@ mod tests {
             attempts: 3,
             accepted: 1_000,
             due: 2_000,
+            last_reply: None,
         };
 
         let view = view(&sample(), &[entry]).unwrap();

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::dns::Plan;
+use crate::dns::{Plan, PlanFailure};
 
 use super::entry::Entry;
 use super::site::Site;
@@ -33,6 +33,8 @@ pub(super) struct Domain {
 pub(super) struct DomainState {
     /// The plan that entries go by when they become ready, and the site it leads to.
     pub route: Option<Route>,
+    /// Why the last look-up gave no plan; for people.
+    pub failure: Option<Arc<PlanFailure>>,
     /// Entries that wait for a look-up. Taken by whoever finishes it.
     pub waiting: Vec<Entry>,
     /// A look-up is under way or waits for its turn; it ends with `waiting` empty.

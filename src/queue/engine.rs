@@ -34,6 +34,7 @@ use super::gates::Gates;
 use super::held::{Held, Hold};
 use super::lookup::Lookups;
 use super::meters::Meters;
+use super::replies::Replies;
 use super::settings::{InDoubt, Limits, Settings};
 use super::site::Site;
 use super::slot::Slot;
@@ -64,6 +65,7 @@ pub(super) struct Engine {
     pub sources: Chooser,
     pub doubts: Doubts,
     pub held: Held,
+    pub replies: Replies,
     pub lookups: Lookups,
     pub meters: Meters,
     /// Unfinished recipients.
@@ -109,6 +111,7 @@ impl Engine {
             sources: Chooser::new(&settings.egress),
             doubts: Doubts::default(),
             held: Held::default(),
+            replies: Replies::default(),
             lookups: Lookups::new(settings.lookups),
             meters: Meters::new(registry),
             queued: AtomicUsize::new(0),
@@ -332,13 +335,20 @@ impl Engine {
             Ok(plan) => {
                 let site = self.site_of(&plan, now);
                 let route = Route { plan, site };
-                domain.state.lock().route = Some(route.clone());
+                {
+                    let mut state = domain.state.lock();
+                    state.route = Some(route.clone());
+                    state.failure = None;
+                }
                 let mut entries = entries.into_iter().peekable();
                 while entries.peek().is_some() {
                     self.make_ready(&route, entries.by_ref().take(BATCH).collect(), now);
                 }
             }
-            Err(failure) => self.fail_by_dns(entries, &failure),
+            Err(failure) => {
+                domain.state.lock().failure = Some(failure.clone());
+                self.fail_by_dns(entries, &failure);
+            }
         }
     }
 

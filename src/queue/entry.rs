@@ -31,6 +31,13 @@ pub(super) struct Entry {
     pub marks: Marks,
 }
 
+impl Entry {
+    /// Whether a delay DSN is wanted and has not been made.
+    pub fn is_owed_delay(&self) -> bool {
+        self.marks.has(Marks::WANTS_DELAY) && !self.marks.has(Marks::DELAY_REPORTED)
+    }
+}
+
 /// Flags in the low five bits, the egress source (index + 1) above them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks(u16);

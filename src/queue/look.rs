@@ -11,7 +11,7 @@ use super::engine::Engine;
 use super::entry::{Entry, hash_of};
 use super::held::Hold;
 use super::path::Path;
-use super::settle::describe;
+use super::settle::{describe, describe_failure};
 use super::site::Site;
 use super::view::{BUSY, DNS, EntryView, Filter, OverdueView, SiteView, TIMER, TenantView, View};
 
@@ -105,7 +105,7 @@ impl Engine {
         let mut found = Vec::new();
         self.held.for_each(|entry, hold| {
             if found.len() < filter.limit && filter.site.is_none() && filter.wants(entry) {
-                found.push(show(entry, hold.as_str(), None));
+                found.push(self.show(entry, hold.as_str(), None, || None));
             }
             found.len() < filter.limit
         });
@@ -114,29 +114,60 @@ impl Engine {
                 continue;
             }
             let state = site.state.lock();
-            let ready = state.paths.iter().flatten().flat_map(|path| path.ready.iter());
-            let wanted = ready.filter(|entry| filter.wants(entry)).take(filter.limit.saturating_sub(found.len()));
-            found.extend(wanted.map(|entry| show(entry, "ready", Some(&site.name))));
+            for path in state.paths.iter().flatten() {
+                let wanted = path.ready.iter().filter(|entry| filter.wants(entry));
+                let wanted = wanted.take(filter.limit.saturating_sub(found.len()));
+                let paused = || path.pause.as_ref().map(|pause| describe(&pause.reason));
+                found.extend(wanted.map(|entry| self.show(entry, "ready", Some(&site.name), paused)));
+            }
         }
         self.domains.for_each(|domain| {
             let state = domain.state.lock();
             let waiting = state.waiting.iter().filter(|entry| filter.site.is_none() && filter.wants(entry));
             let wanted = waiting.take(filter.limit.saturating_sub(found.len()));
-            found.extend(wanted.map(|entry| show(entry, "waiting-for-dns", None)));
+            let failure = || state.failure.as_deref().map(describe_failure);
+            found.extend(wanted.map(|entry| self.show(entry, "waiting-for-dns", None, failure)));
         });
         for shard in self.timers.shards() {
             shard.for_each(|entry| {
                 if found.len() < filter.limit && filter.wants(entry) {
-                    let route = entry.domain.state.lock().route.clone();
+                    let (route, failure) = {
+                        let state = entry.domain.state.lock();
+                        (state.route.clone(), state.failure.clone())
+                    };
                     let site = route.as_ref().map(|route| &route.site.name);
                     if filter.site.as_deref().is_none_or(|name| site.is_some_and(|site| *name == **site)) {
-                        found.push(show(entry, "scheduled", site));
+                        let failure = || failure.as_deref().map(describe_failure);
+                        found.push(self.show(entry, "scheduled", site, failure));
                     }
                 }
                 found.len() < filter.limit
             });
         }
         found
+    }
+
+    /// `otherwise` says what holds up entries that were not deferred themselves, or what for is forgotten.
+    fn show(
+        &self,
+        entry: &Entry,
+        state: &'static str,
+        site: Option<&Arc<str>>,
+        otherwise: impl FnOnce() -> Option<String>,
+    ) -> EntryView {
+        EntryView {
+            message_id: entry.id.to_string(),
+            recipient: entry.recipient,
+            domain: entry.domain.name.to_string(),
+            site: site.map(ToString::to_string),
+            tenant: entry.flow.tenant.name.to_string(),
+            campaign: entry.flow.campaign.to_string(),
+            state,
+            attempts: entry.attempts,
+            accepted: entry.accepted.0,
+            due: entry.due.0,
+            last_reply: self.replies.of(entry).map(|reply| describe(&reply)).or_else(otherwise),
+        }
     }
 }
 
@@ -146,21 +177,6 @@ impl Filter {
             && self.recipient.as_deref().is_none_or(|path| hash_of(path) == entry.hash)
             && self.message.is_none_or(|id| id == entry.id)
             && self.tenant.as_deref().is_none_or(|tenant| *tenant == *entry.flow.tenant.name)
-    }
-}
-
-fn show(entry: &Entry, state: &'static str, site: Option<&Arc<str>>) -> EntryView {
-    EntryView {
-        message_id: entry.id.to_string(),
-        recipient: entry.recipient,
-        domain: entry.domain.name.to_string(),
-        site: site.map(ToString::to_string),
-        tenant: entry.flow.tenant.name.to_string(),
-        campaign: entry.flow.campaign.to_string(),
-        state,
-        attempts: entry.attempts,
-        accepted: entry.accepted.0,
-        due: entry.due.0,
     }
 }
 

@@ -31,6 +31,7 @@ mod notice;
 mod path;
 mod pump;
 mod ready;
+mod replies;
 mod schedule;
 pub mod settings;
 mod settle;

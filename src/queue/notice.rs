@@ -167,6 +167,7 @@ impl Notice {
             engine.spool.record(id, events);
         }
         for entry in entries {
+            engine.replies.forget(&entry);
             engine.count_out(&entry.flow);
         }
     }

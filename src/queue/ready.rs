@@ -21,6 +21,8 @@ pub(super) type Account = Arc<AtomicU64>;
 pub(super) struct Ready {
     tenants: Fair<TenantPart>,
     len: usize,
+    /// Those that a delay DSN is wanted for.
+    owed_delay: usize,
     accepted_since: UnixTime,
 }
 
@@ -103,6 +105,7 @@ impl Ready {
     /// Adds one. `account` is asked for when its tenant had nothing here, `now` is the site's virtual time.
     pub fn push(&mut self, entry: Entry, now: u64, account: impl FnOnce() -> Account) {
         let flow = entry.flow.clone();
+        self.owed_delay += usize::from(entry.is_owed_delay());
         self.accepted_since = match self.len {
             0 => entry.accepted,
             _ => self.accepted_since.min(entry.accepted),
@@ -138,6 +141,10 @@ impl Ready {
             let gone = batch.len() + expired.len() - before;
             tenant.len = tenant.len.saturating_sub(gone);
             self.len = self.len.saturating_sub(gone);
+            if self.owed_delay > 0 {
+                let gone = batch.iter().chain(expired.get(before..).unwrap_or_default());
+                self.owed_delay -= gone.filter(|entry| entry.is_owed_delay()).count();
+            }
             if gone == 0 {
                 return None;
             }
@@ -173,6 +180,11 @@ impl Ready {
         self.lines().map(|line| line.due_before(time)).sum()
     }
 
+    /// Whether a delay DSN is wanted for one of them.
+    pub fn owes_delay(&self) -> bool {
+        self.owed_delay > 0
+    }
+
     /// No entry was accepted before this.
     pub fn accepted_since(&self) -> UnixTime {
         self.accepted_since
@@ -193,6 +205,7 @@ impl Ready {
             }
             self.len += tenant.len;
         }
+        self.owed_delay = self.iter().filter(|entry| entry.is_owed_delay()).count();
         self.accepted_since = self.iter().map(|entry| entry.accepted).min().unwrap_or_default();
     }
 }

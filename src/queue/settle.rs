@@ -41,6 +41,8 @@ struct Ledger {
     failed: Vec<(Entry, Event, Report)>,
     delayed: Vec<(Entry, Event, Report)>,
     relayed: Vec<(Entry, Event, Report)>,
+    /// What the last deferred one was told: those of one transaction are mostly told the same.
+    reply: Option<Arc<Report>>,
 }
 
 impl Engine {
@@ -87,13 +89,22 @@ impl Engine {
     pub fn expire(self: &Arc<Self>, entries: Vec<Entry>) {
         let attempt = Attempt { wall: self.clock.wall(), is_mass: false, source: None };
         self.decide_runs(attempt, entries, |entry| {
-            let text = match last_reply(entry) {
-                Some(reply) => format!("delivery time expired; last reply: {}", describe(&reply)),
+            let text = match self.last_words(entry) {
+                Some(words) => format!("delivery time expired; last reply: {words}"),
                 None => "delivery time expired".to_owned(),
             };
             // RFC 3463, 3.5: X.4.7, delivery time expired.
             Outcome::Expired(local_report(Phase::Queue, Status::new(5, 4, 7), text))
         });
+    }
+
+    /// What a recipient, or its domain, was deferred for the last time. Never what another recipient was told: that may
+    /// be another tenant's.
+    pub fn last_words(&self, entry: &Entry) -> Option<String> {
+        if let Some(report) = self.replies.of(entry) {
+            return Some(describe(&report));
+        }
+        entry.domain.state.lock().failure.as_deref().map(describe_failure)
     }
 
     /// Entries of several messages; those of one message follow each other.
@@ -167,6 +178,7 @@ impl Engine {
 
     fn finish(&self, entry: &Entry, event: Event, ledger: &mut Ledger) {
         ledger.events.push(RecipientEvent { recipient: entry.recipient, event });
+        self.replies.forget(entry);
         self.count_out(&entry.flow);
     }
 
@@ -182,8 +194,11 @@ impl Engine {
         if attempt.source.is_some() {
             entry.marks = entry.marks.with_source(attempt.source);
         }
+        let reply = ledger.reply.take().filter(|last| **last == report).unwrap_or_else(|| Arc::new(report.clone()));
+        self.replies.note(&entry, reply.clone());
+        ledger.reply = Some(reply);
         let is_late = attempt.wall.since(entry.accepted) >= self.settings.delay_after;
-        if is_late && entry.marks.has(Marks::WANTS_DELAY) && !entry.marks.has(Marks::DELAY_REPORTED) {
+        if is_late && entry.is_owed_delay() {
             let event = deferral(&entry, true);
             ledger.delayed.push((entry, event, report));
             return;
@@ -205,23 +220,24 @@ pub(super) fn deferral(entry: &Entry, delay_reported: bool) -> Event {
     Event::Deferred { attempts: entry.attempts, due: entry.due, delay_reported }
 }
 
-/// The last reply of the site that an entry would go to.
-fn last_reply(entry: &Entry) -> Option<Arc<Report>> {
-    let site = entry.domain.state.lock().route.as_ref().map(|route| route.site.clone())?;
-    site.state.lock().last_reply.clone()
-}
-
 /// A report for people: what the receiver, or we, said.
 pub(super) fn describe(report: &Report) -> String {
     let Report { phase, reply, mx_host, .. } = report;
     let host = mx_host.as_deref().unwrap_or("-");
-    match reply.code {
-        0 => format!("{} at {host}: {}", phase.as_str(), reply.text),
-        code => format!("{} at {host}: {code} {}", phase.as_str(), reply.text),
-    }
+    let said = match (reply.code, reply.status) {
+        (0, _) => String::new(),
+        (code, Some(status)) => format!("{code} {status} "),
+        (code, None) => format!("{code} "),
+    };
+    format!("{} at {host}: {said}{}", phase.as_str(), reply.text)
 }
 
-fn local_report(phase: Phase, status: Status, text: impl Into<Box<str>>) -> Report {
+/// The same of a domain without a next hop.
+pub(super) fn describe_failure(failure: &PlanFailure) -> String {
+    describe(&local_report(Phase::Dns, failure.status, failure.text.clone()))
+}
+
+pub(super) fn local_report(phase: Phase, status: Status, text: impl Into<Box<str>>) -> Report {
     let reply = Reply::local(status, text);
     Report { phase, reply, mx_host: None, mx_address: None, relayed_dsn: false, in_doubt: false }
 }

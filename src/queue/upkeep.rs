@@ -1,10 +1,19 @@
-//! Upkeep: every few seconds the gauges are set, the dead among the ready are expired, and what is unused is forgotten.
+//! Upkeep: every few seconds the gauges are set, the dead among the waiting are expired, delays that last are reported,
+//! and what is unused is forgotten.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use crate::bounce::dsn::Action;
+use crate::clock::UnixTime;
+use crate::message::Phase;
+use crate::smtp::status::Status;
 
 use super::engine::Engine;
 use super::entry::Entry;
+use super::notice::Notice;
+use super::settle::{deferral, local_report};
 use super::site::Site;
 
 /// How often the gauges are set and the dead are looked for.
@@ -24,10 +33,12 @@ pub(super) async fn run(engine: Arc<Engine>) {
         let mut sites = engine.all_sites().len();
         for (number, site) in engine.all_sites().into_iter().enumerate() {
             site.expire_dead(&engine);
+            site.report_delays(&engine);
             if number.is_multiple_of(100) {
                 tokio::task::yield_now().await;
             }
         }
+        engine.expire_waiting();
         if round.is_multiple_of(SWEEP) {
             sites = forget(&engine, engine.clock.now());
         }
@@ -52,10 +63,73 @@ impl Site {
             let is_alive = |entry: &Entry| entry.accepted >= dead_before;
             for path in state.paths.iter_mut().flatten() {
                 if !path.ready.is_empty() && path.ready.accepted_since() < dead_before {
+                    let before = out.expired.len();
                     path.ready.extract(is_alive, &mut out.expired);
+                    let Some(pause) = &path.pause else { continue };
+                    for entry in out.expired.get(before..).unwrap_or_default() {
+                        // The only reason there is, if none of them was ever tried.
+                        if engine.replies.of(entry).is_none() {
+                            engine.replies.note(entry, pause.reason.clone());
+                        }
+                    }
                 }
             }
         });
+    }
+
+    /// Takes ready entries that wait for so long that their senders want to know it: those that are tried and deferred
+    /// are looked at anyway; this is for paths from which nothing is drawn.
+    fn report_delays(self: &Arc<Self>, engine: &Arc<Engine>) {
+        let now = engine.clock.now();
+        let age = u32::try_from(engine.settings.delay_after.as_secs()).unwrap_or(u32::MAX);
+        let Some(late) = engine.clock.wall().0.checked_sub(age).map(UnixTime) else { return };
+        let mut found = Vec::new();
+        self.with(engine, now, |_, state, _| {
+            for path in state.paths.iter_mut().flatten() {
+                if path.ready.owes_delay() && path.ready.accepted_since() <= late {
+                    let mut entries = Vec::new();
+                    path.ready.extract(|entry| !(entry.is_owed_delay() && entry.accepted <= late), &mut entries);
+                    let reason = path.pause.as_ref().map(|pause| pause.reason.clone());
+                    found.extend(entries.into_iter().map(|entry| (entry, reason.clone())));
+                }
+            }
+        });
+        // Recipients of one message share a DSN.
+        found.sort_by_key(|(entry, _)| (entry.id.0, entry.recipient));
+        let mut found = found.into_iter().peekable();
+        while let Some(first) = found.next() {
+            let id = first.0.id;
+            let mut subjects = Vec::new();
+            let mut next = Some(first);
+            while let Some((entry, reason)) = next {
+                let report = engine.replies.of(&entry).or(reason).map(|report| (*report).clone());
+                let report = report.unwrap_or_else(|| {
+                    // RFC 3463, 3.5: X.4.5, mail system congestion.
+                    local_report(Phase::Queue, Status::new(4, 4, 5), "it waits for a connection to the receiver")
+                });
+                subjects.push((deferral(&entry, true), entry, report));
+                next = found.next_if(|(entry, _)| entry.id == id);
+            }
+            let subjects = subjects.into_iter().map(|(event, entry, report)| (entry, event, report)).collect();
+            Notice { id, action: Action::Delayed, subjects }.begin(engine);
+        }
+    }
+}
+
+impl Engine {
+    /// Expires entries whose time is over while they wait for a look-up.
+    fn expire_waiting(self: &Arc<Self>) {
+        if self.waiting_for_dns.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let dead_before = self.dead_before();
+        let mut dead = Vec::new();
+        self.domains.for_each(|domain| {
+            let mut state = domain.state.lock();
+            dead.extend(state.waiting.extract_if(.., |entry| entry.accepted < dead_before));
+        });
+        self.waiting_for_dns.fetch_sub(dead.len(), Ordering::Relaxed);
+        self.expire(dead);
     }
 }
 

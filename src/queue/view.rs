@@ -133,4 +133,6 @@ pub struct EntryView {
     pub accepted: u32,
     /// When it is or was due, in seconds since 1970.
     pub due: u32,
+    /// What it, or its domain, was deferred for the last time, as far as it is remembered.
+    pub last_reply: Option<String>,
 }

@@ -313,7 +313,11 @@ impl Stage {
 
     /// Accepts a message into the spool, then puts it.
     pub async fn submit(&self, envelope: Envelope) -> MessageId {
-        let id = self.spool.next_id();
+        self.submit_as(self.spool.next_id(), envelope).await
+    }
+
+    /// The same under an identity that the test knows before.
+    pub async fn submit_as(&self, id: MessageId, envelope: Envelope) -> MessageId {
         let envelope = Arc::new(envelope);
         let content = Content::Memory(Bytes::from_static(b"From: a@b.test\r\nSubject: x\r\n\r\nHello\r\n"));
         let message = NewMessage { id, envelope: envelope.clone(), content, ended_at: Instant::now() };

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use hikyaku::log::disk::Disk;
 use hikyaku::log::simulated::{Operation, Simulated};
-use hikyaku::message::{Envelope, Notify, Outcome};
-use hikyaku::queue::Settings;
-use hikyaku::queue::settings::Retry;
+use hikyaku::message::{Envelope, MessageId, Notify, Outcome};
+use hikyaku::queue::settings::{BackOff, Retry};
+use hikyaku::queue::{Filter, Settings};
 use hikyaku::smtp::address::ReversePath;
+use parking_lot::Mutex;
 
 use crate::common::{Receiver, Stage, bounced, deferred, delivered};
 
@@ -154,24 +155,17 @@ async fn a_stop_can_wait_for_the_dsns_of_what_was_delivered() {
     let storage = Arc::new(Simulated::new(1));
     let stage = Stage::on(Settings::default(), |_| storage.clone());
     stage.script.set("d199.test", Receiver { is_stalled: true, ..Receiver::default() });
+    storage.inject(|operation, _| {
+        if operation == Operation::SyncData {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        None
+    });
     let count = 20;
     let mut ids = Vec::new();
     for _ in 0..count {
         let envelope = notified(&stage, &["a@d1.test"], Notify::SUCCESS);
-        ids.push(stage.spool.next_id());
-        let content = hikyaku::message::Content::Memory(bytes::Bytes::from_static(b"Subject: x\r\n\r\nx\r\n"));
-        let (id, envelope, ended_at) = (*ids.last().unwrap(), Arc::new(envelope), std::time::Instant::now());
-        let message = hikyaku::spool::NewMessage { id, envelope: envelope.clone(), content, ended_at };
-        stage.spool.accept(message).await.unwrap();
-        if ids.len() == count {
-            storage.inject(|operation, _| {
-                if operation == Operation::SyncData {
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                None
-            });
-        }
-        stage.queue.put(id, &envelope);
+        ids.push(stage.submit(envelope).await);
     }
     stage.until_done(count).await;
 
@@ -180,4 +174,65 @@ async fn a_stop_can_wait_for_the_dsns_of_what_was_delivered() {
 
     assert!(ids.iter().all(|id| matches!(stage.spool.load(*id), Err(hikyaku::spool::LoadError::Unknown))));
     assert_eq!(stage.spool.stat().messages, count as u64, "the reports");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delay_is_reported_of_recipients_that_wait_for_the_end_of_a_back_off() {
+    let back_off = BackOff { first: Duration::from_secs(300), most: Duration::from_secs(300) };
+    let settings = Settings { back_off, delay_after: Duration::from_secs(60), ..Settings::default() };
+    let stage = Stage::started(settings);
+    stage.script.set("d1.test", Receiver { is_down: true, ..Receiver::default() });
+    for _ in 0..3 {
+        let envelope = notified(&stage, &["a@d1.test"], Notify::DELAY);
+        stage.submit(Envelope { accepted_at: stage.ago(120), ..envelope }).await;
+    }
+
+    // One by the attempt that failed.
+    stage.until("three reports", |stage| reports(stage) == 3).await;
+
+    stage.until("the others ready again", |stage| stage.queue.view().totals.ready == 2).await;
+    assert_eq!(stage.queue.view().totals.queued, 3);
+}
+
+/// What the reports said.
+fn texts(stage: &Stage) -> Arc<Mutex<Vec<String>>> {
+    let texts: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (seen, spool) = (texts.clone(), stage.spool.clone());
+    let outcome = move |id: MessageId, _| {
+        let content = spool.load(id).unwrap().content.chunk(0, 1 << 20).unwrap();
+        seen.lock().push(String::from_utf8(content.to_vec()).unwrap());
+        delivered()
+    };
+    stage.script.set("d199.test", Receiver { outcome: Arc::new(outcome), ..Receiver::default() });
+    texts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_recipient_is_told_its_own_last_reply_and_nobody_elses() {
+    let retry = Retry { intervals: vec![Duration::from_secs(60)], max_age: Duration::from_secs(4), ..Retry::default() };
+    let stage = Stage::started(Settings { retry, ..Settings::default() });
+    let texts = texts(&stage);
+    let first: Arc<Mutex<Option<MessageId>>> = Arc::default();
+    let known = first.clone();
+    let outcome = move |id: MessageId, _| match *known.lock() {
+        Some(first) if first == id => deferred("words for the one"),
+        _ => deferred("words for the other"),
+    };
+    stage.script.set("d1.test", Receiver { outcome: Arc::new(outcome), ..Receiver::default() });
+
+    let envelope = stage.envelope(&["one@d1.test"]);
+    let id = stage.spool.next_id();
+    *first.lock() = Some(id);
+    stage.submit_as(id, envelope).await;
+    stage.until_done(1).await;
+    stage.submit(Envelope { tenant: "b".into(), ..stage.envelope(&["other@d1.test"]) }).await;
+    stage.until_done(2).await;
+    let entries = stage.queue.list(&Filter { message: Some(id), limit: 9, ..Filter::default() });
+    assert_eq!(entries[0].last_reply.as_deref(), Some("end-of-data at -: 451 4.3.0 words for the one"));
+    stage.until("both reports", |_| texts.lock().len() == 2).await;
+
+    let texts = texts.lock();
+    let of = |recipient: &str| texts.iter().find(|text| text.contains(recipient)).unwrap().replace("\r\n", "");
+    assert!(of("<one@d1.test>").contains("for the one") && !of("<one@d1.test>").contains("for the other"));
+    assert!(of("<other@d1.test>").contains("for the other"));
 }

@@ -216,6 +216,21 @@ async fn domains_whose_resolver_is_silent_do_not_hold_up_one_that_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recipient_expires_at_the_end_of_its_time_while_its_domain_is_looked_up() {
+    let stage = Stage::in_zone(Settings::default(), |zone| {
+        zone.mx("s.test", 10, "mx.s.test").fault("s.test", None, Fault::Silent);
+        zone.mx("d199.test", 10, "mx.d199.test").address("mx.d199.test", [192, 0, 2, 1]);
+    })
+    .await;
+    stage.start();
+
+    stage.submit(Envelope { accepted_at: stage.ago(5 * 86_400), ..stage.envelope(&["a@s.test"]) }).await;
+
+    stage.until("the report", |stage| stage.done().iter().any(|done| done.domain == "d199.test")).await;
+    stage.until_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recipients_in_doubt_are_held_or_assumed_to_be_delivered_where_their_tenant_says_so() {
     let tenant = |in_doubt| Tenant { in_doubt: Some(in_doubt), ..Tenant::default() };
     let tenants = [("sure".into(), tenant(InDoubt::AssumeDelivered)), ("again".into(), tenant(InDoubt::Retry))];

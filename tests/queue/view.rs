@@ -42,7 +42,7 @@ async fn sites_tenants_and_entries_are_shown() {
 
     let view = stage.queue.view();
     assert_eq!((view.totals.queued, view.totals.ready, view.sites[0].scheduled), (3, 0, 3));
-    assert!(view.sites[0].last_reply.as_deref().unwrap().contains("451 mailbox busy"));
+    assert!(view.sites[0].last_reply.as_deref().unwrap().contains("451 4.3.0 mailbox busy"));
     assert_eq!((&*view.tenants[0].tenant, view.tenants[0].queued), ("other", 2));
     assert!(serde_json::to_string(&view).unwrap().contains("\"scheduled\":3"));
     let entries = stage.queue.list(&Filter { recipient: Some("a@d1.test".into()), limit: 9, ..Filter::default() });
