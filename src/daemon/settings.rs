@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::units::Rate;
 use crate::config::{self, Config};
@@ -108,6 +109,7 @@ pub(super) fn queue(config: &Config, hostname: &Arc<str>, threads: usize) -> que
             max_age: config.retry.max_age.0,
         },
         delay_after: config.retry.delay_notice.0,
+        longest_attempt: longest_attempt(&config.delivery),
         capacity: capacity(config.queue.max_recipients),
         tenant_capacity: capacity(per_tenant),
         connections: config.limits.connections,
@@ -139,6 +141,12 @@ fn site_limits(limits: &config::Limits, rule: Option<&config::LimitRule>) -> que
             limits.recipients_per_transaction,
         )),
     }
+}
+
+fn longest_attempt(section: &config::Delivery) -> Duration {
+    let open = section.connect_timeout.0 + section.greeting_timeout.0 + section.ehlo_timeout.0 * 2;
+    let transaction = section.mail_timeout.0 + section.rcpt_timeout.0 + section.data_timeout.0;
+    open + transaction + section.content_timeout.0 + section.end_of_data_timeout.0
 }
 
 fn in_doubt(policy: config::InDoubt) -> queue::settings::InDoubt {

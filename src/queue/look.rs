@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock::UnixTime;
 
@@ -13,7 +13,8 @@ use super::held::Hold;
 use super::path::Path;
 use super::settle::{describe, describe_failure};
 use super::site::Site;
-use super::view::{BUSY, DNS, EntryView, Filter, OverdueView, SiteView, TIMER, TenantView, View};
+use super::slot::Seat;
+use super::view::{BUSY, DNS, EntryView, Filter, IN_FLIGHT, OverdueView, SiteView, TIMER, TenantView, View};
 
 /// How long past its time an entry is overdue, in seconds.
 const OVERDUE_AFTER: u32 = 60;
@@ -39,6 +40,7 @@ impl Engine {
         let late = UnixTime(wall.0.saturating_sub(OVERDUE_AFTER));
         let mut oldest = wall;
         for site in self.all_sites() {
+            overdue.add(IN_FLIGHT, site.stuck(now, self.settings.longest_attempt));
             let seen = site.look(now, wall, late, &mut overdue, &mut oldest);
             view.totals.ready += seen.ready;
             view.totals.in_flight += seen.in_flight;
@@ -181,6 +183,16 @@ impl Filter {
 }
 
 impl Site {
+    /// Connections that took work longer ago than any attempt may last, and do not wait for more.
+    fn stuck(&self, now: Instant, longest: Duration) -> usize {
+        let state = self.state.lock();
+        let is_stuck = |path: &Path, seat: &Arc<Seat>| {
+            seat.busy_for(now) > longest && !path.idle.iter().any(|idle| Arc::ptr_eq(idle, seat))
+        };
+        let paths = state.paths.iter().flatten();
+        paths.map(|path| path.seats.iter().filter(|seat| is_stuck(path, seat)).count()).sum()
+    }
+
     fn look(
         &self,
         now: Instant,

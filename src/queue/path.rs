@@ -107,6 +107,8 @@ pub(super) struct Path {
     pub idle: Vec<Arc<Seat>>,
     /// Open and opening ones.
     pub connections: u32,
+    /// Theirs.
+    pub seats: Vec<Arc<Seat>>,
     /// Those that have not said EHLO yet.
     pub opening: u32,
     /// Assignments out.
@@ -134,6 +136,7 @@ impl Path {
             ready: Ready::default(),
             idle: Vec::new(),
             connections: 0,
+            seats: Vec::new(),
             opening: 0,
             in_flight: 0,
             want: 1,

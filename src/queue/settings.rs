@@ -21,6 +21,8 @@ pub struct Settings {
     pub back_off: BackOff,
     /// Age at which a delay DSN is made for NOTIFY=DELAY.
     pub delay_after: Duration,
+    /// An attempt that takes longer than this is stuck: the sum of its time-outs.
+    pub longest_attempt: Duration,
     /// Recipients held altogether; beyond it submissions are refused.
     pub capacity: usize,
     /// Recipients held for one tenant unless its own settings say otherwise.
@@ -49,6 +51,8 @@ impl Default for Settings {
             retry: Retry::default(),
             back_off: BackOff::default(),
             delay_after: Duration::from_secs(4 * 3600),
+            // RFC 5321, 4.5.3.2, from the greeting to the end of data.
+            longest_attempt: Duration::from_secs(35 * 60),
             capacity: 10_000_000,
             tenant_capacity: 10_000_000,
             connections: 4_000,

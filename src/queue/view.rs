@@ -104,11 +104,13 @@ pub struct Filter {
 pub(super) const BUSY: &str = "busy";
 /// A delivery plan is being looked up.
 pub(super) const DNS: &str = "dns";
+/// An attempt takes longer than its time-outs allow; counted by connection.
+pub(super) const IN_FLIGHT: &str = "in-flight";
 /// The timers are late.
 pub(super) const TIMER: &str = "timer";
 /// Every cause of being overdue.
-pub(super) const OVERDUE: [&str; 8] =
-    ["no-connection-permit", "connection-rate", "rate", "back-off", "stopped", BUSY, DNS, TIMER];
+pub(super) const OVERDUE: [&str; 9] =
+    ["no-connection-permit", "connection-rate", "rate", "back-off", "stopped", BUSY, DNS, TIMER, IN_FLIGHT];
 
 /// One queued recipient.
 #[derive(Clone, Debug, Serialize)]

@@ -32,6 +32,21 @@ async fn entries_past_their_time_are_counted_by_what_they_wait_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_outlasts_its_time_outs_is_overdue_and_an_idle_connection_is_not() {
+    let longest_attempt = Duration::from_millis(100);
+    let stage = Stage::started(Settings { longest_attempt, ..Settings::default() });
+    stage.script.set("d1.test", Receiver { is_stalled: true, ..Receiver::default() });
+    stage.script.set("d2.test", Receiver { idle: Duration::from_secs(60), ..Receiver::default() });
+
+    stage.put(stage.envelope(&["a@d1.test"]));
+    stage.put(stage.envelope(&["a@d2.test"]));
+    stage.until_done(1).await;
+
+    let gauge = "hikyaku_queue_overdue{cause=\"in-flight\"} 1";
+    stage.until("the gauge", |stage| stage.registry.render().contains(gauge)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sites_tenants_and_entries_are_shown() {
     let stage = Stage::started(Settings::default());
     stage.script.set("d1.test", Receiver { outcome: Arc::new(|_, _| deferred("mailbox busy")), ..Receiver::default() });
