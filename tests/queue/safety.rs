@@ -77,7 +77,8 @@ async fn a_connection_that_ends_without_a_word_gives_its_work_back_and_does_not_
             drop((slot, first));
         }
     }
-    let back_off = BackOff { first: Duration::from_millis(50), most: Duration::from_millis(50) };
+    let short = Duration::from_millis(50);
+    let back_off = BackOff { first: short, floor: short, most: short };
     let stage = Stage::new(Settings { back_off, ..Settings::default() });
     let careless = Arc::new(Careless(Mutex::new(0)));
     stage.queue.start(careless.clone());
@@ -257,7 +258,8 @@ proptest! {
     fn no_recipient_is_lost_or_delivered_twice(acts in proptest::collection::vec(act(), 1..120)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let back_off = BackOff { first: Duration::from_millis(1), most: Duration::from_millis(2) };
+            let short = Duration::from_millis(1);
+            let back_off = BackOff { first: short, floor: short, most: short };
             let limits = Limits { connections: 3, recipients_per_message: 3, ..Limits::default() };
             let stage = Stage::new(Settings { back_off, limits, connections: 5, shards: 1, ..Settings::default() });
             let shelf = Arc::new(Shelf::default());
