@@ -237,7 +237,7 @@ impl Daemon {
             let address = listener.local_addr().map_err(listen)?;
             info!(%address, tenant = section.tenant, "listening for submissions");
             self.submission_addresses.push(address);
-            let settings = Arc::new(settings::submission(section));
+            let settings = Arc::new(settings::submission(config, section));
             let stop = self.stop_submission.clone();
             self.submissions.spawn(submission::serve(listener, settings, services.clone(), stop));
         }

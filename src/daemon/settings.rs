@@ -29,7 +29,7 @@ pub(super) fn spool(config: &Config) -> spool::Settings {
     }
 }
 
-pub(super) fn submission(listener: &config::Listener) -> submission::Settings {
+pub(super) fn submission(config: &Config, listener: &config::Listener) -> submission::Settings {
     submission::Settings {
         networks: listener.networks.clone(),
         max_sessions: size(listener.max_sessions),
@@ -47,6 +47,8 @@ pub(super) fn submission(listener: &config::Listener) -> submission::Settings {
             config::BareLineEnd::Normalize => submission::LineEndings::Normalize,
         },
         timeout: listener.timeout.0,
+        // The other half is for the 421 to be read, and for deliveries.
+        stop_grace: config.delivery.drain.0 / 2,
         ..submission::Settings::default()
     }
 }

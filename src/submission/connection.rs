@@ -2,8 +2,9 @@
 //!
 //! Input is read into one buffer and used from there; replies leave in one write when there is nothing more to read. A timer
 //! is kept for the whole session and only set again when it fires too early. Deadlines: a command, or the next piece of
-//! content, within [`Settings::timeout`]; content at [`Settings::min_data_rate`] on average. The message whose end of data
-//! has come is stored whatever the client or a SIGTERM does meanwhile.
+//! content, within [`Settings::timeout`]; content at [`Settings::min_data_rate`] on average. At a stop, content that is
+//! coming in has [`Settings::stop_grace`] to end. The message whose end of data has come is stored whatever the client or a
+//! SIGTERM does meanwhile.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use super::session::{Gate, LINE_MOST, Session, Step};
 use super::spill::Spill;
 use super::{Services, Settings};
 use crate::message::Content;
-use crate::queue::QueueFull;
+use crate::queue::Reservation;
 use crate::spool::NewMessage;
 
 /// Octets read at once: a message of 10 KB with its envelope comes in one read. Pages not touched cost nothing.
@@ -54,6 +55,8 @@ struct Pace {
     waiting_since: Instant,
     /// When the content that is coming in began, and which one of the session it is.
     content_since: Option<(u64, Instant)>,
+    /// When content must have ended because we are stopping.
+    stop_at: Option<Instant>,
 }
 
 /// The connection is over; there is nobody to tell.
@@ -68,20 +71,17 @@ impl Gate for Outside {
     }
 
     fn rcpt(&mut self, recipients: usize) -> Result<(), Refusal> {
-        self.room(&self.settings.tenant, recipients)
+        let queue = &self.services.queue;
+        // A trusted header may name another tenant than the listener's; admission knows which.
+        let room = match self.settings.trust_headers {
+            true => queue.room_in_all(recipients),
+            false => queue.room(&self.settings.tenant, recipients),
+        };
+        room.map_err(refusal::of_queue)
     }
 
     fn count(&mut self, cause: Cause) {
         self.services.metrics.count(cause);
-    }
-}
-
-impl Outside {
-    fn room(&self, tenant: &str, recipients: usize) -> Result<(), Refusal> {
-        self.services.queue.room(tenant, recipients).map_err(|full| match full {
-            QueueFull::Tenant | QueueFull::Queue => refusal::QUEUE_FULL,
-            QueueFull::Closing => refusal::STOPPING,
-        })
     }
 }
 
@@ -97,7 +97,7 @@ impl Connection {
         let now = services.clock.now();
         let mut outside = Outside { services, settings: Arc::clone(&settings), intake, client };
         let session = Session::new(settings, hostname, client, &mut outside);
-        let pace = Pace { waiting_since: now, content_since: None };
+        let pace = Pace { waiting_since: now, content_since: None, stop_at: None };
         Self { stream, session, outside, input: Vec::new(), used: 0, spill: None, pace }
     }
 
@@ -145,7 +145,7 @@ impl Connection {
         mut stopped: std::pin::Pin<&mut WaitForCancellationFutureOwned>,
     ) -> Result<(), Gone> {
         self.make_room();
-        let deadline = self.deadline();
+        let mut deadline = self.deadline();
         if timer.deadline().into_std() > deadline {
             timer.as_mut().reset(deadline.into());
         }
@@ -161,10 +161,16 @@ impl Connection {
                     if !self.session.is_receiving() {
                         return Ok(());
                     }
+                    self.pace.stop_at = Some(self.outside.services.clock.now() + self.outside.settings.stop_grace);
+                    deadline = self.deadline();
+                    timer.as_mut().reset(deadline.into());
                 }
                 () = timer.as_mut() => {
-                    if self.outside.services.clock.now() >= deadline {
-                        self.session.abort(&refusal::TIMEOUT, &mut self.outside);
+                    let now = self.outside.services.clock.now();
+                    if now >= deadline {
+                        let is_stop = self.pace.stop_at.is_some_and(|at| now >= at);
+                        let refusal = if is_stop { refusal::STOPPING } else { refusal::TIMEOUT };
+                        self.session.abort(&refusal, &mut self.outside);
                         return Ok(());
                     }
                     timer.as_mut().reset(deadline.into());
@@ -187,6 +193,11 @@ impl Connection {
     }
 
     fn deadline(&mut self) -> Instant {
+        let deadline = self.deadline_of_client();
+        self.pace.stop_at.map_or(deadline, |stop_at| stop_at.min(deadline))
+    }
+
+    fn deadline_of_client(&mut self) -> Instant {
         let settings = &self.outside.settings;
         let stalled = self.pace.waiting_since + settings.timeout;
         if !self.session.is_receiving() {
@@ -268,8 +279,8 @@ impl Connection {
             Some(refusal) => Err(refusal),
             None => self.admit(ended_at),
         };
-        let message = match result {
-            Ok(message) => message,
+        let (message, room) = match result {
+            Ok(admitted) => admitted,
             Err(refusal) => {
                 self.spill = None;
                 self.session.refused(&refusal, &mut self.outside);
@@ -280,7 +291,7 @@ impl Connection {
         let services = &self.outside.services;
         match services.spool.accept(message).await {
             Ok(()) => {
-                services.queue.put(id, &envelope);
+                room.put(id, &envelope);
                 let metrics = &services.metrics;
                 metrics.messages_total.increment(1);
                 metrics.recipients_total.increment(envelope.recipients.len() as u64);
@@ -297,7 +308,7 @@ impl Connection {
         }
     }
 
-    fn admit(&mut self, ended_at: Instant) -> Result<NewMessage, Refusal> {
+    fn admit(&mut self, ended_at: Instant) -> Result<(NewMessage, Reservation), Refusal> {
         let transaction = self.session.take_transaction().ok_or(refusal::NO_MAIL)?;
         let services = &self.outside.services;
         let id = services.spool.next_id();
@@ -312,11 +323,11 @@ impl Connection {
             has_eight_bit: content.has_eight_bit(),
         };
         let Admitted { envelope, content } = admit(transaction, content.bytes(), &context)?;
-        self.outside.room(&envelope.tenant, envelope.recipients.len())?;
+        let room = services.queue.reserve(&envelope.tenant, envelope.recipients.len()).map_err(refusal::of_queue)?;
         let content = match self.spill.take() {
             None => Content::Memory(content.into()),
             Some(spill) => spill.content(content.into()).ok_or(refusal::STORAGE_FULL)?,
         };
-        Ok(NewMessage { id, envelope: Arc::new(envelope), content, ended_at })
+        Ok((NewMessage { id, envelope: Arc::new(envelope), content, ended_at }, room))
     }
 }

@@ -1,7 +1,8 @@
 //! A listener: accepts connections, turns away what is too much, and runs a task per session.
 //!
 //! [`serve`] ends when `stop` is cancelled and every session has ended; sessions get 421 at their next command boundary, and
-//! a message whose 250 is pending is finished. How long that may take is the daemon's decision: it drops the future.
+//! content that is coming in has [`Settings::stop_grace`] to end, and a message whose 250 is pending is finished. How long
+//! that may take in all is the daemon's decision: it drops the future.
 
 use std::io;
 use std::net::SocketAddr;

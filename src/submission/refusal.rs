@@ -2,6 +2,7 @@
 //!
 //! The texts are constant: nothing of what a client sent is ever echoed.
 
+use crate::queue::QueueFull;
 use crate::smtp::address::AddressError;
 use crate::smtp::command::CommandError;
 use crate::smtp::status::Status;
@@ -219,6 +220,13 @@ pub fn of_spool(error: AcceptError) -> Option<Refusal> {
         AcceptError::Aborted => Some(NOT_STORED),
         AcceptError::Closed => Some(STORAGE_CLOSED),
         AcceptError::Unknown => None,
+    }
+}
+
+/// How it is said that there is no room in the queue.
+pub fn of_queue(full: QueueFull) -> Refusal {
+    match full {
+        QueueFull::Tenant | QueueFull::Queue => QUEUE_FULL,
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Settings {
     pub postmaster: Option<Address>,
     /// How long a command may take to come, and a reply to be taken (RFC 5321, 4.5.3.2.7: at least 5 minutes).
     pub timeout: Duration,
+    /// How long content that is coming in may go on when the daemon stops; then 421.
+    pub stop_grace: Duration,
     /// Octets a second that content must come at, on average over the transaction after the first `timeout / 10`.
     pub min_data_rate: u32,
 }
@@ -68,6 +70,7 @@ impl Default for Settings {
             line_endings: LineEndings::Reject,
             postmaster: None,
             timeout: Duration::from_secs(300),
+            stop_grace: Duration::from_secs(15),
             min_data_rate: 1_000,
         }
     }

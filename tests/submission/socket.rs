@@ -353,6 +353,61 @@ async fn a_tenant_from_the_header_has_its_own_queue_limit() {
     id_of(&client.submit(b"X-Hikyaku-Tenant: other\r\n\r\n").await);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_at_the_same_time_do_not_pass_a_tenants_cap() {
+    let queue = queue::Settings { tenant_capacity: 5, ..queue::Settings::default() };
+    let server = Server::with_queue(patient(), queue).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = server.ready().await;
+        let recipients = "RCPT TO:<b@y.test>\r\n".repeat(5);
+        client.send(format!("MAIL FROM:<a@x.test>\r\n{recipients}DATA\r\n")).await;
+        for _ in 0..7 {
+            client.reply().await;
+        }
+        clients.push(client);
+    }
+
+    let mut sessions = JoinSet::new();
+    for mut client in clients {
+        sessions.spawn(async move {
+            client.send(stuffed(&content(1))).await;
+            client.reply().await
+        });
+    }
+    let replies = sessions.join_all().await;
+
+    let accepted = replies.iter().filter(|reply| reply.starts_with("250")).count();
+    let refused = replies.iter().filter(|reply| reply.starts_with("452 4.3.1")).count();
+    assert_eq!((accepted, refused), (1, 19), "{replies:?}");
+    assert_eq!(server.queue.view().totals.queued, 5);
+}
+
+#[tokio::test]
+async fn room_taken_for_a_message_that_is_not_stored_comes_back() {
+    let queue = queue::Settings { tenant_capacity: 1, ..queue::Settings::default() };
+    let server = Server::with_queue(patient(), queue).await;
+    let mut client = server.ready().await;
+    client.envelope().await;
+
+    server.storage.fails.store(true, Ordering::SeqCst);
+    client.send(stuffed(&content(1))).await;
+    assert_eq!(client.reply().await, "");
+
+    assert_eq!(server.queue.view().totals.queued, 0);
+}
+
+#[tokio::test]
+async fn where_headers_name_the_tenant_a_full_listener_tenant_refuses_nobody_at_rcpt() {
+    let tenants = [("default".into(), queue::settings::Tenant { capacity: Some(0), ..Default::default() })].into();
+    let settings = Settings { trust_headers: true, ..patient() };
+    let server = Server::with_queue(settings, queue::Settings { tenants, ..queue::Settings::default() }).await;
+    let mut client = server.ready().await;
+
+    id_of(&client.submit(b"X-Hikyaku-Tenant: other\r\n\r\n").await);
+    assert!(client.submit(&content(1)).await.starts_with("452 4.3.1"));
+}
+
 #[tokio::test]
 async fn stopping_tells_idle_sessions_and_finishes_the_message_that_is_coming_in() {
     let server = Server::start(patient()).await;
