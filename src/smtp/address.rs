@@ -118,9 +118,9 @@ fn is_atext(c: char) -> bool {
 }
 
 /// Non-ASCII that cannot disturb a terminal, a log line or a command: no controls, no white space, no line or paragraph
-/// separators, no marks that turn the direction of text, no tags.
+/// separators, no marks that turn the direction of text, no tags, nothing that is never seen.
 pub(crate) fn is_plain_utf8(c: char) -> bool {
-    let is_format = matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+    let is_format = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{fff9}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}');
     !c.is_ascii() && !c.is_control() && !c.is_whitespace() && !is_format
 }
@@ -166,8 +166,15 @@ pub(crate) fn is_domain(domain: &str) -> bool {
             && label.len() <= 63
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || is_plain_utf8(c))
+            && label.chars().all(is_label_character)
     })
+}
+
+/// Not the full stops of other scripts: what maps names to ASCII takes them for dots (UTS 46, 4), so that a label with one
+/// of them would be looked up as two.
+fn is_label_character(c: char) -> bool {
+    let is_full_stop = matches!(c, '\u{3002}' | '\u{ff0e}' | '\u{ff61}');
+    c.is_ascii_alphanumeric() || c == '-' || c == '_' || is_plain_utf8(c) && !is_full_stop
 }
 
 #[cfg(test)]
@@ -211,6 +218,15 @@ mod tests {
             "a@x\u{200b}y",
             "a\u{a0}b@x",
             "a@x\u{3002}\u{85}",
+            "a@x\u{3002}test",
+            "a@x\u{ff0e}test",
+            "a@x\u{ff61}test",
+            "a\u{61c}b@x",
+            "a@x\u{61c}y",
+            "a\u{ad}b@x",
+            "a@x\u{ad}y",
+            "a\u{180e}b@x",
+            "a@x\u{180e}y",
             "a@x,b@y",
             "a;b(c)@x",
             "\"a\rb\"@x",
