@@ -2,11 +2,13 @@
 //!
 //! Input is read into one buffer and used from there; replies leave in one write when there is nothing more to read. A timer
 //! is kept for the whole session and only set again when it fires too early. Deadlines: a command, or the next piece of
-//! content, within [`Settings::timeout`]; content at [`Settings::min_data_rate`] on average. At a stop, content that is
+//! content, within [`Settings::timeout`]; content at [`Settings::min_data_rate`] on average, chunks and the waits between
+//! them together. At a stop, content that is
 //! coming in has [`Settings::stop_grace`] to end. The message whose end of data has come is stored whatever the client or a
 //! SIGTERM does meanwhile.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -200,7 +202,7 @@ impl Connection {
     fn deadline_of_client(&mut self) -> Instant {
         let settings = &self.outside.settings;
         let stalled = self.pace.waiting_since + settings.timeout;
-        if !self.session.is_receiving() {
+        if !self.session.is_in_content() {
             self.pace.content_since = None;
             return stalled;
         }
@@ -211,8 +213,9 @@ impl Connection {
             _ => self.pace.waiting_since,
         };
         self.pace.content_since = Some((number, since));
-        let earned = self.session.content().received() / u64::from(settings.min_data_rate.max(1));
-        stalled.min(since + settings.timeout / 10 + Duration::from_secs(earned))
+        let Some(rate) = settings.min_data_rate else { return stalled };
+        let earned = self.session.content().received() / NonZeroU64::from(rate);
+        stalled.min(since + settings.timeout + Duration::from_secs(earned))
     }
 
     /// Writes the replies in one piece. Usually the socket takes them at once, without a timer.
@@ -251,21 +254,23 @@ impl Connection {
             return;
         }
         if !self.session.content().is_drained() {
-            self.spill = Spill::begin(&self.outside.services.spool).await.ok();
+            match Spill::begin(&self.outside.services.spool).await {
+                Ok(spill) => self.spill = Some(spill),
+                Err(error) => return self.session.content_mut().refuse(refusal::of_storage(&error)),
+            }
         }
         self.write_body().await;
     }
 
     async fn write_body(&mut self) {
         let body = self.session.content().body().to_vec();
-        let is_written = match &mut self.spill {
-            Some(spill) => spill.write(body).await.is_ok(),
-            None => false,
+        let written = match &mut self.spill {
+            Some(spill) => spill.write(body).await,
+            None => Err(std::io::ErrorKind::BrokenPipe.into()),
         };
-        if is_written {
-            self.session.content_mut().forget_body();
-        } else {
-            self.session.content_mut().refuse(refusal::STORAGE_FULL);
+        match written {
+            Ok(()) => self.session.content_mut().forget_body(),
+            Err(error) => self.session.content_mut().refuse(refusal::of_storage(&error)),
         }
     }
 
@@ -326,7 +331,7 @@ impl Connection {
         let room = services.queue.reserve(&envelope.tenant, envelope.recipients.len()).map_err(refusal::of_queue)?;
         let content = match self.spill.take() {
             None => Content::Memory(content.into()),
-            Some(spill) => spill.content(content.into()).ok_or(refusal::STORAGE_FULL)?,
+            Some(spill) => spill.content(content.into()).ok_or(refusal::NOT_STORED)?,
         };
         Ok((NewMessage { id, envelope: Arc::new(envelope), content, ended_at }, room))
     }

@@ -80,6 +80,18 @@ pub struct Transaction {
     pub recipients: Vec<Recipient>,
     /// BDAT has begun: MAIL, RCPT and DATA are out of order now (RFC 3030, 2).
     has_chunks: bool,
+    /// Octets that the recipients take.
+    octets: usize,
+    /// The last 4yz to a RCPT: where no recipient was accepted, DATA and BDAT say the same, since a 5yz would turn what
+    /// may be tried again into a failure.
+    deferral: Option<Refusal>,
+}
+
+impl Transaction {
+    /// Octets that the recipients take, unused room included.
+    fn held(&self) -> usize {
+        self.octets + (self.recipients.capacity() - self.recipients.len()) * size_of::<Recipient>()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,11 +129,11 @@ pub struct Session {
     replies: Vec<u8>,
     errors: u32,
     junk: u32,
-    /// Transactions begun.
+    /// MAIL commands, refused ones included (RFC 9422, 4.1).
     mails: u32,
     is_denied: bool,
     is_stopping: bool,
-    /// The last MAIL got a 4yz: what was pipelined after it is not the client's fault.
+    /// The last MAIL, or every RCPT after it, got a 4yz: what was pipelined after it is not the client's fault.
     is_excused: bool,
 }
 
@@ -335,9 +347,14 @@ impl Session {
         &mut self.content
     }
 
-    /// Whether content is coming in: the minimum data rate applies.
+    /// Whether content is coming in: a stop waits for it.
     pub fn is_receiving(&self) -> bool {
         matches!(self.state, State::Data(_) | State::Chunk(_))
+    }
+
+    /// Whether content is coming in, or its next chunk is awaited: the minimum data rate applies.
+    pub fn is_in_content(&self) -> bool {
+        self.is_receiving() || self.transaction.as_ref().is_some_and(|open| open.has_chunks)
     }
 
     /// Which content of the session this is.
@@ -362,7 +379,7 @@ impl Session {
 
     /// Octets that the session holds beside content.
     pub fn held(&self) -> usize {
-        self.replies.capacity()
+        self.replies.capacity() + self.transaction.as_ref().map_or(0, Transaction::held)
     }
 
     fn say_refusal(&mut self, refusal: &Refusal) {
