@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::names::is_host_name;
 use crate::delivery::Deliverer;
 use crate::dns::Planner;
 use crate::log::disk::Disk;
@@ -305,6 +306,5 @@ fn hostname(config: &Config) -> Arc<str> {
     }
     let system = rustix::system::uname();
     let name = system.nodename().to_string_lossy().to_lowercase();
-    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
-    Arc::from(if is_name { name.as_str() } else { "localhost" })
+    Arc::from(if is_host_name(&name) { name.as_str() } else { "localhost" })
 }

@@ -30,6 +30,8 @@ pub(super) fn spool(config: &Config) -> spool::Settings {
 }
 
 pub(super) fn submission(config: &Config, listener: &config::Listener) -> submission::Settings {
+    // The only one there is; another one must say here what it changes.
+    let config::Mode::Submission = listener.mode;
     submission::Settings {
         networks: listener.networks.clone(),
         max_sessions: size(listener.max_sessions),
@@ -39,6 +41,7 @@ pub(super) fn submission(config: &Config, listener: &config::Listener) -> submis
         max_recipients: size(listener.max_recipients),
         max_transactions: NonZeroU32::new(listener.max_transactions),
         max_message_size: listener.max_message_size.0,
+        max_header_size: usize::try_from(listener.max_header_size.0).unwrap_or(usize::MAX),
         max_hops: size(listener.max_hops),
         tenant: listener.tenant.as_str().into(),
         trust_headers: listener.trust_headers,
@@ -46,7 +49,9 @@ pub(super) fn submission(config: &Config, listener: &config::Listener) -> submis
             config::BareLineEnd::Reject => submission::LineEndings::Reject,
             config::BareLineEnd::Normalize => submission::LineEndings::Normalize,
         },
+        postmaster: listener.postmaster.parse().ok(),
         timeout: listener.timeout.0,
+        min_data_rate: NonZeroU32::new(u32::try_from(listener.min_data_rate.0).unwrap_or(u32::MAX)),
         // The other half is for the 421 to be read, and for deliveries.
         stop_grace: config.delivery.drain.0 / 2,
         ..submission::Settings::default()
@@ -202,6 +207,7 @@ pub(super) fn delivery(config: &Config) -> delivery::Settings {
     let section = &config.delivery;
     delivery::Settings {
         chunking: section.chunking,
+        look_ahead: section.look_ahead,
         idle: section.idle.0,
         timeouts: delivery::Timeouts {
             connect: section.connect_timeout.0,
