@@ -160,7 +160,7 @@ impl Connection {
                 },
                 () = stopped.as_mut(), if !self.session.is_stopping() => {
                     self.session.stop();
-                    if !self.session.is_receiving() {
+                    if !self.session.is_in_content() {
                         return Ok(());
                     }
                     self.pace.stop_at = Some(self.outside.services.clock.now() + self.outside.settings.stop_grace);

@@ -176,7 +176,7 @@ impl Session {
             match self.state {
                 State::Closed => return (used, Step::Close),
                 State::Message => return (used, Step::Store),
-                State::Command if self.is_stopping => self.refuse(&refusal::STOPPING, gate),
+                State::Command if self.is_stopping && !self.is_in_content() => self.refuse(&refusal::STOPPING, gate),
                 _ if self.replies.len() >= FLUSH_AT => return (used, Step::Write),
                 _ if rest.is_empty() && !self.is_chunk_complete() => return (used, Step::Read),
                 State::Command => match line(rest) {
@@ -312,7 +312,7 @@ impl Session {
         self.close_after(refusal, gate);
     }
 
-    /// Ends the session with 421 at the next command boundary: at once, unless content is coming in.
+    /// Ends the session with 421 at the next command boundary: at once, unless content is coming in; chunks are one content.
     pub fn stop(&mut self) {
         self.is_stopping = true;
     }
@@ -347,14 +347,10 @@ impl Session {
         &mut self.content
     }
 
-    /// Whether content is coming in: a stop waits for it.
-    pub fn is_receiving(&self) -> bool {
-        matches!(self.state, State::Data(_) | State::Chunk(_))
-    }
-
-    /// Whether content is coming in, or its next chunk is awaited: the minimum data rate applies.
+    /// Whether content is coming in, or its next chunk is awaited: the minimum data rate applies, and a stop waits.
     pub fn is_in_content(&self) -> bool {
-        self.is_receiving() || self.transaction.as_ref().is_some_and(|open| open.has_chunks)
+        matches!(self.state, State::Data(_) | State::Chunk(_))
+            || self.transaction.as_ref().is_some_and(|open| open.has_chunks)
     }
 
     /// Which content of the session this is.

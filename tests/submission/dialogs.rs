@@ -267,6 +267,28 @@ fn clients_outside_the_allowed_networks_relay_nothing() {
 }
 
 #[test]
+fn stopping_lets_a_content_in_chunks_end() {
+    let mut client = Client::ready(Settings::default());
+    client.send(format!("{ENVELOPE}BDAT 6\r\nA: b\r\n").as_bytes());
+
+    client.session.stop();
+
+    assert_eq!(client.codes("BDAT 1\r\nx"), [250]);
+    assert_eq!(client.codes("BDAT 2 LAST\r\n\r\nMAIL FROM:<a@x.test>\r\n"), [250, 421]);
+    assert_eq!(client.messages.len(), 1);
+}
+
+#[test]
+fn stopping_ends_the_session_after_a_content_in_chunks_is_given_up() {
+    let mut client = Client::ready(Settings::default());
+    client.send(format!("{ENVELOPE}BDAT 6\r\nA: b\r\n").as_bytes());
+
+    client.session.stop();
+
+    assert_eq!(client.codes("RSET\r\n"), [250, 421]);
+}
+
+#[test]
 fn a_configured_postmaster_gets_the_bare_name() {
     let postmaster = Some("ops@y.test".parse().unwrap());
     let mut client = Client::ready(Settings { postmaster, ..Settings::default() });

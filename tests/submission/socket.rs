@@ -408,6 +408,18 @@ async fn when_storage_breaks_nothing_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_content_whose_file_cannot_be_made_is_refused_for_now_and_not_as_a_full_disk() {
+    let server = Server::start(patient()).await;
+    let mut client = server.ready().await;
+    client.envelope().await;
+
+    server.storage.fails.store(true, Ordering::SeqCst);
+    client.send(stuffed(&content(20_000))).await;
+
+    assert_eq!(client.reply().await, "451 4.3.0 Not stored; try again later\r\n");
+}
+
+#[tokio::test]
 async fn a_full_queue_is_told_at_rcpt() {
     let queue = queue::Settings { tenant_capacity: 2, ..queue::Settings::default() };
     let server = Server::with_queue(patient(), queue).await;
