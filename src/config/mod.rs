@@ -299,9 +299,11 @@ mod tests {
             (site.repeat(2), "limits.site[1].name"),
             ("[[queue.tenant]]\nname = \"a\"\n".repeat(2), "queue.tenant[1].name"),
             ("[[source]]\nname = \"a\"\n".repeat(2), "source[1].name"),
-            (route.to_owned() + &route.replace("a.test", "A.test"), "route[1].domain"),
+            (route.to_owned() + &route.replace("a.test", "A.test."), "route[1].domain"),
             (format!("[admin]\nsocket = \"/{}\"\n", "x".repeat(107)), "admin.socket"),
             ("[spool]\npath = \"spool\"\n".to_owned(), "spool.path"),
+            ("[spool]\npath = \"/a\\nb\"\n".to_owned(), "spool.path"),
+            ("[admin]\nsocket = \"/a\\u001bb\"\n".to_owned(), "admin.socket"),
             ("[log]\nfilter = \"a=b=c\"\n".to_owned(), "log.filter"),
         ] {
             let said = complaint(&text);

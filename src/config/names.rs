@@ -1,6 +1,8 @@
 //! Names that a configuration gives: they go into greetings, commands, trace fields, logs and labels as they are, so that
 //! nothing but plain characters may stand in them.
 
+use std::path::Path;
+
 use super::Complaints;
 
 /// Whether this is a domain as RFC 5321, 4.1.2, writes it: labels of letters, digits and inner hyphens.
@@ -37,11 +39,17 @@ impl Complaints {
         self.unless(is_right, key, format!("{name:?} {text}"));
     }
 
-    /// Complains about each name that stands there already; `key` makes the key of an index.
+    /// Complains about control characters in a path: it is written into logs and onto terminals.
+    pub(super) fn plain_path(&mut self, key: impl Into<String>, path: &Path) {
+        let is_plain = !path.to_string_lossy().chars().any(char::is_control);
+        self.unless(is_plain, key, format!("{path:?} has control characters; allowed: a path without them"));
+    }
+
+    /// Complains about each name that stands there already; case and a final dot do not matter. `key` makes the key of an index.
     pub(super) fn different<'a>(&mut self, names: impl Iterator<Item = &'a str>, key: impl Fn(usize) -> String) {
         let mut seen = std::collections::HashSet::new();
         for (index, name) in names.enumerate() {
-            let is_new = seen.insert(name.to_lowercase());
+            let is_new = seen.insert(name.strip_suffix('.').unwrap_or(name).to_lowercase());
             self.unless(is_new, key(index), format!("{name:?} occurs twice; allowed: once"));
         }
     }

@@ -27,6 +27,7 @@ impl Default for Admin {
 
 impl Admin {
     pub(super) fn check(&self, complaints: &mut Complaints) {
+        complaints.plain_path("admin.socket", &self.socket);
         let length = self.socket.as_os_str().len();
         let text = format!("{length} octets are too many for a Unix socket; allowed: at most {SOCKET_MOST}");
         complaints.unless(length <= SOCKET_MOST, "admin.socket", text);

@@ -60,6 +60,7 @@ impl Spool {
         // A relative one would be another spool for each directory that the daemon is started from.
         let text = format!("{:?} is not absolute; allowed: a path that begins with '/'", self.path);
         complaints.unless(self.path.is_absolute(), "spool.path", text);
+        complaints.plain_path("spool.path", &self.path);
         let (least, most) = (ByteSize(1 << 20), ByteSize(2 << 30));
         complaints.range("spool.segment_size", &self.segment_size, &least, &most);
         let (least, most) = (Span(Duration::from_secs(1)), Span(Duration::from_secs(540)));

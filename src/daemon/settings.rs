@@ -237,3 +237,32 @@ fn size(number: u32) -> usize {
 fn some_unless_zero(number: u32) -> Option<u32> {
     (number > 0).then_some(number)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_listener_and_delivery_reaches_them() {
+        let text = "[[listener]]\nmode = \"submission\"\npostmaster = \"ops@example.com\"\nmin_data_rate = \"2KB\"\n\
+                    max_header_size = \"1KiB\"\n[delivery]\nlook_ahead = false\ndrain = \"10s\"\n";
+        let config = Config::parse(text, Path::new("x")).unwrap();
+
+        let listener = submission(&config, &config.listeners[0]);
+
+        assert_eq!(listener.postmaster.map(|address| address.to_string()).as_deref(), Some("ops@example.com"));
+        assert_eq!(listener.min_data_rate, NonZeroU32::new(2_000));
+        assert_eq!((listener.max_header_size, listener.stop_grace), (1_024, Duration::from_secs(5)));
+        assert!(!delivery(&config).look_ahead);
+    }
+
+    #[test]
+    fn a_rate_of_zero_is_none() {
+        let config = Config::parse("[[listener]]\nmin_data_rate = \"0B\"\n", Path::new("x")).unwrap();
+
+        assert_eq!(submission(&config, &config.listeners[0]).min_data_rate, None);
+    }
+}
