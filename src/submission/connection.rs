@@ -29,7 +29,7 @@ use crate::spool::NewMessage;
 
 /// Octets read at once: a message of 10 KB with its envelope comes in one read. Pages not touched cost nothing.
 const READ_MOST: usize = 32 * 1024;
-/// How long a client that was told to go may leave our last reply unread.
+/// How long a client that was told to go may leave our last reply unread; at a stop only as long as the drain has left.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A connection before and while it runs.
@@ -244,7 +244,11 @@ impl Connection {
         let _ = self.stream.shutdown().await;
         let mut sink = [0; 4_096];
         let drained = async { while matches!(self.stream.read(&mut sink).await, Ok(read) if read > 0) {} };
-        let _ = tokio::time::timeout(LINGER, drained).await;
+        let linger = match self.session.is_stopping() {
+            true => LINGER.min(self.outside.settings.stop_grace / 2),
+            false => LINGER,
+        };
+        let _ = tokio::time::timeout(linger, drained).await;
         Ok(())
     }
 
