@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::names::is_host_name;
 use crate::delivery::Deliverer;
 use crate::dns::Planner;
 use crate::log::disk::Disk;
@@ -237,7 +238,7 @@ impl Daemon {
             let address = listener.local_addr().map_err(listen)?;
             info!(%address, tenant = section.tenant, "listening for submissions");
             self.submission_addresses.push(address);
-            let settings = Arc::new(settings::submission(section));
+            let settings = Arc::new(settings::submission(config, section));
             let stop = self.stop_submission.clone();
             self.submissions.spawn(submission::serve(listener, settings, services.clone(), stop));
         }
@@ -312,6 +313,5 @@ fn hostname(config: &Config) -> Arc<str> {
     }
     let system = rustix::system::uname();
     let name = system.nodename().to_string_lossy().to_lowercase();
-    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
-    Arc::from(if is_name { name.as_str() } else { "localhost" })
+    Arc::from(if is_host_name(&name) { name.as_str() } else { "localhost" })
 }

@@ -56,7 +56,7 @@ impl Daemon {
         let second = Duration::from_secs(1);
         let settings = queue::Settings {
             retry: Retry { intervals: vec![second], jitter_percent: 0, ..Retry::default() },
-            back_off: BackOff { first: second, most: second },
+            back_off: BackOff { first: second, floor: second, most: second },
             limits: Limits { connections: 3, ..Limits::default() },
             ..queue::Settings::default()
         };

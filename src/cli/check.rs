@@ -70,6 +70,9 @@ fn warnings(config: &Config) -> Vec<String> {
             let text = "is no address of this machine: the daemon will not start";
             out.push(format!("listener[{index}].address: {} {text}", listener.address.ip()));
         }
+        if listener.networks.is_empty() {
+            out.push(format!("listener[{index}].networks: empty: nobody may submit"));
+        }
         if let Some(network) = listener.networks.iter().find(|network| network.to_string().ends_with("/0")) {
             let text = "lets the whole world send through you (open relay)";
             out.push(format!("listener[{index}].networks: {network} {text}"));
@@ -152,7 +155,7 @@ mod tests {
     #[test]
     fn foreign_egress_address_and_open_relay_are_warned_of() {
         let (_folder, path) = file(
-            "[[listener]]\nnetworks = [\"0.0.0.0/0\"]\n[[source]]\nname = \"a\"\nipv4 = \"192.0.2.1\"\n\
+            "[[listener]]\nnetworks = [\"0.0.0.0/0\"]\n[[listener]]\naddress = \"127.0.0.1:2526\"\nnetworks = []\n[[source]]\nname = \"a\"\nipv4 = \"192.0.2.1\"\n\
              [[source]]\nname = \"b\"\nipv4 = \"127.0.0.9\"\n",
         );
 
@@ -160,6 +163,7 @@ mod tests {
         let warnings = warnings(&config.unwrap());
 
         assert!(errors.is_empty(), "{errors:?}");
+        assert!(warnings.iter().any(|warning| warning == "listener[1].networks: empty: nobody may submit"));
         assert!(warnings.iter().any(|warning| warning.contains("open relay")), "{warnings:?}");
         assert!(warnings.iter().any(|warning| warning.starts_with("source[0].ipv4: 192.0.2.1")), "{warnings:?}");
         assert!(!warnings.iter().any(|warning| warning.starts_with("source[1]")), "{warnings:?}");

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Complaints;
 use super::units::{Network, Span};
+use crate::dns::settings::NextHop;
+use crate::smtp::address::is_domain;
 
 /// The transaction towards MX hosts. Time-outs carry the names of RFC 5321, 4.5.3.2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +25,8 @@ pub struct Delivery {
     pub tls_rules: Vec<TlsRule>,
     /// Whether CHUNKING is used where it is offered.
     pub chunking: bool,
+    /// Whether a transaction may be begun behind the content of the one before, where PIPELINING is offered.
+    pub look_ahead: bool,
     /// How long an idle connection is kept.
     pub idle: Span,
     /// TCP connection.
@@ -75,6 +79,7 @@ impl Default for Delivery {
             tls: TlsMode::Opportunistic,
             tls_rules: Vec::new(),
             chunking: true,
+            look_ahead: true,
             idle: seconds(10),
             connect_timeout: seconds(30),
             greeting_timeout: seconds(300),
@@ -95,7 +100,12 @@ impl Delivery {
         for (index, rule) in self.tls_rules.iter().enumerate() {
             check_pattern(&rule.domain, format!("delivery.tls_rule[{index}].domain"), complaints);
         }
-        let (least, most) = (Span(Duration::from_millis(100)), Span(Duration::from_secs(3600)));
+        let domains = self.tls_rules.iter().map(|rule| rule.domain.as_str());
+        complaints.different(domains, |index| format!("delivery.tls_rule[{index}].domain"));
+        let (none, most) = (Span::default(), Span(Duration::from_secs(3600)));
+        complaints.range("delivery.idle", &self.idle, &none, &most);
+        complaints.range("delivery.drain", &self.drain, &none, &most);
+        let least = Span(Duration::from_millis(100));
         for (name, span) in [
             ("connect_timeout", self.connect_timeout),
             ("greeting_timeout", self.greeting_timeout),
@@ -155,7 +165,7 @@ impl Route {
             check_pattern(&self.domain, format!("{key}.domain"), complaints);
         }
         complaints.unless(
-            self.next_hop == "discard" || self.next_hop.strip_prefix("smtp://").is_some_and(|hop| !hop.is_empty()),
+            self.next_hop.parse::<NextHop>().is_ok(),
             format!("{key}.next_hop"),
             format!("{:?} is no next hop; allowed: \"smtp://host\", \"smtp://host:port\", \"discard\"", self.next_hop),
         );
@@ -164,9 +174,8 @@ impl Route {
 
 fn check_pattern(pattern: &str, key: String, complaints: &mut Complaints) {
     let name = pattern.strip_prefix("*.").unwrap_or(pattern);
-    let is_right = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'));
     complaints.unless(
-        is_right,
+        is_domain(name.strip_suffix('.').unwrap_or(name)),
         key,
         format!("{pattern:?} is no domain; allowed: \"example.com\" or \"*.example.com\""),
     );

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::Complaints;
+use crate::smtp::address::is_domain;
 
 /// A local address with the name it says in EHLO.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,8 +27,8 @@ pub struct Source {
     pub connections: Option<u32>,
 }
 
-/// A weighted set of sources. The first pool that names the tenant or the sender's domain is used, else the one called
-/// `default`, else one source without an address.
+/// A weighted set of sources. The first pool that names the domain of the reverse-path is used, else the first that names
+/// the tenant, else the one called `default`, else one source without an address.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
@@ -62,15 +63,25 @@ impl PoolMember {
 
 pub(super) fn check(sources: &[Source], pools: &[Pool], complaints: &mut Complaints) {
     for (index, source) in sources.iter().enumerate() {
-        let is_new = sources.iter().take(index).all(|other| other.name != source.name);
-        let key = format!("source[{index}].name");
-        complaints.unless(is_new && !source.name.is_empty(), key, format!("{:?} is empty or taken", source.name));
+        let key = format!("source[{index}]");
+        complaints.name(format!("{key}.name"), &source.name);
+        if let Some(name) = &source.ehlo_name {
+            complaints.host_name(format!("{key}.ehlo_name"), name);
+        }
+        complaints.range(format!("{key}.connections"), &source.connections.unwrap_or(1), &1, &1_000_000);
     }
+    complaints.different(sources.iter().map(|source| source.name.as_str()), |index| format!("source[{index}].name"));
+    complaints.different(pools.iter().map(|pool| pool.name.as_str()), |index| format!("pool[{index}].name"));
     for (index, pool) in pools.iter().enumerate() {
-        let is_new = pools.iter().take(index).all(|other| other.name != pool.name);
         let key = format!("pool[{index}]");
-        let text = format!("{:?} is empty or taken", pool.name);
-        complaints.unless(is_new && !pool.name.is_empty(), format!("{key}.name"), text);
+        complaints.name(format!("{key}.name"), &pool.name);
+        for (place, tenant) in pool.tenants.iter().enumerate() {
+            complaints.tenant(format!("{key}.tenants[{place}]"), tenant);
+        }
+        for (place, domain) in pool.sender_domains.iter().enumerate() {
+            let text = format!("{domain:?} is no domain; allowed: a domain as in an address, \"example.com\"");
+            complaints.unless(is_domain(domain), format!("{key}.sender_domains[{place}]"), text);
+        }
         complaints.unless(!pool.sources.is_empty(), format!("{key}.sources"), "at least one source is needed");
         for (place, member) in pool.sources.iter().enumerate() {
             let key = format!("{key}.sources[{place}]");

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Complaints;
 use super::units::{ByteSize, Network, Span};
+use crate::smtp::address::Address;
 
 /// One submission listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,17 +15,23 @@ use super::units::{ByteSize, Network, Span};
 pub struct Listener {
     /// Address and port.
     pub address: SocketAddr,
+    /// What kind of listener it is.
+    pub mode: Mode,
     /// Who may submit.
     pub networks: Vec<Network>,
     /// Whose messages these are.
     pub tenant: String,
     /// Whether `X-Hikyaku-Tenant` and `X-Hikyaku-Lane` of the message are believed.
     pub trust_headers: bool,
+    /// Where mail for `<Postmaster>` without a domain goes (RFC 5321, 4.5.1); empty: refused.
+    pub postmaster: String,
     /// Largest message, as SIZE announces it.
     pub max_message_size: ByteSize,
+    /// Largest header section.
+    pub max_header_size: ByteSize,
     /// Most recipients in one transaction.
     pub max_recipients: u32,
-    /// Most transactions in one session; 0: no limit.
+    /// Most MAIL commands in one session, as MAILMAX announces it (RFC 9422); 0: no limit.
     pub max_transactions: u32,
     /// Most sessions at once.
     pub max_sessions: u32,
@@ -36,10 +43,21 @@ pub struct Listener {
     pub messages_per_minute: u32,
     /// How long a session may wait for the client's next command or data (RFC 5321, 4.5.3.2.7: at least 5 min).
     pub timeout: Span,
-    /// A message with this many Received fields is taken for a loop (RFC 5321, 6.3).
+    /// Least octets a second that content must come at on average, after a grace of `timeout`; 0: no limit.
+    pub min_data_rate: ByteSize,
+    /// A message with this many Received fields or more is taken for a loop (RFC 5321, 6.3).
     pub max_hops: u32,
     /// What to do with a CR or LF that is not part of CRLF.
     pub bare_line_end: BareLineEnd,
+}
+
+/// What kind of listener it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Takes mail for everywhere from clients of its networks (RFC 6409).
+    #[default]
+    Submission,
 }
 
 /// What to do with a CR or LF in content that is not part of CRLF.
@@ -57,10 +75,13 @@ impl Default for Listener {
     fn default() -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 2525)),
+            mode: Mode::Submission,
             networks: Network::loopback().to_vec(),
             tenant: "default".to_owned(),
             trust_headers: false,
+            postmaster: String::new(),
             max_message_size: ByteSize(50_000_000),
+            max_header_size: ByteSize(100 << 10),
             max_recipients: 1000,
             max_transactions: 0,
             max_sessions: 2000,
@@ -68,6 +89,7 @@ impl Default for Listener {
             sessions_per_minute: 0,
             messages_per_minute: 0,
             timeout: Span(Duration::from_secs(300)),
+            min_data_rate: ByteSize(1000),
             max_hops: 100,
             bare_line_end: BareLineEnd::Reject,
         }
@@ -76,22 +98,28 @@ impl Default for Listener {
 
 impl Listener {
     pub(super) fn check(&self, key: &str, complaints: &mut Complaints) {
-        let is_name = !self.tenant.is_empty() && self.tenant.len() <= 64 && self.tenant.chars().all(is_tenant_char);
+        complaints.tenant(format!("{key}.tenant"), &self.tenant);
+        let is_address = self.postmaster.is_ascii() && self.postmaster.parse::<Address>().is_ok();
         complaints.unless(
-            is_name,
-            format!("{key}.tenant"),
-            format!("{:?} is no tenant; allowed: 1 to 64 characters of a-z, 0-9, '.', '_', '-'", self.tenant),
+            is_address || self.postmaster.is_empty(),
+            format!("{key}.postmaster"),
+            format!("{:?} is no address; allowed: \"postmaster@example.com\", or \"\"", self.postmaster),
         );
         let (least, most) = (ByteSize(1024), ByteSize(2 << 30));
         complaints.range(format!("{key}.max_message_size"), &self.max_message_size, &least, &most);
+        let (least, most) = (ByteSize(1024), ByteSize(128 << 10));
+        complaints.range(format!("{key}.max_header_size"), &self.max_header_size, &least, &most);
+        let most = ByteSize(1_000_000_000);
+        complaints.range(format!("{key}.min_data_rate"), &self.min_data_rate, &ByteSize(0), &most);
+        // RFC 9422 has six digits for MAILMAX.
+        complaints.range(format!("{key}.max_transactions"), &self.max_transactions, &0, &999_999);
+        complaints.range(format!("{key}.max_sessions_per_address"), &self.max_sessions_per_address, &0, &u32::MAX);
+        complaints.range(format!("{key}.sessions_per_minute"), &self.sessions_per_minute, &0, &u32::MAX);
+        complaints.range(format!("{key}.messages_per_minute"), &self.messages_per_minute, &0, &u32::MAX);
         complaints.range(format!("{key}.max_recipients"), &self.max_recipients, &1, &50_000);
         complaints.range(format!("{key}.max_sessions"), &self.max_sessions, &1, &100_000);
         let (least, most) = (Span(Duration::from_secs(1)), Span(Duration::from_secs(3600)));
         complaints.range(format!("{key}.timeout"), &self.timeout, &least, &most);
         complaints.range(format!("{key}.max_hops"), &self.max_hops, &1, &10_000);
     }
-}
-
-fn is_tenant_char(c: char) -> bool {
-    c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-')
 }

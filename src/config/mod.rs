@@ -6,18 +6,21 @@
 pub mod delivery;
 pub mod egress;
 pub mod listen;
+pub mod names;
 pub mod queue;
+mod ranges;
 pub mod service;
 pub mod spool;
 pub mod units;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use delivery::{Delivery, Dns, Route, TlsMode, TlsRule};
 pub use egress::{Pool, PoolMember, Source};
-pub use listen::{BareLineEnd, Listener};
+pub use listen::{BareLineEnd, Listener, Mode};
 pub use queue::{InDoubt, LimitRule, Limits, Queue, Retry, TenantRule};
 pub use service::{Admin, LogFormat, Logging, Metrics};
 pub use spool::{AttemptDurability, Spool};
@@ -126,20 +129,26 @@ pub struct Complaint {
 
 /// Collects complaints while a configuration is checked.
 #[derive(Debug, Default)]
-pub struct Complaints(Vec<Complaint>);
+pub struct Complaints {
+    found: Vec<Complaint>,
+    /// Every range that was checked, by key: errors about the kind of a value tell it too.
+    ranges: Vec<(String, String)>,
+}
 
 impl Complaints {
     /// Complains about `key` unless `is_right`.
     pub fn unless(&mut self, is_right: bool, key: impl Into<String>, text: impl Into<String>) {
         if !is_right {
-            self.0.push(Complaint { key: key.into(), text: text.into() });
+            self.found.push(Complaint { key: key.into(), text: text.into() });
         }
     }
 
     /// Complains if `value` is outside `least..=most`.
     pub fn range<T: PartialOrd + std::fmt::Display>(&mut self, key: impl Into<String>, value: &T, least: &T, most: &T) {
+        let (key, range) = (key.into(), format!("{least} to {most}"));
         let is_right = value >= least && value <= most;
-        self.unless(is_right, key, format!("{value} is out of range; allowed: {least} to {most}"));
+        self.unless(is_right, key.clone(), format!("{value} is out of range; allowed: {range}"));
+        self.ranges.push((key, range));
     }
 }
 
@@ -153,7 +162,7 @@ impl Config {
     /// Checks the text of a file; `path` is for messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text)
-            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), text: error.to_string() })?;
+            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), text: ranges::explain(text, &error) })?;
         match config.complaints().into_iter().next() {
             None => Ok(config),
             Some(Complaint { key, text }) => Err(ConfigError::Value { path: path.to_owned(), key, text }),
@@ -163,23 +172,63 @@ impl Config {
     /// Everything that is wrong with it, empty if it can be used.
     pub fn complaints(&self) -> Vec<Complaint> {
         let mut complaints = Complaints::default();
+        self.check(&mut complaints);
+        complaints.found
+    }
+
+    fn check(&self, complaints: &mut Complaints) {
+        if !self.hostname.is_empty() {
+            complaints.host_name("hostname", &self.hostname);
+        }
         complaints.range("threads", &self.threads, &0, &1024);
-        self.spool.check(&mut complaints);
+        self.spool.check(complaints);
         complaints.unless(!self.listeners.is_empty(), "listener", "at least one [[listener]] is needed");
         for (index, listener) in self.listeners.iter().enumerate() {
-            listener.check(&format!("listener[{index}]"), &mut complaints);
+            listener.check(&format!("listener[{index}]"), complaints);
         }
-        self.queue.check(&mut complaints);
-        self.retry.check(&mut complaints);
-        self.delivery.check(&mut complaints);
-        self.dns.check(&mut complaints);
+        self.queue.check(complaints);
+        self.retry.check(complaints);
+        self.delivery.check(complaints);
+        self.dns.check(complaints);
         for (index, route) in self.routes.iter().enumerate() {
-            route.check(&format!("route[{index}]"), &mut complaints);
+            route.check(&format!("route[{index}]"), complaints);
         }
-        egress::check(&self.sources, &self.pools, &mut complaints);
-        self.limits.check(&mut complaints);
-        complaints.0
+        let domains = self.routes.iter().map(|route| route.domain.as_str());
+        complaints.different(domains, |index| format!("route[{index}].domain"));
+        egress::check(&self.sources, &self.pools, complaints);
+        self.limits.check(complaints);
+        self.admin.check(complaints);
+        self.log.check(complaints);
+        self.check_addresses(complaints);
     }
+
+    /// Two that listen at one address and port: the second could not be bound.
+    fn check_addresses(&self, complaints: &mut Complaints) {
+        let listeners = self.listeners.iter().enumerate();
+        let mut places: Vec<(String, SocketAddr)> =
+            listeners.map(|(index, listener)| (format!("listener[{index}].address"), listener.address)).collect();
+        if self.metrics.enabled {
+            places.push(("metrics.address".to_owned(), self.metrics.address));
+        }
+        for (index, (key, address)) in places.iter().enumerate() {
+            let taken = places.iter().take(index).find(|(_, other)| is_same_place(address, other));
+            if let Some((other, _)) = taken {
+                complaints.unless(
+                    false,
+                    key,
+                    format!("{address} is taken by {other}; allowed: another address or port"),
+                );
+            }
+        }
+    }
+}
+
+/// Port 0 is a new one each time; the unspecified address is every one of its family.
+fn is_same_place(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let is_wide = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && (one.ip() == other.ip() || is_wide && one.is_ipv4() == other.is_ipv4())
 }
 
 #[cfg(test)]
@@ -207,6 +256,80 @@ mod tests {
         let said = complaint("[spool]\nsegment_size = \"1KiB\"\n");
 
         assert!(said.contains("hikyaku.toml: spool.segment_size") && said.contains("allowed: 1MiB to 2GiB"), "{said}");
+    }
+
+    #[test]
+    fn names_that_could_add_lines_or_words_are_refused() {
+        let pool = "[[source]]\nname = \"a\"\n[[pool]]\nname = \"a\"\nsources = [{ source = \"a\" }]\n";
+        let named_pool = pool.replace("[[pool]]\nname = \"a\"", "[[pool]]\nname = \"BAD\"");
+        for (text, key) in [
+            ("hostname = \"BAD\"\n", "hostname"),
+            ("[[source]]\nname = \"BAD\"\n", "source[0].name"),
+            ("[[source]]\nname = \"a\"\nehlo_name = \"BAD\"\n", "source[0].ehlo_name"),
+            (&named_pool, "pool[0].name"),
+            (&format!("{pool}tenants = [\"BAD\"]\n"), "pool[0].tenants[0]"),
+            (&format!("{pool}sender_domains = [\"BAD\"]\n"), "pool[0].sender_domains[0]"),
+            ("[[listener]]\ntenant = \"BAD\"\n", "listener[0].tenant"),
+            ("[[listener]]\npostmaster = \"p@BAD\"\n", "listener[0].postmaster"),
+            ("[[queue.tenant]]\nname = \"BAD\"\n", "queue.tenant[0].name"),
+            ("[[limits.site]]\nname = \"BAD\"\n", "limits.site[0].name"),
+            ("[[route]]\ndomain = \"BAD\"\nnext_hop = \"discard\"\n", "route[0].domain"),
+            ("[[route]]\ndomain = \"a\"\nnext_hop = \"smtp://BAD\"\n", "route[0].next_hop"),
+            ("[[delivery.tls_rule]]\ndomain = \"BAD\"\ntls = \"none\"\n", "delivery.tls_rule[0].domain"),
+        ] {
+            for bad in ["a.test\\r\\n250 x", "a b", "a\\u2028b", "a\\u061cb", "a\\u0000"] {
+                let said = complaint(&text.replace("BAD", bad));
+
+                let is_told = said.contains(&format!("hikyaku.toml: {key}: ")) && said.contains("allowed: ");
+                assert!(is_told, "{key} {bad}: {said}");
+                assert!(!said.contains(['\r', '\n', '\0', '\u{2028}', '\u{61c}']), "{said:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_bound_or_stands_twice_is_refused() {
+        let listener = |address: &str| format!("[[listener]]\naddress = \"{address}\"\n");
+        let site = "[[limits.site]]\nname = \"a\"\n";
+        let route = "[[route]]\ndomain = \"a.test\"\nnext_hop = \"discard\"\n";
+        for (text, key) in [
+            (listener("127.0.0.1:25") + &listener("127.0.0.1:25"), "listener[1].address"),
+            (listener("127.0.0.1:25") + &listener("0.0.0.0:25"), "listener[1].address"),
+            (listener("127.0.0.1:9225"), "metrics.address"),
+            (site.repeat(2), "limits.site[1].name"),
+            ("[[queue.tenant]]\nname = \"a\"\n".repeat(2), "queue.tenant[1].name"),
+            ("[[source]]\nname = \"a\"\n".repeat(2), "source[1].name"),
+            (route.to_owned() + &route.replace("a.test", "A.test."), "route[1].domain"),
+            (format!("[admin]\nsocket = \"/{}\"\n", "x".repeat(107)), "admin.socket"),
+            ("[spool]\npath = \"spool\"\n".to_owned(), "spool.path"),
+            ("[spool]\npath = \"/a\\nb\"\n".to_owned(), "spool.path"),
+            ("[admin]\nsocket = \"/a\\u001bb\"\n".to_owned(), "admin.socket"),
+            ("[log]\nfilter = \"a=b=c\"\n".to_owned(), "log.filter"),
+        ] {
+            let said = complaint(&text);
+
+            assert!(said.contains(&format!("hikyaku.toml: {key}: ")) && said.contains("allowed: "), "{said}");
+        }
+        let ports =
+            listener("127.0.0.1:0") + &listener("127.0.0.1:0") + &listener("[::1]:25") + &listener("0.0.0.0:25");
+        assert!(Config::parse(&ports, Path::new("x")).is_ok());
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_names_what_is_allowed() {
+        for (text, range) in [
+            ("threads = -1\n", "expected a whole number; allowed: 0 to 1024"),
+            ("threads = \"four\"\n", "expected a whole number; allowed: 0 to 1024"),
+            ("[[listener]]\nmax_hops = \"x\" # many\n", "allowed: 1 to 10000"),
+            ("[[listener]]\ntimeout = 30\n", "allowed: 1s to 1h"),
+            ("[[queue.tenant]]\nname = \"a\"\nweight = true\n", "allowed: 1 to 1000"),
+            ("[[pool]]\nname = \"a\"\nsources = [{ source = \"a\", weight = \"x\" }]\n", "allowed: 1 to 1000"),
+            ("[[listener]]\nmode = \"relay\"\n", "expected `submission`"),
+        ] {
+            let said = complaint(text);
+
+            assert!(said.contains(range) && !said.contains("usize"), "{said}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Complaints;
 use super::units::{Rate, Span};
+use crate::smtp::address::is_plain_utf8;
 
 /// Queue sizes and tenants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,10 +68,17 @@ impl Default for Queue {
 impl Queue {
     pub(super) fn check(&self, complaints: &mut Complaints) {
         complaints.range("queue.max_recipients", &self.max_recipients, &1, &1_000_000_000);
+        let per_tenant = self.max_recipients_per_tenant;
+        complaints.range("queue.max_recipients_per_tenant", &per_tenant, &0, &1_000_000_000);
         for (index, tenant) in self.tenants.iter().enumerate() {
-            complaints.unless(!tenant.name.is_empty(), format!("queue.tenant[{index}].name"), "must not be empty");
-            complaints.range(format!("queue.tenant[{index}].weight"), &tenant.weight, &1, &1000);
+            let key = format!("queue.tenant[{index}]");
+            complaints.tenant(format!("{key}.name"), &tenant.name);
+            complaints.range(format!("{key}.weight"), &tenant.weight, &1, &1000);
+            let recipients = tenant.max_recipients.unwrap_or_default();
+            complaints.range(format!("{key}.max_recipients"), &recipients, &0, &1_000_000_000);
         }
+        let names = self.tenants.iter().map(|tenant| tenant.name.as_str());
+        complaints.different(names, |index| format!("queue.tenant[{index}].name"));
     }
 }
 
@@ -178,9 +186,21 @@ impl Limits {
         complaints.range("limits.site_connections", &self.site_connections, &1, &100_000);
         let recipients = self.recipients_per_transaction;
         complaints.range("limits.recipients_per_transaction", &recipients, &1, &50_000);
+        complaints.range("limits.messages_per_connection", &self.messages_per_connection, &0, &u32::MAX);
+        complaints.range("limits.site_connections_per_minute", &self.site_connections_per_minute, &0, &u32::MAX);
+        let names = self.sites.iter().map(|rule| rule.name.as_str());
+        complaints.different(names, |index| format!("limits.site[{index}].name"));
         for (index, rule) in self.sites.iter().enumerate() {
             let key = format!("limits.site[{index}]");
-            complaints.unless(!rule.name.is_empty(), format!("{key}.name"), "must not be empty");
+            let is_plain = |c: char| c.is_ascii_graphic() || is_plain_utf8(c);
+            let is_site = !rule.name.is_empty() && rule.name.chars().all(is_plain);
+            let text =
+                "is no site; allowed: a provider's name, or what `hikyaku queue sites` shows, without white space";
+            complaints.unless(is_site, format!("{key}.name"), format!("{:?} {text}", rule.name));
+            let messages = rule.messages_per_connection.unwrap_or_default();
+            complaints.range(format!("{key}.messages_per_connection"), &messages, &0, &u32::MAX);
+            let connections = rule.connections_per_minute.unwrap_or_default();
+            complaints.range(format!("{key}.connections_per_minute"), &connections, &0, &u32::MAX);
             complaints.range(format!("{key}.connections"), &rule.connections.unwrap_or(1), &1, &100_000);
             let recipients = rule.recipients_per_transaction.unwrap_or(1);
             complaints.range(format!("{key}.recipients_per_transaction"), &recipients, &1, &50_000);

@@ -4,6 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+
+use super::Complaints;
+
+/// The longest path of a Unix socket: 108 octets with its NUL (unix(7)).
+const SOCKET_MOST: usize = 107;
 
 /// The admin interface.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +22,15 @@ pub struct Admin {
 impl Default for Admin {
     fn default() -> Self {
         Self { socket: PathBuf::from("/run/hikyaku/admin.sock") }
+    }
+}
+
+impl Admin {
+    pub(super) fn check(&self, complaints: &mut Complaints) {
+        complaints.plain_path("admin.socket", &self.socket);
+        let length = self.socket.as_os_str().len();
+        let text = format!("{length} octets are too many for a Unix socket; allowed: at most {SOCKET_MOST}");
+        complaints.unless(length <= SOCKET_MOST, "admin.socket", text);
     }
 }
 
@@ -59,5 +74,13 @@ pub enum LogFormat {
 impl Default for Logging {
     fn default() -> Self {
         Self { filter: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Logging {
+    pub(super) fn check(&self, complaints: &mut Complaints) {
+        let is_filter = EnvFilter::try_new(&self.filter).is_ok();
+        let text = format!("{:?} is no filter; allowed: \"info\", \"hikyaku::delivery=debug,info\", ...", self.filter);
+        complaints.unless(is_filter, "log.filter", text);
     }
 }

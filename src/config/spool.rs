@@ -12,7 +12,7 @@ use super::units::{ByteSize, Span};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Spool {
-    /// The directory; created with mode 0700.
+    /// The directory, an absolute path; created with mode 0700.
     pub path: PathBuf,
     /// Size of a log segment.
     pub segment_size: ByteSize,
@@ -57,7 +57,10 @@ impl Default for Spool {
 
 impl Spool {
     pub(super) fn check(&self, complaints: &mut Complaints) {
-        complaints.unless(!self.path.as_os_str().is_empty(), "spool.path", "must not be empty");
+        // A relative one would be another spool for each directory that the daemon is started from.
+        let text = format!("{:?} is not absolute; allowed: a path that begins with '/'", self.path);
+        complaints.unless(self.path.is_absolute(), "spool.path", text);
+        complaints.plain_path("spool.path", &self.path);
         let (least, most) = (ByteSize(1 << 20), ByteSize(2 << 30));
         complaints.range("spool.segment_size", &self.segment_size, &least, &most);
         let (least, most) = (Span(Duration::from_secs(1)), Span(Duration::from_secs(540)));

@@ -33,7 +33,9 @@ pub(super) fn spool(config: &Config) -> spool::Settings {
     }
 }
 
-pub(super) fn submission(listener: &config::Listener) -> submission::Settings {
+pub(super) fn submission(config: &Config, listener: &config::Listener) -> submission::Settings {
+    // The only one there is; another one must say here what it changes.
+    let config::Mode::Submission = listener.mode;
     submission::Settings {
         networks: listener.networks.clone(),
         max_sessions: size(listener.max_sessions),
@@ -43,6 +45,7 @@ pub(super) fn submission(listener: &config::Listener) -> submission::Settings {
         max_recipients: size(listener.max_recipients),
         max_transactions: NonZeroU32::new(listener.max_transactions),
         max_message_size: listener.max_message_size.0,
+        max_header_size: usize::try_from(listener.max_header_size.0).unwrap_or(usize::MAX),
         max_hops: size(listener.max_hops),
         tenant: listener.tenant.as_str().into(),
         trust_headers: listener.trust_headers,
@@ -50,7 +53,11 @@ pub(super) fn submission(listener: &config::Listener) -> submission::Settings {
             config::BareLineEnd::Reject => submission::LineEndings::Reject,
             config::BareLineEnd::Normalize => submission::LineEndings::Normalize,
         },
+        postmaster: listener.postmaster.parse().ok(),
         timeout: listener.timeout.0,
+        min_data_rate: NonZeroU32::new(u32::try_from(listener.min_data_rate.0).unwrap_or(u32::MAX)),
+        // The other half is for the 421 to be read, and for deliveries.
+        stop_grace: config.delivery.drain.0 / 2,
         ..submission::Settings::default()
     }
 }
@@ -226,6 +233,7 @@ pub(super) fn delivery(config: &Config) -> delivery::Settings {
     let section = &config.delivery;
     delivery::Settings {
         chunking: section.chunking,
+        look_ahead: section.look_ahead,
         idle: section.idle.0,
         timeouts: delivery::Timeouts {
             connect: section.connect_timeout.0,
@@ -258,7 +266,31 @@ fn some_unless_zero(number: u32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn what_is_said_of_listener_and_delivery_reaches_them() {
+        let text = "[[listener]]\nmode = \"submission\"\npostmaster = \"ops@example.com\"\nmin_data_rate = \"2KB\"\n\
+                    max_header_size = \"1KiB\"\n[delivery]\nlook_ahead = false\ndrain = \"10s\"\n";
+        let config = Config::parse(text, Path::new("x")).unwrap();
+
+        let listener = submission(&config, &config.listeners[0]);
+
+        assert_eq!(listener.postmaster.map(|address| address.to_string()).as_deref(), Some("ops@example.com"));
+        assert_eq!(listener.min_data_rate, NonZeroU32::new(2_000));
+        assert_eq!((listener.max_header_size, listener.stop_grace), (1_024, Duration::from_secs(5)));
+        assert!(!delivery(&config).look_ahead);
+    }
+
+    #[test]
+    fn a_rate_of_zero_is_none() {
+        let config = Config::parse("[[listener]]\nmin_data_rate = \"0B\"\n", Path::new("x")).unwrap();
+
+        assert_eq!(submission(&config, &config.listeners[0]).min_data_rate, None);
+    }
 
     fn own(address: &str) -> dns::Settings {
         let text = format!("[[listener]]\naddress = \"{address}\"\n");

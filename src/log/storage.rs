@@ -51,6 +51,10 @@ pub trait Storage: Send + Sync + Debug {
 pub trait StorageFile: Send + Sync + Debug {
     /// Reads up to `buffer.len()` octets; fewer only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Fills the buffer with octets that are in memory; false if that would mean to wait for the medium.
+    fn read_from_memory(&self, _buffer: &mut [u8], _offset: u64) -> bool {
+        false
+    }
     /// Writes all parts, one after the other, from `offset` on.
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Fills `length` octets from the beginning with zeros such that overwriting them needs no allocation.

@@ -37,6 +37,10 @@ impl Field<'_> {
     }
 }
 
+/// A line has at most so many octets (RFC 5322, 2.1.1): what has no colon within them is no field. Longer values are let
+/// pass.
+const LINE_MOST: usize = 998;
+
 /// Walks over the fields of a header section.
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
@@ -75,9 +79,9 @@ impl<'a> Iterator for Fields<'a> {
         let start = self.at;
         let line = self.line(start);
         let first = self.content.get(start..start + line)?;
-        let colon = memchr(b':', first)?;
+        let colon = memchr(b':', first.get(..first.len().min(LINE_MOST))?)?;
         let name = first.get(..colon)?.trim_ascii_end();
-        if name.is_empty() || !name.iter().all(|b| matches!(b, b'!'..=b'~')) {
+        if name.is_empty() || !is_name(name) {
             return None;
         }
         let mut end = start + line;
@@ -93,8 +97,20 @@ impl<'a> Iterator for Fields<'a> {
 pub fn length(content: &[u8]) -> Option<usize> {
     let mut fields = fields(content);
     fields.by_ref().for_each(drop);
-    let end = fields.end();
-    memchr(b'\n', content.get(end..)?).map(|_| fields.body())
+    let rest = content.get(fields.end()..)?;
+    let is_told = memchr(b'\n', rest).is_some() || !may_become_field(rest);
+    is_told.then(|| fields.body())
+}
+
+/// Whether this beginning of a line may still become a field, or the empty line.
+fn may_become_field(line: &[u8]) -> bool {
+    let is_long = line.len() > LINE_MOST;
+    !is_long && memchr(b':', line).is_none() && is_name(line.trim_ascii_end())
+}
+
+/// Whether these octets may stand in a field's name (RFC 5322, 2.2).
+fn is_name(name: &[u8]) -> bool {
+    name.iter().all(|b| matches!(b, b'!'..=b'~'))
 }
 
 #[cfg(test)]
@@ -138,8 +154,21 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_cannot_become_a_field_ends_the_header_section_before_its_end_has_come() {
+        let long = "x".repeat(999);
+
+        for line in ["two words", "two words: x", ": x", "ü", " indented", long.as_str()] {
+            assert_eq!(length(line.as_bytes()), Some(0), "{line:?}");
+        }
+        for line in ["two words", ": x", "ü", long.as_str()] {
+            assert_eq!(length(format!("A: b\r\nB: c\r\n{line}").as_bytes()), Some(12), "{line:?}");
+        }
+        assert_eq!(names(&format!("{long}: x\r\n")).0, Vec::<String>::new());
+    }
+
+    #[test]
     fn length_of_a_cut_content_is_not_guessed() {
-        for cut in ["", "Subj", "A: b\r\nSubj", "A: b\r\n\r", "A: b\r\n", "A: b"] {
+        for cut in ["", "Subj", "Subj ", "A: b\r\nSubj", "A: b\r\n\r", "A: b\r\n", "A: b"] {
             assert_eq!(length(cut.as_bytes()), None, "{cut:?}");
         }
     }

@@ -29,7 +29,7 @@ use super::assignment::Assignment;
 use super::domain::{Domain, Domains, Route};
 use super::doubts::Doubts;
 use super::entry::{Entry, Marks, hash_of};
-use super::flow::{Flow, Tenants};
+use super::flow::{Flow, Tenant, Tenants};
 use super::gates::Gates;
 use super::held::{Held, Hold};
 use super::lookup::Lookups;
@@ -162,14 +162,16 @@ impl Engine {
         }
     }
 
-    /// Whether `recipients` more of `tenant` may be accepted.
+    /// Whether `recipients` more of any tenant may be accepted.
+    pub fn room_in_all(&self, recipients: usize) -> Result<(), QueueFull> {
+        let queued = self.queued.load(Ordering::Relaxed);
+        if queued.saturating_add(recipients) > self.settings.capacity { Err(QueueFull::Queue) } else { Ok(()) }
+    }
+
+    /// Whether `recipients` more of `tenant` may be accepted. A stop does not matter: what is being submitted then is
+    /// stored and waits for the next start.
     pub fn room(&self, tenant: &str, recipients: usize) -> Result<(), QueueFull> {
-        if self.is_stopping.load(Ordering::Relaxed) {
-            return Err(QueueFull::Closing);
-        }
-        if self.queued.load(Ordering::Relaxed).saturating_add(recipients) > self.settings.capacity {
-            return Err(QueueFull::Queue);
-        }
+        self.room_in_all(recipients)?;
         let (queued, capacity) = match self.tenants.find(tenant) {
             Some(tenant) => (tenant.queued.load(Ordering::Relaxed), tenant.capacity),
             None => (
@@ -180,9 +182,13 @@ impl Engine {
         if queued.saturating_add(recipients) > capacity { Err(QueueFull::Tenant) } else { Ok(()) }
     }
 
-    /// The flow of a message.
-    pub fn flow(&self, envelope: &Envelope) -> Arc<Flow> {
-        let tenant = self.tenants.intern(&envelope.tenant, &self.settings, |name| self.sources.pool(name));
+    /// The tenant of this name.
+    pub fn tenant(&self, name: &str) -> Arc<Tenant> {
+        self.tenants.intern(name, &self.settings, |name| self.sources.pool(name))
+    }
+
+    /// The flow of a message of `tenant`.
+    fn flow(&self, tenant: &Arc<Tenant>, envelope: &Envelope) -> Arc<Flow> {
         let sender = match &envelope.reverse_path {
             crate::smtp::address::ReversePath::Mailbox(address) => self.sources.pool_of_sender(address.domain()),
             crate::smtp::address::ReversePath::Null => None,
@@ -192,8 +198,8 @@ impl Engine {
     }
 
     /// Counts recipients in.
-    pub fn count_in(&self, flow: &Flow, recipients: usize) {
-        flow.tenant.queued.fetch_add(recipients, Ordering::Relaxed);
+    pub fn count_in(&self, tenant: &Tenant, recipients: usize) {
+        tenant.queued.fetch_add(recipients, Ordering::Relaxed);
         self.queued.fetch_add(recipients, Ordering::Relaxed);
     }
 
@@ -211,10 +217,16 @@ impl Engine {
         self.held.add(entries, hold);
     }
 
-    /// Takes over a message that the spool has.
+    /// Takes over a message that the spool has, whatever is queued.
     pub fn put(self: &Arc<Self>, id: MessageId, envelope: &Envelope) {
-        let flow = self.flow(envelope);
-        self.count_in(&flow, envelope.recipients.len());
+        let tenant = self.tenant(&envelope.tenant);
+        self.count_in(&tenant, envelope.recipients.len());
+        self.put_counted(id, envelope, &tenant);
+    }
+
+    /// The same for a message whose recipients are counted in.
+    pub fn put_counted(self: &Arc<Self>, id: MessageId, envelope: &Envelope, tenant: &Arc<Tenant>) {
+        let flow = self.flow(tenant, envelope);
         let entry = |(recipient, index): (&Recipient, u32)| Entry {
             id,
             domain: self.domains.intern(recipient.forward_path.domain()),
@@ -237,7 +249,7 @@ impl Engine {
     /// Takes over what is left of a message that the spool had at the start.
     pub fn recover(self: &Arc<Self>, message: &Recovered) {
         let envelope = &message.envelope;
-        let flow = self.flow(envelope);
+        let flow = self.flow(&self.tenant(&envelope.tenant), envelope);
         let wall = self.clock.wall();
         let in_doubt = self.settings.in_doubt(&envelope.tenant);
         let (mut now, mut later, mut held, mut assumed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -248,7 +260,7 @@ impl Engine {
                 assumed.push(RecipientEvent { recipient: pending.recipient, event: Event::Delivered });
                 continue;
             }
-            self.count_in(&flow, 1);
+            self.count_in(&flow.tenant, 1);
             if let Some(address) = pending.in_doubt {
                 self.doubts.insert(message.id, pending.recipient, address);
             }

@@ -1,6 +1,6 @@
 //! The queue: what is to be tried, when, and by which connection.
 //!
-//! Recipients enter by [`Queue::put`] (after the spool has synced them) and are taken by delivery connections through a
+//! Recipients enter by [`Reservation::put`] (after the spool has synced them) and are taken by delivery connections through a
 //! [`Slot`]. What became of them comes back through [`Slot::report`]. The queue decides on retry times, expiry and DSNs
 //! and tells the spool; it knows nothing of sockets.
 //!
@@ -32,6 +32,7 @@ mod path;
 mod pump;
 mod ready;
 mod replies;
+mod reservation;
 mod schedule;
 pub mod settings;
 mod settle;
@@ -57,6 +58,7 @@ use crate::spool::{Recovered, Spool};
 
 pub use assignment::Assignment;
 use engine::Engine;
+pub use reservation::Reservation;
 pub use settings::Settings;
 pub use slot::Slot;
 pub use source::{Egress, EgressPool, Source};
@@ -77,9 +79,6 @@ pub enum QueueFull {
     /// The queue holds as many recipients as it may: 452 4.3.1.
     #[error("the queue is full")]
     Queue,
-    /// Shutting down: 421 4.3.2.
-    #[error("the queue is being closed")]
-    Closing,
 }
 
 /// The queue's handle. Cheap to clone.
@@ -110,12 +109,22 @@ impl Queue {
         })
     }
 
-    /// Whether `recipients` more of `tenant` may be accepted.
+    /// Whether there is room for `recipients` more of `tenant`: a hint, since others may take it meanwhile.
     pub fn room(&self, tenant: &str, recipients: usize) -> Result<(), QueueFull> {
         self.engine.room(tenant, recipients)
     }
 
-    /// Takes over a message that the spool has accepted.
+    /// The same where the tenant is not known yet.
+    pub fn room_in_all(&self, recipients: usize) -> Result<(), QueueFull> {
+        self.engine.room_in_all(recipients)
+    }
+
+    /// Takes room for `recipients` of `tenant`, which are counted as queued from now on.
+    pub fn reserve(&self, tenant: &str, recipients: usize) -> Result<Reservation, QueueFull> {
+        Reservation::take(&self.engine, tenant, recipients)
+    }
+
+    /// Takes over a message that the spool has accepted, whether or not there is room; see [`Reservation::put`].
     pub fn put(&self, id: MessageId, envelope: &Arc<Envelope>) {
         self.engine.put(id, envelope);
     }

@@ -81,7 +81,10 @@ pub(super) enum Wait {
 #[derive(Debug)]
 pub(super) struct Pause {
     pub until: Instant,
-    step: Duration,
+    /// When the first of the failures in a row came.
+    since: Instant,
+    /// How many came, those left out that came together.
+    failures: u32,
     /// The time is over and one connection tries; others wait for what becomes of it.
     pub is_probed: bool,
     pub reason: Arc<Report>,
@@ -160,12 +163,13 @@ impl Path {
 
     /// A connection failed. Those that were begun before the pause do not lengthen it.
     pub fn fail(&mut self, reason: Arc<Report>, settings: BackOff, now: Instant) {
-        let step = match &self.pause {
+        let (since, failures) = match &self.pause {
             Some(pause) if pause.until > now => return,
-            Some(pause) => (pause.step * 2).min(settings.most),
-            None => settings.first,
+            Some(pause) => (pause.since, pause.failures.saturating_add(1)),
+            None => (now, 1),
         };
-        self.pause = Some(Pause { until: now + step, step, is_probed: false, reason });
+        let until = now + settings.step(failures, now - since);
+        self.pause = Some(Pause { until, since, failures, is_probed: false, reason });
         self.want = 1;
     }
 
@@ -222,19 +226,24 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_doubles_with_each_failed_probe_up_to_its_ceiling() {
-        let mut now = Instant::now();
+    fn a_pause_is_a_twentieth_of_the_outage_between_its_bounds() {
+        let began = Instant::now();
+        let mut now = began;
         let mut path = path(now);
 
         let mut steps = Vec::new();
-        for _ in 0..7 {
+        while now - began < Duration::from_hours(3) {
             path.fail(reason(), BackOff::default(), now);
             let until = path.pause.as_ref().unwrap().until;
-            steps.push((until - now).as_secs());
+            steps.push((now - began, until - now));
             now = until;
         }
 
-        assert_eq!(steps, [10, 20, 40, 80, 160, 300, 300]);
+        let first: Vec<u64> = steps.iter().take(5).map(|(_, step)| step.as_secs()).collect();
+        assert_eq!(first, [1, 2, 4, 5, 5]);
+        let is_twentieth = |(outage, step): &(Duration, Duration)| *step == *outage / 20;
+        assert!(steps.iter().filter(|(outage, _)| (100..6_000).contains(&outage.as_secs())).all(is_twentieth));
+        assert_eq!(steps.last().unwrap().1, Duration::from_secs(300));
     }
 
     #[test]
@@ -245,6 +254,6 @@ mod tests {
         path.fail(reason(), BackOff::default(), now);
         path.fail(reason(), BackOff::default(), now + Duration::from_millis(1));
 
-        assert_eq!(path.pause.unwrap().until, now + Duration::from_secs(10));
+        assert_eq!(path.pause.unwrap().until, now + Duration::from_secs(1));
     }
 }

@@ -118,11 +118,12 @@ fn is_atext(c: char) -> bool {
 }
 
 /// Non-ASCII that cannot disturb a terminal, a log line or a command: no controls, no white space, no line or paragraph
-/// separators, no marks that turn the direction of text, no tags.
+/// separators, no marks that turn the direction of text, no tags, nothing that is never seen.
 pub(crate) fn is_plain_utf8(c: char) -> bool {
-    let is_format = matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+    let is_filler = matches!(c, '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}');
+    let is_format = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{fff9}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}');
-    !c.is_ascii() && !c.is_control() && !c.is_whitespace() && !is_format
+    !c.is_ascii() && !c.is_control() && !c.is_whitespace() && !is_filler && !is_format
 }
 
 fn is_local_part(local: &str) -> bool {
@@ -166,8 +167,15 @@ pub(crate) fn is_domain(domain: &str) -> bool {
             && label.len() <= 63
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || is_plain_utf8(c))
+            && label.chars().all(is_label_character)
     })
+}
+
+/// Not the full stops of other scripts, nor ASCII in full width: what maps names to ASCII makes ASCII of them (UTS 46, 4), so
+/// that another name would be looked up than the one that is written.
+fn is_label_character(c: char) -> bool {
+    let is_mapped = matches!(c, '\u{3002}' | '\u{ff01}'..='\u{ff5e}' | '\u{ff61}');
+    c.is_ascii_alphanumeric() || c == '-' || c == '_' || is_plain_utf8(c) && !is_mapped
 }
 
 #[cfg(test)]
@@ -211,6 +219,19 @@ mod tests {
             "a@x\u{200b}y",
             "a\u{a0}b@x",
             "a@x\u{3002}\u{85}",
+            "a@x\u{3002}test",
+            "a@x\u{ff0e}test",
+            "a@x\u{ff61}test",
+            "a\u{61c}b@x",
+            "a@x\u{61c}y",
+            "a\u{ad}b@x",
+            "a@x\u{ad}y",
+            "a@x\u{ff20}y",
+            "a@\u{ff58}",
+            "a\u{3164}b@x",
+            "a@x\u{ffa0}y",
+            "a\u{180e}b@x",
+            "a@x\u{180e}y",
             "a@x,b@y",
             "a;b(c)@x",
             "\"a\rb\"@x",

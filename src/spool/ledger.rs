@@ -175,7 +175,7 @@ impl Ledger {
 
     /// The open file of a segment, with what seals its records; [`io::ErrorKind::InvalidData`] if nobody knows that.
     pub fn reader(&self, sequence: u32) -> io::Result<(Arc<dyn StorageFile>, Seal)> {
-        if let Some(reader) = self.segments.lock().get(&sequence).and_then(|segment| segment.reader.clone()) {
+        if let Some(reader) = self.open_reader(sequence) {
             return Ok(reader);
         }
         let file = self.storage.open(&segment::path(sequence))?;
@@ -192,6 +192,11 @@ impl Ledger {
             segment.reader = Some(reader.clone());
         }
         Ok(reader)
+    }
+
+    /// The same, if the file is open already.
+    pub fn open_reader(&self, sequence: u32) -> Option<(Arc<dyn StorageFile>, Seal)> {
+        self.segments.lock().get(&sequence).and_then(|segment| segment.reader.clone())
     }
 
     /// Segments that were sealed since the last call.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::log::record::{Frame, HEADER, Lengths};
+use crate::log::record::{Frame, HEADER, Lengths, Seal};
 use crate::log::segment;
 use crate::log::storage::{StorageFile, read_exact};
 use crate::message::{Content, Envelope, Message, MessageId};
@@ -16,6 +16,29 @@ use super::inner::Inner;
 use super::map::Location;
 use super::quarantine::{self, Shelf};
 use super::{codec, spill};
+
+/// A message's record, checked.
+struct Record {
+    envelope: Arc<Envelope>,
+    /// The content, or what comes before the part that was spilled.
+    inline: Bytes,
+    spill: Option<codec::SpillPlace>,
+}
+
+impl Record {
+    /// `None` if the octets do not agree with their checksums or are another message's.
+    fn read(id: MessageId, bytes: Vec<u8>, seal: Seal, offset: u64) -> Option<Self> {
+        let bytes = Bytes::from(bytes);
+        let frame = Frame::read(&bytes, seal, offset)?;
+        let (meta, length) = (frame.lengths.meta as usize, frame.lengths.content as usize);
+        let inline = bytes.get(meta..meta + length)?;
+        if !frame.is_content(inline, seal, offset) || codec::id(&frame) != Some(id) {
+            return None;
+        }
+        let envelope = codec::envelope(&frame)?;
+        Some(Self { envelope, inline: bytes.slice(meta..meta + length), spill: codec::spill(&frame) })
+    }
+}
 
 impl Inner {
     /// Reads a message's record and checks it; what is damaged is copied to quarantine, once.
@@ -78,20 +101,28 @@ impl Inner {
             io::ErrorKind::UnexpectedEof => LoadError::Damaged,
             _ => LoadError::Io(error),
         })?;
-        let bytes = Bytes::from(bytes);
-        let frame = Frame::read(&bytes, seal, offset).ok_or(LoadError::Damaged)?;
-        let (meta, length) = (frame.lengths.meta as usize, frame.lengths.content as usize);
-        let inline = bytes.get(meta..meta + length).ok_or(LoadError::Damaged)?;
-        if !frame.is_content(inline, seal, offset) || codec::id(&frame) != Some(id) {
-            return Err(LoadError::Damaged);
-        }
-        let envelope: Arc<Envelope> = codec::envelope(&frame).ok_or(LoadError::Damaged)?;
-        let inline = bytes.slice(meta..meta + length);
-        let content = match codec::spill(&frame) {
+        let Record { envelope, inline, spill } = Record::read(id, bytes, seal, offset).ok_or(LoadError::Damaged)?;
+        let content = match spill {
             None => Content::Memory(inline),
             Some(place) => self.spilled(inline, place)?,
         };
         Ok(Message { id, envelope, content })
+    }
+
+    /// The message, if reading it does not wait for the disk. Whatever else is the matter, [`Inner::read`] tells.
+    pub fn read_from_memory(&self, id: MessageId, location: Location) -> Option<Message> {
+        let (file, seal) = self.ledger.open_reader(location.position.segment)?;
+        let offset = location.position.offset;
+        let mut bytes = vec![0; usize::try_from(location.octets).ok()?];
+        if !file.read_from_memory(&mut bytes, offset) {
+            return None;
+        }
+        match Record::read(id, bytes, seal, offset)? {
+            Record { envelope, inline, spill: None } => {
+                Some(Message { id, envelope, content: Content::Memory(inline) })
+            }
+            Record { .. } => None,
+        }
     }
 
     fn spilled(&self, prefix: Bytes, place: codec::SpillPlace) -> Result<Content, LoadError> {

@@ -2,10 +2,13 @@
 //!
 //! Input is read into one buffer and used from there; replies leave in one write when there is nothing more to read. A timer
 //! is kept for the whole session and only set again when it fires too early. Deadlines: a command, or the next piece of
-//! content, within [`Settings::timeout`]; content at [`Settings::min_data_rate`] on average. The message whose end of data
-//! has come is stored whatever the client or a SIGTERM does meanwhile.
+//! content, within [`Settings::timeout`]; content at [`Settings::min_data_rate`] on average, chunks and the waits between
+//! them together. At a stop, content that is
+//! coming in has [`Settings::stop_grace`] to end. The message whose end of data has come is stored whatever the client or a
+//! SIGTERM does meanwhile.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,12 +24,12 @@ use super::session::{Gate, LINE_MOST, Session, Step};
 use super::spill::Spill;
 use super::{Services, Settings};
 use crate::message::Content;
-use crate::queue::QueueFull;
+use crate::queue::Reservation;
 use crate::spool::NewMessage;
 
 /// Octets read at once: a message of 10 KB with its envelope comes in one read. Pages not touched cost nothing.
 const READ_MOST: usize = 32 * 1024;
-/// How long a client that was told to go may leave our last reply unread.
+/// How long a client that was told to go may leave our last reply unread; at a stop only as long as the drain has left.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A connection before and while it runs.
@@ -54,6 +57,8 @@ struct Pace {
     waiting_since: Instant,
     /// When the content that is coming in began, and which one of the session it is.
     content_since: Option<(u64, Instant)>,
+    /// When content must have ended because we are stopping.
+    stop_at: Option<Instant>,
 }
 
 /// The connection is over; there is nobody to tell.
@@ -68,20 +73,17 @@ impl Gate for Outside {
     }
 
     fn rcpt(&mut self, recipients: usize) -> Result<(), Refusal> {
-        self.room(&self.settings.tenant, recipients)
+        let queue = &self.services.queue;
+        // A trusted header may name another tenant than the listener's; admission knows which.
+        let room = match self.settings.trust_headers {
+            true => queue.room_in_all(recipients),
+            false => queue.room(&self.settings.tenant, recipients),
+        };
+        room.map_err(refusal::of_queue)
     }
 
     fn count(&mut self, cause: Cause) {
         self.services.metrics.count(cause);
-    }
-}
-
-impl Outside {
-    fn room(&self, tenant: &str, recipients: usize) -> Result<(), Refusal> {
-        self.services.queue.room(tenant, recipients).map_err(|full| match full {
-            QueueFull::Tenant | QueueFull::Queue => refusal::QUEUE_FULL,
-            QueueFull::Closing => refusal::STOPPING,
-        })
     }
 }
 
@@ -97,7 +99,7 @@ impl Connection {
         let now = services.clock.now();
         let mut outside = Outside { services, settings: Arc::clone(&settings), intake, client };
         let session = Session::new(settings, hostname, client, &mut outside);
-        let pace = Pace { waiting_since: now, content_since: None };
+        let pace = Pace { waiting_since: now, content_since: None, stop_at: None };
         Self { stream, session, outside, input: Vec::new(), used: 0, spill: None, pace }
     }
 
@@ -145,7 +147,7 @@ impl Connection {
         mut stopped: std::pin::Pin<&mut WaitForCancellationFutureOwned>,
     ) -> Result<(), Gone> {
         self.make_room();
-        let deadline = self.deadline();
+        let mut deadline = self.deadline();
         if timer.deadline().into_std() > deadline {
             timer.as_mut().reset(deadline.into());
         }
@@ -158,13 +160,19 @@ impl Connection {
                 },
                 () = stopped.as_mut(), if !self.session.is_stopping() => {
                     self.session.stop();
-                    if !self.session.is_receiving() {
+                    if !self.session.is_in_content() {
                         return Ok(());
                     }
+                    self.pace.stop_at = Some(self.outside.services.clock.now() + self.outside.settings.stop_grace);
+                    deadline = self.deadline();
+                    timer.as_mut().reset(deadline.into());
                 }
                 () = timer.as_mut() => {
-                    if self.outside.services.clock.now() >= deadline {
-                        self.session.abort(&refusal::TIMEOUT, &mut self.outside);
+                    let now = self.outside.services.clock.now();
+                    if now >= deadline {
+                        let is_stop = self.pace.stop_at.is_some_and(|at| now >= at);
+                        let refusal = if is_stop { refusal::STOPPING } else { refusal::TIMEOUT };
+                        self.session.abort(&refusal, &mut self.outside);
                         return Ok(());
                     }
                     timer.as_mut().reset(deadline.into());
@@ -187,9 +195,14 @@ impl Connection {
     }
 
     fn deadline(&mut self) -> Instant {
+        let deadline = self.deadline_of_client();
+        self.pace.stop_at.map_or(deadline, |stop_at| stop_at.min(deadline))
+    }
+
+    fn deadline_of_client(&mut self) -> Instant {
         let settings = &self.outside.settings;
         let stalled = self.pace.waiting_since + settings.timeout;
-        if !self.session.is_receiving() {
+        if !self.session.is_in_content() {
             self.pace.content_since = None;
             return stalled;
         }
@@ -200,8 +213,9 @@ impl Connection {
             _ => self.pace.waiting_since,
         };
         self.pace.content_since = Some((number, since));
-        let earned = self.session.content().received() / u64::from(settings.min_data_rate.max(1));
-        stalled.min(since + settings.timeout / 10 + Duration::from_secs(earned))
+        let Some(rate) = settings.min_data_rate else { return stalled };
+        let earned = self.session.content().received() / NonZeroU64::from(rate);
+        stalled.min(since + settings.timeout + Duration::from_secs(earned))
     }
 
     /// Writes the replies in one piece. Usually the socket takes them at once, without a timer.
@@ -230,7 +244,11 @@ impl Connection {
         let _ = self.stream.shutdown().await;
         let mut sink = [0; 4_096];
         let drained = async { while matches!(self.stream.read(&mut sink).await, Ok(read) if read > 0) {} };
-        let _ = tokio::time::timeout(LINGER, drained).await;
+        let linger = match self.session.is_stopping() {
+            true => LINGER.min(self.outside.settings.stop_grace / 2),
+            false => LINGER,
+        };
+        let _ = tokio::time::timeout(linger, drained).await;
         Ok(())
     }
 
@@ -240,21 +258,23 @@ impl Connection {
             return;
         }
         if !self.session.content().is_drained() {
-            self.spill = Spill::begin(&self.outside.services.spool).await.ok();
+            match Spill::begin(&self.outside.services.spool).await {
+                Ok(spill) => self.spill = Some(spill),
+                Err(error) => return self.session.content_mut().refuse(refusal::of_storage(&error)),
+            }
         }
         self.write_body().await;
     }
 
     async fn write_body(&mut self) {
         let body = self.session.content().body().to_vec();
-        let is_written = match &mut self.spill {
-            Some(spill) => spill.write(body).await.is_ok(),
-            None => false,
+        let written = match &mut self.spill {
+            Some(spill) => spill.write(body).await,
+            None => Err(std::io::ErrorKind::BrokenPipe.into()),
         };
-        if is_written {
-            self.session.content_mut().forget_body();
-        } else {
-            self.session.content_mut().refuse(refusal::STORAGE_FULL);
+        match written {
+            Ok(()) => self.session.content_mut().forget_body(),
+            Err(error) => self.session.content_mut().refuse(refusal::of_storage(&error)),
         }
     }
 
@@ -268,8 +288,8 @@ impl Connection {
             Some(refusal) => Err(refusal),
             None => self.admit(ended_at),
         };
-        let message = match result {
-            Ok(message) => message,
+        let (message, room) = match result {
+            Ok(admitted) => admitted,
             Err(refusal) => {
                 self.spill = None;
                 self.session.refused(&refusal, &mut self.outside);
@@ -280,7 +300,7 @@ impl Connection {
         let services = &self.outside.services;
         match services.spool.accept(message).await {
             Ok(()) => {
-                services.queue.put(id, &envelope);
+                room.put(id, &envelope);
                 let metrics = &services.metrics;
                 metrics.messages_total.increment(1);
                 metrics.recipients_total.increment(envelope.recipients.len() as u64);
@@ -297,7 +317,7 @@ impl Connection {
         }
     }
 
-    fn admit(&mut self, ended_at: Instant) -> Result<NewMessage, Refusal> {
+    fn admit(&mut self, ended_at: Instant) -> Result<(NewMessage, Reservation), Refusal> {
         let transaction = self.session.take_transaction().ok_or(refusal::NO_MAIL)?;
         let services = &self.outside.services;
         let id = services.spool.next_id();
@@ -312,11 +332,11 @@ impl Connection {
             has_eight_bit: content.has_eight_bit(),
         };
         let Admitted { envelope, content } = admit(transaction, content.bytes(), &context)?;
-        self.outside.room(&envelope.tenant, envelope.recipients.len())?;
+        let room = services.queue.reserve(&envelope.tenant, envelope.recipients.len()).map_err(refusal::of_queue)?;
         let content = match self.spill.take() {
             None => Content::Memory(content.into()),
-            Some(spill) => spill.content(content.into()).ok_or(refusal::STORAGE_FULL)?,
+            Some(spill) => spill.content(content.into()).ok_or(refusal::NOT_STORED)?,
         };
-        Ok(NewMessage { id, envelope: Arc::new(envelope), content, ended_at })
+        Ok((NewMessage { id, envelope: Arc::new(envelope), content, ended_at }, room))
     }
 }

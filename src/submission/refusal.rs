@@ -2,6 +2,9 @@
 //!
 //! The texts are constant: nothing of what a client sent is ever echoed.
 
+use std::io;
+
+use crate::queue::QueueFull;
 use crate::smtp::address::AddressError;
 use crate::smtp::command::CommandError;
 use crate::smtp::status::Status;
@@ -222,6 +225,21 @@ pub fn of_spool(error: AcceptError) -> Option<Refusal> {
     }
 }
 
+/// How it is said that a content could not be written down.
+pub fn of_storage(error: &io::Error) -> Refusal {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => STORAGE_FULL,
+        _ => NOT_STORED,
+    }
+}
+
+/// How it is said that there is no room in the queue.
+pub fn of_queue(full: QueueFull) -> Refusal {
+    match full {
+        QueueFull::Tenant | QueueFull::Queue => QUEUE_FULL,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,5 +261,13 @@ mod tests {
         assert_eq!(of_spool(AcceptError::Full).map(|refusal| refusal.code), Some(452));
         assert_eq!(of_spool(AcceptError::Aborted).map(|refusal| refusal.code), Some(451));
         assert_eq!(of_spool(AcceptError::Closed).map(|refusal| refusal.code), Some(421));
+    }
+
+    #[test]
+    fn only_a_full_disk_or_quota_is_called_insufficient_storage() {
+        // ENOSPC, EDQUOT, EIO, EMFILE.
+        let codes = [28, 122, 5, 24].map(|number| of_storage(&io::Error::from_raw_os_error(number)).code);
+
+        assert_eq!(codes, [452, 452, 451, 451]);
     }
 }

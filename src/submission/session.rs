@@ -80,6 +80,18 @@ pub struct Transaction {
     pub recipients: Vec<Recipient>,
     /// BDAT has begun: MAIL, RCPT and DATA are out of order now (RFC 3030, 2).
     has_chunks: bool,
+    /// Octets that the recipients take.
+    octets: usize,
+    /// The last 4yz to a RCPT: where no recipient was accepted, DATA and BDAT say the same, since a 5yz would turn what
+    /// may be tried again into a failure.
+    deferral: Option<Refusal>,
+}
+
+impl Transaction {
+    /// Octets that the recipients take, unused room included.
+    fn held(&self) -> usize {
+        self.octets + (self.recipients.capacity() - self.recipients.len()) * size_of::<Recipient>()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,11 +129,11 @@ pub struct Session {
     replies: Vec<u8>,
     errors: u32,
     junk: u32,
-    /// Transactions begun.
+    /// MAIL commands, refused ones included (RFC 9422, 4.1).
     mails: u32,
     is_denied: bool,
     is_stopping: bool,
-    /// The last MAIL got a 4yz: what was pipelined after it is not the client's fault.
+    /// The last MAIL, or every RCPT after it, got a 4yz: what was pipelined after it is not the client's fault.
     is_excused: bool,
 }
 
@@ -164,7 +176,7 @@ impl Session {
             match self.state {
                 State::Closed => return (used, Step::Close),
                 State::Message => return (used, Step::Store),
-                State::Command if self.is_stopping => self.refuse(&refusal::STOPPING, gate),
+                State::Command if self.is_stopping && !self.is_in_content() => self.refuse(&refusal::STOPPING, gate),
                 _ if self.replies.len() >= FLUSH_AT => return (used, Step::Write),
                 _ if rest.is_empty() && !self.is_chunk_complete() => return (used, Step::Read),
                 State::Command => match line(rest) {
@@ -300,7 +312,7 @@ impl Session {
         self.close_after(refusal, gate);
     }
 
-    /// Ends the session with 421 at the next command boundary: at once, unless content is coming in.
+    /// Ends the session with 421 at the next command boundary: at once, unless content is coming in; chunks are one content.
     pub fn stop(&mut self) {
         self.is_stopping = true;
     }
@@ -335,9 +347,10 @@ impl Session {
         &mut self.content
     }
 
-    /// Whether content is coming in: the minimum data rate applies.
-    pub fn is_receiving(&self) -> bool {
+    /// Whether content is coming in, or its next chunk is awaited: the minimum data rate applies, and a stop waits.
+    pub fn is_in_content(&self) -> bool {
         matches!(self.state, State::Data(_) | State::Chunk(_))
+            || self.transaction.as_ref().is_some_and(|open| open.has_chunks)
     }
 
     /// Which content of the session this is.
@@ -362,7 +375,7 @@ impl Session {
 
     /// Octets that the session holds beside content.
     pub fn held(&self) -> usize {
-        self.replies.capacity()
+        self.replies.capacity() + self.transaction.as_ref().map_or(0, Transaction::held)
     }
 
     fn say_refusal(&mut self, refusal: &Refusal) {

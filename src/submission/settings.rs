@@ -10,7 +10,7 @@ use crate::smtp::address::Address;
 /// One listener's limits and identity.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Who may submit; everybody else is greeted with 554.
+    /// Who may submit; everybody else is greeted with 554 and takes no place.
     pub networks: Vec<Network>,
     /// Sessions at the same time.
     pub max_sessions: usize,
@@ -20,9 +20,10 @@ pub struct Settings {
     pub sessions_per_minute: Option<NonZeroU32>,
     /// Messages a minute from one address.
     pub messages_per_minute: Option<NonZeroU32>,
-    /// Recipients in one mail transaction; announced as RCPTMAX (RFC 9422).
+    /// Recipients in one mail transaction; announced as RCPTMAX (RFC 9422). Fewer if their paths and parameters take over
+    /// 176 KiB, and over 160 octets each.
     pub max_recipients: usize,
-    /// Mail transactions in one session; announced as MAILMAX (RFC 9422).
+    /// MAIL commands in one session; announced as MAILMAX (RFC 9422).
     pub max_transactions: Option<NonZeroU32>,
     /// Octets of content; announced as SIZE (RFC 1870).
     pub max_message_size: u64,
@@ -44,8 +45,11 @@ pub struct Settings {
     pub postmaster: Option<Address>,
     /// How long a command may take to come, and a reply to be taken (RFC 5321, 4.5.3.2.7: at least 5 minutes).
     pub timeout: Duration,
-    /// Octets a second that content must come at, on average over the transaction after the first `timeout / 10`.
-    pub min_data_rate: u32,
+    /// How long content that is coming in may go on when the daemon stops; then 421.
+    pub stop_grace: Duration,
+    /// Octets a second that content must come at: in all, it may take `timeout` and a second for each so many octets. A
+    /// client that keeps the rate thus has the whole `timeout` for every silence.
+    pub min_data_rate: Option<NonZeroU32>,
 }
 
 impl Default for Settings {
@@ -68,7 +72,8 @@ impl Default for Settings {
             line_endings: LineEndings::Reject,
             postmaster: None,
             timeout: Duration::from_secs(300),
-            min_data_rate: 1_000,
+            stop_grace: Duration::from_secs(15),
+            min_data_rate: NonZeroU32::new(1_000),
         }
     }
 }

@@ -178,7 +178,8 @@ async fn a_stop_can_wait_for_the_dsns_of_what_was_delivered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delay_is_reported_of_recipients_that_wait_for_the_end_of_a_back_off() {
-    let back_off = BackOff { first: Duration::from_secs(300), most: Duration::from_secs(300) };
+    let long = Duration::from_secs(300);
+    let back_off = BackOff { first: long, floor: long, most: long };
     let settings = Settings { back_off, delay_after: Duration::from_secs(60), ..Settings::default() };
     let stage = Stage::started(settings);
     stage.script.set("d1.test", Receiver { is_down: true, ..Receiver::default() });

@@ -152,7 +152,8 @@ async fn a_backlogged_site_lets_others_have_shared_connections() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_connection_charges_one_message_and_the_others_stay_ready() {
-    let back_off = BackOff { first: Duration::from_millis(300), most: Duration::from_millis(300) };
+    let short = Duration::from_millis(300);
+    let back_off = BackOff { first: short, floor: short, most: short };
     let stage = Stage::started(Settings { back_off, ..Settings::default() });
     stage.script.set("d1.test", Receiver { is_down: true, ..Receiver::default() });
 

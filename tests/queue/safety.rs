@@ -77,7 +77,8 @@ async fn a_connection_that_ends_without_a_word_gives_its_work_back_and_does_not_
             drop((slot, first));
         }
     }
-    let back_off = BackOff { first: Duration::from_millis(50), most: Duration::from_millis(50) };
+    let short = Duration::from_millis(50);
+    let back_off = BackOff { first: short, floor: short, most: short };
     let stage = Stage::new(Settings { back_off, ..Settings::default() });
     let careless = Arc::new(Careless(Mutex::new(0)));
     stage.queue.start(careless.clone());
@@ -111,7 +112,9 @@ async fn stopping_ends_idle_connections_and_hands_out_nothing_more() {
     stage.until("no connection", |stage| stage.script.open.load(Ordering::Relaxed) == 0).await;
     stage.put(stage.envelope(&["a@d3.test"]));
     assert_eq!(stage.done().len(), 2);
-    assert_eq!(stage.queue.room("default", 1), Err(QueueFull::Closing));
+    // Submissions that are under way are still taken: they are on disk, and the next start finds them.
+    assert_eq!(stage.queue.room("default", 1), Ok(()));
+    assert!(stage.queue.reserve("default", 1).is_ok());
 }
 
 #[tokio::test]
@@ -126,6 +129,40 @@ async fn a_full_queue_and_a_tenant_at_its_cap_are_refused() {
     assert_eq!(stage.queue.room("small", 1), Err(QueueFull::Tenant));
     assert_eq!(stage.queue.room("other", 7), Ok(()));
     assert_eq!(stage.queue.room("other", 8), Err(QueueFull::Queue));
+}
+
+#[tokio::test]
+async fn room_that_is_reserved_is_not_given_twice_and_comes_back_when_it_is_not_used() {
+    let tenants = [("small".into(), Tenant { capacity: Some(5), ..Tenant::default() })].into();
+    let stage = Stage::new(Settings { capacity: 9, tenants, ..Settings::default() });
+
+    let first = stage.queue.reserve("small", 5).unwrap();
+    assert_eq!(stage.queue.reserve("small", 1).unwrap_err(), QueueFull::Tenant);
+    assert_eq!(stage.queue.reserve("other", 5).unwrap_err(), QueueFull::Queue);
+    let other = stage.queue.reserve("other", 4).unwrap();
+    drop(first);
+    assert_eq!(stage.queue.view().totals.queued, 4);
+
+    other
+        .put(MessageId(1), &hikyaku::message::Envelope { tenant: "other".into(), ..stage.envelope(&["a@d1.test"; 4]) });
+    assert_eq!(stage.queue.view().totals.queued, 4);
+    assert!(stage.queue.reserve("small", 5).is_ok());
+}
+
+#[test]
+fn reservations_at_the_same_time_never_pass_a_cap() {
+    let tenants = [("small".into(), Tenant { capacity: Some(5), ..Tenant::default() })].into();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let stage = Stage::new(Settings { tenants, ..Settings::default() });
+
+    let granted: usize = std::thread::scope(|scope| {
+        let tries: Vec<_> = (0..20).map(|_| scope.spawn(|| stage.queue.reserve("small", 1))).collect();
+        let results: Vec<_> = tries.into_iter().map(|one| one.join().unwrap()).collect();
+        results.iter().filter(|result| result.is_ok()).count()
+    });
+
+    assert_eq!(granted, 5);
 }
 
 /// A courier that only keeps what it is given: the test plays the connections.
@@ -257,7 +294,8 @@ proptest! {
     fn no_recipient_is_lost_or_delivered_twice(acts in proptest::collection::vec(act(), 1..120)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let back_off = BackOff { first: Duration::from_millis(1), most: Duration::from_millis(2) };
+            let short = Duration::from_millis(1);
+            let back_off = BackOff { first: short, floor: short, most: short };
             let limits = Limits { connections: 3, recipients_per_message: 3, ..Limits::default() };
             let stage = Stage::new(Settings { back_off, limits, connections: 5, shards: 1, ..Settings::default() });
             let shelf = Arc::new(Shelf::default());

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hikyaku::message::Envelope;
+use hikyaku::queue::settings::BackOff;
 use hikyaku::queue::{Filter, Settings};
 
 use crate::common::{Receiver, Stage, deferred};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_past_their_time_are_counted_by_what_they_wait_for() {
-    let stage = Stage::started(Settings::default());
+    let long = Duration::from_secs(60);
+    let back_off = BackOff { first: long, floor: long, most: long };
+    let stage = Stage::started(Settings { back_off, ..Settings::default() });
     stage.script.set("d1.test", Receiver { is_down: true, ..Receiver::default() });
     stage.script.set("d2.test", Receiver { is_stalled: true, ..Receiver::default() });
 

@@ -175,7 +175,7 @@ fn a_full_queue_or_disk_refuses_early_and_recovers() {
     client.answers.mail = None;
     client.answers.rcpt = Some(refusal::QUEUE_FULL);
 
-    assert_eq!(client.codes(&format!("{ENVELOPE}DATA\r\n")), [250, 452, 554]);
+    assert_eq!(client.codes(&format!("{ENVELOPE}DATA\r\n")), [250, 452, 452]);
     client.answers.rcpt = None;
 
     assert!(client.submit("A: b\r\n").starts_with("250 2.0.0"));
@@ -264,6 +264,28 @@ fn clients_outside_the_allowed_networks_relay_nothing() {
 
     assert_eq!(codes, [554, 503, 503, 503, 503, 503, 503, 221]);
     assert!(client.messages.is_empty());
+}
+
+#[test]
+fn stopping_lets_a_content_in_chunks_end() {
+    let mut client = Client::ready(Settings::default());
+    client.send(format!("{ENVELOPE}BDAT 6\r\nA: b\r\n").as_bytes());
+
+    client.session.stop();
+
+    assert_eq!(client.codes("BDAT 1\r\nx"), [250]);
+    assert_eq!(client.codes("BDAT 2 LAST\r\n\r\nMAIL FROM:<a@x.test>\r\n"), [250, 421]);
+    assert_eq!(client.messages.len(), 1);
+}
+
+#[test]
+fn stopping_ends_the_session_after_a_content_in_chunks_is_given_up() {
+    let mut client = Client::ready(Settings::default());
+    client.send(format!("{ENVELOPE}BDAT 6\r\nA: b\r\n").as_bytes());
+
+    client.session.stop();
+
+    assert_eq!(client.codes("RSET\r\n"), [250, 421]);
 }
 
 #[test]

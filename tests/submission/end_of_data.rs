@@ -95,6 +95,33 @@ fn in_chunks_no_variant_ends_anything() {
 }
 
 #[test]
+fn in_chunks_no_place_of_the_boundary_makes_a_difference() {
+    for line_endings in [LineEndings::Reject, LineEndings::Normalize] {
+        let settings = Settings { line_endings, ..Settings::default() };
+        for (variant, _) in variants() {
+            let content = format!("{variant}{HIDDEN}.\r\n");
+            let whole = format!("{ENVELOPE}BDAT {} LAST\r\n{content}", content.len());
+            let (_, expected) = run(&[whole.as_bytes()], &settings);
+            for at in 0..=content.len() {
+                let (one, two) = content.split_at(at);
+                let begin = format!("{ENVELOPE}BDAT {}\r\n{one}", one.len());
+                let end = format!("BDAT {} LAST\r\n{two}QUIT\r\n", two.len());
+                let empty = format!("BDAT {}\r\n{two}BDAT 0 LAST\r\nQUIT\r\n", two.len());
+
+                let waiting = run(&[begin.as_bytes(), end.as_bytes()], &settings);
+                let pipelined = run(&[(begin.clone() + &end).as_bytes()], &settings);
+                let empty_last = run(&[(begin + &empty).as_bytes()], &settings);
+
+                assert_eq!(waiting, pipelined, "{variant:?} at {at}");
+                assert_eq!(waiting.1, expected, "{variant:?} at {at}");
+                assert_eq!(empty_last.1, expected, "{variant:?} at {at}");
+                assert!(waiting.0.ends_with("221 2.0.0 Bye\r\n"), "{variant:?} at {at}: {}", waiting.0);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_client_that_waits_gets_the_same_replies_as_one_that_pipelines() {
     for (variant, _) in variants() {
         let body = format!("{variant}{HIDDEN}.\r\n");

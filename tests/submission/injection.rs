@@ -5,7 +5,7 @@ use hikyaku::submission::Settings;
 
 use crate::driver::Client;
 
-const HOSTILE: [&str; 23] = [
+const HOSTILE: [&str; 29] = [
     "\r",
     "\n",
     "\nRCPT TO:<v@y.test>",
@@ -17,6 +17,12 @@ const HOSTILE: [&str; 23] = [
     "\u{2029}",
     "\u{85}",
     "\u{202e}",
+    "\u{61c}",
+    "\u{ad}",
+    "\u{180e}",
+    "\u{3002}",
+    "\u{ff0e}",
+    "\u{ff61}",
     "\"",
     "\\",
     "<>",
@@ -68,7 +74,9 @@ fn lines(text: &str) -> Vec<String> {
 }
 
 fn is_harmless(text: &str) -> bool {
-    !text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202e}'))
+    !text.chars().any(|c| {
+        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202e}' | '\u{61c}' | '\u{ad}' | '\u{180e}')
+    })
 }
 
 #[test]
@@ -107,6 +115,7 @@ fn what_an_envelope_keeps_is_harmless_and_means_the_same_when_written_out() {
                 let envelope = &message.envelope;
                 if let ReversePath::Mailbox(address) = &envelope.reverse_path {
                     assert!(is_harmless(address.as_str()), "{path:?}");
+                    assert!(!address.domain().contains(['\u{3002}', '\u{ff0e}', '\u{ff61}']), "{path:?}");
                     assert_eq!(address.as_str().parse::<Address>().as_ref(), Ok(address));
                 }
                 assert!(envelope.envid.as_deref().is_none_or(is_harmless));

@@ -185,6 +185,18 @@ fn a_header_line_without_end_is_refused() {
 }
 
 #[test]
+fn a_content_without_header_section_may_be_one_long_line() {
+    for piece in [100, 70_000, 1 << 20] {
+        let mut client = Client::ready(Settings::default());
+        let input = format!("{ENVELOPE}DATA\r\n{}\r\n.\r\n", "x".repeat(200 << 10));
+
+        let replies: String = input.as_bytes().chunks(piece).map(|piece| client.send(piece)).collect();
+
+        assert!(replies.lines().last().unwrap().starts_with("250 2.0.0"), "by {piece}: {replies}");
+    }
+}
+
+#[test]
 fn recipients_past_the_limit_get_452_and_the_first_are_kept() {
     let mut client = Client::ready(Settings { max_recipients: 100, ..Settings::default() });
     client.send(b"MAIL FROM:<a@x.test>\r\n");
@@ -196,6 +208,44 @@ fn recipients_past_the_limit_get_452_and_the_first_are_kept() {
     assert_eq!(client.codes("DATA\r\nA: b\r\n.\r\n"), [354, 250]);
     assert_eq!(client.messages[0].envelope.recipients.len(), 100);
     assert_eq!(client.answers.counted.iter().filter(|cause| **cause == Cause::Recipients).count(), 99_900);
+}
+
+#[test]
+fn recipients_past_what_a_session_may_hold_get_452_and_the_first_are_kept() {
+    let mut client = Client::ready(Settings::default());
+    client.send(b"MAIL FROM:<a@x.test>\r\n");
+    let label = "d".repeat(47) + ".";
+    let path = format!("{}@{}test", "l".repeat(50), label.repeat(4));
+    let line = format!("RCPT TO:<{path}> ORCPT=rfc822;{}\r\n", "o".repeat(490));
+
+    let (replies, last) = flood(&mut client, repeat(&line, 1_000));
+
+    assert_eq!((replies, last.as_str()), (1_000, "452 4.5.3 Too many recipients"));
+    assert!(client.peak_held < HELD_MOST - READ, "{}", client.peak_held);
+    assert_eq!(client.codes("DATA\r\nA: b\r\n.\r\n"), [354, 250]);
+    let kept = client.messages[0].envelope.recipients.len();
+    assert!((200..300).contains(&kept), "{kept}");
+}
+
+#[test]
+fn a_raised_limit_of_recipients_can_be_reached() {
+    let mut client = Client::ready(Settings { max_recipients: 10_000, ..Settings::default() });
+    client.send(b"MAIL FROM:<a@x.test>\r\n");
+
+    flood(&mut client, repeat("RCPT TO:<somebody.with.a.name@department.example.com>\r\n", 10_000));
+
+    assert_eq!(client.session.transaction().unwrap().recipients.len(), 10_000);
+}
+
+#[test]
+fn transactions_are_limited_by_mail_commands_whether_or_not_they_succeed() {
+    let limited = Settings { max_transactions: std::num::NonZeroU32::new(3), ..Settings::default() };
+    let mut client = Client::ready(limited);
+    let mail = "MAIL FROM:<a@x.test>\r\n";
+
+    let codes = client.codes(&[mail, mail, "RSET\r\n", "MAIL FROM:<a@x.test> SIZE=99999999\r\n", mail].concat());
+
+    assert_eq!(codes, [250, 503, 250, 552, 421]);
 }
 
 #[test]
@@ -239,6 +289,29 @@ fn commands_pipelined_after_a_temporary_refusal_are_no_errors_of_the_client() {
 }
 
 #[test]
+fn what_is_refused_for_now_at_rcpt_stays_so_at_data_and_bdat_and_is_no_error() {
+    let mut client = Client::ready(Settings::default());
+    client.answers.rcpt = Some(hikyaku::submission::refusal::QUEUE_FULL);
+
+    for _ in 0..50 {
+        assert_eq!(client.codes(&format!("{ENVELOPE}DATA\r\n")), [250, 452, 452]);
+        assert_eq!(client.codes(&format!("{ENVELOPE}BDAT 1\r\nxBDAT 1 LAST\r\nx")), [250, 452, 452, 503]);
+    }
+    client.answers.rcpt = None;
+    assert!(client.submit("A: b\r\n").starts_with("250"));
+}
+
+#[test]
+fn one_recipient_refused_for_now_makes_the_refusal_of_data_temporary_and_the_next_transaction_forgets_it() {
+    let mut client = Client::ready(Settings::default());
+    client.answers.rcpt = Some(hikyaku::submission::refusal::QUEUE_FULL);
+
+    assert_eq!(client.codes(&format!("{ENVELOPE}RCPT TO:<x>\r\nDATA\r\n")), [250, 452, 501, 452]);
+
+    assert_eq!(client.codes("MAIL FROM:<a@x.test>\r\nRCPT TO:<x>\r\nDATA\r\n"), [250, 501, 554]);
+}
+
+#[test]
 fn a_hundred_thousand_chunks_of_one_octet_make_one_message() {
     let mut client = Client::ready(Settings::default());
     client.send(ENVELOPE.as_bytes());
@@ -252,14 +325,29 @@ fn a_hundred_thousand_chunks_of_one_octet_make_one_message() {
 }
 
 #[test]
-fn a_chunk_of_almost_endless_size_is_read_and_thrown_away() {
-    let mut client = Client::ready(Settings { max_message_size: 1_000, ..Settings::default() });
-    client.send(format!("{ENVELOPE}BDAT 18446744073709551614 LAST\r\n").as_bytes());
+fn a_chunk_somewhat_over_the_limit_is_read_and_thrown_away() {
+    let mut client = Client::ready(Settings { max_message_size: 1_000_000, ..Settings::default() });
+    client.send(format!("{ENVELOPE}BDAT 1500000 LAST\r\n").as_bytes());
 
-    let (replies, _) = flood(&mut client, repeat("x", 4 << 20));
+    let (replies, last) = flood(&mut client, repeat("x", 1_500_000));
 
-    assert_eq!((replies, client.session.content().bytes().len()), (0, 0));
+    assert_eq!((replies, &last[..9], client.session.content().bytes().len()), (1, "552 5.3.4", 0));
     assert!(client.peak_held < HELD_MOST);
+    assert_eq!(client.codes("NOOP\r\n"), [250]);
+}
+
+#[test]
+fn a_chunk_far_over_the_limit_is_refused_before_it_comes() {
+    for size in ["2002", "5000000000", "18446744073709551614"] {
+        for envelope in [ENVELOPE, ""] {
+            let mut client = Client::ready(Settings { max_message_size: 1_000, ..Settings::default() });
+
+            let replies = client.send(format!("{envelope}BDAT {size} LAST\r\n").as_bytes());
+
+            assert!(replies.ends_with("552 5.3.4 Message exceeds the maximum size\r\n"), "{size}: {replies}");
+            assert!(client.is_closed);
+        }
+    }
 }
 
 #[test]

@@ -12,3 +12,4 @@ mod limits;
 mod reference;
 mod server;
 mod socket;
+mod stopping;

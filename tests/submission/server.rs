@@ -119,7 +119,11 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new() }
+        Self::of(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub fn of(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new() }
     }
 
     pub async fn send(&mut self, octets: impl AsRef<[u8]>) {

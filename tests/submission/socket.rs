@@ -200,6 +200,42 @@ async fn clients_of_other_networks_are_refused_at_the_greeting() {
     assert!(client.command("QUIT").await.starts_with("221"));
 }
 
+/// A client that connects from this loopback address.
+async fn client_from(address: [u8; 4], server: &Server) -> Client {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((address, 0).into()).unwrap();
+    Client::of(socket.connect(server.address).await.unwrap())
+}
+
+#[tokio::test]
+async fn clients_of_other_networks_take_no_place_of_an_allowed_one() {
+    let networks = vec!["127.0.0.2".parse().unwrap()];
+    let server = Server::start(Settings { networks, max_sessions: 1, ..patient() }).await;
+    let mut strangers = Vec::new();
+
+    for _ in 0..80 {
+        let mut stranger = client_from([127, 0, 0, 1], &server).await;
+        assert!(stranger.reply().await.starts_with("554 5.7.1"));
+        strangers.push(stranger);
+    }
+    let mut allowed = client_from([127, 0, 0, 2], &server).await;
+
+    assert!(allowed.reply().await.starts_with("220 "));
+    assert_eq!(strangers[79].reply().await, "", "only so many are kept until QUIT");
+    assert!(strangers[0].command("QUIT").await.starts_with("221"));
+}
+
+#[tokio::test]
+async fn a_silent_client_of_another_network_is_let_go() {
+    let networks = vec!["192.0.2.0/24".parse().unwrap()];
+    let server = Server::start(Settings { networks, ..hasty(Duration::from_millis(600)) }).await;
+    let mut client = Client::connect(server.address).await;
+
+    assert!(client.reply().await.starts_with("554 5.7.1"));
+
+    assert!(client.reply().await.starts_with("421 4.4.2"));
+}
+
 #[tokio::test]
 async fn an_idle_session_is_closed_with_421() {
     let server = Server::start(hasty(Duration::from_millis(600))).await;
@@ -229,7 +265,7 @@ async fn octets_of_an_unfinished_command_do_not_prolong_its_time() {
 
 #[tokio::test]
 async fn content_that_only_trickles_is_cut_off() {
-    let server = Server::start(Settings { min_data_rate: 10_000, ..hasty(Duration::from_secs(6)) }).await;
+    let server = Server::start(hasty(Duration::from_millis(600))).await;
     let mut client = server.ready().await;
     client.envelope().await;
     let begun = Instant::now();
@@ -240,7 +276,7 @@ async fn content_that_only_trickles_is_cut_off() {
         if let Ok(read) = tokio::time::timeout(Duration::from_millis(20), client.stream.read(&mut buffer)).await {
             break read.unwrap();
         }
-        assert!(begun.elapsed() < Duration::from_millis(5_500), "only the rate can have cut it off");
+        assert!(begun.elapsed() < Duration::from_secs(10), "each octet prolongs the time");
     };
 
     assert_eq!(&buffer[..read], b"421 4.4.2 Timeout\r\n");
@@ -248,14 +284,57 @@ async fn content_that_only_trickles_is_cut_off() {
 }
 
 #[tokio::test]
+async fn small_chunks_do_not_prolong_the_time_of_a_message() {
+    let server = Server::start(hasty(Duration::from_millis(600))).await;
+    let mut client = server.ready().await;
+    client.send("MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\n").await;
+    let begun = Instant::now();
+
+    let mut replies = Vec::new();
+    while !replies.ends_with(b"421 4.4.2 Timeout\r\n") {
+        let _ = client.stream.try_write(b"BDAT 1\r\nx");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let _ = tokio::time::timeout(Duration::from_millis(20), client.stream.read_buf(&mut replies)).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "each chunk prolongs the time");
+    }
+}
+
+#[tokio::test]
+async fn without_a_minimum_data_rate_content_may_trickle() {
+    let server = Server::start(Settings { min_data_rate: None, ..hasty(Duration::from_secs(1)) }).await;
+    let mut client = server.ready().await;
+    client.envelope().await;
+
+    for octet in content(0).iter().take(20) {
+        client.send([*octet]).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    client.send(b"\r\n.\r\n").await;
+
+    id_of(&client.reply().await);
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_at_the_beginning_of_its_content_has_the_whole_time() {
+    let server = Server::start(hasty(Duration::from_secs(10))).await;
+    let mut client = server.ready().await;
+    client.envelope().await;
+
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    client.send(stuffed(&content(1))).await;
+
+    id_of(&client.reply().await);
+}
+
+#[tokio::test]
 async fn each_content_of_a_pipelining_client_has_its_own_time() {
-    let server = Server::start(Settings { min_data_rate: 1_000_000, ..hasty(Duration::from_secs(10)) }).await;
+    let server = Server::start(hasty(Duration::from_secs(2))).await;
     let mut client = server.ready().await;
     client.envelope().await;
     let next = [&stuffed(&content(1)), b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nDATA\r\n".as_slice()].concat();
 
-    for _ in 0..14 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
         client.send(&next).await;
         id_of(&client.reply().await);
         for _ in 0..3 {
@@ -329,6 +408,18 @@ async fn when_storage_breaks_nothing_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_content_whose_file_cannot_be_made_is_refused_for_now_and_not_as_a_full_disk() {
+    let server = Server::start(patient()).await;
+    let mut client = server.ready().await;
+    client.envelope().await;
+
+    server.storage.fails.store(true, Ordering::SeqCst);
+    client.send(stuffed(&content(20_000))).await;
+
+    assert_eq!(client.reply().await, "451 4.3.0 Not stored; try again later\r\n");
+}
+
+#[tokio::test]
 async fn a_full_queue_is_told_at_rcpt() {
     let queue = queue::Settings { tenant_capacity: 2, ..queue::Settings::default() };
     let server = Server::with_queue(patient(), queue).await;
@@ -351,6 +442,61 @@ async fn a_tenant_from_the_header_has_its_own_queue_limit() {
 
     assert!(client.submit(b"X-Hikyaku-Tenant: small\r\n\r\n").await.starts_with("452 4.3.1"));
     id_of(&client.submit(b"X-Hikyaku-Tenant: other\r\n\r\n").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_at_the_same_time_do_not_pass_a_tenants_cap() {
+    let queue = queue::Settings { tenant_capacity: 5, ..queue::Settings::default() };
+    let server = Server::with_queue(patient(), queue).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = server.ready().await;
+        let recipients = "RCPT TO:<b@y.test>\r\n".repeat(5);
+        client.send(format!("MAIL FROM:<a@x.test>\r\n{recipients}DATA\r\n")).await;
+        for _ in 0..7 {
+            client.reply().await;
+        }
+        clients.push(client);
+    }
+
+    let mut sessions = JoinSet::new();
+    for mut client in clients {
+        sessions.spawn(async move {
+            client.send(stuffed(&content(1))).await;
+            client.reply().await
+        });
+    }
+    let replies = sessions.join_all().await;
+
+    let accepted = replies.iter().filter(|reply| reply.starts_with("250")).count();
+    let refused = replies.iter().filter(|reply| reply.starts_with("452 4.3.1")).count();
+    assert_eq!((accepted, refused), (1, 19), "{replies:?}");
+    assert_eq!(server.queue.view().totals.queued, 5);
+}
+
+#[tokio::test]
+async fn room_taken_for_a_message_that_is_not_stored_comes_back() {
+    let queue = queue::Settings { tenant_capacity: 1, ..queue::Settings::default() };
+    let server = Server::with_queue(patient(), queue).await;
+    let mut client = server.ready().await;
+    client.envelope().await;
+
+    server.storage.fails.store(true, Ordering::SeqCst);
+    client.send(stuffed(&content(1))).await;
+    assert_eq!(client.reply().await, "");
+
+    assert_eq!(server.queue.view().totals.queued, 0);
+}
+
+#[tokio::test]
+async fn where_headers_name_the_tenant_a_full_listener_tenant_refuses_nobody_at_rcpt() {
+    let tenants = [("default".into(), queue::settings::Tenant { capacity: Some(0), ..Default::default() })].into();
+    let settings = Settings { trust_headers: true, ..patient() };
+    let server = Server::with_queue(settings, queue::Settings { tenants, ..queue::Settings::default() }).await;
+    let mut client = server.ready().await;
+
+    id_of(&client.submit(b"X-Hikyaku-Tenant: other\r\n\r\n").await);
+    assert!(client.submit(&content(1)).await.starts_with("452 4.3.1"));
 }
 
 #[tokio::test]

@@ -12,6 +12,11 @@ use crate::submission::refusal::{self, Refusal};
 use super::Gate;
 
 const OK: Status = Status::new(2, 0, 0);
+/// Octets that the recipients of a transaction may take: with the buffers of input (34 KiB) and replies (32 KiB) the
+/// session stays under 256 KiB beside content.
+const ENVELOPE_MOST: usize = 176 * 1024;
+/// The same for each recipient where a listener allows so many that they would not fit: an address of 254 octets is rare.
+const RECIPIENT_MOST: usize = 160;
 
 impl Session {
     /// Carries out one line.
@@ -26,6 +31,10 @@ impl Session {
             }
             Err(CommandError::ChunkSize) => {
                 return self.close_after(&refusal::of_command(CommandError::ChunkSize), gate);
+            }
+            // Nobody would wait for so much to be read and thrown away.
+            Ok(Command::Bdat(size, _)) if size / 2 > self.settings.max_message_size => {
+                return self.close_after(&refusal::TOO_LARGE, gate);
             }
             Ok(Command::Bdat(size, is_last)) => {
                 self.bdat(size, is_last);
@@ -96,6 +105,7 @@ impl Session {
     }
 
     fn mail(&mut self, path: ReversePath, parameters: MailParameters, gate: &mut dyn Gate) -> Result<(), Refusal> {
+        self.mails = self.mails.saturating_add(1);
         let hello = self.hello.as_ref().ok_or(refusal::NO_HELLO)?;
         if let Some(open) = &self.transaction {
             return Err(if open.has_chunks { refusal::IN_CHUNKS } else { refusal::NESTED_MAIL });
@@ -104,7 +114,7 @@ impl Session {
             return Err(refusal::NOT_EXTENDED);
         }
         self.is_excused = false;
-        if self.settings.max_transactions.is_some_and(|most| self.mails >= most.get()) {
+        if self.settings.max_transactions.is_some_and(|most| self.mails > most.get()) {
             return Err(refusal::TOO_MANY_MESSAGES);
         }
         if parameters.size.is_some_and(|size| size > self.settings.max_message_size) {
@@ -114,14 +124,29 @@ impl Session {
             self.is_excused = true;
             return Err(refusal);
         }
-        self.transaction =
-            Some(Transaction { reverse_path: path, parameters, recipients: Vec::new(), has_chunks: false });
-        self.mails += 1;
+        self.transaction = Some(Transaction {
+            reverse_path: path,
+            parameters,
+            recipients: Vec::new(),
+            has_chunks: false,
+            octets: 0,
+            deferral: None,
+        });
         self.say(250, Status::new(2, 1, 0), "Ok");
         Ok(())
     }
 
     fn rcpt(&mut self, path: Address, parameters: RcptParameters, gate: &mut dyn Gate) -> Result<(), Refusal> {
+        let result = self.recipient(path, parameters, gate);
+        if let (Err(refusal), Some(transaction)) = (&result, &mut self.transaction)
+            && refusal.code / 100 == 4
+        {
+            transaction.deferral = Some(*refusal);
+        }
+        result
+    }
+
+    fn recipient(&mut self, path: Address, parameters: RcptParameters, gate: &mut dyn Gate) -> Result<(), Refusal> {
         let is_extended = self.hello.as_ref().is_some_and(|hello| hello.is_extended);
         let Some(transaction) = &mut self.transaction else { return Err(refusal::NO_MAIL) };
         if transaction.has_chunks {
@@ -135,10 +160,16 @@ impl Session {
         if !is_ascii && !transaction.parameters.smtputf8 {
             return Err(refusal::NON_ASCII);
         }
-        if transaction.recipients.len() >= self.settings.max_recipients {
+        let octets = transaction.octets
+            + size_of::<Recipient>()
+            + path.as_str().len()
+            + orcpt.as_ref().map_or(0, |orcpt| orcpt.len());
+        let most = ENVELOPE_MOST.max(self.settings.max_recipients.saturating_mul(RECIPIENT_MOST));
+        if transaction.recipients.len() >= self.settings.max_recipients || octets > most {
             return Err(refusal::TOO_MANY_RECIPIENTS);
         }
         gate.rcpt(transaction.recipients.len() + 1)?;
+        transaction.octets = octets;
         transaction.recipients.push(Recipient { forward_path: path, notify, orcpt });
         self.say(250, Status::new(2, 1, 5), "Ok");
         Ok(())
@@ -151,8 +182,10 @@ impl Session {
             return Err(refusal::IN_CHUNKS);
         }
         if transaction.recipients.is_empty() {
+            let deferral = transaction.deferral;
+            self.is_excused = deferral.is_some();
             self.reset();
-            return Err(refusal::NO_RECIPIENTS);
+            return Err(deferral.unwrap_or(refusal::NO_RECIPIENTS));
         }
         self.begin_content();
         self.state = State::Data(Decoder::default());
@@ -166,7 +199,10 @@ impl Session {
         let refusal = match &mut self.transaction {
             _ if self.is_denied => Some(refusal::RELAY_DENIED_ALREADY),
             None => Some(refusal::NO_MAIL),
-            Some(open) if open.recipients.is_empty() => Some(refusal::NO_RECIPIENTS),
+            Some(open) if open.recipients.is_empty() => {
+                self.is_excused = open.deferral.is_some();
+                Some(open.deferral.unwrap_or(refusal::NO_RECIPIENTS))
+            }
             Some(open) => {
                 begins = !std::mem::replace(&mut open.has_chunks, true);
                 None
