@@ -22,6 +22,7 @@ use crate::spool::{Event, RecipientEvent};
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
 use super::notice::Notice;
+use super::settings::BackOff;
 use super::site::Site;
 
 /// Circumstances of the outcomes of one attempt.
@@ -65,7 +66,9 @@ impl Engine {
             let source = state.path(place).map(|path| {
                 path.in_flight = path.in_flight.saturating_sub(1);
                 if let Some(reply) = throttle {
-                    path.fail(reply, self.settings.back_off, now);
+                    // Each connection ends the pause by opening, so it would never be longer than the first.
+                    let back_off = self.settings.back_off;
+                    path.fail(reply, BackOff { first: back_off.floor, ..back_off }, now);
                 }
                 path.key.source
             });
