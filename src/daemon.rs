@@ -8,7 +8,7 @@ mod settings;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,8 @@ pub struct Daemon {
     stop_watching: CancellationToken,
     watchers: JoinSet<()>,
     recovery: Option<thread::JoinHandle<()>>,
+    /// Why recovery ended early: set by its thread, shown by the admin interface until the restart.
+    recovery_failure: Arc<OnceLock<String>>,
     submission_addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
     admin_socket: Option<PathBuf>,
@@ -127,6 +129,7 @@ impl Daemon {
             stop_watching: CancellationToken::new(),
             watchers,
             recovery: None,
+            recovery_failure: Arc::default(),
             submission_addresses: Vec::new(),
             metrics_address: None,
             admin_socket: None,
@@ -170,6 +173,10 @@ impl Daemon {
     /// Reads what an earlier run left, on a thread of its own: it takes seconds for a million recipients.
     fn recover(&self, recovery: Recovery) -> Result<thread::JoinHandle<()>, Error> {
         let queue = self.queue.clone();
+        let failed = self.recovery_failure.clone();
+        let help = "1: messages of earlier starts were not all raised; restart when the disk is well.";
+        let failed_gauge = self.registry.gauge("hikyaku_spool_recovery_failed", help, &[]);
+        failed_gauge.set(0.0);
         let run = move || {
             let started = Instant::now();
             let mut messages = 0_u64;
@@ -188,7 +195,12 @@ impl Daemon {
                     let seconds = started.elapsed().as_secs_f64();
                     info!(messages, in_doubt = report.in_doubt, seconds, "recovered");
                 }
-                Err(failure) => error!(%failure, "recovery failed: what it did not reach stays on disk"),
+                Err(failure) => {
+                    error!(%failure, "recovery failed: what it did not reach stays on disk; restart when that is well");
+                    failed_gauge.set(1.0);
+                    // Nobody else sets it.
+                    let _ = failed.set(failure.to_string());
+                }
             }
         };
         thread::Builder::new().name("recovery".to_owned()).spawn(run).map_err(Error::Thread)
@@ -203,6 +215,8 @@ impl Daemon {
                 started: Instant::now(),
                 spool: self.spool.clone(),
                 queue: self.queue.clone(),
+                stopping: self.stop_submission.clone(),
+                recovery_failure: self.recovery_failure.clone(),
             };
             self.watchers.spawn(admin::serve_unix(socket, state, self.stop_watching.clone()));
             self.admin_socket = Some(path);
@@ -279,9 +293,9 @@ fn name_doubts(recovered: &Recovered, named: &mut usize) {
         let index = usize::try_from(pending.recipient).unwrap_or(usize::MAX);
         let Some(recipient) = recovered.envelope.recipients.get(index) else { continue };
         let recipient = recipient.forward_path.as_str();
-        info!(message_id = %recovered.id, recipient, %mx_address, "in doubt: the receiver may have it already");
+        warn!(message_id = %recovered.id, recipient, %mx_address, "in doubt: the receiver may have it already");
         if *named == MAX_NAMED_DOUBTS {
-            warn!(MAX_NAMED_DOUBTS, "more may be in doubt; they are not named here");
+            warn!(MAX_NAMED_DOUBTS, "more may be in doubt: `hikyaku queue list --in-doubt` lists them");
         }
     }
 }

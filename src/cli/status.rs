@@ -50,7 +50,7 @@ impl Status {
                 Ok(Exit::Ok)
             }
             Some(reason) => {
-                println!("NOT ACCEPTING MESSAGES: {}", plain(&reason));
+                println!("NOT READY: {}", plain(&reason));
                 Ok(Exit::Problem)
             }
         }
