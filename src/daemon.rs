@@ -3,6 +3,7 @@
 //! [`Daemon::start`] returns when mail can be submitted, however much is queued: recovery goes on beside it.
 //! [`Daemon::stop`] ends accepting first, then lets transactions finish within a grace, then closes the spool.
 
+mod gauges;
 mod settings;
 
 use std::io;
@@ -228,12 +229,8 @@ impl Daemon {
             self.metrics_address = Some(listener.local_addr().map_err(listen)?);
             self.watchers.spawn(admin::serve_metrics(listener, self.registry.clone(), self.stop_watching.clone()));
         }
-        let (registry, stop) = (self.registry.clone(), self.stop_watching.clone());
-        self.watchers.spawn(async move {
-            while stop.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_some() {
-                registry.run_upkeep();
-            }
-        });
+        let gauges = gauges::SpoolGauges::new(&self.registry);
+        self.watchers.spawn(upkeep(self.registry.clone(), self.spool.clone(), gauges, self.stop_watching.clone()));
         Ok(())
     }
 
@@ -279,6 +276,21 @@ impl Daemon {
             error!("the recovery thread panicked");
         }
         info!(in_flight = self.queue.in_flight(), "stopped");
+    }
+}
+
+/// Sets the spool's gauges and folds histograms until `stop`.
+async fn upkeep(registry: Registry, spool: Spool, gauges: gauges::SpoolGauges, stop: CancellationToken) {
+    loop {
+        let spool = spool.clone();
+        // Asks the file system for its free space, which may block.
+        if let Ok(stat) = tokio::task::spawn_blocking(move || spool.stat()).await {
+            gauges.show(&stat);
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_none() {
+            return;
+        }
+        registry.run_upkeep();
     }
 }
 

@@ -56,7 +56,7 @@ fn reason(recovery_failure: Option<&str>, health: Result<(), AcceptError>) -> Op
             });
         }
         Err(AcceptError::Full) => "the spool's disk is at its reserve: submissions get 452, delivery goes on",
-        Err(AcceptError::Closed) => "the spool has failed or is being closed: submissions get 421",
+        Err(AcceptError::Closed) => "the spool has failed, as the log tells, or is being closed: submissions get 421",
         Err(AcceptError::Aborted | AcceptError::Unknown) => "the spool cannot be written",
     };
     Some(reason.to_owned())

@@ -133,6 +133,7 @@ pub(super) struct Stat {
     recovering: bool,
     full: bool,
     fault: bool,
+    free: u64,
 }
 
 impl Show {
@@ -178,6 +179,7 @@ impl Stat {
             ("segments", thousands(self.segments)),
             ("octets on disk", octets(self.octets)),
             ("of these live", octets(self.live_octets)),
+            ("free on the disk", octets(self.free)),
             ("batches synced", thousands(self.batches)),
             ("messages copied forward", thousands(self.copied)),
             ("segments deleted", thousands(self.deleted)),
