@@ -192,6 +192,8 @@ async fn every_wrong_request_is_told_what_to_do() {
         ("/", 404),
         ("/v1/../../etc/passwd", 404),
         ("/v1/queue/entries?limit=many", 400),
+        ("/v1/queue/entries?limit=0", 400),
+        ("/v1/queue/entries?in_doubt=perhaps", 400),
         ("/v1/queue/entries?colour=red", 400),
         ("/v1/message/nonsense", 400),
         ("/v1/message/..%2f..%2fetc", 400),
@@ -205,6 +207,9 @@ async fn every_wrong_request_is_told_what_to_do() {
     }
     let (code, said) = running.command(&["message", "show", "0000000000001"]).await;
     assert!(code == 1 && said.contains("no message 0000000000001 is unfinished"), "{said}");
+
+    let (code, said) = running.command(&["message", "show", "nonsense"]).await;
+    assert!(code == 2 && said.contains("not a message id"), "{said}");
 
     let post = b"POST /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
     assert_eq!(running.ask(post).await.0, 405);
@@ -228,6 +233,28 @@ async fn broken_and_idle_clients_do_not_keep_others_out() {
 
     assert_eq!((status, body), (200, "ok\n".into()));
     assert_eq!(running.get("/readyz").await.0, 200);
+    running.daemon.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_being_delivered_is_shown_as_such() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let running = Running::towards(silent.local_addr().unwrap()).await;
+    running.submit("who@stuck.test").await;
+    while running.daemon.queue().in_flight() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let (code, list) = running.command(&["queue", "list", "--recipient", "who@stuck.test"]).await;
+    assert!(code == 0 && list.contains("in-flight"), "{list}");
+    let (_, entries) = running.get("/v1/queue/entries").await;
+    let id = entries[0]["message_id"].as_str().unwrap();
+    let (code, message) = running.command(&["message", "show", id]).await;
+    assert!(code == 0 && message.contains("in-flight"), "{message}");
+    let (code, list) = running.command(&["queue", "list", "--in-doubt"]).await;
+    assert!(code == 0 && list.contains("nothing is queued that matches"), "{list}");
+
+    drop(silent);
     running.daemon.stop(GRACE).await;
 }
 

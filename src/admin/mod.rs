@@ -10,7 +10,7 @@
 //! | `/v1/status` | [`Status`] |
 //! | `/v1/spool` | [`Stat`] |
 //! | `/v1/queue` | [`crate::queue::View`]: counts by site and tenant |
-//! | `/v1/queue/entries?domain=&site=&tenant=&recipient=&limit=` | [`crate::queue::EntryView`]s that match |
+//! | `/v1/queue/entries?domain=&site=&tenant=&recipient=&in_doubt=&limit=` | [`crate::queue::EntryView`]s that match |
 //! | `/v1/message/ID` | [`MessageView`] |
 //!
 //! Errors are [`Problem`]s: what is wrong and what to do. The socket is mode 0600: whoever may open it may do

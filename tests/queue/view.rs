@@ -53,6 +53,43 @@ async fn sites_tenants_and_entries_are_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recipients_that_are_being_tried_are_listed_with_the_address_of_the_attempt() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", Receiver { is_stalled: true, ..Receiver::default() });
+    let id = stage.submit(stage.envelope(&["a@d1.test", "b@d1.test"])).await;
+    let all = Filter { limit: 9, ..Filter::default() };
+    let is_in_flight =
+        |stage: &Stage| stage.queue.list(&all).iter().filter(|entry| entry.state == "in-flight").count() == 2;
+    stage.until("a transaction", is_in_flight).await;
+
+    stage.spool.attempt(id, &[1], "192.0.2.1:25".parse().unwrap()).await.unwrap();
+
+    let entries = stage.queue.list(&all);
+    let seen: Vec<_> = entries.iter().map(|entry| (entry.recipient, entry.mx_address.as_deref())).collect();
+    assert_eq!(seen, [(0, None), (1, Some("192.0.2.1:25"))]);
+    assert!(entries.iter().all(|entry| entry.message_id == id.to_string() && entry.site.is_some()), "{entries:?}");
+    assert!(entries.iter().all(|entry| entry.since.is_some_and(|since| since >= entry.accepted)), "{entries:?}");
+    let of = |recipient: &str| Filter { recipient: Some(recipient.into()), ..all.clone() };
+    assert_eq!(stage.queue.list(&of("b@d1.test")).len(), 1);
+    assert!(stage.queue.list(&of("c@d1.test")).is_empty());
+    assert!(stage.queue.list(&Filter { tenant: Some("other".into()), ..all.clone() }).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_listed_as_in_flight_after_its_outcome() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d2.test", Receiver { outcome: Arc::new(|_, _| deferred("mailbox busy")), ..Receiver::default() });
+    stage.submit(stage.envelope(&["a@d1.test"])).await;
+    stage.submit(stage.envelope(&["a@d2.test"])).await;
+
+    stage.until("outcomes", |stage| stage.queue.in_flight() == 0 && stage.queue.view().totals.queued == 1).await;
+
+    let states: Vec<_> =
+        stage.queue.list(&Filter { limit: 9, ..Filter::default() }).iter().map(|entry| entry.state).collect();
+    assert_eq!(states, ["scheduled"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_of_many_entries_does_not_stall_deliveries() {
     let stage = Stage::started(Settings::default());
     stage.script.set("d1.test", Receiver { is_stalled: true, ..Receiver::default() });
