@@ -24,7 +24,7 @@ const LOOKS: usize = 20;
 pub(super) enum Spool {
     /// Show the running daemon's spool in numbers
     Stat(Show),
-    /// Read every record and content on disk and say what is damaged
+    /// Read unfinished messages on disk, record and content, and say what is damaged; with --full-scan every record
     Check(Check),
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Check {
     /// The configuration that names the directory
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG, conflicts_with = "spool")]
     config: PathBuf,
-    /// Go by the segments alone, not by their indexes
+    /// Read every record of every segment, and go by neither indexes nor checkpoint
     #[arg(long)]
     full_scan: bool,
     /// Print what was found as JSON

@@ -6,7 +6,7 @@ use crate::metrics::Registry;
 use crate::spool::Stat;
 
 /// Handles, made once.
-pub(super) struct SpoolGauges([(Gauge, Value); 9]);
+pub(super) struct SpoolGauges([(Gauge, Value); 8]);
 
 /// What a gauge shows of a state.
 type Value = fn(&Stat) -> u64;
@@ -28,7 +28,6 @@ impl SpoolGauges {
             (gauge("hikyaku_spool_bytes", "Octets that segments take."), |stat| stat.octets),
             (gauge("hikyaku_spool_live_bytes", "Octets of unfinished messages."), |stat| stat.live_octets),
             (gauge("hikyaku_spool_messages", "Unfinished messages."), |stat| stat.messages),
-            (gauge("hikyaku_spool_damaged", "Damaged regions and messages met since the start."), |stat| stat.damaged),
         ])
     }
 
