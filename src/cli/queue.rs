@@ -197,6 +197,7 @@ pub(super) struct Totals {
     in_flight: u64,
     connections: u64,
     oldest_seconds: u64,
+    held: u64,
 }
 
 impl Totals {
@@ -206,8 +207,9 @@ impl Totals {
             [self.queued, self.ready, self.scheduled, self.waiting_for_dns, self.in_flight, self.connections]
                 .map(thousands);
         let oldest = span(self.oldest_seconds);
+        let held = if self.held > 0 { format!("; {} HELD", thousands(self.held)) } else { String::new() };
         [
-            format!("{queued} recipients, the oldest for {oldest}; {connections} connections"),
+            format!("{queued} recipients, oldest {oldest}; {connections} connections{held}"),
             format!("{ready} ready, {scheduled} scheduled, {waiting_for_dns} for DNS, {in_flight} in flight"),
         ]
     }
@@ -345,6 +347,7 @@ mod tests {
             in_flight: 2_000,
             connections: 2_000,
             oldest_seconds: 400_000,
+            held: million,
         };
 
         let sites = site_table([&site].into_iter()).render(Some(80));

@@ -8,7 +8,7 @@ use crate::message::{MessageId, Outcome};
 
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
-use super::in_hand::{Held, InHand, Recipients};
+use super::in_hand::{InHand, Recipients, Taken};
 use super::path::Wait;
 use super::site::{Context, Site};
 
@@ -22,7 +22,7 @@ pub struct Assignment {
     entries: Vec<Entry>,
     recipients: Recipients,
     /// Where its path keeps it among those in hand.
-    held: u32,
+    taken: u32,
     in_doubt: Option<SocketAddr>,
 }
 
@@ -32,11 +32,11 @@ impl Assignment {
         let Context { engine, site, now, .. } = *context;
         let first = entries.first()?;
         let recipients: Recipients = entries.iter().map(|entry| entry.recipient).collect();
-        let held = in_hand.insert(Held { id: first.id, recipients: recipients.clone(), since: now });
+        let taken = in_hand.insert(Taken { id: first.id, recipients: recipients.clone(), since: now });
         let is_in_doubt = first.marks.has(Marks::IN_DOUBT);
         let in_doubt = is_in_doubt.then(|| engine.doubts.find(first.id, first.recipient)).flatten();
         engine.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Self { engine: engine.clone(), site: site.clone(), path, entries, recipients, held, in_doubt })
+        Some(Self { engine: engine.clone(), site: site.clone(), path, entries, recipients, taken, in_doubt })
     }
 
     /// The message.
@@ -66,7 +66,7 @@ impl Assignment {
             let untried = entries.split_off(outcomes.len());
             self.restore(untried, false);
         }
-        self.engine.settle(&self.site, (self.path, self.held), entries, outcomes);
+        self.engine.settle(&self.site, (self.path, self.taken), entries, outcomes);
     }
 
     /// Puts entries back to where they were drawn from.
@@ -77,7 +77,7 @@ impl Assignment {
             if let Some(path) = state.path(place) {
                 path.in_flight = path.in_flight.saturating_sub(u32::from(is_all));
                 if is_all {
-                    path.in_hand.remove(self.held);
+                    path.in_hand.remove(self.taken);
                 }
             }
             for entry in entries {

@@ -37,7 +37,7 @@ impl FromIterator<u32> for Recipients {
 
 /// Recipients in somebody's hand.
 #[derive(Clone, Debug)]
-pub(super) struct Held {
+pub(super) struct Taken {
     pub id: MessageId,
     pub recipients: Recipients,
     /// When they were taken.
@@ -47,20 +47,20 @@ pub(super) struct Held {
 /// A table of them.
 #[derive(Debug, Default)]
 pub(super) struct InHand {
-    places: Vec<Option<Held>>,
+    places: Vec<Option<Taken>>,
     free: Vec<u32>,
 }
 
 impl InHand {
     /// Notes what was taken, and says under which place.
-    pub fn insert(&mut self, held: Held) -> u32 {
+    pub fn insert(&mut self, taken: Taken) -> u32 {
         if let Some(place) = self.free.pop() {
             if let Some(empty) = self.places.get_mut(super::site::index(place)) {
-                *empty = Some(held);
+                *empty = Some(taken);
             }
             return place;
         }
-        self.places.push(Some(held));
+        self.places.push(Some(taken));
         u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
     }
 
@@ -72,7 +72,7 @@ impl InHand {
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Held> {
+    pub fn iter(&self) -> impl Iterator<Item = &Taken> {
         self.places.iter().flatten()
     }
 }
@@ -81,22 +81,22 @@ impl InHand {
 mod tests {
     use super::*;
 
-    fn held(id: u64, recipients: &[u32]) -> Held {
-        Held { id: MessageId(id), recipients: recipients.iter().copied().collect(), since: Instant::now() }
+    fn taken(id: u64, recipients: &[u32]) -> Taken {
+        Taken { id: MessageId(id), recipients: recipients.iter().copied().collect(), since: Instant::now() }
     }
 
     #[test]
     fn places_are_used_again_and_ended_ones_are_not_shown() {
         let mut table = InHand::default();
-        let first = table.insert(held(1, &[0]));
-        let second = table.insert(held(2, &[3, 4]));
+        let first = table.insert(taken(1, &[0]));
+        let second = table.insert(taken(2, &[3, 4]));
 
         table.remove(first);
         table.remove(first);
-        let third = table.insert(held(3, &[]));
+        let third = table.insert(taken(3, &[]));
 
         assert_eq!((third, table.places.len()), (first, 2));
-        let shown: Vec<_> = table.iter().map(|held| (held.id.0, held.recipients.as_slice().to_vec())).collect();
+        let shown: Vec<_> = table.iter().map(|taken| (taken.id.0, taken.recipients.as_slice().to_vec())).collect();
         assert_eq!(shown, [(3, vec![]), (2, vec![3, 4])]);
         table.remove(second);
         assert_eq!(table.iter().count(), 1);

@@ -10,7 +10,7 @@ use crate::message::{Envelope, Recipient};
 
 use super::engine::Engine;
 use super::entry::{Entry, Marks, hash_of};
-use super::in_hand::Held;
+use super::in_hand::Taken;
 use super::path::Path;
 use super::settle::describe;
 use super::site::Site;
@@ -109,19 +109,20 @@ impl Engine {
                 continue;
             }
             // Both under one hold of the lock: what is drawn meanwhile is not overlooked.
-            let held: Vec<Held> = {
+            let taken: Vec<Taken> = {
                 let state = site.state.lock();
                 let ready = state.paths.iter().flatten().flat_map(|path| path.ready.iter());
                 let wanted = ready.filter(|entry| filter.wants(entry)).take(filter.limit.saturating_sub(found.len()));
                 found.extend(wanted.map(|entry| self.show(entry, "ready", Some(&site.name))));
-                let held = state.paths.iter().flatten().flat_map(|path| path.in_hand.iter());
-                held.filter(|held| filter.may_want(held) && found.len() < filter.limit).cloned().collect()
+                let taken = state.paths.iter().flatten().flat_map(|path| path.in_hand.iter());
+                taken.filter(|taken| filter.may_want(taken) && found.len() < filter.limit).cloned().collect()
             };
-            self.list_held(&held, "in-flight", Some(&site.name), filter, &mut found);
+            self.list_taken(&taken, "in-flight", Some(&site.name), filter, &mut found);
         }
         if filter.site.is_none() {
-            let held: Vec<Held> = self.storing.lock().iter().filter(|held| filter.may_want(held)).cloned().collect();
-            self.list_held(&held, "storing-dsn", None, filter, &mut found);
+            let taken: Vec<Taken> =
+                self.storing.lock().iter().filter(|taken| filter.may_want(taken)).cloned().collect();
+            self.list_taken(&taken, "storing-dsn", None, filter, &mut found);
         }
         self.domains.for_each(|domain| {
             let state = domain.state.lock();
@@ -146,29 +147,29 @@ impl Engine {
 
     /// Recipients in hand that match. What the queue does not know of them is in the spool, which may read its disk for
     /// it; what has been finished meanwhile is left out.
-    fn list_held(
+    fn list_taken(
         &self,
-        held: &[Held],
+        taken: &[Taken],
         state: &'static str,
         site: Option<&Arc<str>>,
         filter: &Filter,
         found: &mut Vec<EntryView>,
     ) {
         let (now, wall) = (self.clock.now(), self.clock.wall());
-        for held in held {
+        for taken in taken {
             if found.len() >= filter.limit {
                 return;
             }
-            let pending = self.spool.pending(held.id);
-            let Ok(message) = self.spool.load(held.id) else { continue };
-            let held_for = u32::try_from(now.saturating_duration_since(held.since).as_secs()).unwrap_or(u32::MAX);
-            let since = Some(wall.0.saturating_sub(held_for));
-            let shown = held.recipients.as_slice().iter().filter_map(|index| {
+            let pending = self.spool.pending(taken.id);
+            let Ok(message) = self.spool.load(taken.id) else { continue };
+            let taken_for = u32::try_from(now.saturating_duration_since(taken.since).as_secs()).unwrap_or(u32::MAX);
+            let since = Some(wall.0.saturating_sub(taken_for));
+            let shown = taken.recipients.as_slice().iter().filter_map(|index| {
                 let pending = pending.iter().find(|pending| pending.recipient == *index)?;
                 let recipient = message.envelope.recipients.get(usize::try_from(*index).ok()?)?;
-                let in_doubt = self.doubts.find(held.id, *index).is_some();
+                let in_doubt = self.doubts.find(taken.id, *index).is_some();
                 filter.wants_recipient(&message.envelope, recipient, in_doubt).then(|| EntryView {
-                    message_id: held.id.to_string(),
+                    message_id: taken.id.to_string(),
                     recipient: *index,
                     domain: recipient.forward_path.domain().to_lowercase(),
                     site: site.map(ToString::to_string),
@@ -220,8 +221,8 @@ impl Filter {
     }
 
     /// As far as can be told without the spool.
-    fn may_want(&self, held: &Held) -> bool {
-        self.message.is_none_or(|id| id == held.id)
+    fn may_want(&self, taken: &Taken) -> bool {
+        self.message.is_none_or(|id| id == taken.id)
     }
 
     fn wants_recipient(&self, envelope: &Envelope, recipient: &Recipient, in_doubt: bool) -> bool {

@@ -43,12 +43,12 @@ struct Ledger {
 }
 
 impl Engine {
-    /// Outcomes of an assignment drawn from the path at `place` of `site`, which has it in hand as `held`; one for each
+    /// Outcomes of an assignment drawn from the path at `place` of `site`, which has it in hand as `taken`; one for each
     /// entry.
     pub fn settle(
         self: &Arc<Self>,
         site: &Arc<Site>,
-        (place, held): (u32, u32),
+        (place, taken): (u32, u32),
         entries: Vec<Entry>,
         outcomes: Vec<Outcome>,
     ) {
@@ -66,7 +66,7 @@ impl Engine {
             let is_mass = state.storm.count(all, deferred, now);
             let source = state.path(place).map(|path| {
                 path.in_flight = path.in_flight.saturating_sub(1);
-                path.in_hand.remove(held);
+                path.in_hand.remove(taken);
                 path.key.source
             });
             (is_mass, source)

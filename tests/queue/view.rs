@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hikyaku::message::Envelope;
+use hikyaku::message::{Envelope, Outcome, Report};
 use hikyaku::queue::{Filter, Settings};
+use hikyaku::spool::{Pending, Recovered};
 
 use crate::common::{Receiver, Stage, deferred};
 
@@ -73,6 +74,46 @@ async fn recipients_that_are_being_tried_are_listed_with_the_address_of_the_atte
     assert_eq!(stage.queue.list(&of("b@d1.test")).len(), 1);
     assert!(stage.queue.list(&of("c@d1.test")).is_empty());
     assert!(stage.queue.list(&Filter { tenant: Some("other".into()), ..all.clone() }).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_that_end_without_a_reply_are_counted() {
+    let stage = Stage::started(Settings::default());
+    let unanswered = |_, _| match deferred("no reply") {
+        Outcome::Deferred(report) => Outcome::Deferred(Report { in_doubt: true, ..report }),
+        other => other,
+    };
+    stage.script.set("d1.test", Receiver { outcome: Arc::new(unanswered), ..Receiver::default() });
+    stage.put(stage.envelope(&["a@d1.test", "b@d2.test"]));
+
+    stage.until("one outcome that stays", |stage| stage.queue.view().totals.scheduled == 1).await;
+
+    let counted = stage.registry.render();
+    assert!(counted.contains("hikyaku_queue_unanswered_total 1\n"), "{counted}");
+}
+
+#[tokio::test]
+async fn recipients_in_doubt_can_be_listed_alone_with_the_address_that_may_have_them() {
+    let stage = Stage::new(Settings::default());
+    let pending = |recipient, in_doubt: Option<&str>| Pending {
+        recipient,
+        attempts: 0,
+        due: stage.ago(60),
+        delay_reported: false,
+        in_doubt: in_doubt.map(|address| address.parse().unwrap()),
+    };
+    let envelope = Arc::new(stage.envelope(&["a@d1.test", "b@d1.test"]));
+    let id = stage.spool.next_id();
+    let pending = vec![pending(0, None), pending(1, Some("192.0.2.1:25"))];
+    stage.queue.recover(Recovered { id, envelope, pending });
+
+    let entries = stage.queue.list(&Filter { in_doubt: true, limit: 9, ..Filter::default() });
+
+    let seen: Vec<_> = entries.iter().map(|entry| (entry.recipient, entry.mx_address.as_deref())).collect();
+    assert_eq!(seen, [(1, Some("192.0.2.1:25"))]);
+    let all = stage.queue.list(&Filter { limit: 9, ..Filter::default() });
+    assert_eq!(all.iter().filter(|entry| entry.in_doubt).count(), 1);
+    assert_eq!(all.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
