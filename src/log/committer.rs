@@ -150,8 +150,8 @@ fn round(shared: &Shared, work: Work) {
         Err(error) => {
             error!(
                 %error,
-                "a write or sync of the spool failed; messages that waited for it are refused with 451 and writing goes \
-                 on in a new segment: look at the disk"
+                "a write or sync of the spool failed; messages that waited for it are refused, and a new segment is tried: \
+                 look at the disk"
             );
             repair(shared, placed)
         }
