@@ -55,6 +55,15 @@ fn unknown_command_ends_with_2() {
 }
 
 #[test]
+fn wrong_values_end_with_2_whether_the_daemon_can_be_reached_or_not() {
+    for command in [&["message", "show", "abc"][..], &["queue", "list", "--limit", "0"]] {
+        let output = hikyaku(&[command, &["--socket", "/nonexistent/none.sock"]].concat());
+
+        assert_eq!(code(&output), 2, "{command:?}: {}", errors(&output));
+    }
+}
+
+#[test]
 fn absent_daemon_ends_with_3_and_says_where_it_was_looked_for() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("none.sock");
@@ -65,6 +74,7 @@ fn absent_daemon_ends_with_3_and_says_where_it_was_looked_for() {
 
         assert_eq!(code(&output), 3, "{command:?}");
         assert!(errors(&output).contains(socket), "{command:?}: {}", errors(&output));
+        assert_eq!(errors(&output).matches("No such file").count(), 1, "{}", errors(&output));
         assert!(output.stdout.is_empty());
     }
 }

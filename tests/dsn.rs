@@ -1,6 +1,9 @@
 //! DSNs read back by two parsers that are not ours: mail-parser, and Python's email package.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+#[path = "common/skip.rs"]
+mod skip;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -134,7 +137,7 @@ for group in list(m.iter_parts())[1].get_payload():
 "#;
     let child = Command::new("python3").args(["-c", PROGRAM]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let Ok(mut child) = child else {
-        println!("SKIPPED: no python3");
+        skip::skip("python_reads_the_same", "no python3");
         return None;
     };
     child.stdin.take().unwrap().write_all(dsn.as_bytes()).unwrap();

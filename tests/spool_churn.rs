@@ -1,6 +1,6 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 //! The steady state: most messages leave at once, one in a hundred stays long. Disk use stays in proportion to what is
 //! live, and indexes, checkpoints and tail say the same as a scan of everything.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 #[path = "common/spool.rs"]
 mod common;

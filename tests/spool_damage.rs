@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 //! Damaged segments: only what is damaged is affected, all of it is kept in quarantine, the spool opens.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 #[path = "common/spool.rs"]
 mod common;

@@ -1,8 +1,10 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 //! Errors from the disk, a full disk, messages that come too late: the spool never lies.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 #[path = "common/spool.rs"]
 mod common;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -11,10 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{content, deferred, delivered, message, octets, recover, settings, try_open};
+use hikyaku::clock::Clock;
 use hikyaku::log::disk::Disk;
 use hikyaku::log::simulated::{Operation, Simulated};
 use hikyaku::log::storage::Storage;
 use hikyaku::message::MessageId;
+use hikyaku::metrics::Registry;
 use hikyaku::spool::{AcceptError, Attempts, Event, RecipientEvent, Settings, Spool, check_storage};
 
 fn small() -> Settings {
@@ -86,6 +90,22 @@ fn fail_once() -> impl FnMut(Operation, &str) -> Option<ErrorKind> + Send + 'sta
         let fails = operation == Operation::SyncData && is_open_segment(name) && !done.swap(true, Ordering::SeqCst);
         fails.then_some(ErrorKind::Other)
     }
+}
+
+#[tokio::test]
+async fn segments_given_up_are_counted() {
+    let (storage, registry) = (Simulated::new(1), Registry::new().unwrap());
+    let open = Spool::open(small(), Arc::new(storage.clone()), Clock::system(), &registry);
+    let (spool, recovery) = open.unwrap();
+    recover(recovery);
+    assert!(registry.render().contains("hikyaku_spool_given_up_total 0\n"), "{}", registry.render());
+
+    fail_syncs(&storage, 1);
+    let refused = spool.accept(message(spool.next_id(), 1, 100)).await;
+
+    assert_eq!(refused, Err(AcceptError::Aborted));
+    assert!(registry.render().contains("hikyaku_spool_given_up_total 1\n"), "{}", registry.render());
+    assert!(!spool.stat().fault);
 }
 
 #[tokio::test]
@@ -303,8 +323,10 @@ fn mount_tmpfs(size: &str) -> Option<Mount> {
 #[tokio::test]
 async fn a_really_full_disk_refuses_and_resumes() {
     let Some(mount) = mount_tmpfs("8m") else {
-        println!("SKIPPED: cannot mount a tmpfs (not root, or no mount in this container)");
-        return;
+        return skip::skip(
+            "a_really_full_disk_refuses_and_resumes",
+            "cannot mount a tmpfs: not root, or no mount here",
+        );
     };
     let settings = Settings { segment_size: 1 << 20, ..settings() };
     let disk = || Arc::new(Disk::new(mount.0.path().join("spool")));

@@ -24,7 +24,7 @@ const LOOKS: usize = 20;
 pub(super) enum Spool {
     /// Show the running daemon's spool in numbers
     Stat(Show),
-    /// Read every record and content on disk and say what is damaged
+    /// Read unfinished messages on disk, record and content, and say what is damaged; with --full-scan every record
     Check(Check),
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Check {
     /// The configuration that names the directory
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG, conflicts_with = "spool")]
     config: PathBuf,
-    /// Go by the segments alone, not by their indexes
+    /// Read every record of every segment, and go by neither indexes nor checkpoint
     #[arg(long)]
     full_scan: bool,
     /// Print what was found as JSON
@@ -133,6 +133,7 @@ pub(super) struct Stat {
     recovering: bool,
     full: bool,
     fault: bool,
+    free: u64,
 }
 
 impl Show {
@@ -178,6 +179,7 @@ impl Stat {
             ("segments", thousands(self.segments)),
             ("octets on disk", octets(self.octets)),
             ("of these live", octets(self.live_octets)),
+            ("free on the disk", octets(self.free)),
             ("batches synced", thousands(self.batches)),
             ("messages copied forward", thousands(self.copied)),
             ("segments deleted", thousands(self.deleted)),

@@ -31,6 +31,7 @@ use super::doubts::Doubts;
 use super::entry::{Entry, Marks, hash_of};
 use super::flow::{Flow, Tenant, Tenants};
 use super::gates::Gates;
+use super::in_hand::InHand;
 use super::lookup::Lookups;
 use super::meters::Meters;
 use super::settings::{Limits, Settings};
@@ -78,6 +79,8 @@ pub(super) struct Engine {
     pub tasks: TaskTracker,
     pub stopped: CancellationToken,
     pub notices: Arc<Semaphore>,
+    /// Recipients whose DSN is being made or stored.
+    pub storing: Mutex<InHand>,
 }
 
 struct Runtime {
@@ -117,6 +120,7 @@ impl Engine {
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             notices: Arc::new(Semaphore::new(NOTICES)),
+            storing: Mutex::default(),
             settings,
             spool,
             planner,

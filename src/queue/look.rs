@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::clock::UnixTime;
+use crate::message::{Envelope, Recipient};
 
 use super::engine::Engine;
-use super::entry::{Entry, hash_of};
+use super::entry::{Entry, Marks, hash_of};
+use super::in_hand::Taken;
 use super::path::Path;
 use super::settle::describe;
 use super::site::Site;
@@ -98,23 +100,35 @@ impl Engine {
         view
     }
 
-    /// Entries that match: ready ones first, then those that wait for a look-up, then scheduled ones.
+    /// Entries that match: site by site those that are ready or being tried, then those whose DSN is being stored, those
+    /// that wait for a look-up, and scheduled ones.
     pub fn list(&self, filter: &Filter) -> Vec<EntryView> {
         let mut found = Vec::new();
         for site in self.all_sites() {
             if filter.site.as_deref().is_some_and(|name| *name != *site.name) {
                 continue;
             }
-            let state = site.state.lock();
-            let ready = state.paths.iter().flatten().flat_map(|path| path.ready.iter());
-            let wanted = ready.filter(|entry| filter.wants(entry)).take(filter.limit.saturating_sub(found.len()));
-            found.extend(wanted.map(|entry| show(entry, "ready", Some(&site.name))));
+            // Both under one hold of the lock: what is drawn meanwhile is not overlooked.
+            let taken: Vec<Taken> = {
+                let state = site.state.lock();
+                let ready = state.paths.iter().flatten().flat_map(|path| path.ready.iter());
+                let wanted = ready.filter(|entry| filter.wants(entry)).take(filter.limit.saturating_sub(found.len()));
+                found.extend(wanted.map(|entry| self.show(entry, "ready", Some(&site.name))));
+                let taken = state.paths.iter().flatten().flat_map(|path| path.in_hand.iter());
+                taken.filter(|taken| filter.may_want(taken) && found.len() < filter.limit).cloned().collect()
+            };
+            self.list_taken(&taken, "in-flight", Some(&site.name), filter, &mut found);
+        }
+        if filter.site.is_none() {
+            let taken: Vec<Taken> =
+                self.storing.lock().iter().filter(|taken| filter.may_want(taken)).cloned().collect();
+            self.list_taken(&taken, "storing-dsn", None, filter, &mut found);
         }
         self.domains.for_each(|domain| {
             let state = domain.state.lock();
             let waiting = state.waiting.iter().filter(|entry| filter.site.is_none() && filter.wants(entry));
             let wanted = waiting.take(filter.limit.saturating_sub(found.len()));
-            found.extend(wanted.map(|entry| show(entry, "waiting-for-dns", None)));
+            found.extend(wanted.map(|entry| self.show(entry, "waiting-for-dns", None)));
         });
         for shard in self.timers.shards() {
             shard.for_each(|entry| {
@@ -122,13 +136,78 @@ impl Engine {
                     let route = entry.domain.state.lock().route.clone();
                     let site = route.as_ref().map(|route| &route.site.name);
                     if filter.site.as_deref().is_none_or(|name| site.is_some_and(|site| *name == **site)) {
-                        found.push(show(entry, "scheduled", site));
+                        found.push(self.show(entry, "scheduled", site));
                     }
                 }
                 found.len() < filter.limit
             });
         }
         found
+    }
+
+    /// Recipients in hand that match. What the queue does not know of them is in the spool, which may read its disk for
+    /// it; what has been finished meanwhile is left out.
+    fn list_taken(
+        &self,
+        taken: &[Taken],
+        state: &'static str,
+        site: Option<&Arc<str>>,
+        filter: &Filter,
+        found: &mut Vec<EntryView>,
+    ) {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        for taken in taken {
+            if found.len() >= filter.limit {
+                return;
+            }
+            let pending = self.spool.pending(taken.id);
+            let Ok(message) = self.spool.load(taken.id) else { continue };
+            let taken_for = u32::try_from(now.saturating_duration_since(taken.since).as_secs()).unwrap_or(u32::MAX);
+            let since = Some(wall.0.saturating_sub(taken_for));
+            let shown = taken.recipients.as_slice().iter().filter_map(|index| {
+                let pending = pending.iter().find(|pending| pending.recipient == *index)?;
+                let recipient = message.envelope.recipients.get(usize::try_from(*index).ok()?)?;
+                let in_doubt = self.doubts.find(taken.id, *index).is_some();
+                filter.wants_recipient(&message.envelope, recipient, in_doubt).then(|| EntryView {
+                    message_id: taken.id.to_string(),
+                    recipient: *index,
+                    domain: recipient.forward_path.domain().to_lowercase(),
+                    site: site.map(ToString::to_string),
+                    tenant: message.envelope.tenant.to_string(),
+                    campaign: message.envelope.campaign.to_string(),
+                    state,
+                    since,
+                    in_doubt,
+                    mx_address: pending.in_doubt.map(|address| address.to_string()),
+                    last_reply: None,
+                    attempts: pending.attempts,
+                    accepted: message.envelope.accepted_at.0,
+                    due: pending.due.0,
+                })
+            });
+            found.extend(shown.take(filter.limit.saturating_sub(found.len())));
+        }
+    }
+
+    fn show(&self, entry: &Entry, state: &'static str, site: Option<&Arc<str>>) -> EntryView {
+        let in_doubt = entry.marks.has(Marks::IN_DOUBT);
+        let mx_address = in_doubt.then(|| self.doubts.find(entry.id, entry.recipient)).flatten();
+        EntryView {
+            message_id: entry.id.to_string(),
+            recipient: entry.recipient,
+            domain: entry.domain.name.to_string(),
+            site: site.map(ToString::to_string),
+            tenant: entry.flow.tenant.name.to_string(),
+            campaign: entry.flow.campaign.to_string(),
+            state,
+            since: None,
+            in_doubt,
+            mx_address: mx_address.map(|address| address.to_string()),
+            last_reply: None,
+            attempts: entry.attempts,
+            accepted: entry.accepted.0,
+            due: entry.due.0,
+        }
     }
 }
 
@@ -138,21 +217,19 @@ impl Filter {
             && self.recipient.as_deref().is_none_or(|path| hash_of(path) == entry.hash)
             && self.message.is_none_or(|id| id == entry.id)
             && self.tenant.as_deref().is_none_or(|tenant| *tenant == *entry.flow.tenant.name)
+            && (!self.in_doubt || entry.marks.has(Marks::IN_DOUBT))
     }
-}
 
-fn show(entry: &Entry, state: &'static str, site: Option<&Arc<str>>) -> EntryView {
-    EntryView {
-        message_id: entry.id.to_string(),
-        recipient: entry.recipient,
-        domain: entry.domain.name.to_string(),
-        site: site.map(ToString::to_string),
-        tenant: entry.flow.tenant.name.to_string(),
-        campaign: entry.flow.campaign.to_string(),
-        state,
-        attempts: entry.attempts,
-        accepted: entry.accepted.0,
-        due: entry.due.0,
+    /// As far as can be told without the spool.
+    fn may_want(&self, taken: &Taken) -> bool {
+        self.message.is_none_or(|id| id == taken.id)
+    }
+
+    fn wants_recipient(&self, envelope: &Envelope, recipient: &Recipient, in_doubt: bool) -> bool {
+        self.domain.as_deref().is_none_or(|domain| domain.eq_ignore_ascii_case(recipient.forward_path.domain()))
+            && self.recipient.as_deref().is_none_or(|path| path == recipient.forward_path.as_str())
+            && self.tenant.as_deref().is_none_or(|tenant| *tenant == *envelope.tenant)
+            && (!self.in_doubt || in_doubt)
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) struct Meters {
     pub deferred: Counter,
     pub bounced: Counter,
     pub expired: Counter,
+    /// End of data without a reply.
+    pub unanswered: Counter,
     /// From acceptance to delivery.
     pub age: Histogram,
     failed_dsns: Counter,
@@ -52,6 +54,10 @@ impl Meters {
             deferred: outcomes("hikyaku_queue_deferred_total", "Deferrals: attempts that will be repeated."),
             bounced: outcomes("hikyaku_queue_bounced_total", "Recipients bounced."),
             expired: outcomes("hikyaku_queue_expired_total", "Recipients whose time ran out."),
+            unanswered: outcomes(
+                "hikyaku_queue_unanswered_total",
+                "Attempts whose end of data had no reply, or a late one: the receiver may have the message.",
+            ),
             age: registry.histogram("hikyaku_queue_delivery_seconds", "Time from acceptance to delivery.", &[]),
             failed_dsns: dsns("failed"),
             delayed_dsns: dsns("delayed"),
@@ -66,7 +72,7 @@ impl Meters {
             oldest: registry.gauge("hikyaku_queue_oldest_seconds", "Age of the oldest unfinished recipient.", &[]),
             in_doubt: registry.gauge(
                 "hikyaku_queue_in_doubt",
-                "Recipients whose last attempt has no known outcome.",
+                "Recipients whose last attempt before the start has no known outcome.",
                 &[],
             ),
             overdue: OVERDUE.map(overdue),

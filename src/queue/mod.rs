@@ -21,6 +21,7 @@ mod engine;
 mod entry;
 mod flow;
 mod gates;
+mod in_hand;
 mod line;
 mod look;
 mod lookup;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::dns::{Plan, TlsPolicy, Transport};
 use crate::message::Report;
 
+use super::in_hand::InHand;
 use super::ready::Ready;
 use super::settings::BackOff;
 use super::slot::Seat;
@@ -105,6 +106,8 @@ pub(super) struct Path {
     pub opening: u32,
     /// Assignments out.
     pub in_flight: u32,
+    /// What they are of.
+    pub in_hand: InHand,
     /// Connections that the work is worth.
     pub want: u32,
     /// Assignments given out since the last look at growth.
@@ -130,6 +133,7 @@ impl Path {
             connections: 0,
             opening: 0,
             in_flight: 0,
+            in_hand: InHand::default(),
             want: 1,
             served: 0,
             has_growth_alarm: false,

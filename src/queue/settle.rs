@@ -43,8 +43,15 @@ struct Ledger {
 }
 
 impl Engine {
-    /// Outcomes of an assignment drawn from the path at `place` of `site`; one for each entry.
-    pub fn settle(self: &Arc<Self>, site: &Arc<Site>, place: u32, entries: Vec<Entry>, outcomes: Vec<Outcome>) {
+    /// Outcomes of an assignment drawn from the path at `place` of `site`, which has it in hand as `taken`; one for each
+    /// entry.
+    pub fn settle(
+        self: &Arc<Self>,
+        site: &Arc<Site>,
+        (place, taken): (u32, u32),
+        entries: Vec<Entry>,
+        outcomes: Vec<Outcome>,
+    ) {
         let now = self.clock.now();
         let is_deferral = |outcome: &&Outcome| matches!(outcome, Outcome::Deferred(_));
         let deferred = u32::try_from(outcomes.iter().filter(is_deferral).count()).unwrap_or(u32::MAX);
@@ -59,6 +66,7 @@ impl Engine {
             let is_mass = state.storm.count(all, deferred, now);
             let source = state.path(place).map(|path| {
                 path.in_flight = path.in_flight.saturating_sub(1);
+                path.in_hand.remove(taken);
                 path.key.source
             });
             (is_mass, source)
@@ -113,6 +121,9 @@ impl Engine {
             if entry.marks.has(Marks::IN_DOUBT) {
                 self.doubts.remove(entry.id, entry.recipient);
                 entry.marks = entry.marks.with(Marks::IN_DOUBT, false);
+            }
+            if outcome.report().in_doubt {
+                self.meters.unanswered.increment(1);
             }
             match outcome {
                 Outcome::Delivered(report) => self.deliver(entry, report, attempt, &mut ledger),

@@ -94,6 +94,8 @@ pub struct Filter {
     pub recipient: Option<String>,
     /// Of this message only.
     pub message: Option<MessageId>,
+    /// Only those with an attempt before the start that has no outcome.
+    pub in_doubt: bool,
     /// At most so many.
     pub limit: usize,
 }
@@ -123,8 +125,16 @@ pub struct EntryView {
     pub tenant: String,
     /// Its campaign; empty: none.
     pub campaign: String,
-    /// `ready`, `scheduled` or `waiting-for-dns`.
+    /// `ready`, `in-flight` (being tried), `storing-dsn`, `waiting-for-dns` or `scheduled`.
     pub state: &'static str,
+    /// Since when, in seconds since 1970, while it is in flight or a DSN about it is being stored.
+    pub since: Option<u32>,
+    /// An attempt before the start has no outcome: the receiver may have it.
+    pub in_doubt: bool,
+    /// Address and port of the attempt that has no outcome: the one under way, or the one in doubt.
+    pub mx_address: Option<String>,
+    /// The last reply about it that was not a success, if it is still known.
+    pub last_reply: Option<String>,
     /// Attempts made.
     pub attempts: u16,
     /// When it was accepted, in seconds since 1970.

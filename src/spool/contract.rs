@@ -225,4 +225,6 @@ pub struct Stat {
     pub full: bool,
     /// The log has failed.
     pub fault: bool,
+    /// Free octets on the disk; 0 also when it does not say.
+    pub free: u64,
 }

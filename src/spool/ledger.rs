@@ -69,6 +69,7 @@ pub struct Ledger {
 struct Metrics {
     batches: metrics::Counter,
     messages: metrics::Counter,
+    given_up: metrics::Counter,
     batch_size: metrics::Histogram,
     batch_time: metrics::Histogram,
 }
@@ -90,6 +91,11 @@ impl Ledger {
         let metrics = Metrics {
             batches: registry.counter("hikyaku_spool_batches_total", "Commits with messages.", &[]),
             messages: registry.counter("hikyaku_spool_committed_total", "Messages committed.", &[]),
+            given_up: registry.counter(
+                "hikyaku_spool_given_up_total",
+                "Segments given up after a failed write or sync: look at the disk.",
+                &[],
+            ),
             batch_size: registry.histogram("hikyaku_spool_batch_messages", "Messages in a commit.", &[]),
             batch_time: registry.histogram("hikyaku_spool_commit_seconds", "Write and sync of a commit.", &[]),
         };
@@ -223,6 +229,7 @@ impl Watch for Ledger {
     }
 
     fn sealed(&self, sealed: Sealed) {
+        self.metrics.given_up.increment(u64::from(sealed.index.is_none()));
         if let Some(segment) = self.segments.lock().get_mut(&sealed.segment) {
             segment.is_sealed = true;
             segment.is_given_up = sealed.index.is_none();

@@ -141,6 +141,11 @@ impl Spool {
         self.inner.finish(id, events, None);
     }
 
+    /// What is left to do for a message, with the address of an attempt that has no outcome yet; nothing if it is finished.
+    pub fn pending(&self, id: MessageId) -> Vec<Pending> {
+        self.inner.map.shard(id).pending(id)
+    }
+
     /// The state in numbers.
     pub fn stat(&self) -> Stat {
         let inner = &self.inner;
@@ -154,6 +159,7 @@ impl Spool {
             recovering: inner.recovering.load(Ordering::Relaxed),
             full: self.health() == Err(AcceptError::Full),
             fault: inner.writer.has_fault(),
+            free: inner.storage.space().map_or(0, |space| space.free),
             ..Stat::default()
         };
         inner.ledger.sum(&mut stat);
