@@ -169,26 +169,24 @@ impl Daemon {
 
     /// Reads what an earlier run left, on a thread of its own: it takes seconds for a million recipients.
     fn recover(&self, recovery: Recovery) -> Result<thread::JoinHandle<()>, Error> {
-        let queue = self.queue.clone();
+        let (queue, spool) = (self.queue.clone(), self.spool.clone());
         let run = move || {
             let started = Instant::now();
             let mut messages = 0_u64;
             let mut named = 0;
-            let result = recovery.run(&mut |recovered| {
+            let report = recovery.run(&mut |recovered| {
                 messages += 1;
                 // Before they can be tried again.
                 name_doubts(&recovered, &mut named);
                 queue.recover(recovered);
             });
-            match result {
-                Ok(report) if report.damaged > 0 => {
-                    warn!(messages, damaged = report.damaged, "recovered; damaged records are in quarantine");
-                }
-                Ok(report) => {
-                    let seconds = started.elapsed().as_secs_f64();
-                    info!(messages, in_doubt = report.in_doubt, seconds, "recovered");
-                }
-                Err(failure) => error!(%failure, "recovery failed: what it did not reach stays on disk"),
+            let seconds = started.elapsed().as_secs_f64();
+            info!(messages, in_doubt = report.in_doubt, seconds, "recovered");
+            if report.damaged > 0 {
+                warn!(damaged = report.damaged, "damaged records are in quarantine");
+            }
+            if let Some(failure) = spool.recovery_failure() {
+                error!(failure, "what could not be read stays on disk, for the next start");
             }
         };
         thread::Builder::new().name("recovery".to_owned()).spawn(run).map_err(Error::Thread)

@@ -13,10 +13,14 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::segment::{self, Header};
-use super::storage::{Storage, StorageFile};
+use super::storage::{Storage, StorageFile, is_full};
 
 /// How long to wait before another try after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Size of a segment on a disk without room for a whole one: outcomes fit, so that delivery can free room. At 64 octets
+/// each these are those of 16,000 messages.
+const SMALL: u64 = 1 << 20;
 
 /// A segment that nothing has been written to.
 #[derive(Debug)]
@@ -68,10 +72,17 @@ fn salt() -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Makes one segment.
+/// Makes one segment; a small one if there is no room for more.
 pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan) -> io::Result<Fresh> {
-    let header = Header { sequence, salt: salt()?, size: plan.size, start: plan.start };
-    Ok(Fresh { header, file: segment::create(storage, header)? })
+    let mut header = Header { sequence, salt: salt()?, size: plan.size, start: plan.start };
+    let file = match segment::create(storage, header) {
+        Err(error) if is_full(&error) && plan.size > SMALL => {
+            header.size = SMALL;
+            segment::create(storage, header)?
+        }
+        made => made?,
+    };
+    Ok(Fresh { header, file })
 }
 
 impl Supply {
