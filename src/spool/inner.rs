@@ -191,8 +191,12 @@ impl Inner {
             Content::Memory(bytes) if bytes.len() <= spill::THRESHOLD => bytes.clone(),
             Content::Memory(bytes) => {
                 let spilled = self.spills.create(message.id.0)?;
-                spilled.file.write_at(&[io::IoSlice::new(bytes)], 0)?;
-                codec::put_spill(&mut builder, &self.settle(&spilled, 0, bytes.len() as u64)?);
+                let written = spilled.file.write_at(&[io::IoSlice::new(bytes)], 0);
+                let settled = written.and_then(|()| self.settle(&spilled, 0, bytes.len() as u64));
+                if settled.is_err() {
+                    self.dead_spills.lock().push(spilled.number);
+                }
+                codec::put_spill(&mut builder, &settled?);
                 spill = Some(spilled.number);
                 Bytes::new()
             }

@@ -223,7 +223,8 @@ impl Pass<'_> {
         let Some(first) = self.unread.keys().next() else { return };
         self.inner.ledger.with(|all| {
             for sequence in segments.iter().filter(|sequence| *sequence >= first) {
-                let segment = all.entry(*sequence).or_default();
+                // One that went to quarantine is gone.
+                let Some(segment) = all.get_mut(sequence) else { continue };
                 segment.must_stay = true;
                 segment.is_unread = self.unread.contains_key(sequence);
             }

@@ -8,12 +8,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::log::storage::Space;
 
 /// What may still be written for messages.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Room {
     /// Octets above the reserve. Set by the keeper, lowered by sessions.
     left: AtomicU64,
     /// Set by the keeper while free space is below the reserve.
     full: AtomicBool,
+}
+
+impl Default for Room {
+    /// Without limit: a disk that cannot say how much room it has refuses what does not fit.
+    fn default() -> Self {
+        Self { left: AtomicU64::new(u64::MAX), full: AtomicBool::new(false) }
+    }
 }
 
 impl Room {
