@@ -17,14 +17,28 @@ use hikyaku::log::disk::Disk;
 use hikyaku::log::simulated::{Operation, Simulated};
 use hikyaku::log::storage::{Entry, Space, Storage, StorageFile};
 use hikyaku::message::MessageId;
-use hikyaku::spool::{AcceptError, NewMessage, Settings, Spool};
+use hikyaku::spool::{AcceptError, NewMessage, OpenError, Recovery, Settings, Spool};
 
 fn small() -> Settings {
     Settings { segment_size: 256 << 10, ..settings() }
 }
 
+/// Opens a spool. A child that another test is about to start holds a copy of the lock for a moment.
+fn open(storage: Arc<dyn Storage>, settings: Settings) -> (Spool, Recovery) {
+    let began = Instant::now();
+    loop {
+        match try_open(storage.clone(), settings.clone()) {
+            Err(OpenError::Claim(error)) if error.kind() == ErrorKind::ResourceBusy => {
+                assert!(began.elapsed() < Duration::from_secs(20), "the spool stays locked");
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 fn start(storage: Arc<dyn Storage>, settings: Settings) -> Spool {
-    let (spool, recovery) = try_open(storage, settings).unwrap();
+    let (spool, recovery) = open(storage, settings);
     recover(recovery);
     spool
 }
@@ -110,7 +124,7 @@ impl Storage for Tight {
 async fn the_reserve_is_not_used_between_two_looks_at_the_disk() {
     let root = tempfile::tempdir().unwrap();
     let reserve = 1 << 20;
-    let storage = Tight::new(&root, reserve + 2_000_000);
+    let storage = Tight::new(&root, reserve + settings().segment_size + 2_000_000);
     let spool = start(storage.clone(), Settings { reserve, ..settings() });
     // From now on the keeper learns nothing; a pass of it that is under way ends.
     storage.free.store(u64::MAX, Ordering::Relaxed);
@@ -301,7 +315,7 @@ async fn a_really_full_disk_refuses_and_resumes() {
     spool.close().await;
     drop(spool);
 
-    let (spool, recovery) = try_open(disk(), settings).unwrap();
+    let (spool, recovery) = open(disk(), settings);
     let (found, report) = recover(recovery);
     assert_eq!((found.len(), report.damaged), (2, 0));
     assert_eq!(octets(&spool.load(keep).unwrap().content), content(keep, 50_000));
@@ -319,7 +333,7 @@ async fn a_disk_without_inodes_refuses_and_resumes() {
     spool.close().await;
     drop(spool);
 
-    let (_spool, recovery) = try_open(disk(), small()).unwrap();
+    let (_spool, recovery) = open(disk(), small());
     let (found, report) = recover(recovery);
     assert_eq!(found.iter().map(|found| found.id).collect::<BTreeSet<_>>(), BTreeSet::from([accepted[0], resumed]));
     assert_eq!(report.damaged, 0);
@@ -369,11 +383,22 @@ async fn orphans_that_fill_the_disk_do_not_keep_the_spool_from_opening() {
 #[tokio::test]
 async fn on_a_disk_too_small_for_a_segment_outcomes_are_written_to_a_smaller_one() {
     let mount = tmpfs!("8m");
-    let disk = Arc::new(Disk::new(mount.0.path().join("spool")));
-
-    let spool = start(disk.clone(), Settings { segment_size: 64 << 20, ..settings() });
-
-    spool.accept(message(spool.next_id(), 1, 1000)).await.unwrap();
-    assert!(spool.stat().octets <= 1 << 20, "{:?}", spool.stat());
+    let disk = || Arc::new(Disk::new(mount.0.path().join("spool")));
+    let large = Settings { segment_size: 64 << 20, ..settings() };
+    let spool = start(disk(), small());
+    let id = spool.next_id();
+    spool.accept(message(id, 1, 90_000)).await.unwrap();
     spool.close().await;
+    drop(spool);
+
+    let spool = start(disk(), large.clone());
+    spool.attempt(id, &[0], "127.0.0.1:25".parse().unwrap()).await.unwrap();
+    spool.record(id, &[delivered(0)]);
+    let refused = spool.accept(message(spool.next_id(), 1, 1000)).await;
+    spool.close().await;
+    drop(spool);
+
+    assert_eq!(refused, Err(AcceptError::Full));
+    let (_spool, recovery) = open(disk(), large);
+    assert!(recover(recovery).0.is_empty());
 }

@@ -72,17 +72,21 @@ fn salt() -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Makes one segment; a small one if there is no room for more.
+/// Makes one segment; a small one if there is no room for more. What cannot fit is not tried, because the zeros of the
+/// attempt would take the last room from everybody for a while.
 pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan) -> io::Result<Fresh> {
-    let mut header = Header { sequence, salt: salt()?, size: plan.size, start: plan.start };
-    let file = match segment::create(storage, header) {
-        Err(error) if is_full(&error) && plan.size > SMALL => {
-            header.size = SMALL;
-            segment::create(storage, header)?
+    let free = storage.space().map_or(u64::MAX, |space| space.free);
+    for size in [plan.size, SMALL.min(plan.size)] {
+        let header = Header { sequence, salt: salt()?, size, start: plan.start };
+        if size > free {
+            continue;
         }
-        made => made?,
-    };
-    Ok(Fresh { header, file })
+        match segment::create(storage, header) {
+            Err(error) if is_full(&error) => {}
+            file => return Ok(Fresh { header, file: file? }),
+        }
+    }
+    Err(io::ErrorKind::StorageFull.into())
 }
 
 impl Supply {

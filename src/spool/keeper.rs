@@ -141,8 +141,9 @@ pub fn reserve(inner: &Inner, total: u64) -> u64 {
 /// Looks how much room there is.
 pub fn watch_space(inner: &Inner) {
     let Ok(space) = inner.storage.space() else { return };
-    let reserve = reserve(inner, space.total);
-    if let Some(is_full) = inner.room.look(space, reserve, inner.settings.segment_size) {
+    // A segment is made ahead of need and takes its room at once.
+    let reserve = reserve(inner, space.total) + inner.settings.segment_size;
+    if let Some(is_full) = inner.room.look(space, reserve) {
         tracing::warn!(free = space.free, reserve, accepting = !is_full, "free space of the spool");
     }
     if !inner.room.is_full() {
