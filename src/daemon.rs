@@ -174,7 +174,7 @@ impl Daemon {
 
     /// Reads what an earlier run left, on a thread of its own: it takes seconds for a million recipients.
     fn recover(&self, recovery: Recovery) -> Result<thread::JoinHandle<()>, Error> {
-        let queue = self.queue.clone();
+        let (queue, spool) = (self.queue.clone(), self.spool.clone());
         let failed = self.recovery_failure.clone();
         let help = "1: messages of earlier starts were not all raised; restart when the disk is well.";
         let failed_gauge = self.registry.gauge("hikyaku_spool_recovery_failed", help, &[]);
@@ -183,26 +183,22 @@ impl Daemon {
             let started = Instant::now();
             let mut messages = 0_u64;
             let mut named = 0;
-            let result = recovery.run(&mut |recovered| {
+            let report = recovery.run(&mut |recovered| {
                 messages += 1;
                 // Before they can be tried again.
                 name_doubts(&recovered, &mut named);
                 queue.recover(recovered);
             });
-            match result {
-                Ok(report) if report.damaged > 0 => {
-                    warn!(messages, damaged = report.damaged, "recovered; damaged records are in quarantine");
-                }
-                Ok(report) => {
-                    let seconds = started.elapsed().as_secs_f64();
-                    info!(messages, in_doubt = report.in_doubt, seconds, "recovered");
-                }
-                Err(failure) => {
-                    error!(%failure, "recovery failed: what it did not reach stays on disk; restart when that is well");
-                    failed_gauge.set(1.0);
-                    // Nobody else sets it.
-                    let _ = failed.set(failure.to_string());
-                }
+            let seconds = started.elapsed().as_secs_f64();
+            info!(messages, in_doubt = report.in_doubt, seconds, "recovered");
+            if report.damaged > 0 {
+                warn!(damaged = report.damaged, "damaged records are in quarantine");
+            }
+            if let Some(failure) = spool.recovery_failure() {
+                error!(failure, "what could not be read stays on disk, for the next start");
+                failed_gauge.set(1.0);
+                // Nobody else sets it.
+                let _ = failed.set(failure);
             }
         };
         thread::Builder::new().name("recovery".to_owned()).spawn(run).map_err(Error::Thread)

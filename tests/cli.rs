@@ -80,6 +80,19 @@ fn absent_daemon_ends_with_3_and_says_where_it_was_looked_for() {
 }
 
 #[test]
+fn without_a_daemon_the_spool_on_disk_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, spool) = (folder.path().join("none.sock"), folder.path().join("spool"));
+    std::fs::create_dir_all(spool.join("segments")).unwrap();
+
+    let output = hikyaku(&["spool", "stat", "--socket", socket.to_str().unwrap(), "--spool", spool.to_str().unwrap()]);
+
+    assert_eq!(code(&output), 0);
+    assert!(errors(&output).contains("without its lock"), "{}", errors(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("unfinished messages"));
+}
+
+#[test]
 fn daemon_tells_systemd_that_it_is_ready_survives_sighup_and_drains_at_sigterm() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().display();

@@ -517,7 +517,7 @@ fn fail(shared: &Shared, placed: Vec<Placed>) {
 /// segment's batches do for every other one.
 fn seal_last(shared: &Shared) {
     let mut tail = shared.tail.lock();
-    if tail.broken || tail.synced != tail.open.position() {
+    if tail.broken || tail.open.is_none || tail.synced != tail.open.position() {
         return;
     }
     let end = tail.open.offset;
