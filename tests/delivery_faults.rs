@@ -270,9 +270,43 @@ async fn a_connection_that_is_never_answered_goes_to_the_next_mx_host() {
 }
 
 fn insert(plan: &mut hikyaku::dns::Plan, address: SocketAddr) {
+    insert_all(plan, vec![address.ip()]);
+}
+
+fn insert_all(plan: &mut hikyaku::dns::Plan, addresses: Vec<IpAddr>) {
     let name = "dead.example.test".into();
-    plan.hosts.insert(0, hikyaku::dns::MxHost { name, preference: 0, addresses: vec![address.ip()].into() });
+    plan.hosts.insert(0, hikyaku::dns::MxHost { name, preference: 0, addresses: addresses.into() });
     plan.hosts[1].preference = 10;
+}
+
+#[tokio::test]
+async fn the_backup_mx_host_is_reached_behind_many_dead_addresses() {
+    let backup = FakeMx::new().start().await;
+    let dead = (1..=19).map(|last| IpAddr::from([127, 5, 0, last])).collect();
+
+    let log = run(&[&backup]).plan(|plan| insert_all(plan, dead)).ready([errand(1, CONTENT)]).go().await;
+
+    assert!(matches!(only(&log), Outcome::Delivered(_)), "{log:?}");
+}
+
+#[tokio::test]
+async fn six_mx_hosts_that_refuse_for_good_bounce_unless_time_was_up_before_all_were_asked() {
+    let refusing = || FakeMx::new().always(Step::Greeting, "554 5.7.1 not you");
+    let mut hosts = vec![refusing().start_at(IpAddr::from([127, 5, 1, 1]), 0).await];
+    for last in 2..=6 {
+        hosts.push(refusing().start_at(IpAddr::from([127, 5, 1, last]), hosts[0].address.port()).await);
+    }
+    let hosts: Vec<&Running> = hosts.iter().collect();
+
+    let all = run(&hosts).ready([errand(1, CONTENT)]).go().await;
+    let asked: usize = hosts.iter().map(|host| host.connections()).sum();
+    let out_of_time =
+        run(&hosts).settings(|settings| settings.opening = Duration::ZERO).ready([errand(1, CONTENT)]).go().await;
+
+    assert!(matches!(all.failed[..], [(1, Outcome::Bounced(_))]), "{all:?}");
+    assert!(matches!(out_of_time.failed[..], [(1, Outcome::Deferred(_))]), "{out_of_time:?}");
+    let asked_again = hosts.iter().map(|host| host.connections()).sum::<usize>() - asked;
+    assert_eq!((asked, asked_again), (6, 1));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::dns::MOST_ADDRESSES;
 use crate::message::Phase;
 
 /// How mail is delivered.
@@ -13,6 +14,8 @@ pub struct Settings {
     pub idle: Duration,
     /// Addresses tried for one connection before the attempt counts as failed.
     pub addresses: usize,
+    /// No further address is tried for one connection after so long.
+    pub opening: Duration,
     /// How long an MX host is spoken to in clear after its TLS failed.
     pub tls_failure_memory: Duration,
     /// Whether CHUNKING is used where it is announced.
@@ -26,7 +29,10 @@ impl Default for Settings {
         Self {
             timeouts: Timeouts::default(),
             idle: Duration::from_secs(5),
-            addresses: 5,
+            // As many as a plan has (RFC 5321, 5.1: all of the list, or a limit).
+            addresses: MOST_ADDRESSES,
+            // So many silent ones at 30 s each.
+            opening: Duration::from_secs(600),
             tls_failure_memory: Duration::from_secs(3600),
             chunking: true,
             look_ahead: true,
