@@ -92,7 +92,7 @@ impl<'a> Connection<'a> {
             }
             is_first = false;
             if let Some(mismatch) = self.mismatch(&job) {
-                if !self.alone && mismatch != Mismatch::TooLarge {
+                if !self.alone {
                     self.quit().await;
                     return Ending::Elsewhere(job.ticket, Some(mismatch));
                 }
