@@ -324,11 +324,14 @@ impl<'a> Connection<'a> {
 
     /// Says goodbye; what the receiver answers changes nothing.
     async fn quit(&mut self) {
-        self.io.set_deadline(self.shared.settings.timeouts.quit);
+        let wait = self.shared.settings.timeouts.quit;
+        self.io.set_deadline(wait);
         let mut room = Vec::new();
-        if self.io.write(b"QUIT\r\n", &mut room).await.is_ok() {
-            self.io.read(&mut room).await.ok();
-        }
+        let goodbye = async {
+            self.io.write(b"QUIT\r\n", &mut room).await?;
+            self.io.read(&mut room).await
+        };
+        tokio::time::timeout(wait, goodbye).await.ok();
     }
 }
 

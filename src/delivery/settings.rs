@@ -61,7 +61,8 @@ pub struct Timeouts {
     pub data_block: Duration,
     /// Data termination (4.5.3.2.6). Not to be shortened: a late 250 makes a duplicate (RFC 1047).
     pub data_termination: Duration,
-    /// The reply to QUIT, on which nothing depends.
+    /// The reply to QUIT, which is waited for (RFC 5321, 4.1.1.10) though nothing depends on it: the connection counts
+    /// as open until then, and where only one is allowed the next message waits as long.
     pub quit: Duration,
 }
 
@@ -78,7 +79,7 @@ impl Default for Timeouts {
             data: minutes(2),
             data_block: minutes(3),
             data_termination: minutes(10),
-            quit: Duration::from_secs(5),
+            quit: Duration::from_secs(1),
         }
     }
 }
@@ -116,10 +117,10 @@ impl Timeouts {
         }
     }
 
-    /// The shortest, and at most 30 s: how often a connection's timer ticks.
+    /// The shortest, and at most 30 s: how often a connection's timer ticks. QUIT has a timer of its own.
     pub fn tick(&self) -> Duration {
         let waits = [self.greeting, self.ehlo, self.starttls, self.mail, self.rcpt, self.data, self.data_block];
-        let rest = [self.data_termination, self.quit, Duration::from_secs(30)];
+        let rest = [self.data_termination, Duration::from_secs(30)];
         waits.into_iter().chain(rest).min().unwrap_or_default()
     }
 }
