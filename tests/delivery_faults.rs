@@ -310,6 +310,37 @@ async fn six_mx_hosts_that_refuse_for_good_bounce_unless_time_was_up_before_all_
 }
 
 #[tokio::test]
+async fn a_reply_that_drips_in_for_ever_ends_at_the_time_out() {
+    let mut cells = tokio::task::JoinSet::new();
+    for extensions in MODES {
+        for step in [Step::Greeting, Step::Ehlo, Step::Mail, Step::Rcpt, Step::Data, Step::Content, Step::EndOfData] {
+            cells.spawn(async move {
+                let content = match step {
+                    Step::Content => [CONTENT, &b"0123456789\r\n".repeat(1_500_000)].concat(),
+                    _ => CONTENT.to_vec(),
+                };
+                let mx = FakeMx::with(extensions).on(step, Act::Drip).start().await;
+
+                let log = run(&[&mx]).ready([errand(1, &content)]).go().await;
+
+                let outcomes = log.reports.iter().map(|(_, outcomes)| &outcomes[0]);
+                let outcomes: Vec<_> = outcomes.chain(log.failed.iter().map(|(_, outcome)| outcome)).collect();
+                // Data is not said to a receiver with CHUNKING.
+                let fits = match outcomes[..] {
+                    [Outcome::Deferred(report)] => report.reply.text.starts_with("no reply in time"),
+                    [Outcome::Delivered(_)] => step == Step::Data,
+                    _ => false,
+                };
+                assert!(fits, "{step:?} {extensions:?}: {log:?}");
+            });
+        }
+    }
+    while let Some(cell) = cells.join_next().await {
+        cell.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn only_when_every_mx_host_refuses_for_good_the_message_bounces() {
     let refusing = || FakeMx::new().always(Step::Greeting, "554 5.7.1 not you");
     let (a, b) = pair(refusing()).await;

@@ -5,7 +5,7 @@
 //! connection turns out to have been closed while it was idle. Everything else gets an outcome.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::dial::Opened;
@@ -53,6 +53,8 @@ pub(super) struct Connection<'a> {
     /// When the end of data under way left.
     pub(super) left_at: Option<Instant>,
     pub(super) looks_ahead: bool,
+    /// How many replies had come when the present wait for one began; none: it begins with the next read.
+    pub(super) awaited: Option<u64>,
     /// There is no other MX host to try: what this one cannot take bounces.
     alone: bool,
     /// After how many messages this host ended a session the last time.
@@ -64,7 +66,17 @@ impl<'a> Connection<'a> {
         let Opened { io, session } = opened;
         let looks_ahead = shared.settings.look_ahead && !shared.hosts.closes_in_look_ahead(&session.peer().host);
         let session_limit = shared.hosts.session_limit(&session.peer().host);
-        Self { shared, io, session, stuffer: Stuffer::default(), left_at: None, looks_ahead, alone, session_limit }
+        Self {
+            shared,
+            io,
+            session,
+            stuffer: Stuffer::default(),
+            left_at: None,
+            looks_ahead,
+            awaited: None,
+            alone,
+            session_limit,
+        }
     }
 
     /// Whether the next message may be begun behind the content of the current one.
@@ -181,7 +193,7 @@ impl<'a> Connection<'a> {
             let mut following = None;
             match step {
                 Step::Read => {
-                    if let Err(lost) = self.exchange().await {
+                    if let Err(lost) = self.exchange(self.shared.settings.timeouts.of(self.session.phase())).await {
                         return self.lost(work, under_way, &lost);
                     }
                 }
@@ -219,13 +231,21 @@ impl<'a> Connection<'a> {
         most.unwrap_or(usize::MAX)
     }
 
-    async fn exchange(&mut self) -> Result<(), Lost> {
-        self.io.set_deadline(self.shared.settings.timeouts.of(self.session.phase()));
+    /// Writes what is to be written and reads once. The wait for a reply begins when it is the next one due: octets that
+    /// are no whole reply do not renew it.
+    async fn exchange(&mut self, wait: Duration) -> Result<(), Lost> {
         if !self.session.output().is_empty() {
+            self.io.set_deadline(wait);
             let mut output = std::mem::take(self.session.output());
             self.io.write(&output, self.session.room()).await?;
             output.clear();
             *self.session.output() = output;
+            self.awaited = None;
+        }
+        let replies = self.session.replies();
+        if self.awaited != Some(replies) {
+            self.io.set_deadline(wait);
+            self.awaited = Some(replies);
         }
         self.io.read(self.session.room()).await
     }

@@ -124,6 +124,8 @@ pub struct Session {
     /// A 421 that left the current transaction alive: the receiver is about to close.
     farewell: Option<Reply>,
     settled: u32,
+    /// Replies that came so far.
+    replies: u64,
 }
 
 impl Session {
@@ -142,6 +144,7 @@ impl Session {
             data_written: false,
             farewell: None,
             settled: 0,
+            replies: 0,
         }
     }
 
@@ -168,6 +171,11 @@ impl Session {
     /// Transactions that are over.
     pub fn settled(&self) -> u32 {
         self.settled
+    }
+
+    /// Replies that came so far: when it changes, the wait for the next one begins.
+    pub fn replies(&self) -> u64 {
+        self.replies
     }
 
     /// The transaction whose replies come now.
@@ -262,6 +270,7 @@ impl Session {
                 Ok(None) => return Step::Read,
                 Ok(Some(received)) => received,
             };
+            self.replies += 1;
             let Some(command) = self.awaiting.pop_front() else {
                 return self.violated(Violation::Unsolicited, self.phase());
             };
