@@ -192,9 +192,24 @@ async fn rset(fault: Fault, extensions: &[&str], cell: &str) {
     let script = FakeMx::with(extensions).on(Step::Rcpt, "550 5.1.1 no").on(Step::Rset, fault.act());
     let (a, b) = pair(script).await;
 
-    let log = run(&[&a, &b]).ready([errand(1, CONTENT)]).go().await;
+    let log = run(&[&a, &b]).ready([errand(1, CONTENT), errand(2, CONTENT)]).go().await;
 
     assert!(matches!(only(&log), Outcome::Bounced(report) if report.reply.code == 550), "{cell}: {log:?}");
+    assert_eq!((a.connections(), b.connections()), (1, 0), "{cell}: the next message is not touched");
+    rset_after_accepted_recipients(fault, extensions, cell).await;
+}
+
+/// The loss of RSET leaves what was said; a reply that is no success may be the one to the command before.
+async fn rset_after_accepted_recipients(fault: Fault, extensions: &[&str], cell: &str) {
+    let refused = if extensions.contains(&"CHUNKING") { Step::EndOfData } else { Step::Data };
+    let script = FakeMx::with(extensions).on(refused, "554 5.7.1 not this").on(Step::Rset, fault.act());
+    let (a, b) = pair(script).await;
+
+    let log = run(&[&a, &b]).ready([errand(1, CONTENT), errand(2, CONTENT)]).go().await;
+
+    let outcome = only(&log);
+    assert_eq!(matches!(outcome, Outcome::Bounced(_)), fault.is_loss(), "{cell}: {log:?}");
+    assert_eq!((a.connections(), b.connections()), (1, 0), "{cell}: the next message is not touched");
 }
 
 async fn quit(fault: Fault, extensions: &[&str], cell: &str) {
