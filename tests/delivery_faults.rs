@@ -356,6 +356,32 @@ async fn a_reply_that_drips_in_for_ever_ends_at_the_time_out() {
 }
 
 #[tokio::test]
+async fn a_message_begun_ahead_goes_back_when_the_reply_before_it_is_slow() {
+    let slow = || Act::Delay(Duration::from_secs(2));
+    for (act, is_silent) in [(slow(), false), (Act::Silence, true)] {
+        let mx = FakeMx::new().on(Step::EndOfData, act).start().await;
+
+        let log = run(&[&mx])
+            .settings(|settings| {
+                settings.look_ahead_patience = Duration::from_millis(100);
+                settings.timeouts.data_termination = Duration::from_secs(if is_silent { 3 } else { 15 });
+            })
+            .ready((1..=3).map(|number| errand(number, CONTENT)))
+            .go()
+            .await;
+
+        assert_eq!(log.returned, [2], "{log:?}");
+        let fits = match &log.reports[..] {
+            [(1, outcomes)] if is_silent => matches!(&outcomes[..], [Outcome::Deferred(report)] if report.in_doubt),
+            [(1, outcomes)] => matches!(outcomes[..], [Outcome::Delivered(_)]),
+            _ => false,
+        };
+        assert!(fits, "{log:?}");
+        assert_eq!((mx.transactions().len(), mx.connections()), (usize::from(!is_silent), 1));
+    }
+}
+
+#[tokio::test]
 async fn only_when_every_mx_host_refuses_for_good_the_message_bounces() {
     let refusing = || FakeMx::new().always(Step::Greeting, "554 5.7.1 not you");
     let (a, b) = pair(refusing()).await;

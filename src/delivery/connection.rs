@@ -1,8 +1,9 @@
 //! Carries messages over one open connection: the rim of [`super::session`].
 //!
 //! A message is begun when the session is idle, or ahead: its commands behind the content of the message before, in one
-//! write. What was begun ahead and not answered when the connection ends goes back uncharged; so does a message whose
-//! connection turns out to have been closed while it was idle. Everything else gets an outcome.
+//! write. What was begun ahead and not answered when the connection ends goes back uncharged, and so it does when the reply
+//! to the content before it is slow in coming; so does a message whose connection turns out to have been closed while it
+//! was idle. Everything else gets an outcome.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -171,7 +172,7 @@ impl<'a> Connection<'a> {
                         ticket = work.take(self.shared.settings.idle) => ticket?,
                         () = self.io.spoke() => return None,
                     };
-                    if self.io.has_spoken().await {
+                    if self.io.has_spoken(self.session.room()).await {
                         work.give_back(ticket);
                         return None;
                     }
@@ -193,7 +194,7 @@ impl<'a> Connection<'a> {
             let mut following = None;
             match step {
                 Step::Read => {
-                    if let Err(lost) = self.exchange(self.shared.settings.timeouts.of(self.session.phase())).await {
+                    if let Err(lost) = self.read(work, &mut under_way).await {
                         return self.lost(work, under_way, &lost);
                     }
                 }
@@ -207,16 +208,14 @@ impl<'a> Connection<'a> {
                     }
                 }
                 Step::Idle => {
-                    let Some(job) = &mut under_way.current else {
+                    if under_way.current.is_none() {
                         return Flow::Idle(under_way.held);
-                    };
-                    let most = self.recipients_per_transaction();
-                    match job.next_transaction(most).filter(|_| self.session.may_begin()) {
-                        Some(transaction) => {
-                            self.session.begin(transaction);
-                            self.shared.meters.transactions.increment(1);
-                        }
-                        None => return self.abandon(work, under_way),
+                    }
+                    if self.has_ended().await {
+                        return self.closed(work, under_way);
+                    }
+                    if !self.begin(&mut under_way) {
+                        return self.abandon(work, under_way);
                     }
                 }
                 Step::Close => return self.closed(work, under_way),
@@ -229,6 +228,44 @@ impl<'a> Connection<'a> {
     pub(super) fn recipients_per_transaction(&self) -> usize {
         let most = self.session.extensions().rcpt_max.and_then(|most| usize::try_from(most).ok());
         most.unwrap_or(usize::MAX)
+    }
+
+    /// Whether the receiver has closed, or said anything unasked, where that is worth asking before a transaction: BDAT
+    /// goes out with its envelope, and content that has left is in doubt.
+    async fn has_ended(&mut self) -> bool {
+        self.session.uses_bdat() && self.session.settled() > 0 && self.io.has_spoken(self.session.room()).await
+    }
+
+    /// Begins the next transaction of the current message; false when there is none, or no more for this connection.
+    fn begin<T: Ticket>(&mut self, under_way: &mut UnderWay<T>) -> bool {
+        let most = self.recipients_per_transaction();
+        let transaction = under_way.current.as_mut().and_then(|job| job.next_transaction(most));
+        let Some(transaction) = transaction.filter(|_| self.session.may_begin()) else {
+            return false;
+        };
+        self.session.begin(transaction);
+        self.shared.meters.transactions.increment(1);
+        true
+    }
+
+    /// Waits for octets of the receiver. A message that was begun ahead does not wait out the time-out of the end of data
+    /// before it: it goes back, to be delivered over another connection.
+    async fn read<W: Work>(&mut self, work: &W, under_way: &mut UnderWay<W::Ticket>) -> Result<(), Lost> {
+        let wait = self.shared.settings.timeouts.of(self.session.phase());
+        if under_way.next.is_none() {
+            return self.exchange(wait).await;
+        }
+        let patience = self.shared.settings.look_ahead_patience;
+        match self.exchange(wait.min(patience)).await {
+            Err(Lost::TimedOut) => {}
+            result => return result,
+        }
+        if let Some(job) = under_way.next.take() {
+            self.session.forget_next();
+            work.give_back(job.ticket);
+        }
+        self.io.set_deadline(wait.saturating_sub(patience));
+        Ok(())
     }
 
     /// Writes what is to be written and reads once. The wait for a reply begins when it is the next one due: octets that

@@ -126,6 +126,8 @@ pub struct Session {
     settled: u32,
     /// Replies that came so far.
     replies: u64,
+    /// The connection ends with the current transaction.
+    is_last: bool,
 }
 
 impl Session {
@@ -145,6 +147,7 @@ impl Session {
             farewell: None,
             settled: 0,
             replies: 0,
+            is_last: false,
         }
     }
 
@@ -238,6 +241,16 @@ impl Session {
         }
     }
 
+    /// The transaction that was begun ahead is not carried out. Its commands are out, so the connection ends with the
+    /// current one.
+    pub fn forget_next(&mut self) {
+        if self.next.take().is_some() {
+            let end = self.awaiting.iter().position(|command| *command == Command::EndOfData);
+            self.awaiting.truncate(end.map_or(0, |end| end + 1));
+            self.is_last = true;
+        }
+    }
+
     /// The last octet of the end of data has been handed to the kernel.
     pub fn content_left(&mut self) {
         if self.stage == Stage::ContentUnderWay {
@@ -245,10 +258,11 @@ impl Session {
         }
     }
 
-    /// Whether not a single reply came to the current transaction, and its content has not left.
+    /// Whether not a single reply came to the current transaction, and its content has not left: not all of it, where
+    /// BDAT follows the envelope unasked.
     pub fn is_unanswered(&self) -> bool {
         self.current.as_ref().is_some_and(|transaction| !transaction.answered)
-            && matches!(self.stage, Stage::Envelope)
+            && matches!(self.stage, Stage::Envelope | Stage::ContentWanted | Stage::ContentUnderWay)
             && !self.reader.has_more()
     }
 
@@ -464,7 +478,7 @@ impl Session {
         let clean = clean || (!transaction.mail_accepted && !self.extensions.chunking);
         let outcomes = transaction.into_outcomes(&missing);
         self.settled += 1;
-        let close = close || self.farewell.is_some();
+        let close = close || self.farewell.is_some() || self.is_last;
         if let Some(next) = self.next.take() {
             self.current = Some(next);
             self.mail_written = true;

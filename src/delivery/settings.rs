@@ -22,6 +22,8 @@ pub struct Settings {
     pub chunking: bool,
     /// Whether a transaction may be begun behind the content of the one before.
     pub look_ahead: bool,
+    /// How long a message that was begun ahead waits for the reply to the end of data before it.
+    pub look_ahead_patience: Duration,
 }
 
 impl Default for Settings {
@@ -36,6 +38,8 @@ impl Default for Settings {
             tls_failure_memory: Duration::from_secs(3600),
             chunking: true,
             look_ahead: true,
+            // Content filters take seconds; who takes longer has stalled.
+            look_ahead_patience: Duration::from_secs(30),
         }
     }
 }

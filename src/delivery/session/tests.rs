@@ -244,3 +244,31 @@ fn a_refused_data_bounces_accepted_recipients_once_rset_is_answered_or_the_conne
     let Step::Settled(settled) = late.step() else { panic!() };
     assert!(settled.close && settled.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Deferred(_))));
 }
+
+#[test]
+fn a_transaction_begun_ahead_can_be_forgotten_and_the_connection_ends_with_the_current_one() {
+    let mut session = session(true, false);
+    session.begin(transaction(100));
+    session.room().extend_from_slice(b"250 a\r\n250 b\r\n250 c\r\n250 d\r\n354 e\r\n");
+    assert!(matches!(session.step(), Step::Content));
+    session.begin_content(b".\r\n", Some(transaction(100)));
+    session.content_left();
+
+    session.forget_next();
+    session.room().extend_from_slice(b"250 queued\r\n250 a\r\n250 b\r\n250 c\r\n250 d\r\n354 e\r\n");
+
+    let Step::Settled(settled) = session.step() else { panic!() };
+    assert!(settled.close && settled.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Delivered(_))));
+}
+
+#[test]
+fn by_bdat_a_transaction_is_unanswered_until_its_content_has_left() {
+    let mut session = session(true, true);
+    session.begin(transaction(100));
+    assert!(matches!(session.step(), Step::Content));
+
+    session.begin_content(b"", None);
+    assert!(session.is_unanswered(), "the receiver cannot have the whole of it");
+    session.content_left();
+    assert!(!session.is_unanswered(), "it may have it");
+}
