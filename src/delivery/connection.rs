@@ -166,24 +166,27 @@ impl<'a> Connection<'a> {
         while self.session.may_begin() {
             let ticket = match work.try_take() {
                 Some(ticket) => ticket,
-                None => {
-                    let ticket = tokio::select! {
-                        biased;
-                        ticket = work.take(self.shared.settings.idle) => ticket?,
-                        () = self.io.spoke() => return None,
-                    };
-                    if self.io.has_spoken(self.session.room()).await {
-                        work.give_back(ticket);
-                        return None;
-                    }
-                    ticket
-                }
+                None => self.idle(work).await?,
             };
             if let Some(job) = self.load(work, ticket).await {
                 return Some(job);
             }
         }
         None
+    }
+
+    /// Waits for work; none as well when the receiver says something or closes, which is when it ends the session.
+    async fn idle<W: Work>(&mut self, work: &mut W) -> Option<W::Ticket> {
+        let ticket = tokio::select! {
+            biased;
+            ticket = work.take(self.shared.settings.idle) => ticket?,
+            () = self.io.spoke() => return None,
+        };
+        if self.io.has_spoken(self.session.room()).await {
+            work.give_back(ticket);
+            return None;
+        }
+        Some(ticket)
     }
 
     /// Runs transactions from `job` on until nothing is under way.
