@@ -97,7 +97,34 @@ pub(super) fn hash_of(forward_path: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use crate::message::{BodyType, ContentTraits, Kind, Lane};
+    use crate::smtp::address::ReversePath;
+
     use super::*;
+
+    #[test]
+    fn the_null_reverse_path_is_told_nothing_and_known() {
+        let recipient =
+            Recipient { forward_path: "a@x.test".parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
+        let mut envelope = Envelope {
+            reverse_path: ReversePath::Null,
+            recipients: vec![recipient.clone()],
+            accepted_at: UnixTime(0),
+            tenant: "t".into(),
+            campaign: "".into(),
+            lane: Lane::Normal,
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            traits: ContentTraits::default(),
+            ret: None,
+            envid: None,
+            kind: Kind::Dsn,
+        };
+
+        assert_eq!(Marks::of(&envelope, &recipient), Marks::FROM_NULL);
+        envelope.reverse_path = ReversePath::Mailbox("s@x.test".parse().unwrap());
+        assert_eq!(Marks::of(&envelope, &recipient), Marks::WANTS_FAILURE);
+    }
 
     #[test]
     fn an_entry_takes_48_bytes() {
