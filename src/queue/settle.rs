@@ -167,6 +167,11 @@ impl Engine {
             ledger.failed.push((entry, event, report));
             return;
         }
+        if entry.marks.has(Marks::FROM_NULL) {
+            // The end of what its reverse-path would have been told: only the log has it.
+            tracing::warn!(message_id = %entry.id, recipient = entry.recipient, reason = %describe(&report),
+                "a message from the null reverse-path (a DSN) could not be delivered");
+        }
         self.finish(&entry, event, ledger);
     }
 
