@@ -95,7 +95,7 @@ fn open(directory: &std::path::Path, sync: bool) -> Spool {
     };
     let registry = Registry::new().unwrap();
     let (spool, recovery) = Spool::open(settings, Arc::new(Disk::new(directory)), Clock::system(), &registry).unwrap();
-    recovery.run(&mut |_| {}).unwrap();
+    recovery.run(&mut |_| {});
     spool
 }
 
@@ -113,6 +113,23 @@ async fn life(spool: &Spool, envelope: &Arc<Envelope>, content: &Bytes) {
     spool.record(id, &[RecipientEvent { recipient: 0, event: Event::Delivered }]);
 }
 
+/// `count` messages, shared out over `sessions` tasks.
+async fn lives(spool: &Spool, envelope: &Arc<Envelope>, content: &Bytes, count: u64, sessions: u64) {
+    let mut tasks = Vec::new();
+    for session in 0..sessions {
+        let (spool, envelope, content) = (spool.clone(), envelope.clone(), content.clone());
+        let share = count / sessions + u64::from(session < count % sessions);
+        tasks.push(tokio::spawn(async move {
+            for _ in 0..share {
+                life(&spool, &envelope, &content).await;
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
 fn commits(criterion: &mut Criterion) {
     let base = std::env::var_os("HIKYAKU_BENCH_DIR").map_or_else(std::env::temp_dir, Into::into);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -127,23 +144,7 @@ fn commits(criterion: &mut Criterion) {
             bencher.iter_custom(|count| {
                 total += count;
                 let began = Instant::now();
-                runtime.block_on(async {
-                    let share = |session: u64| count / sessions + u64::from(session < count % sessions);
-                    let tasks: Vec<_> = (0..sessions)
-                        .map(|session| {
-                            let (spool, envelope, content) = (spool.clone(), envelope.clone(), content.clone());
-                            let share = share(session);
-                            tokio::spawn(async move {
-                                for _ in 0..share {
-                                    life(&spool, &envelope, &content).await;
-                                }
-                            })
-                        })
-                        .collect();
-                    for task in tasks {
-                        task.await.unwrap();
-                    }
-                });
+                runtime.block_on(lives(&spool, &envelope, &content, count, sessions));
                 began.elapsed()
             });
         });

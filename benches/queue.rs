@@ -1,4 +1,3 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 //! The queue without a network: what one message costs in it, and what a queued recipient takes.
 //!
 //! * `busy`: put, `try_take`, report, one recipient a message, to one connection that is never idle;
@@ -7,6 +6,7 @@
 //! * memory: a million recipients at 100 and at 10,000 sites, nothing started.
 //!
 //! The spool is real but does not know the messages, so its share is a failed look-up.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 #[path = "../tests/common/queue.rs"]
 mod common;

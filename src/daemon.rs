@@ -3,12 +3,13 @@
 //! [`Daemon::start`] returns when mail can be submitted, however much is queued: recovery goes on beside it.
 //! [`Daemon::stop`] ends accepting first, then lets transactions finish within a grace, then closes the spool.
 
+mod gauges;
 mod settings;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,8 @@ pub struct Daemon {
     stop_watching: CancellationToken,
     watchers: JoinSet<()>,
     recovery: Option<thread::JoinHandle<()>>,
+    /// Why recovery ended early: set by its thread, shown by the admin interface until the restart.
+    recovery_failure: Arc<OnceLock<String>>,
     submission_addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
     admin_socket: Option<PathBuf>,
@@ -128,6 +131,7 @@ impl Daemon {
             stop_watching: CancellationToken::new(),
             watchers,
             recovery: None,
+            recovery_failure: Arc::default(),
             submission_addresses: Vec::new(),
             metrics_address: None,
             admin_socket: None,
@@ -170,26 +174,31 @@ impl Daemon {
 
     /// Reads what an earlier run left, on a thread of its own: it takes seconds for a million recipients.
     fn recover(&self, recovery: Recovery) -> Result<thread::JoinHandle<()>, Error> {
-        let queue = self.queue.clone();
+        let (queue, spool) = (self.queue.clone(), self.spool.clone());
+        let failed = self.recovery_failure.clone();
+        let help = "1: messages of earlier starts were not all raised; restart when the disk is well.";
+        let failed_gauge = self.registry.gauge("hikyaku_spool_recovery_failed", help, &[]);
+        failed_gauge.set(0.0);
         let run = move || {
             let started = Instant::now();
             let mut messages = 0_u64;
             let mut named = 0;
-            let result = recovery.run(&mut |recovered| {
+            let report = recovery.run(&mut |recovered| {
                 messages += 1;
                 // Before they can be tried again.
                 name_doubts(&recovered, &mut named);
                 queue.recover(recovered);
             });
-            match result {
-                Ok(report) if report.damaged > 0 => {
-                    warn!(messages, damaged = report.damaged, "recovered; damaged records are in quarantine");
-                }
-                Ok(report) => {
-                    let seconds = started.elapsed().as_secs_f64();
-                    info!(messages, in_doubt = report.in_doubt, seconds, "recovered");
-                }
-                Err(failure) => error!(%failure, "recovery failed: what it did not reach stays on disk"),
+            let seconds = started.elapsed().as_secs_f64();
+            info!(messages, in_doubt = report.in_doubt, seconds, "recovered");
+            if report.damaged > 0 {
+                warn!(damaged = report.damaged, "damaged records are in quarantine");
+            }
+            if let Some(failure) = spool.recovery_failure() {
+                error!(failure, "what could not be read stays on disk, for the next start");
+                failed_gauge.set(1.0);
+                // Nobody else sets it.
+                let _ = failed.set(failure);
             }
         };
         thread::Builder::new().name("recovery".to_owned()).spawn(run).map_err(Error::Thread)
@@ -204,6 +213,8 @@ impl Daemon {
                 started: Instant::now(),
                 spool: self.spool.clone(),
                 queue: self.queue.clone(),
+                stopping: self.stop_submission.clone(),
+                recovery_failure: self.recovery_failure.clone(),
             };
             self.watchers.spawn(admin::serve_unix(socket, state, self.stop_watching.clone()));
             self.admin_socket = Some(path);
@@ -215,12 +226,8 @@ impl Daemon {
             self.metrics_address = Some(listener.local_addr().map_err(listen)?);
             self.watchers.spawn(admin::serve_metrics(listener, self.registry.clone(), self.stop_watching.clone()));
         }
-        let (registry, stop) = (self.registry.clone(), self.stop_watching.clone());
-        self.watchers.spawn(async move {
-            while stop.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_some() {
-                registry.run_upkeep();
-            }
-        });
+        let gauges = gauges::SpoolGauges::new(&self.registry);
+        self.watchers.spawn(upkeep(self.registry.clone(), self.spool.clone(), gauges, self.stop_watching.clone()));
         Ok(())
     }
 
@@ -276,6 +283,21 @@ impl Daemon {
     }
 }
 
+/// Sets the spool's gauges and folds histograms until `stop`.
+async fn upkeep(registry: Registry, spool: Spool, gauges: gauges::SpoolGauges, stop: CancellationToken) {
+    loop {
+        let spool = spool.clone();
+        // Asks the file system for its free space, which may block.
+        if let Ok(stat) = tokio::task::spawn_blocking(move || spool.stat()).await {
+            gauges.show(&stat);
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_none() {
+            return;
+        }
+        registry.run_upkeep();
+    }
+}
+
 /// Logs recipients whose last attempt has no outcome: these, and no others, may come twice.
 fn name_doubts(recovered: &Recovered, named: &mut usize) {
     for pending in &recovered.pending {
@@ -287,9 +309,9 @@ fn name_doubts(recovered: &Recovered, named: &mut usize) {
         let index = usize::try_from(pending.recipient).unwrap_or(usize::MAX);
         let Some(recipient) = recovered.envelope.recipients.get(index) else { continue };
         let recipient = recipient.forward_path.as_str();
-        info!(message_id = %recovered.id, recipient, %mx_address, "in doubt: the receiver may have it already");
+        warn!(message_id = %recovered.id, recipient, %mx_address, "in doubt: the receiver may have it already");
         if *named == MAX_NAMED_DOUBTS {
-            warn!(MAX_NAMED_DOUBTS, "more may be in doubt; they are not named here");
+            warn!(MAX_NAMED_DOUBTS, "more may be in doubt: `hikyaku queue list --in-doubt` lists them");
         }
     }
 }

@@ -15,14 +15,32 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// A daemon in a folder of its own; mail to stuck.test goes to a port where nobody listens.
 struct Running {
-    folder: tempfile::TempDir,
+    client: Client,
     daemon: Daemon,
+}
+
+/// Asks the daemon of a folder.
+struct Client {
+    folder: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Running {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 impl Running {
     async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self::towards(free).await
+    }
+
+    /// Mail to stuck.test goes to this port of loopback.
+    async fn towards(next_hop: SocketAddr) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
         config.listeners[0].address = any_port;
@@ -33,13 +51,9 @@ impl Running {
         config.dns.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
         config
             .routes
-            .push(Route { domain: "stuck.test".to_owned(), next_hop: format!("smtp://127.0.0.1:{}", free.port()) });
+            .push(Route { domain: "stuck.test".to_owned(), next_hop: format!("smtp://127.0.0.1:{}", next_hop.port()) });
         let daemon = Daemon::start(config).await.unwrap();
-        Self { folder, daemon }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("admin.sock")
+        Self { client: Client { folder }, daemon }
     }
 
     /// Submits a message and gives the reply to its end of data.
@@ -60,6 +74,12 @@ impl Running {
             }
         }
         last
+    }
+}
+
+impl Client {
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("admin.sock")
     }
 
     /// The status code, the head and the body of an answer to `request`, sent as it is.
@@ -87,6 +107,18 @@ impl Running {
             .unwrap();
         let text = [&output.stdout[..], &output.stderr[..]].concat();
         (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    }
+
+    /// The answer at `path`, once it has this status.
+    async fn until_status(&self, path: &str, status: u16) -> serde_json::Value {
+        for _ in 0..500 {
+            let (found, answer) = self.get(path).await;
+            if found == status {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{path} never gave {status}");
     }
 
     /// The one queued entry, once its first attempt has failed.
@@ -160,6 +192,8 @@ async fn every_wrong_request_is_told_what_to_do() {
         ("/", 404),
         ("/v1/../../etc/passwd", 404),
         ("/v1/queue/entries?limit=many", 400),
+        ("/v1/queue/entries?limit=0", 400),
+        ("/v1/queue/entries?in_doubt=perhaps", 400),
         ("/v1/queue/entries?colour=red", 400),
         ("/v1/message/nonsense", 400),
         ("/v1/message/..%2f..%2fetc", 400),
@@ -173,6 +207,9 @@ async fn every_wrong_request_is_told_what_to_do() {
     }
     let (code, said) = running.command(&["message", "show", "0000000000001"]).await;
     assert!(code == 1 && said.contains("no message 0000000000001 is unfinished"), "{said}");
+
+    let (code, said) = running.command(&["message", "show", "nonsense"]).await;
+    assert!(code == 2 && said.contains("not a message id"), "{said}");
 
     let post = b"POST /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
     assert_eq!(running.ask(post).await.0, 405);
@@ -197,6 +234,51 @@ async fn broken_and_idle_clients_do_not_keep_others_out() {
     assert_eq!((status, body), (200, "ok\n".into()));
     assert_eq!(running.get("/readyz").await.0, 200);
     running.daemon.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_being_delivered_is_shown_as_such() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let running = Running::towards(silent.local_addr().unwrap()).await;
+    running.submit("who@stuck.test").await;
+    while running.daemon.queue().in_flight() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let (code, list) = running.command(&["queue", "list", "--recipient", "who@stuck.test"]).await;
+    assert!(code == 0 && list.contains("in-flight"), "{list}");
+    let (_, entries) = running.get("/v1/queue/entries").await;
+    let id = entries[0]["message_id"].as_str().unwrap();
+    let (code, message) = running.command(&["message", "show", id]).await;
+    assert!(code == 0 && message.contains("in-flight"), "{message}");
+    let (code, list) = running.command(&["queue", "list", "--in-doubt"]).await;
+    assert!(code == 0 && list.contains("nothing is queued that matches"), "{list}");
+
+    drop(silent);
+    running.daemon.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_ends_when_the_daemon_begins_to_stop() {
+    // Connections are taken by the kernel and never greeted: the drain waits for them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let running = Running::towards(silent.local_addr().unwrap()).await;
+    running.submit("who@stuck.test").await;
+    running.until_status("/readyz", 200).await;
+    while running.daemon.queue().in_flight() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let Running { client, daemon } = running;
+    let stopped = tokio::spawn(daemon.stop(Duration::from_secs(60)));
+
+    let problem = client.until_status("/readyz", 503).await;
+    assert!(problem["error"].as_str().unwrap().contains("stopping"), "{problem}");
+    assert_eq!(client.get("/healthz").await.0, 200);
+    let (code, status) = client.command(&["status"]).await;
+    assert!(code == 1 && status.contains("NOT READY: stopping"), "{status}");
+    drop(silent);
+    stopped.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

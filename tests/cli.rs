@@ -55,6 +55,15 @@ fn unknown_command_ends_with_2() {
 }
 
 #[test]
+fn wrong_values_end_with_2_whether_the_daemon_can_be_reached_or_not() {
+    for command in [&["message", "show", "abc"][..], &["queue", "list", "--limit", "0"]] {
+        let output = hikyaku(&[command, &["--socket", "/nonexistent/none.sock"]].concat());
+
+        assert_eq!(code(&output), 2, "{command:?}: {}", errors(&output));
+    }
+}
+
+#[test]
 fn absent_daemon_ends_with_3_and_says_where_it_was_looked_for() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("none.sock");
@@ -65,8 +74,22 @@ fn absent_daemon_ends_with_3_and_says_where_it_was_looked_for() {
 
         assert_eq!(code(&output), 3, "{command:?}");
         assert!(errors(&output).contains(socket), "{command:?}: {}", errors(&output));
+        assert_eq!(errors(&output).matches("No such file").count(), 1, "{}", errors(&output));
         assert!(output.stdout.is_empty());
     }
+}
+
+#[test]
+fn without_a_daemon_the_spool_on_disk_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, spool) = (folder.path().join("none.sock"), folder.path().join("spool"));
+    std::fs::create_dir_all(spool.join("segments")).unwrap();
+
+    let output = hikyaku(&["spool", "stat", "--socket", socket.to_str().unwrap(), "--spool", spool.to_str().unwrap()]);
+
+    assert_eq!(code(&output), 0);
+    assert!(errors(&output).contains("without its lock"), "{}", errors(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("unfinished messages"));
 }
 
 #[test]

@@ -247,6 +247,18 @@ async fn what_a_receiver_lacks_sends_the_message_to_another_mx_host() {
 }
 
 #[tokio::test]
+async fn a_message_too_large_for_one_mx_host_goes_to_another() {
+    let address = |last| std::net::IpAddr::from([127, 4, 4, last]);
+    let small = FakeMx::with(&["PIPELINING", "SIZE 100"]).start_at(address(1), 0).await;
+    let large = FakeMx::with(&["PIPELINING", "SIZE 1000"]).start_at(address(2), small.address.port()).await;
+
+    let log = Run::to(&[&small, &large]).ready([errand(1, &b"x\r\n".repeat(100))]).go().await;
+
+    assert!(all_delivered(&log, &[1]), "{log:?}");
+    assert_eq!((small.transactions().len(), large.transactions().len()), (0, 1));
+}
+
+#[tokio::test]
 async fn what_every_mx_host_lacks_bounces() {
     let body = "Subject: x\r\n\r\n\u{fc}\r\n".as_bytes();
     let header = "Subject: \u{fc}\r\n\r\nx\r\n".as_bytes();
@@ -262,7 +274,7 @@ async fn what_every_mx_host_lacks_bounces() {
     let eight_bit = Run::to(&[&a, &b]).ready([errand(1, body)]).go().await;
     let header = Run::to(&[&a, &b]).ready([errand(1, header)]).go().await;
     let mailbox = Run::to(&[&a, &b]).ready([errand_to(1, CONTENT, &utf8)]).go().await;
-    let size = Run::to(&[&a]).ready([errand(1, &b"x\r\n".repeat(100)), errand(2, CONTENT)]).go().await;
+    let size = Run::to(&[&a, &b]).ready([errand(1, &b"x\r\n".repeat(100)), errand(2, CONTENT)]).go().await;
 
     assert_eq!(status(&eight_bit, 0), "5.6.3");
     assert_eq!(status(&header, 0), "5.6.9");

@@ -192,9 +192,24 @@ async fn rset(fault: Fault, extensions: &[&str], cell: &str) {
     let script = FakeMx::with(extensions).on(Step::Rcpt, "550 5.1.1 no").on(Step::Rset, fault.act());
     let (a, b) = pair(script).await;
 
-    let log = run(&[&a, &b]).ready([errand(1, CONTENT)]).go().await;
+    let log = run(&[&a, &b]).ready([errand(1, CONTENT), errand(2, CONTENT)]).go().await;
 
     assert!(matches!(only(&log), Outcome::Bounced(report) if report.reply.code == 550), "{cell}: {log:?}");
+    assert_eq!((a.connections(), b.connections()), (1, 0), "{cell}: the next message is not touched");
+    rset_after_accepted_recipients(fault, extensions, cell).await;
+}
+
+/// The loss of RSET leaves what was said; a reply that is no success may be the one to the command before.
+async fn rset_after_accepted_recipients(fault: Fault, extensions: &[&str], cell: &str) {
+    let refused = if extensions.contains(&"CHUNKING") { Step::EndOfData } else { Step::Data };
+    let script = FakeMx::with(extensions).on(refused, "554 5.7.1 not this").on(Step::Rset, fault.act());
+    let (a, b) = pair(script).await;
+
+    let log = run(&[&a, &b]).ready([errand(1, CONTENT), errand(2, CONTENT)]).go().await;
+
+    let outcome = only(&log);
+    assert_eq!(matches!(outcome, Outcome::Bounced(_)), fault.is_loss(), "{cell}: {log:?}");
+    assert_eq!((a.connections(), b.connections()), (1, 0), "{cell}: the next message is not touched");
 }
 
 async fn quit(fault: Fault, extensions: &[&str], cell: &str) {
@@ -270,9 +285,100 @@ async fn a_connection_that_is_never_answered_goes_to_the_next_mx_host() {
 }
 
 fn insert(plan: &mut hikyaku::dns::Plan, address: SocketAddr) {
+    insert_all(plan, vec![address.ip()]);
+}
+
+fn insert_all(plan: &mut hikyaku::dns::Plan, addresses: Vec<IpAddr>) {
     let name = "dead.example.test".into();
-    plan.hosts.insert(0, hikyaku::dns::MxHost { name, preference: 0, addresses: vec![address.ip()].into() });
+    plan.hosts.insert(0, hikyaku::dns::MxHost { name, preference: 0, addresses: addresses.into() });
     plan.hosts[1].preference = 10;
+}
+
+#[tokio::test]
+async fn the_backup_mx_host_is_reached_behind_many_dead_addresses() {
+    let backup = FakeMx::new().start().await;
+    let dead = (1..=19).map(|last| IpAddr::from([127, 5, 0, last])).collect();
+
+    let log = run(&[&backup]).plan(|plan| insert_all(plan, dead)).ready([errand(1, CONTENT)]).go().await;
+
+    assert!(matches!(only(&log), Outcome::Delivered(_)), "{log:?}");
+}
+
+#[tokio::test]
+async fn six_mx_hosts_that_refuse_for_good_bounce_unless_time_was_up_before_all_were_asked() {
+    let refusing = || FakeMx::new().always(Step::Greeting, "554 5.7.1 not you");
+    let mut hosts = vec![refusing().start_at(IpAddr::from([127, 5, 1, 1]), 0).await];
+    for last in 2..=6 {
+        hosts.push(refusing().start_at(IpAddr::from([127, 5, 1, last]), hosts[0].address.port()).await);
+    }
+    let hosts: Vec<&Running> = hosts.iter().collect();
+
+    let all = run(&hosts).ready([errand(1, CONTENT)]).go().await;
+    let asked: usize = hosts.iter().map(|host| host.connections()).sum();
+    let out_of_time =
+        run(&hosts).settings(|settings| settings.opening = Duration::ZERO).ready([errand(1, CONTENT)]).go().await;
+
+    assert!(matches!(all.failed[..], [(1, Outcome::Bounced(_))]), "{all:?}");
+    assert!(matches!(out_of_time.failed[..], [(1, Outcome::Deferred(_))]), "{out_of_time:?}");
+    let asked_again = hosts.iter().map(|host| host.connections()).sum::<usize>() - asked;
+    assert_eq!((asked, asked_again), (6, 1));
+}
+
+#[tokio::test]
+async fn a_reply_that_drips_in_for_ever_ends_at_the_time_out() {
+    let mut cells = tokio::task::JoinSet::new();
+    for extensions in MODES {
+        for step in [Step::Greeting, Step::Ehlo, Step::Mail, Step::Rcpt, Step::Data, Step::Content, Step::EndOfData] {
+            cells.spawn(async move {
+                let content = match step {
+                    Step::Content => [CONTENT, &b"0123456789\r\n".repeat(1_500_000)].concat(),
+                    _ => CONTENT.to_vec(),
+                };
+                let mx = FakeMx::with(extensions).on(step, Act::Drip).start().await;
+
+                let log = run(&[&mx]).ready([errand(1, &content)]).go().await;
+
+                let outcomes = log.reports.iter().map(|(_, outcomes)| &outcomes[0]);
+                let outcomes: Vec<_> = outcomes.chain(log.failed.iter().map(|(_, outcome)| outcome)).collect();
+                // Data is not said to a receiver with CHUNKING.
+                let fits = match outcomes[..] {
+                    [Outcome::Deferred(report)] => report.reply.text.starts_with("no reply in time"),
+                    [Outcome::Delivered(_)] => step == Step::Data,
+                    _ => false,
+                };
+                assert!(fits, "{step:?} {extensions:?}: {log:?}");
+            });
+        }
+    }
+    while let Some(cell) = cells.join_next().await {
+        cell.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_message_begun_ahead_goes_back_when_the_reply_before_it_is_slow() {
+    let slow = || Act::Delay(Duration::from_secs(2));
+    for (act, is_silent) in [(slow(), false), (Act::Silence, true)] {
+        let mx = FakeMx::new().on(Step::EndOfData, act).start().await;
+
+        let log = run(&[&mx])
+            .settings(|settings| {
+                settings.look_ahead_patience = Duration::from_millis(100);
+                settings.timeouts.data_termination = Duration::from_secs(if is_silent { 3 } else { 15 });
+            })
+            .ready((1..=3).map(|number| errand(number, CONTENT)))
+            .go()
+            .await;
+
+        assert_eq!(log.returned, [2], "{log:?}");
+        let fits = match &log.reports[..] {
+            [(1, outcomes)] if is_silent => matches!(&outcomes[..], [Outcome::Deferred(report)] if report.in_doubt),
+            [(1, outcomes)] => matches!(outcomes[..], [Outcome::Delivered(_)]),
+            _ => false,
+        };
+        assert!(fits, "{log:?}");
+        assert_eq!((mx.transactions().len(), mx.connections()), (usize::from(!is_silent), 1));
+    }
 }
 
 #[tokio::test]

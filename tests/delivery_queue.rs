@@ -14,7 +14,7 @@ use hikyaku::delivery::{self, Deliverer, Timeouts};
 use hikyaku::dns::settings::{Host, NextHop, Route};
 use hikyaku::dns::{self, Planner};
 use hikyaku::log::disk::Disk;
-use hikyaku::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, Notify, Recipient};
+use hikyaku::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, Notify, Recipient, Ret};
 use hikyaku::metrics::Registry;
 use hikyaku::queue::settings::{BackOff, Limits, Retry};
 use hikyaku::queue::{self, Queue};
@@ -69,10 +69,15 @@ impl Daemon {
     }
 
     async fn submit(&self, number: usize, recipients: &[String]) {
+        let content = format!("X-Number: {number}\r\n\r\n.dot\r\n");
+        self.submit_content(&format!("s{number}@sender.test"), recipients, content).await;
+    }
+
+    async fn submit_content(&self, reverse_path: &str, recipients: &[String], content: String) {
         let recipient =
             |path: &String| Recipient { forward_path: path.parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
         let envelope = Arc::new(Envelope {
-            reverse_path: ReversePath::Mailbox(format!("s{number}@sender.test").parse().unwrap()),
+            reverse_path: ReversePath::Mailbox(reverse_path.parse().unwrap()),
             recipients: recipients.iter().map(recipient).collect(),
             accepted_at: self.clock.wall(),
             tenant: "default".into(),
@@ -80,12 +85,12 @@ impl Daemon {
             lane: Lane::Normal,
             body: BodyType::SevenBit,
             smtputf8: false,
-            traits: ContentTraits::default(),
-            ret: None,
+            traits: ContentTraits { has_eight_bit: !content.is_ascii(), has_eight_bit_header: false },
+            ret: Some(Ret::Full),
             envid: None,
             kind: Kind::Submitted,
         });
-        let content = Content::Memory(format!("X-Number: {number}\r\n\r\n.dot\r\n").into_bytes().into());
+        let content = Content::Memory(content.into_bytes().into());
         let id = self.spool.next_id();
         let message = NewMessage { id, envelope: envelope.clone(), content, ended_at: Instant::now() };
         self.spool.accept(message).await.unwrap();
@@ -163,4 +168,20 @@ async fn every_message_arrives_once_by_bdat() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_message_arrives_once_without_pipelining_and_from_the_disk() {
     every_message_arrives_once_through_faults(&[], 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dsn_reaches_a_next_hop_without_8bitmime() {
+    let refusing =
+        FakeMx::with(&["PIPELINING", "8BITMIME"]).on(Step::Rcpt, "550 5.1.1 kein Empf\u{e4}nger").start().await;
+    let old = FakeMx::with(&[]).start().await;
+    let daemon = Daemon::start(&[("refusing.test", &refusing), ("sender.test", &old)], 16 << 20);
+
+    let content = "Subject: x\r\n\r\nGr\u{fc}\u{df}e\r\n".to_owned();
+    daemon.submit_content("ann@sender.test", &["bob@refusing.test".to_owned()], content).await;
+    daemon.until_empty().await;
+
+    let arrived = old.transactions();
+    assert_eq!((arrived.len(), arrived[0].mail.as_str()), (1, "MAIL FROM:<>"));
+    assert!(arrived[0].content.is_ascii());
 }

@@ -1,8 +1,8 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 //! Power cuts and kills at any storage call, on the simulated storage: nothing accepted is lost, nothing refused comes
 //! back, every content is the one that was submitted.
 //!
 //! `HIKYAKU_FULL=1` runs the long sizes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 #[path = "common/spool.rs"]
 mod common;

@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 //! Damaged segments: only what is damaged is affected, all of it is kept in quarantine, the spool opens.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 #[path = "common/spool.rs"]
 mod common;
@@ -11,7 +11,7 @@ use common::{content, delivered, message, octets, recover, settings, try_open};
 use hikyaku::log::simulated::{Random, Simulated};
 use hikyaku::log::storage::Storage;
 use hikyaku::message::MessageId;
-use hikyaku::spool::{LoadError, Settings, check_storage};
+use hikyaku::spool::{LoadError, Recovered, Settings, check_storage};
 
 fn start(storage: &Simulated) -> (hikyaku::spool::Spool, hikyaku::spool::Recovery) {
     let settings = Settings { segment_size: 256 << 10, ..settings() };
@@ -180,4 +180,157 @@ fn recovery_twice_gives_the_same_and_keeps_damage_once() {
     let ids = |found: &[hikyaku::spool::Recovered]| found.iter().map(|found| found.id).collect::<BTreeSet<_>>();
     assert_eq!(ids(&once), ids(&again));
     assert_eq!(storage.list("quarantine").unwrap(), kept);
+}
+
+/// Accepts one message and closes the spool.
+fn accept_one(storage: &Simulated) -> MessageId {
+    let (spool, recovery) = start(storage);
+    recover(recovery);
+    let id = spool.next_id();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(spool.accept(message(id, 1, 500))).unwrap();
+    spool.close_blocking();
+    id
+}
+
+fn raised(storage: &Simulated) -> BTreeSet<MessageId> {
+    let (_spool, recovery) = start(storage);
+    recover(recovery).0.iter().map(|found| found.id).collect()
+}
+
+#[test]
+fn ids_are_never_given_twice_though_every_header_of_a_start_is_gone() {
+    let kept = ["mark", "index", "both"];
+    for keep in kept {
+        let mut storage = Simulated::new(1);
+        let first = accept_one(&storage);
+        storage = storage.after_kill();
+        for name in segments(&storage) {
+            storage.damage(&name, |octets| octets[..4096].fill(0)).unwrap();
+        }
+        for entry in storage.list("segments").unwrap() {
+            let is_lost = match keep {
+                "mark" => entry.name.ends_with(".idx"),
+                "index" => entry.name.ends_with(".start"),
+                _ => false,
+            };
+            if is_lost {
+                storage.remove(&format!("segments/{}", entry.name)).unwrap();
+            }
+        }
+
+        let checked = check_storage(Arc::new(storage.clone()), false).unwrap();
+        let second = accept_one(&storage);
+
+        assert_ne!(first, second, "{keep}");
+        assert!(!checked.is_sound(), "{keep}");
+        let expected = if keep == "mark" { vec![second] } else { vec![first, second] };
+        assert_eq!(raised(&storage), BTreeSet::from_iter(expected), "{keep}");
+        assert!(!storage.list("quarantine").unwrap().is_empty(), "{keep}");
+    }
+}
+
+/// Puts the octets of one segment into another.
+fn overwrite(storage: &Simulated, from: &str, to: &str) {
+    let octets = whole(storage, from);
+    storage.damage(to, |there| *there = octets).unwrap();
+}
+
+#[test]
+fn a_segment_under_another_number_is_damage_and_raises_nothing_that_was_delivered() {
+    for (seed, has_indexes) in [(1, true), (2, false), (3, true), (4, false)] {
+        let (storage, live, finished) = sample(seed);
+        let names = segments(&storage);
+        let (one, two) = (&names[0], &names[1]);
+        let octets_of_one = whole(&storage, one);
+        overwrite(&storage, two, one);
+        if seed > 2 {
+            storage.damage(two, |there| *there = octets_of_one.clone()).unwrap();
+        }
+        if !has_indexes {
+            names.iter().for_each(|name| drop(storage.remove(&name.replace(".seg", ".idx"))));
+        }
+
+        let before = check_storage(Arc::new(storage.clone()), true).unwrap();
+        let (spool, recovery) = start(&storage);
+        let (found, report) = recover(recovery);
+
+        assert!(!before.is_sound() && report.damaged > 0, "seed {seed}");
+        let kept = storage.list("quarantine").unwrap();
+        assert!(kept.iter().any(|entry| entry.size == 256 << 10), "seed {seed}: {kept:?}");
+        for Recovered { id, .. } in found {
+            match spool.load(id) {
+                Ok(loaded) => assert_eq!(octets(&loaded.content), content(id, live[&id]), "seed {seed}"),
+                // Of a segment that is known by its index only.
+                Err(LoadError::Damaged) => assert!(has_indexes && live.contains_key(&id), "seed {seed}"),
+                Err(error) => panic!("seed {seed}: {error}"),
+            }
+            assert!(has_indexes || !finished.contains(&id), "seed {seed}: {id} was delivered and is back");
+        }
+        spool.close_blocking();
+    }
+}
+
+#[test]
+fn a_copy_of_a_segment_under_a_new_number_is_taken_away() {
+    let (storage, live, _) = sample(1);
+    let names = segments(&storage);
+    let copy = "segments/00000000000000ff.seg";
+    storage.create(copy).unwrap();
+    overwrite(&storage, &names[0], copy);
+
+    let (spool, recovery) = start(&storage);
+    let (found, report) = recover(recovery);
+
+    assert_eq!((report.damaged, found.len()), (1, live.len()));
+    assert!(storage.open(copy).is_err());
+    assert!(!check_storage(Arc::new(storage.clone()), false).unwrap().is_sound());
+    spool.close_blocking();
+}
+
+#[test]
+fn the_header_of_an_older_segment_is_none() {
+    for has_index in [true, false] {
+        let (storage, live, _) = sample(2);
+        let names = segments(&storage);
+        let stale = whole(&storage, &names[0])[..4096].to_vec();
+        storage.damage(&names[1], |octets| octets[..4096].copy_from_slice(&stale)).unwrap();
+        if !has_index {
+            storage.remove(&names[1].replace(".seg", ".idx")).unwrap();
+        }
+
+        let (spool, recovery) = start(&storage);
+        let (found, report) = recover(recovery);
+
+        assert_eq!(report.damaged, 1);
+        assert!(found.iter().all(|found| spool.load(found.id).is_ok()));
+        assert_eq!(found.len() == live.len(), has_index);
+        spool.close_blocking();
+    }
+}
+
+#[test]
+fn mail_accepted_after_damage_to_several_segments_is_kept() {
+    for seed in 0..40 {
+        let mut random = Random::new(seed);
+        let (mut storage, live, finished) = sample(seed % 10);
+        for name in segments(&storage) {
+            if random.below(3) > 0 {
+                storage.damage(&name, |octets| damage(octets, &mut random)).unwrap();
+            }
+            if random.below(2) == 0 {
+                let _ = storage.remove(&name.replace(".seg", ".idx"));
+            }
+        }
+        let mut later = BTreeSet::new();
+        for _ in 0..3 {
+            assert!(later.insert(accept_one(&storage)), "seed {seed}: an id came twice");
+            storage = storage.after_kill();
+        }
+
+        let raised = raised(&storage);
+
+        assert!(later.is_subset(&raised), "seed {seed}: {later:?} are not in {raised:?}");
+        assert!(later.iter().all(|id| !live.contains_key(id) && !finished.contains(id)), "seed {seed}");
+    }
 }

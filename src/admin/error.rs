@@ -40,7 +40,7 @@ impl From<QueryRejection> for Refusal {
         Self::new(
             StatusCode::BAD_REQUEST,
             rejection.body_text(),
-            "filters are domain, site, tenant, recipient and limit",
+            "filters are domain, site, tenant, recipient, in_doubt (true or false) and limit",
         )
     }
 }

@@ -13,7 +13,7 @@ pub(super) async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// Whether messages are accepted now.
+/// Whether messages are welcome now.
 pub(super) async fn ready(Shared(state): Shared<State>) -> Result<&'static str, Refusal> {
     match not_ready(&state) {
         None => Ok("ready\n"),
@@ -40,12 +40,44 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
     Ok(Json(tokio::task::spawn_blocking(look).await?))
 }
 
+/// Why messages are better sent elsewhere.
 fn not_ready(state: &State) -> Option<String> {
-    let reason = match state.spool.health() {
-        Ok(()) => return None,
+    if state.stopping.is_cancelled() {
+        return Some("stopping: submissions get 421, what is under way is finished".to_owned());
+    }
+    reason(state.recovery_failure.get().map(String::as_str), state.spool.health())
+}
+
+fn reason(recovery_failure: Option<&str>, health: Result<(), AcceptError>) -> Option<String> {
+    let reason = match health {
+        Ok(()) => {
+            return recovery_failure.map(|failure| {
+                format!("recovery failed: {failure}; messages of earlier starts wait on disk: restart when it is well")
+            });
+        }
         Err(AcceptError::Full) => "the spool's disk is at its reserve: submissions get 452, delivery goes on",
-        Err(AcceptError::Closed) => "the spool has failed or is being closed: submissions get 421",
+        Err(AcceptError::Closed) => "the spool has failed, as the log tells, or is being closed: submissions get 421",
         Err(AcceptError::Aborted | AcceptError::Unknown) => "the spool cannot be written",
     };
     Some(reason.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_recovery_is_told_with_what_to_do_while_messages_are_still_accepted() {
+        let told = reason(Some("cannot read segment 7"), Ok(())).unwrap();
+
+        assert!(told.contains("recovery failed: cannot read segment 7") && told.contains("restart"), "{told}");
+        assert_eq!(reason(None, Ok(())), None);
+    }
+
+    #[test]
+    fn what_refuses_messages_now_is_told_first() {
+        let told = reason(Some("cannot read segment 7"), Err(AcceptError::Full)).unwrap();
+
+        assert!(told.contains("452") && !told.contains("recovery"), "{told}");
+    }
 }

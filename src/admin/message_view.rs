@@ -1,5 +1,7 @@
 //! One message as people see it: envelope, header section, and where each recipient is.
 
+use std::collections::HashSet;
+
 use axum::Json;
 use axum::extract::{Path, State as Shared};
 use axum::http::StatusCode;
@@ -14,6 +16,10 @@ use crate::spool::LoadError;
 
 /// More of a header section is not shown; submission refuses longer ones anyway.
 const LONGEST_HEADER: usize = 100 << 10;
+/// Looks until a recipient that is on its way from one place of the queue to another is seen in one of them.
+const LOOKS: usize = 5;
+/// Messages with more unfinished recipients are looked at once: something of them always moves.
+const FEW: usize = 100;
 /// The most recipients a message can have.
 const RECIPIENTS: usize = 50_000;
 
@@ -53,8 +59,20 @@ pub struct RecipientView {
     pub forward_path: String,
     /// NOTIFY=, as it came.
     pub notify: String,
-    /// `ready`, `scheduled`, `waiting-for-dns`, or `finished-or-being-tried`.
+    /// As in [`EntryView`]; `finished`; or `moving`: between two states at every look, or not raised yet by recovery.
     pub state: String,
+    /// Since when, in seconds since 1970, while it is in flight or a DSN about it is being stored.
+    #[serde(default)]
+    pub since: Option<u32>,
+    /// An attempt before the start has no outcome: the receiver may have it.
+    #[serde(default)]
+    pub in_doubt: bool,
+    /// Address and port of the attempt that has no outcome.
+    #[serde(default)]
+    pub mx_address: Option<String>,
+    /// The last reply about it that was not a success, if it is still known.
+    #[serde(default)]
+    pub last_reply: Option<String>,
     /// Its site, once known.
     pub site: Option<String>,
     /// Attempts made, while it is queued.
@@ -77,7 +95,17 @@ pub(super) async fn message(
 fn look(state: &State, id: MessageId) -> Result<MessageView, Refusal> {
     let message = state.spool.load(id).map_err(|error| refusal(id, &error))?;
     let filter = Filter { message: Some(id), limit: RECIPIENTS, ..Filter::default() };
-    view(&message, &state.queue.list(&filter))
+    let mut looks = 1;
+    loop {
+        let queued = state.queue.list(&filter);
+        // Asked last, so that who is not among them is finished.
+        let pending: HashSet<u32> = state.spool.pending(id).iter().map(|pending| pending.recipient).collect();
+        let is_seen = pending.iter().all(|recipient| queued.iter().any(|entry| entry.recipient == *recipient));
+        if is_seen || looks == LOOKS || pending.len() > FEW {
+            return view(&message, &queued, &pending);
+        }
+        looks += 1;
+    }
 }
 
 fn refusal(id: MessageId, error: &LoadError) -> Refusal {
@@ -100,7 +128,7 @@ fn refusal(id: MessageId, error: &LoadError) -> Refusal {
     }
 }
 
-fn view(message: &Message, queued: &[EntryView]) -> Result<MessageView, Refusal> {
+fn view(message: &Message, queued: &[EntryView], pending: &HashSet<u32>) -> Result<MessageView, Refusal> {
     let envelope = &message.envelope;
     let header = message.content.chunk(0, LONGEST_HEADER).map_err(|error| refusal(message.id, &error.into()))?;
     let end = memmem::find(&header, b"\r\n\r\n").unwrap_or(header.len());
@@ -122,28 +150,37 @@ fn view(message: &Message, queued: &[EntryView]) -> Result<MessageView, Refusal>
         size: message.content.len(),
         envid: envelope.envid.as_deref().map(str::to_owned),
         ret,
-        recipients: recipients(envelope, queued),
+        recipients: recipients(envelope, queued, pending),
         header: String::from_utf8_lossy(header.get(..end).unwrap_or_default()).into_owned(),
     })
 }
 
-fn recipients(envelope: &Envelope, queued: &[EntryView]) -> Vec<RecipientView> {
+fn recipients(envelope: &Envelope, queued: &[EntryView], pending: &HashSet<u32>) -> Vec<RecipientView> {
     let mut views: Vec<RecipientView> = envelope
         .recipients
         .iter()
-        .map(|recipient| RecipientView {
+        .zip(0_u32..)
+        .map(|(recipient, index)| RecipientView {
             forward_path: recipient.forward_path.to_string(),
             notify: notify(recipient.notify),
-            state: "finished-or-being-tried".to_owned(),
+            state: if pending.contains(&index) { "moving" } else { "finished" }.to_owned(),
+            since: None,
+            in_doubt: false,
+            mx_address: None,
+            last_reply: None,
             site: None,
             attempts: None,
             due: None,
         })
         .collect();
-    for entry in queued {
+    for entry in queued.iter().filter(|entry| pending.contains(&entry.recipient)) {
         let view = usize::try_from(entry.recipient).ok().and_then(|index| views.get_mut(index));
         if let Some(view) = view {
             entry.state.clone_into(&mut view.state);
+            view.since = entry.since;
+            view.in_doubt = entry.in_doubt;
+            view.mx_address.clone_from(&entry.mx_address);
+            view.last_reply.clone_from(&entry.last_reply);
             view.site.clone_from(&entry.site);
             view.attempts = Some(entry.attempts);
             view.due = Some(entry.due);
@@ -205,31 +242,44 @@ mod tests {
         Message { id: MessageId(7), envelope: Arc::new(envelope), content }
     }
 
-    #[test]
-    fn queued_recipients_tell_their_state_and_others_do_not_claim_one() {
-        let entry = EntryView {
+    fn entry(recipient: u32, state: &'static str) -> EntryView {
+        EntryView {
             message_id: String::new(),
-            recipient: 1,
+            recipient,
             domain: "y.test".into(),
             site: Some("y.test".into()),
             tenant: String::new(),
             campaign: String::new(),
-            state: "scheduled",
+            state,
+            since: Some(1_900),
+            in_doubt: false,
+            mx_address: Some("192.0.2.1:25".to_owned()),
+            last_reply: None,
             attempts: 3,
             accepted: 1_000,
             due: 2_000,
-            last_reply: None,
-        };
+        }
+    }
 
-        let view = view(&sample(), &[entry]).unwrap();
+    #[test]
+    fn each_recipient_is_where_the_queue_has_it_or_finished() {
+        let view = view(&sample(), &[entry(1, "in-flight")], &[1].into()).unwrap();
 
-        assert_eq!(view.recipients[0].state, "finished-or-being-tried");
-        assert_eq!((view.recipients[1].state.as_str(), view.recipients[1].attempts), ("scheduled", Some(3)));
+        assert_eq!((view.recipients[0].state.as_str(), view.recipients[0].attempts), ("finished", None));
+        assert_eq!((view.recipients[1].state.as_str(), view.recipients[1].attempts), ("in-flight", Some(3)));
+        assert_eq!(view.recipients[1].mx_address.as_deref(), Some("192.0.2.1:25"));
         assert_eq!(view.recipients[1].notify, "SUCCESS,DELAY");
     }
 
     #[test]
+    fn the_spool_has_the_last_word_on_who_is_finished() {
+        let view = view(&sample(), &[entry(1, "in-flight")], &[0].into()).unwrap();
+
+        assert_eq!((view.recipients[0].state.as_str(), view.recipients[1].state.as_str()), ("moving", "finished"));
+    }
+
+    #[test]
     fn header_section_is_shown_without_the_body() {
-        assert_eq!(view(&sample(), &[]).unwrap().header, "Subject: hi\r\nX: y");
+        assert_eq!(view(&sample(), &[], &HashSet::new()).unwrap().header, "Subject: hi\r\nX: y");
     }
 }

@@ -6,11 +6,11 @@
 //! | path | answer |
 //! |---|---|
 //! | `/healthz` | 200 while the process works |
-//! | `/readyz` | 200 while messages are accepted, else 503 with the reason |
+//! | `/readyz` | 200 while messages are accepted and recovery has not failed, else 503 with the reason |
 //! | `/v1/status` | [`Status`] |
 //! | `/v1/spool` | [`Stat`] |
 //! | `/v1/queue` | [`crate::queue::View`]: counts by site and tenant |
-//! | `/v1/queue/entries?domain=&site=&tenant=&recipient=&limit=` | [`crate::queue::EntryView`]s that match |
+//! | `/v1/queue/entries?domain=&site=&tenant=&recipient=&in_doubt=&limit=` | [`crate::queue::EntryView`]s that match |
 //! | `/v1/message/ID` | [`MessageView`] |
 //!
 //! Errors are [`Problem`]s: what is wrong and what to do. The socket is mode 0600: whoever may open it may do
@@ -23,13 +23,14 @@ mod queue_view;
 mod server;
 mod socket;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::queue::Queue;
 use crate::queue::view::Totals;
@@ -56,6 +57,10 @@ pub struct State {
     pub spool: Spool,
     /// What is to be delivered.
     pub queue: Queue,
+    /// Cancelled by the daemon when it begins to stop.
+    pub stopping: CancellationToken,
+    /// Why recovery ended early; set by the daemon once, at most.
+    pub recovery_failure: Arc<OnceLock<String>>,
 }
 
 /// The daemon at a glance.
@@ -69,7 +74,7 @@ pub struct Status {
     pub pid: u32,
     /// Since it started.
     pub uptime_seconds: u64,
-    /// Why messages are not accepted; absent when they are.
+    /// Why messages are better sent elsewhere; absent when all is well.
     pub not_ready: Option<String>,
     /// What is to be delivered, counted.
     pub queue: Totals,

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State as Shared};
+use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::State;
@@ -22,6 +23,7 @@ pub(super) struct Parameters {
     site: Option<String>,
     tenant: Option<String>,
     recipient: Option<String>,
+    in_doubt: bool,
     limit: Option<usize>,
 }
 
@@ -36,9 +38,12 @@ pub(super) async fn entries(
     Shared(state): Shared<State>,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<Vec<EntryView>>, Refusal> {
-    let Query(Parameters { domain, site, tenant, recipient, limit }) = parameters?;
+    let Query(Parameters { domain, site, tenant, recipient, in_doubt, limit }) = parameters?;
     let domain = domain.map(|domain| domain.trim_end_matches('.').to_lowercase());
+    if limit == Some(0) {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "limit is 0", "limit is 1 or more; /v1/queue counts"));
+    }
     let limit = limit.unwrap_or(DEFAULT_LIMIT).min(MOST);
-    let filter = Filter { domain, site, tenant, recipient, limit, ..Filter::default() };
+    let filter = Filter { domain, site, tenant, recipient, in_doubt, limit, ..Filter::default() };
     Ok(Json(tokio::task::spawn_blocking(move || state.queue.list(&filter)).await?))
 }

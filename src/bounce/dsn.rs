@@ -4,6 +4,18 @@
 //! message or its header section (RFC 3461, 4.3). With addresses beyond ASCII the parts are those of RFC 6533. Written by
 //! hand: mail-builder chooses transfer encodings and boundaries itself, which would alter the returned content and make
 //! the result differ from run to run. Whether a DSN is due is the queue's concern.
+//!
+//! The body is 7-bit: nobody would be told of a DSN that a next hop without 8BITMIME refuses. Only the header section
+//! holds UTF-8, in To, when the reverse-path does; such a DSN needs SMTPUTF8 anyway.
+//!
+//! | part | beyond ASCII |
+//! |---|---|
+//! | text/plain | quoted-printable |
+//! | message/delivery-status | never: `?` stands in (RFC 3464, 2.1.1) |
+//! | message/global-delivery-status | quoted-printable (RFC 6533, 6) |
+//! | message/rfc822 | never: it must not be encoded (RFC 2046, 5.2.1), so the header section alone is returned |
+//! | message/global | base64 (RFC 6532, 3.7) |
+//! | text/rfc822-headers, message/global-headers | quoted-printable (RFC 6522, 4; RFC 6533, 6) |
 
 use std::io;
 
@@ -11,6 +23,7 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use memchr::memmem;
 
+use super::encoding;
 use super::field::{clean, date, folded, plain, xtext};
 use super::text;
 use crate::clock::UnixTime;
@@ -125,37 +138,34 @@ pub fn generate(request: &Request<'_>) -> io::Result<Bytes> {
     let status = delivery_status(request);
     let mut text = Vec::new();
     text::write(&mut text, request, true);
+    let charset = if text.is_ascii() { "text/plain; charset=us-ascii" } else { "text/plain; charset=utf-8" };
+    let kind = if status.is_ascii() { "message/delivery-status" } else { "message/global-delivery-status" };
+    let message_id = returned.as_ref().and_then(|returned| message_id(returned.header())).map(str::to_owned);
+    let mut parts = vec![Part::new(charset, "Notification", text), Part::new(kind, "Delivery report", status)];
+    // RFC 6522, 3: the third part is optional.
+    parts.extend(returned.map(|returned| Part::new(returned.kind, returned.description, returned.octets)));
     let hash = id_of(request.id, request.subjects.iter().map(|subject| subject.recipient), request.action());
-    let octets = returned.as_ref().map_or(&[][..], |returned| &returned.octets);
-    let boundary = boundary(request.id, hash, &[&text, &status, octets]);
+    let boundary = boundary(request.id, hash, &parts);
 
-    let mut out = Vec::with_capacity(2_048 + text.len() + status.len() + octets.len());
+    let mut out = Vec::with_capacity(2_048 + parts.iter().map(|part| part.octets.len()).sum::<usize>());
     let mta = clean(request.reporting_mta, false);
     plain(&mut out, "From", &format!("Mail Delivery System <MAILER-DAEMON@{mta}>"));
     plain(&mut out, "To", &format!("<{reverse_path}>"));
     plain(&mut out, "Subject", request.action().subject());
     plain(&mut out, "Date", &date(request.now));
     plain(&mut out, "Message-ID", &format!("<dsn.{}.{hash:016x}@{mta}>", request.id));
-    if let Some(message_id) = returned.as_ref().and_then(|returned| message_id(returned.header())) {
-        plain(&mut out, "In-Reply-To", message_id);
-        plain(&mut out, "References", message_id);
+    if let Some(message_id) = message_id {
+        plain(&mut out, "In-Reply-To", &message_id);
+        plain(&mut out, "References", &message_id);
     }
     plain(&mut out, "Auto-Submitted", "auto-replied");
     plain(&mut out, "MIME-Version", "1.0");
     plain(&mut out, "Content-Type", "multipart/report; report-type=delivery-status;");
     out.extend_from_slice(format!("\tboundary=\"{boundary}\"\r\n").as_bytes());
-    if ![&text, &status, octets].iter().all(|part| part.is_ascii()) {
-        plain(&mut out, "Content-Transfer-Encoding", "8bit");
-    }
     out.extend_from_slice(b"\r\nThis is a MIME-encapsulated message.\r\n");
 
-    let charset = if text.is_ascii() { "text/plain; charset=us-ascii" } else { "text/plain; charset=utf-8" };
-    part(&mut out, &boundary, charset, "Notification", &text);
-    let kind = if status.is_ascii() { "message/delivery-status" } else { "message/global-delivery-status" };
-    part(&mut out, &boundary, kind, "Delivery report", &status);
-    // RFC 6522, 3: the third part is optional.
-    if let Some(returned) = &returned {
-        part(&mut out, &boundary, returned.kind, returned.description, &returned.octets);
+    for part in &parts {
+        part.write(&mut out, &boundary);
     }
     out.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
     Ok(out.into())
@@ -166,23 +176,49 @@ pub(super) fn recipient<'a>(request: &Request<'a>, subject: &Subject<'_>) -> Opt
     request.envelope.recipients.get(usize::try_from(subject.recipient).ok()?)
 }
 
-fn part(out: &mut Vec<u8>, boundary: &str, kind: &str, description: &str, octets: &[u8]) {
-    out.extend_from_slice(format!("\r\n--{boundary}\r\n").as_bytes());
-    plain(out, "Content-Type", kind);
-    plain(out, "Content-Description", description);
-    if !octets.is_ascii() {
-        plain(out, "Content-Transfer-Encoding", "8bit");
+/// A part as it is written.
+struct Part {
+    kind: &'static str,
+    description: &'static str,
+    encoding: Option<&'static str>,
+    octets: Vec<u8>,
+}
+
+impl Part {
+    /// Encoded if it is not ASCII: a whole message in base64, anything else so that it stays readable.
+    fn new(kind: &'static str, description: &'static str, octets: Vec<u8>) -> Self {
+        if octets.is_ascii() {
+            return Self { kind, description, encoding: None, octets };
+        }
+        let mut encoded = Vec::with_capacity(octets.len() * 3 / 2);
+        let encoding = if kind == "message/global" {
+            encoding::base64(&mut encoded, &octets);
+            "base64"
+        } else {
+            encoding::quoted_printable(&mut encoded, &octets);
+            "quoted-printable"
+        };
+        Self { kind, description, encoding: Some(encoding), octets: encoded }
     }
-    out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(octets);
+
+    fn write(&self, out: &mut Vec<u8>, boundary: &str) {
+        out.extend_from_slice(format!("\r\n--{boundary}\r\n").as_bytes());
+        plain(out, "Content-Type", self.kind);
+        plain(out, "Content-Description", self.description);
+        if let Some(encoding) = self.encoding {
+            plain(out, "Content-Transfer-Encoding", encoding);
+        }
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(&self.octets);
+    }
 }
 
 /// A boundary that occurs in none of the parts; the same for the same DSN.
-fn boundary(id: MessageId, hash: u64, parts: &[&[u8]]) -> String {
+fn boundary(id: MessageId, hash: u64, parts: &[Part]) -> String {
     let mut number = hash;
     loop {
         let boundary = format!("=_{id}.{number:016x}");
-        if parts.iter().all(|part| memmem::find(part, boundary.as_bytes()).is_none()) {
+        if parts.iter().all(|part| memmem::find(&part.octets, boundary.as_bytes()).is_none()) {
             return boundary;
         }
         number = number.wrapping_add(1);
@@ -283,13 +319,18 @@ impl Returned {
         // Header fields in another charset than UTF-8 are no message/global (RFC 6532, 3.7).
         let is_global =
             octets.get(..header).is_some_and(|header| !header.is_ascii() && std::str::from_utf8(header).is_ok());
-        if is_whole {
+        if is_whole && (is_global || octets.is_ascii()) {
             let kind = if is_global { "message/global" } else { "message/rfc822" };
             return Ok(Self { kind, description: "Undelivered message", octets, header });
         }
         octets.truncate(header);
         let kind = if is_global { "message/global-headers" } else { "text/rfc822-headers" };
-        Ok(Self { kind, description: "Header section of the message", octets, header })
+        let description = if is_whole {
+            "Header section of the message; its 8-bit body cannot be returned"
+        } else {
+            "Header section of the message"
+        };
+        Ok(Self { kind, description, octets, header })
     }
 
     fn header(&self) -> &[u8] {

@@ -1,8 +1,9 @@
 //! Bounces: the DSNs that we send (RFC 3464).
 //!
-//! [`dsn`] makes the message; `field` and `text` are how its lines are written. Pure but for reading the reported
+//! [`dsn`] makes the message; `field` and `text` are how its lines are written, `encoding` how its parts stay ASCII. Pure but for reading the reported
 //! content, which may be in a file.
 
 pub mod dsn;
+mod encoding;
 mod field;
 mod text;

@@ -24,12 +24,12 @@ const LARGEST: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens, or we may not connect.
-    #[error("cannot reach the daemon at {socket}: {source}\n{}", advice(source))]
+    #[error("cannot reach the daemon at {socket}: {error}\n{}", advice(error))]
     Unreachable {
         /// Where it was looked for.
         socket: String,
-        /// The system's reason.
-        source: io::Error,
+        /// The system's reason; not called `source`, or it would be told twice.
+        error: io::Error,
     },
     /// The daemon answered with an error.
     #[error("{error}{}", hint.as_ref().map(|hint| format!("\n{hint}")).unwrap_or_default())]
@@ -88,7 +88,7 @@ impl Client {
     async fn fetch(&self, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket)
             .await
-            .map_err(|source| ClientError::Unreachable { socket: self.socket.display().to_string(), source })?;
+            .map_err(|error| ClientError::Unreachable { socket: self.socket.display().to_string(), error })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(error))?;
         let request = Request::get(path)
@@ -136,6 +136,13 @@ mod tests {
     #[test]
     fn query_values_cannot_break_out() {
         assert_eq!(escaped("a.test&limit=9\r\n ü"), "a.test%26limit%3D9%0D%0A%20%C3%BC");
+    }
+
+    #[test]
+    fn absent_daemon_is_told_once() {
+        let error = ClientError::Unreachable { socket: "/x".to_owned(), error: io::ErrorKind::NotFound.into() };
+
+        assert_eq!(anyhow::Error::new(error).chain().count(), 1);
     }
 
     #[tokio::test]

@@ -85,7 +85,7 @@ impl Demo {
     async fn play(&self, stage: &Stage) -> exit::Result {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         println!(
-            "{} messages of 1-100 KB over {} connections, to {} receivers on 127.77.0.x port {}; {cores} cores\n",
+            "{} messages of 1-100 KB over {} connections,\nto {} receivers on 127.77.0.x port {}; {cores} cores\n",
             thousands(u64::from(self.messages)),
             self.connections,
             SITES.len(),

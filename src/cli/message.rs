@@ -2,11 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::client::escaped;
 use super::exit::Exit;
-use super::table::{Table, long, number, octets, plain, span, text};
+use super::queue::Attempt;
+use super::table::{Table, below, extra, long, number, octets, plain, span, text};
 use super::{Remote, exit, print_json};
 use crate::admin::MessageView;
+use crate::message::MessageId;
 
 /// Sub-commands of `message`.
 #[derive(Debug, clap::Subcommand)]
@@ -19,7 +20,7 @@ pub(super) enum Message {
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
     /// The message's id, as `queue list`, replies to the submission and the log give it
-    id: String,
+    id: MessageId,
     #[command(flatten)]
     remote: Remote,
 }
@@ -34,7 +35,7 @@ impl Message {
 
 impl Show {
     async fn execute(self) -> exit::Result {
-        let view: MessageView = self.remote.client().get(&format!("/v1/message/{}", escaped(&self.id))).await?;
+        let view: MessageView = self.remote.client().get(&format!("/v1/message/{}", self.id)).await?;
         if self.remote.json {
             return print_json(&view);
         }
@@ -43,10 +44,15 @@ impl Show {
         recipient_table(&view, now).print();
         println!();
         for line in view.header.split("\r\n") {
-            println!("{}", plain(line));
+            println!("{}", header_line(line));
         }
         Ok(Exit::Ok)
     }
+}
+
+/// A line of the header section. Folded fields often begin with a tab, which cannot disturb a terminal.
+fn header_line(line: &str) -> String {
+    line.split('\t').map(plain).collect::<Vec<_>>().join("\t")
 }
 
 fn summary(view: &MessageView, now: u64) -> String {
@@ -70,11 +76,14 @@ fn recipient_table(view: &MessageView, now: u64) -> Table {
         text("STATE"),
         number("ATTEMPTS"),
         number("DUE IN"),
-        long("SITE"),
-        text("NOTIFY"),
+        extra("SITE"),
+        extra("NOTIFY"),
+        below("NOW / LAST REPLY"),
     ]);
     for recipient in &view.recipients {
-        let due = recipient.due.map(u64::from);
+        let since = recipient.since.map(u64::from);
+        let due = recipient.due.map(u64::from).filter(|_| since.is_none());
+        let attempt = Attempt { since, in_doubt: recipient.in_doubt, mx_address: recipient.mx_address.as_deref() };
         table.row([
             recipient.forward_path.clone(),
             recipient.state.clone(),
@@ -82,6 +91,7 @@ fn recipient_table(view: &MessageView, now: u64) -> Table {
             due.map(|due| if due > now { span(due - now) } else { "now".to_owned() }).unwrap_or_default(),
             recipient.site.clone().unwrap_or_default(),
             recipient.notify.clone(),
+            attempt.describe(recipient.last_reply.as_deref(), now),
         ]);
     }
     table
@@ -90,6 +100,11 @@ fn recipient_table(view: &MessageView, now: u64) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folded_fields_keep_their_tab_and_nothing_else_that_controls() {
+        assert_eq!(header_line("\tfolded\u{1b}[1m"), "\tfolded\\u{1b}[1m");
+    }
 
     #[test]
     fn hostile_header_values_are_escaped_and_empty_fields_left_out() {

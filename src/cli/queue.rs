@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use super::client::escaped;
 use super::exit::Exit;
-use super::table::{Table, long, number, span, text, thousands};
+use super::table::{Table, below, extra, long, number, span, text, thousands};
 use super::{Remote, exit, print_json};
 
 /// Sub-commands of `queue`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Queue {
-    /// List queued recipients: ready ones first, then those that wait for DNS or for their time
+    /// List queued recipients: by site ready ones and those being tried, then those that wait for DNS or for their time
     List(List),
     /// Count by site: what is ready, what waits for its time, connections, back-off, last reply
     Sites(Sites),
@@ -36,9 +36,12 @@ pub(super) struct List {
     /// Only of this recipient address
     #[arg(long, value_name = "ADDRESS")]
     recipient: Option<String>,
+    /// Only those whose attempt before the last start has no known outcome: they may come twice
+    #[arg(long)]
+    in_doubt: bool,
     /// At most so many
-    #[arg(long, default_value_t = 50)]
-    limit: usize,
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
     #[command(flatten)]
     remote: Remote,
 }
@@ -75,11 +78,15 @@ struct Entry {
     attempts: u16,
     accepted: u64,
     due: u64,
+    since: Option<u64>,
+    in_doubt: bool,
+    mx_address: Option<String>,
+    last_reply: Option<String>,
 }
 
 impl List {
     async fn execute(self) -> exit::Result {
-        let mut path = format!("/v1/queue/entries?limit={}", self.limit);
+        let mut path = format!("/v1/queue/entries?limit={}&in_doubt={}", self.limit, self.in_doubt);
         let Self { domain, site, tenant, recipient, .. } = &self;
         for (name, value) in [("domain", domain), ("site", site), ("tenant", tenant), ("recipient", recipient)] {
             if let Some(value) = value {
@@ -98,14 +105,14 @@ impl List {
         } else {
             table.print();
         }
-        if entries.len() == self.limit {
+        if u32::try_from(entries.len()) == Ok(self.limit) {
             eprintln!("cut at --limit {}", self.limit);
         }
         Ok(Exit::Ok)
     }
 
     fn is_filtered(&self) -> bool {
-        [&self.domain, &self.site, &self.tenant, &self.recipient].into_iter().any(Option::is_some)
+        self.in_doubt || [&self.domain, &self.site, &self.tenant, &self.recipient].into_iter().any(Option::is_some)
     }
 }
 
@@ -114,13 +121,14 @@ fn entry_table(entries: &[Entry], now: u64) -> Table {
         text("MESSAGE"),
         number("RCPT"),
         long("DOMAIN"),
-        long("SITE"),
-        long("TENANT"),
-        long("CAMPAIGN"),
+        extra("SITE"),
+        extra("TENANT"),
+        extra("CAMPAIGN"),
         text("STATE"),
         number("ATTEMPTS"),
         number("AGE"),
         number("DUE IN"),
+        below("NOW / LAST REPLY"),
     ]);
     for entry in entries {
         let due = if entry.due > now { span(entry.due - now) } else { "now".to_owned() };
@@ -134,10 +142,40 @@ fn entry_table(entries: &[Entry], now: u64) -> Table {
             entry.state.clone(),
             entry.attempts.to_string(),
             span(now.saturating_sub(entry.accepted)),
-            due,
+            if entry.since.is_some() { String::new() } else { due },
+            progress(entry, now),
         ]);
     }
     table
+}
+
+fn progress(entry: &Entry, now: u64) -> String {
+    let attempt = Attempt { since: entry.since, in_doubt: entry.in_doubt, mx_address: entry.mx_address.as_deref() };
+    attempt.describe(entry.last_reply.as_deref(), now)
+}
+
+/// What is known of the attempt under way, or of the one in doubt.
+pub(super) struct Attempt<'a> {
+    pub since: Option<u64>,
+    pub in_doubt: bool,
+    pub mx_address: Option<&'a str>,
+}
+
+impl Attempt<'_> {
+    /// For people, followed by the last reply.
+    pub(super) fn describe(&self, last_reply: Option<&str>, now: u64) -> String {
+        let since = self.since.map(|since| format!("for {}", span(now.saturating_sub(since))));
+        let at =
+            self.mx_address.filter(|_| self.since.is_some() || self.in_doubt).map(|address| format!("at {address}"));
+        let doubt = self.in_doubt.then(|| "in doubt".to_owned());
+        let parts: Vec<String> = [doubt, at, since].into_iter().flatten().collect();
+        let now_or_never = parts.join(" ");
+        match last_reply {
+            Some(reply) if now_or_never.is_empty() => reply.to_owned(),
+            Some(reply) => format!("{now_or_never}; {reply}"),
+            None => now_or_never,
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -159,21 +197,21 @@ pub(super) struct Totals {
     in_flight: u64,
     connections: u64,
     oldest_seconds: u64,
+    held: u64,
 }
 
 impl Totals {
-    /// In one line.
-    pub(super) fn summary(&self) -> String {
-        format!(
-            "{} recipients: {} ready, {} waiting for their time, {} for DNS, {} being tried; {} connections; oldest {}",
-            thousands(self.queued),
-            thousands(self.ready),
-            thousands(self.scheduled),
-            thousands(self.waiting_for_dns),
-            thousands(self.in_flight),
-            thousands(self.connections),
-            span(self.oldest_seconds)
-        )
+    /// In two lines that fit a terminal.
+    pub(super) fn summary(&self) -> [String; 2] {
+        let [queued, ready, scheduled, waiting_for_dns, in_flight, connections] =
+            [self.queued, self.ready, self.scheduled, self.waiting_for_dns, self.in_flight, self.connections]
+                .map(thousands);
+        let oldest = span(self.oldest_seconds);
+        let held = if self.held > 0 { format!("; {} HELD", thousands(self.held)) } else { String::new() };
+        [
+            format!("{queued} recipients, oldest {oldest}; {connections} connections{held}"),
+            format!("{ready} ready, {scheduled} scheduled, {waiting_for_dns} for DNS, {in_flight} in flight"),
+        ]
     }
 }
 
@@ -208,7 +246,9 @@ impl Sites {
         let view: View = serde_json::from_value(answer)?;
         let is_wanted = |site: &&Site| self.site.as_ref().is_none_or(|wanted| *wanted == site.site);
         site_table(view.sites.iter().filter(is_wanted)).print();
-        eprintln!("{}", view.totals.summary());
+        for line in view.totals.summary() {
+            eprintln!("{line}");
+        }
         for overdue in &view.overdue {
             eprintln!("OVERDUE: {} entries wait for {}", overdue.entries, super::table::plain(&overdue.cause));
         }
@@ -221,11 +261,11 @@ fn site_table<'a>(sites: impl Iterator<Item = &'a Site>) -> Table {
         long("SITE"),
         number("READY"),
         number("SCHEDULED"),
-        number("TRYING"),
+        number("IN FLIGHT"),
         number("CONNS"),
         number("OLDEST"),
         text("BACK-OFF"),
-        long("WHY / LAST REPLY"),
+        below("WHY / LAST REPLY"),
     ]);
     for site in sites {
         let why = [&site.back_off_reason, &site.waiting_for, &site.last_reply];
@@ -256,6 +296,70 @@ mod tests {
         let lines: Vec<&str> = table.lines().collect();
         assert!(lines[1].ends_with("1m 0s  1m 30s"), "{table}");
         assert!(lines[2].ends_with("1m 0s     now"), "{table}");
+    }
+
+    #[test]
+    fn entry_in_flight_tells_where_and_since_when() {
+        let entry = Entry {
+            since: Some(940),
+            mx_address: Some("192.0.2.1:25".into()),
+            last_reply: Some("450 busy".into()),
+            ..Entry::default()
+        };
+
+        assert_eq!(progress(&entry, 1_000), "at 192.0.2.1:25 for 1m 0s; 450 busy");
+        assert_eq!(progress(&Entry { in_doubt: true, ..Entry::default() }, 1_000), "in doubt");
+    }
+
+    #[test]
+    fn tables_and_summaries_of_a_large_queue_fit_80_columns() {
+        let million = 1_234_567;
+        let site = Site {
+            site: "a-provider-with-a-name.example".into(),
+            ready: million,
+            scheduled: million,
+            in_flight: 2_000,
+            connections: 2_000,
+            oldest_seconds: 400_000,
+            back_off_seconds: Some(300),
+            back_off_reason: Some(
+                "connect at mx1.a-provider.example: 421 4.7.0 too many connections, try later".into(),
+            ),
+            ..Site::default()
+        };
+        let entry = Entry {
+            message_id: "0000000000001".into(),
+            domain: "a-domain-with-a-long-name.example".into(),
+            site: Some("a-provider".into()),
+            tenant: "a-tenant".into(),
+            campaign: "the-spring-campaign".into(),
+            state: "waiting-for-dns".into(),
+            accepted: 1_000_000,
+            due: 1_500_000,
+            last_reply: Some("450 4.2.0 mailbox is busy, try again later".into()),
+            ..Entry::default()
+        };
+        let totals = Totals {
+            queued: million,
+            ready: million,
+            scheduled: million,
+            waiting_for_dns: million,
+            in_flight: 2_000,
+            connections: 2_000,
+            oldest_seconds: 400_000,
+            held: million,
+        };
+
+        let sites = site_table([&site].into_iter()).render(Some(80));
+        let entries = entry_table(&[entry], 1_400_000).render(Some(80));
+
+        let summary = totals.summary().map(|line| format!("queue  {line}"));
+        let lines = sites.lines().chain(entries.lines()).chain(summary.iter().map(String::as_str));
+        for line in lines {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(sites.contains("421 4.7.0 too many connections"), "{sites}");
+        assert!(entries.contains("mailbox is busy, try again later"), "{entries}");
     }
 
     #[test]

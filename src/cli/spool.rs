@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::check::DEFAULT_CONFIG;
+use super::client::ClientError;
 use super::exit::{Exit, Failure};
 use super::table::{octets, thousands};
 use super::{Remote, exit, print_json};
@@ -22,22 +23,39 @@ const LOOKS: usize = 20;
 /// Sub-commands of `spool`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Spool {
-    /// Show the running daemon's spool in numbers
+    /// Show the spool in numbers: the running daemon's, or what is on disk if no daemon answers
     Stat(Show),
-    /// Read every record and content on disk and say what is damaged
+    /// Read unfinished messages on disk, record and content, and say what is damaged; with --full-scan every record
     Check(Check),
 }
 
-/// Options of `spool check`.
+/// Where the spool is.
 #[derive(Debug, clap::Args)]
-pub(super) struct Check {
+struct Place {
     /// The spool's directory [default: spool.path of the configuration]
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
     /// The configuration that names the directory
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG, conflicts_with = "spool")]
     config: PathBuf,
-    /// Go by the segments alone, not by their indexes
+}
+
+impl Place {
+    fn path(self) -> Result<PathBuf, Failure> {
+        match self.spool {
+            Some(path) => Ok(path),
+            None => Ok(Config::load(&self.config).map_err(Failure::usage)?.spool.path),
+        }
+    }
+}
+
+/// Options of `spool check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    place: Place,
+    /// Read the segments themselves, finished messages and outcomes too; otherwise checkpoint and indexes say where the
+    /// unfinished messages are, and only these are read
     #[arg(long)]
     full_scan: bool,
     /// Print what was found as JSON
@@ -50,6 +68,8 @@ pub(super) struct Check {
 pub(super) struct Show {
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten)]
+    place: Place,
 }
 
 impl Spool {
@@ -63,10 +83,7 @@ impl Spool {
 
 impl Check {
     fn execute(self) -> exit::Result {
-        let path = match self.spool {
-            Some(path) => path,
-            None => Config::load(&self.config).map_err(Failure::usage)?.spool.path,
-        };
+        let path = self.place.path()?;
         let report = look(&path, self.full_scan).with_context(|| path.display().to_string()).map_err(Failure::usage)?;
         if self.json {
             print_json(&report)?;
@@ -92,13 +109,15 @@ fn look(path: &Path, is_full_scan: bool) -> Result<CheckReport, CheckError> {
 
 fn found(report: &CheckReport) -> String {
     let mut out = format!(
-        "{} messages with {} unfinished recipients ({} in doubt); {} records in {} segments, {} by their index\n",
+        "{} messages with {} unfinished recipients ({} in doubt); {} records read; {} segments, {} by their index, {} by the \
+         checkpoint\n",
         thousands(report.messages),
         thousands(report.recipients),
         thousands(report.in_doubt),
         thousands(report.records),
         thousands(report.segments),
-        thousands(report.indexed)
+        thousands(report.indexed),
+        thousands(report.covered)
     );
     let mut line = |text: String| out.push_str(&format!("{text}\n"));
     for region in &report.tail {
@@ -112,6 +131,9 @@ fn found(report: &CheckReport) -> String {
     }
     for segment in &report.unreadable_segments {
         line(format!("DAMAGED: segment {segment:016x} cannot be read at all"));
+    }
+    for file in &report.quarantined {
+        line(format!("DAMAGED before: quarantine/{file}"));
     }
     line(if report.is_sound() { "sound".to_owned() } else { "what is damaged is kept, never deleted".to_owned() });
     out
@@ -133,11 +155,21 @@ pub(super) struct Stat {
     recovering: bool,
     full: bool,
     fault: bool,
+    free: u64,
 }
 
 impl Show {
     async fn execute(self) -> exit::Result {
-        let answer: Value = self.remote.client().get("/v1/spool").await?;
+        let client = self.remote.client();
+        let answer: Value = match client.get("/v1/spool").await {
+            Err(error @ ClientError::Unreachable { .. }) => {
+                let found = self.place.path().ok().and_then(|path| Some((spool::stat(&path).ok()?, path)));
+                let Some((stat, path)) = found else { return Err(error.into()) };
+                eprintln!("no daemon answers: read from {} without its lock", path.display());
+                serde_json::to_value(stat)?
+            }
+            answer => answer?,
+        };
         if self.remote.json {
             return print_json(&answer);
         }
@@ -178,6 +210,7 @@ impl Stat {
             ("segments", thousands(self.segments)),
             ("octets on disk", octets(self.octets)),
             ("of these live", octets(self.live_octets)),
+            ("free on the disk", octets(self.free)),
             ("batches synced", thousands(self.batches)),
             ("messages copied forward", thousands(self.copied)),
             ("segments deleted", thousands(self.deleted)),

@@ -42,7 +42,9 @@ impl Status {
             status.pid,
             span(status.uptime_seconds)
         );
-        println!("queue  {}", status.queue.summary());
+        for (title, line) in ["queue", ""].into_iter().zip(status.queue.summary()) {
+            println!("{title:<7}{line}");
+        }
         println!("spool  {}", status.spool.summary());
         match status.not_ready {
             None => {
@@ -50,7 +52,7 @@ impl Status {
                 Ok(Exit::Ok)
             }
             Some(reason) => {
-                println!("NOT ACCEPTING MESSAGES: {}", plain(&reason));
+                println!("NOT READY: {}", plain(&reason));
                 Ok(Exit::Problem)
             }
         }

@@ -14,27 +14,50 @@ pub enum Align {
     Right,
 }
 
-/// A column: its title, its alignment, and whether it gives way when the terminal is narrow.
+/// What becomes of a column when the terminal is narrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Narrow {
+    /// It stays.
+    Stay,
+    /// It is cut.
+    Cut,
+    /// It is cut, and left out when that is not enough: the last such column first.
+    Go,
+    /// Its cells go on lines of their own, below their rows.
+    Below,
+}
+
+/// A column: its title, its alignment, and what becomes of it when the terminal is narrow.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
     title: &'static str,
     align: Align,
-    gives_way: bool,
+    narrow: Narrow,
 }
 
 /// A column of text.
 pub const fn text(title: &'static str) -> Column {
-    Column { title, align: Align::Left, gives_way: false }
+    Column { title, align: Align::Left, narrow: Narrow::Stay }
 }
 
 /// A column of text that is cut when the terminal is narrow.
 pub const fn long(title: &'static str) -> Column {
-    Column { title, align: Align::Left, gives_way: true }
+    Column { title, align: Align::Left, narrow: Narrow::Cut }
+}
+
+/// A column of text that is left out when the terminal is narrow.
+pub const fn extra(title: &'static str) -> Column {
+    Column { title, align: Align::Left, narrow: Narrow::Go }
+}
+
+/// The last column: text that has a line of its own below its row when the terminal is narrow.
+pub const fn below(title: &'static str) -> Column {
+    Column { title, align: Align::Left, narrow: Narrow::Below }
 }
 
 /// A column of numbers.
 pub const fn number(title: &'static str) -> Column {
-    Column { title, align: Align::Right, gives_way: false }
+    Column { title, align: Align::Right, narrow: Narrow::Stay }
 }
 
 /// Rows under titles.
@@ -45,6 +68,8 @@ pub struct Table {
 }
 
 const GAP: usize = 2;
+/// How far a line below a row is indented.
+const INDENT: usize = 4;
 /// A column that gives way keeps at least this much.
 const NARROWEST: usize = 12;
 
@@ -68,11 +93,19 @@ impl Table {
 
     /// The table for a terminal of `width` columns, or uncut.
     pub fn render(&self, width: Option<usize>) -> String {
-        let widths = self.widths(width);
+        let (shown, widths) = self.layout(width);
+        let mut places = 0..self.columns.len();
+        let below = places.find(|at| self.narrow(*at) == Narrow::Below && !shown.contains(at));
         let mut out = String::new();
-        line(&mut out, self.columns.iter().map(|column| column.title), &self.columns, &widths);
+        let titles: Vec<&str> = self.columns.iter().map(|column| column.title).collect();
+        self.line(&mut out, &titles, &shown, &widths);
         for row in &self.rows {
-            line(&mut out, row.iter().map(String::as_str), &self.columns, &widths);
+            let cells: Vec<&str> = row.iter().map(String::as_str).collect();
+            self.line(&mut out, &cells, &shown, &widths);
+            let under = below.and_then(|at| cells.get(at)).filter(|cell| !cell.is_empty());
+            if let (Some(cell), Some(width)) = (under, width) {
+                out.push_str(&format!("{:INDENT$}{}\n", "", cut(cell, width.saturating_sub(INDENT))));
+            }
         }
         out
     }
@@ -82,41 +115,68 @@ impl Table {
         print!("{}", self.render(terminal_width()));
     }
 
-    fn widths(&self, limit: Option<usize>) -> Vec<usize> {
+    /// Which columns stand in a row of at most `limit` characters, and the width of every column.
+    fn layout(&self, limit: Option<usize>) -> (Vec<usize>, Vec<usize>) {
         let mut widths: Vec<usize> = self.columns.iter().map(|column| column.title.chars().count()).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
             }
         }
-        let Some(limit) = limit else { return widths };
-        let whole = |widths: &[usize]| widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
-        while whole(&widths) > limit {
-            let flexible = widths.iter_mut().zip(&self.columns).filter(|(_, column)| column.gives_way);
-            match flexible.map(|(width, _)| width).max() {
-                Some(widest) if *widest > NARROWEST => *widest -= 1,
+        let mut shown: Vec<usize> = (0..self.columns.len()).collect();
+        let Some(limit) = limit else { return (shown, widths) };
+        while whole(&shown, &widths) > limit {
+            let can_shrink = |at: &usize| matches!(self.narrow(*at), Narrow::Cut | Narrow::Go);
+            let least = |at: &usize| {
+                let width = widths.get(*at).copied().unwrap_or_default();
+                if can_shrink(at) { width.min(NARROWEST) } else { width }
+            };
+            let fits = shown.iter().map(least).sum::<usize>() + GAP * shown.len().saturating_sub(1) <= limit;
+            let goes = |narrow| shown.iter().rposition(|at| self.narrow(*at) == narrow);
+            if let Some(at) = goes(Narrow::Below).or_else(|| goes(Narrow::Go).filter(|_| !fits)) {
+                shown.remove(at);
+                continue;
+            }
+            let flexible = shown.iter().copied().filter(can_shrink);
+            let Some(widest) = flexible.max_by_key(|at| widths.get(*at).copied()) else { break };
+            match widths.get_mut(widest) {
+                Some(width) if *width > NARROWEST => *width -= 1,
                 _ => break,
             }
         }
-        widths
+        (shown, widths)
+    }
+
+    fn narrow(&self, at: usize) -> Narrow {
+        self.columns.get(at).map_or(Narrow::Stay, |column| column.narrow)
+    }
+
+    fn line(&self, out: &mut String, cells: &[&str], shown: &[usize], widths: &[usize]) {
+        let start = out.len();
+        for (position, at) in shown.iter().enumerate() {
+            let (Some(cell), Some(column), Some(&width)) = (cells.get(*at), self.columns.get(*at), widths.get(*at))
+            else {
+                continue;
+            };
+            if position > 0 {
+                out.push_str("  ");
+            }
+            let cell = cut(cell, width);
+            match column.align {
+                Align::Left => out.push_str(&format!("{cell:<width$}")),
+                Align::Right => out.push_str(&format!("{cell:>width$}")),
+            }
+        }
+        let end = out.get(start..).unwrap_or_default().trim_end().len();
+        out.truncate(start + end);
+        out.push('\n');
     }
 }
 
-fn line<'a>(out: &mut String, cells: impl Iterator<Item = &'a str>, columns: &[Column], widths: &[usize]) {
-    let start = out.len();
-    for (position, (cell, (column, &width))) in cells.zip(columns.iter().zip(widths)).enumerate() {
-        if position > 0 {
-            out.push_str("  ");
-        }
-        let cell = cut(cell, width);
-        match column.align {
-            Align::Left => out.push_str(&format!("{cell:<width$}")),
-            Align::Right => out.push_str(&format!("{cell:>width$}")),
-        }
-    }
-    let end = out.get(start..).unwrap_or_default().trim_end().len();
-    out.truncate(start + end);
-    out.push('\n');
+/// The length of a line with these columns.
+fn whole(shown: &[usize], widths: &[usize]) -> usize {
+    let sum: usize = shown.iter().filter_map(|at| widths.get(*at)).sum();
+    sum + GAP * shown.len().saturating_sub(1)
 }
 
 fn cut(cell: &str, width: usize) -> String {
@@ -217,6 +277,22 @@ mod tests {
 
         assert!(narrow.lines().all(|line| line.chars().count() <= 40), "{narrow}");
         assert!(narrow.contains("longer.test") && narrow.contains('…'), "{narrow}");
+    }
+
+    #[test]
+    fn narrow_terminal_leaves_out_what_may_go_and_puts_the_rest_below() {
+        let mut table = Table::new(&[text("MESSAGE"), long("SITE"), extra("CAMPAIGN"), below("LAST REPLY")]);
+        table.row(
+            ["0000000000001", "a.test", "a-campaign-name", "450 4.2.0 mailbox is busy, try later"].map(Into::into),
+        );
+        table.row(["0000000000002", "b.test", "", ""].map(Into::into));
+
+        assert_eq!(
+            table.render(Some(34)),
+            "MESSAGE        SITE\n0000000000001  a.test\n    450 4.2.0 mailbox is busy, tr…\n0000000000002  b.test\n"
+        );
+        assert!(table.render(Some(40)).contains("a-campaign-…") || table.render(Some(40)).contains("a-campaign-name"));
+        assert!(table.render(None).contains("a-campaign-name  450 4.2.0 mailbox is busy, try later\n"));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Carries messages over one open connection: the rim of [`super::session`].
 //!
 //! A message is begun when the session is idle, or ahead: its commands behind the content of the message before, in one
-//! write. What was begun ahead and not answered when the connection ends goes back uncharged; so does a message whose
-//! connection turns out to have been closed while it was idle. Everything else gets an outcome.
+//! write. What was begun ahead and not answered when the connection ends goes back uncharged, and so it does when the reply
+//! to the content before it is slow in coming; so does a message whose connection turns out to have been closed while it
+//! was idle. Everything else gets an outcome.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::dial::Opened;
@@ -53,6 +54,8 @@ pub(super) struct Connection<'a> {
     /// When the end of data under way left.
     pub(super) left_at: Option<Instant>,
     pub(super) looks_ahead: bool,
+    /// How many replies had come when the present wait for one began; none: it begins with the next read.
+    pub(super) awaited: Option<u64>,
     /// There is no other MX host to try: what this one cannot take bounces.
     alone: bool,
     /// After how many messages this host ended a session the last time.
@@ -64,7 +67,17 @@ impl<'a> Connection<'a> {
         let Opened { io, session } = opened;
         let looks_ahead = shared.settings.look_ahead && !shared.hosts.closes_in_look_ahead(&session.peer().host);
         let session_limit = shared.hosts.session_limit(&session.peer().host);
-        Self { shared, io, session, stuffer: Stuffer::default(), left_at: None, looks_ahead, alone, session_limit }
+        Self {
+            shared,
+            io,
+            session,
+            stuffer: Stuffer::default(),
+            left_at: None,
+            looks_ahead,
+            awaited: None,
+            alone,
+            session_limit,
+        }
     }
 
     /// Whether the next message may be begun behind the content of the current one.
@@ -92,7 +105,7 @@ impl<'a> Connection<'a> {
             }
             is_first = false;
             if let Some(mismatch) = self.mismatch(&job) {
-                if !self.alone && mismatch != Mismatch::TooLarge {
+                if !self.alone {
                     self.quit().await;
                     return Ending::Elsewhere(job.ticket, Some(mismatch));
                 }
@@ -153,24 +166,27 @@ impl<'a> Connection<'a> {
         while self.session.may_begin() {
             let ticket = match work.try_take() {
                 Some(ticket) => ticket,
-                None => {
-                    let ticket = tokio::select! {
-                        biased;
-                        ticket = work.take(self.shared.settings.idle) => ticket?,
-                        () = self.io.spoke() => return None,
-                    };
-                    if self.io.has_spoken().await {
-                        work.give_back(ticket);
-                        return None;
-                    }
-                    ticket
-                }
+                None => self.idle(work).await?,
             };
             if let Some(job) = self.load(work, ticket).await {
                 return Some(job);
             }
         }
         None
+    }
+
+    /// Waits for work; none as well when the receiver says something or closes, which is when it ends the session.
+    async fn idle<W: Work>(&mut self, work: &mut W) -> Option<W::Ticket> {
+        let ticket = tokio::select! {
+            biased;
+            ticket = work.take(self.shared.settings.idle) => ticket?,
+            () = self.io.spoke() => return None,
+        };
+        if self.io.has_spoken(self.session.room()).await {
+            work.give_back(ticket);
+            return None;
+        }
+        Some(ticket)
     }
 
     /// Runs transactions from `job` on until nothing is under way.
@@ -181,7 +197,7 @@ impl<'a> Connection<'a> {
             let mut following = None;
             match step {
                 Step::Read => {
-                    if let Err(lost) = self.exchange().await {
+                    if let Err(lost) = self.read(work, &mut under_way).await {
                         return self.lost(work, under_way, &lost);
                     }
                 }
@@ -195,16 +211,14 @@ impl<'a> Connection<'a> {
                     }
                 }
                 Step::Idle => {
-                    let Some(job) = &mut under_way.current else {
+                    if under_way.current.is_none() {
                         return Flow::Idle(under_way.held);
-                    };
-                    let most = self.recipients_per_transaction();
-                    match job.next_transaction(most).filter(|_| self.session.may_begin()) {
-                        Some(transaction) => {
-                            self.session.begin(transaction);
-                            self.shared.meters.transactions.increment(1);
-                        }
-                        None => return self.abandon(work, under_way),
+                    }
+                    if self.has_ended().await {
+                        return self.closed(work, under_way);
+                    }
+                    if !self.begin(&mut under_way) {
+                        return self.abandon(work, under_way);
                     }
                 }
                 Step::Close => return self.closed(work, under_way),
@@ -219,13 +233,59 @@ impl<'a> Connection<'a> {
         most.unwrap_or(usize::MAX)
     }
 
-    async fn exchange(&mut self) -> Result<(), Lost> {
-        self.io.set_deadline(self.shared.settings.timeouts.of(self.session.phase()));
+    /// Whether the receiver has closed, or said anything unasked, where that is worth asking before a transaction: BDAT
+    /// goes out with its envelope, and content that has left is in doubt.
+    async fn has_ended(&mut self) -> bool {
+        self.session.uses_bdat() && self.session.settled() > 0 && self.io.has_spoken(self.session.room()).await
+    }
+
+    /// Begins the next transaction of the current message; false when there is none, or no more for this connection.
+    fn begin<T: Ticket>(&mut self, under_way: &mut UnderWay<T>) -> bool {
+        let most = self.recipients_per_transaction();
+        let transaction = under_way.current.as_mut().and_then(|job| job.next_transaction(most));
+        let Some(transaction) = transaction.filter(|_| self.session.may_begin()) else {
+            return false;
+        };
+        self.session.begin(transaction);
+        self.shared.meters.transactions.increment(1);
+        true
+    }
+
+    /// Waits for octets of the receiver. A message that was begun ahead does not wait out the time-out of the end of data
+    /// before it: it goes back, to be delivered over another connection.
+    async fn read<W: Work>(&mut self, work: &W, under_way: &mut UnderWay<W::Ticket>) -> Result<(), Lost> {
+        let wait = self.shared.settings.timeouts.of(self.session.phase());
+        if under_way.next.is_none() {
+            return self.exchange(wait).await;
+        }
+        let patience = self.shared.settings.look_ahead_patience;
+        match self.exchange(wait.min(patience)).await {
+            Err(Lost::TimedOut) => {}
+            result => return result,
+        }
+        if let Some(job) = under_way.next.take() {
+            self.session.forget_next();
+            work.give_back(job.ticket);
+        }
+        self.io.set_deadline(wait.saturating_sub(patience));
+        Ok(())
+    }
+
+    /// Writes what is to be written and reads once. The wait for a reply begins when it is the next one due: octets that
+    /// are no whole reply do not renew it.
+    async fn exchange(&mut self, wait: Duration) -> Result<(), Lost> {
         if !self.session.output().is_empty() {
+            self.io.set_deadline(wait);
             let mut output = std::mem::take(self.session.output());
             self.io.write(&output, self.session.room()).await?;
             output.clear();
             *self.session.output() = output;
+            self.awaited = None;
+        }
+        let replies = self.session.replies();
+        if self.awaited != Some(replies) {
+            self.io.set_deadline(wait);
+            self.awaited = Some(replies);
         }
         self.io.read(self.session.room()).await
     }
@@ -324,11 +384,14 @@ impl<'a> Connection<'a> {
 
     /// Says goodbye; what the receiver answers changes nothing.
     async fn quit(&mut self) {
-        self.io.set_deadline(self.shared.settings.timeouts.quit);
+        let wait = self.shared.settings.timeouts.quit;
+        self.io.set_deadline(wait);
         let mut room = Vec::new();
-        if self.io.write(b"QUIT\r\n", &mut room).await.is_ok() {
-            self.io.read(&mut room).await.ok();
-        }
+        let goodbye = async {
+            self.io.write(b"QUIT\r\n", &mut room).await?;
+            self.io.read(&mut room).await
+        };
+        tokio::time::timeout(wait, goodbye).await.ok();
     }
 }
 

@@ -33,6 +33,7 @@ impl Connection<'_> {
         let recipients: Vec<u32> = transaction.live_recipients().collect();
         let attempt = work.attempt(job.message.id, &recipients, self.session.peer().address);
         attempt.await.map_err(|_| Halt::NotRecorded)?;
+        self.awaited = None;
         self.shared.meters.attempts.increment(u64::try_from(recipients.len()).unwrap_or_default());
         let next = if may_look_ahead { self.begin_ahead(work, under_way).await } else { None };
         match content {
@@ -126,11 +127,13 @@ impl Connection<'_> {
         let mut rest = slices;
         let mut written = 0;
         IoSlice::advance_slices(&mut rest, 0);
+        // Renewed by octets that went out only: a receiver that takes nothing but goes on talking has stalled.
+        self.io.set_deadline(self.shared.settings.timeouts.data_block);
         while !rest.is_empty() {
-            self.io.set_deadline(self.shared.settings.timeouts.data_block);
             match self.io.turn(rest, self.session.room()).await.map_err(Halt::Lost)? {
                 Turn::Wrote(0) | Turn::Read(0) => return Err(Halt::Lost(Lost::Closed)),
                 Turn::Wrote(count) => {
+                    self.io.set_deadline(self.shared.settings.timeouts.data_block);
                     IoSlice::advance_slices(&mut rest, count);
                     written += count;
                     if left_at.is_some_and(|left_at| written >= left_at) && self.left_at.is_none() {

@@ -60,11 +60,15 @@ async fn attempt(shared: &Shared, target: &Target, ehlo_name: &str, tls: bool) -
     let mut io = Io::new(Stream::Plain(stream), timeouts.tick());
     let mut opening = Opening::new(ehlo_name, tls);
     let mut secured = false;
+    io.set_deadline(timeouts.of(opening.phase()));
     loop {
         match opening.step() {
             Step::Read => {
                 let phase = opening.phase();
-                io.set_deadline(timeouts.of(phase));
+                // Each reply is asked for by output, save the greeting; octets that are no reply yet renew nothing.
+                if !opening.output().is_empty() {
+                    io.set_deadline(timeouts.of(phase));
+                }
                 if let Err(lost) = exchange(&mut io, &mut opening).await {
                     // An alert that refuses our side of a TLS 1.3 handshake is seen by the next read.
                     let by_tls = phase == Phase::StartTls || (secured && matches!(lost, Lost::Broken(_)));

@@ -155,10 +155,9 @@ impl Io {
         poll_fn(|context| self.poll_spoke(context, &mut room)).await;
     }
 
-    /// Whether the receiver has already sent something or closed.
-    pub async fn has_spoken(&mut self) -> bool {
-        let mut room = Vec::new();
-        poll_fn(|context| Poll::Ready(self.poll_spoke(context, &mut room).is_ready())).await
+    /// Whether the receiver has already sent something (now in `room`) or closed.
+    pub async fn has_spoken(&mut self, room: &mut Vec<u8>) -> bool {
+        poll_fn(|context| Poll::Ready(self.poll_spoke(context, room).is_ready())).await
     }
 
     fn poll_spoke(&mut self, context: &mut Context<'_>, room: &mut Vec<u8>) -> Poll<()> {

@@ -1,7 +1,8 @@
 //! In which order the addresses of a plan are tried.
 //!
-//! By preference, equal preferences shuffled for each connection (RFC 5321, 5.1); an address in doubt goes first, so that
-//! a receiver that already has the message can recognise it.
+//! By preference, equal preferences shuffled for each connection (RFC 5321, 5.1). Among hosts of one preference each
+//! one's first address comes before anybody's second: a host with many dead addresses must not keep its equals from
+//! being tried. An address in doubt goes first, so that a receiver that already has the message can recognise it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -42,27 +43,28 @@ pub fn targets(
     excluded: &[Arc<str>],
     shuffle: &Shuffle,
 ) -> Vec<Target> {
-    let mut hosts: Vec<(u16, u64, &MxHost)> =
-        plan.hosts.iter().map(|host| (host.preference, shuffle.draw(), host)).collect();
-    hosts.sort_unstable_by_key(|(preference, random, _)| (*preference, *random));
-    let mut targets: Vec<Target> = Vec::new();
-    for (_, _, host) in hosts {
-        if excluded.contains(&host.name) {
-            continue;
-        }
-        for &address in host.addresses.iter() {
-            if let Some(local) = local_address(source, address) {
-                let address = SocketAddr::new(address, plan.port);
-                targets.push(Target { host: Arc::clone(&host.name), address, local });
-            }
-        }
+    let mut ranked: Vec<((u16, usize, u64), Target)> = Vec::new();
+    for host in plan.hosts.iter().filter(|host| !excluded.contains(&host.name)) {
+        let random = shuffle.draw();
+        let usable = usable(host, source, plan.port);
+        ranked.extend(usable.enumerate().map(|(round, target)| ((host.preference, round, random), target)));
     }
+    ranked.sort_by_key(|(rank, _)| *rank);
+    let mut targets: Vec<Target> = ranked.into_iter().map(|(_, target)| target).collect();
     if let Some(position) = in_doubt.and_then(|doubt| targets.iter().position(|target| target.address == doubt))
         && let Some(first) = targets.get_mut(..=position)
     {
         first.rotate_right(1);
     }
     targets
+}
+
+/// The addresses of a host that the source can reach.
+fn usable(host: &MxHost, source: &Source, port: u16) -> impl Iterator<Item = Target> {
+    host.addresses.iter().filter_map(move |&address| {
+        let local = local_address(source, address)?;
+        Some(Target { host: Arc::clone(&host.name), address: SocketAddr::new(address, port), local })
+    })
 }
 
 /// The outer option: whether the source can reach that family at all. The inner: the address to bind to.
@@ -132,6 +134,19 @@ mod tests {
         assert_eq!(order(&plan, &source, Some("10.0.0.3:25"), &[]), ["10.0.0.3", "10.0.0.1", "10.0.0.2"]);
         assert_eq!(order(&plan, &source, Some("10.9.9.9:25"), &[]), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
         assert_eq!(order(&plan, &source, None, &["a".into()]), ["10.0.0.3"]);
+    }
+
+    #[test]
+    fn hosts_of_one_preference_take_turns_and_the_next_preference_waits() {
+        let many = ["10.0.0.1", "10.0.0.2", "10.0.0.3"];
+        let plan = plan(&[("a", 10, &many), ("b", 10, &["2001:db8::1", "10.0.1.1"]), ("c", 20, &["10.0.2.1"])]);
+
+        for _ in 0..16 {
+            let order = order(&plan, &source(Some("0.0.0.0"), None), None, &[]);
+
+            assert!(order[..2].contains(&"10.0.1.1".into()) && order[..2].contains(&"10.0.0.1".into()), "{order:?}");
+            assert_eq!(order[2..], ["10.0.0.2", "10.0.0.3", "10.0.2.1"]);
+        }
     }
 
     #[test]

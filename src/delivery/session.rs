@@ -7,11 +7,15 @@
 //! | ContentWanted | none | [`Session::begin_content`] |
 //! | ContentUnderWay | content, the dot, the commands of the next transaction (look-ahead) | [`Session::content_left`] |
 //! | ContentLeft | none | the reply to the end of data |
-//! | Resetting | RSET | its reply |
+//! | Resetting | RSET | its reply; a transaction that is refused although it had recipients is settled only then |
 //!
 //! The rim writes [`Session::output`] and the content, appends what it reads to [`Session::room`] and calls
 //! [`Session::step`] until it says `Read`. Every reply is matched to its command (`awaiting`); one too many, a malformed
 //! one or an unfitting one ends the connection. Nothing is ever delivered on a doubtful reply.
+//!
+//! A reply too many moves every later one to the wrong command, and a refused recipient looks like a refused DATA. So
+//! nothing bounces by a transaction in which the protocol broke, and the refusal of DATA (or BDAT) counts only when RSET
+//! shows that no reply was still to come: an overdue 354 does not answer it.
 
 use std::collections::VecDeque;
 
@@ -120,6 +124,10 @@ pub struct Session {
     /// A 421 that left the current transaction alive: the receiver is about to close.
     farewell: Option<Reply>,
     settled: u32,
+    /// Replies that came so far.
+    replies: u64,
+    /// The connection ends with the current transaction.
+    is_last: bool,
 }
 
 impl Session {
@@ -138,6 +146,8 @@ impl Session {
             data_written: false,
             farewell: None,
             settled: 0,
+            replies: 0,
+            is_last: false,
         }
     }
 
@@ -164,6 +174,11 @@ impl Session {
     /// Transactions that are over.
     pub fn settled(&self) -> u32 {
         self.settled
+    }
+
+    /// Replies that came so far: when it changes, the wait for the next one begins.
+    pub fn replies(&self) -> u64 {
+        self.replies
     }
 
     /// The transaction whose replies come now.
@@ -226,6 +241,16 @@ impl Session {
         }
     }
 
+    /// The transaction that was begun ahead is not carried out. Its commands are out, so the connection ends with the
+    /// current one.
+    pub fn forget_next(&mut self) {
+        if self.next.take().is_some() {
+            let end = self.awaiting.iter().position(|command| *command == Command::EndOfData);
+            self.awaiting.truncate(end.map_or(0, |end| end + 1));
+            self.is_last = true;
+        }
+    }
+
     /// The last octet of the end of data has been handed to the kernel.
     pub fn content_left(&mut self) {
         if self.stage == Stage::ContentUnderWay {
@@ -233,10 +258,11 @@ impl Session {
         }
     }
 
-    /// Whether not a single reply came to the current transaction, and its content has not left.
+    /// Whether not a single reply came to the current transaction, and its content has not left: not all of it, where
+    /// BDAT follows the envelope unasked.
     pub fn is_unanswered(&self) -> bool {
         self.current.as_ref().is_some_and(|transaction| !transaction.answered)
-            && matches!(self.stage, Stage::Envelope)
+            && matches!(self.stage, Stage::Envelope | Stage::ContentWanted | Stage::ContentUnderWay)
             && !self.reader.has_more()
     }
 
@@ -258,6 +284,7 @@ impl Session {
                 Ok(None) => return Step::Read,
                 Ok(Some(received)) => received,
             };
+            self.replies += 1;
             let Some(command) = self.awaiting.pop_front() else {
                 return self.violated(Violation::Unsolicited, self.phase());
             };
@@ -286,6 +313,11 @@ impl Session {
         let in_doubt = self.stage == Stage::ContentLeft;
         // X.5.0: other or undefined protocol status.
         let reply = Reply::local(Status::new(4, 5, 0), format!("the receiver broke the protocol: {violation}"));
+        if let Some(transaction) = &mut self.current {
+            // Which command the earlier replies answered is unknown too.
+            let report = report(&self.peer, phase, reply.clone(), self.extensions.dsn, in_doubt);
+            transaction.defer_bounced(&report);
+        }
         match self.abandon(phase, reply, in_doubt) {
             Some(outcomes) => Step::Settled(Settled { outcomes, close: true }),
             None => Step::Close,
@@ -294,8 +326,7 @@ impl Session {
 
     fn answered(&mut self, command: Command, received: Received) -> Option<Step> {
         if command == Command::Rset {
-            self.stage = Stage::Idle;
-            return (received.code / 100 != 2).then_some(Step::Close);
+            return self.rset_answered(received);
         }
         // 354 answers DATA and nothing else.
         if (received.code / 100 == 3) != (command == Command::Data && !matches!(received.code / 100, 4 | 5)) {
@@ -310,6 +341,18 @@ impl Session {
             Command::Data => self.data_answered(received),
             Command::EndOfData => self.end_of_data_answered(received),
             Command::Rset => None,
+        }
+    }
+
+    fn rset_answered(&mut self, received: Received) -> Option<Step> {
+        let is_reset = received.code / 100 == 2;
+        match (is_reset, self.current.is_some()) {
+            (true, true) => Some(self.settle(false, true)),
+            (false, true) => Some(self.violated(Violation::Unfitting, Phase::Mail)),
+            (_, false) => {
+                self.stage = Stage::Idle;
+                (!is_reset).then_some(Step::Close)
+            }
         }
     }
 
@@ -334,8 +377,13 @@ impl Session {
     }
 
     fn rcpt_answered(&mut self, position: usize, received: Received) -> Option<Step> {
+        let used = self.settled > 0;
         let transaction = self.current.as_mut()?;
         if received.code / 100 == 2 {
+            if used && !transaction.mail_accepted {
+                // Nobody takes a recipient after refusing MAIL: on a used connection it rather is the reply to MAIL.
+                return Some(self.violated(Violation::Unfitting, Phase::Rcpt));
+            }
             transaction.accept(position);
             return self.go_on();
         }
@@ -347,7 +395,9 @@ impl Session {
         let too_many = received.code == 552
             && position > 0
             && reply.status.is_none_or(|status| (status.subject, status.detail) == (5, 3));
-        let verdict = if too_many { Verdict::Defer } else { Verdict::of(&reply) };
+        // 503 on a used connection: as for MAIL, the receiver is out of step and the recipient not to blame.
+        let out_of_step = received.code == 503 && used;
+        let verdict = if too_many || out_of_step { Verdict::Defer } else { Verdict::of(&reply) };
         transaction.settle(position, verdict, report(&self.peer, Phase::Rcpt, reply, self.extensions.dsn, false));
         self.go_on()
     }
@@ -366,11 +416,12 @@ impl Session {
             return None;
         }
         let reply = self.reader.reply(&received);
-        let throttled = transaction.has_accepted() && classify(Phase::Data, &reply) == Class::Throttle;
+        let accepted = transaction.has_accepted();
+        let throttled = accepted && classify(Phase::Data, &reply) == Class::Throttle;
         let close = throttled || received.code == 421;
         transaction
             .settle_rest(Verdict::of(&reply), report(&self.peer, Phase::Data, reply, self.extensions.dsn, false));
-        Some(self.settle(close, false))
+        self.refused(close, accepted)
     }
 
     fn end_of_data_answered(&mut self, received: Received) -> Option<Step> {
@@ -386,7 +437,18 @@ impl Session {
         let verdict = if reply.is_success() { Verdict::Deliver } else { Verdict::of(&reply) };
         let clean = if self.extensions.chunking { verdict == Verdict::Deliver } else { accepted };
         transaction.settle_accepted(verdict, report(&self.peer, phase, reply, self.extensions.dsn, false));
-        Some(self.settle(early || throttled || received.code == 421, clean))
+        let close = early || throttled || received.code == 421;
+        if self.extensions.chunking && !clean { self.refused(close, accepted) } else { Some(self.settle(close, clean)) }
+    }
+
+    /// The receiver refused the transaction; if it had `accepted` recipients before, only the reply to RSET shows that it
+    /// was no other command that it refused. RSET is due here anyway.
+    fn refused(&mut self, close: bool, accepted: bool) -> Option<Step> {
+        if close || self.farewell.is_some() || !accepted {
+            return Some(self.settle(close, false));
+        }
+        self.reset();
+        None
     }
 
     /// After a reply to MAIL or RCPT: the next command of a receiver without PIPELINING, or the end.
@@ -416,7 +478,7 @@ impl Session {
         let clean = clean || (!transaction.mail_accepted && !self.extensions.chunking);
         let outcomes = transaction.into_outcomes(&missing);
         self.settled += 1;
-        let close = close || self.farewell.is_some();
+        let close = close || self.farewell.is_some() || self.is_last;
         if let Some(next) = self.next.take() {
             self.current = Some(next);
             self.mail_written = true;
@@ -425,13 +487,17 @@ impl Session {
         } else if clean || close {
             self.stage = Stage::Idle;
         } else {
-            // The receiver may still hold the reverse-path: Exim keeps it after a refused BDAT and would send the next
-            // message under it; others answer the next MAIL with 503.
-            self.output.extend_from_slice(b"RSET\r\n");
-            self.awaiting.push_back(Command::Rset);
-            self.stage = Stage::Resetting;
+            self.reset();
         }
         Step::Settled(Settled { outcomes, close })
+    }
+
+    /// The receiver may still hold the reverse-path: Exim keeps it after a refused BDAT and would send the next message
+    /// under it; others answer the next MAIL with 503.
+    fn reset(&mut self) {
+        self.output.extend_from_slice(b"RSET\r\n");
+        self.awaiting.push_back(Command::Rset);
+        self.stage = Stage::Resetting;
     }
 
     /// Writes the commands that may go now.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::dns::MOST_ADDRESSES;
 use crate::message::Phase;
 
 /// How mail is delivered.
@@ -13,12 +14,16 @@ pub struct Settings {
     pub idle: Duration,
     /// Addresses tried for one connection before the attempt counts as failed.
     pub addresses: usize,
+    /// No further address is tried for one connection after so long.
+    pub opening: Duration,
     /// How long an MX host is spoken to in clear after its TLS failed.
     pub tls_failure_memory: Duration,
     /// Whether CHUNKING is used where it is announced.
     pub chunking: bool,
     /// Whether a transaction may be begun behind the content of the one before.
     pub look_ahead: bool,
+    /// How long a message that was begun ahead waits for the reply to the end of data before it.
+    pub look_ahead_patience: Duration,
 }
 
 impl Default for Settings {
@@ -26,10 +31,15 @@ impl Default for Settings {
         Self {
             timeouts: Timeouts::default(),
             idle: Duration::from_secs(5),
-            addresses: 5,
+            // As many as a plan has (RFC 5321, 5.1: all of the list, or a limit).
+            addresses: MOST_ADDRESSES,
+            // So many silent ones at 30 s each.
+            opening: Duration::from_secs(600),
             tls_failure_memory: Duration::from_secs(3600),
             chunking: true,
             look_ahead: true,
+            // Content filters take seconds; who takes longer has stalled.
+            look_ahead_patience: Duration::from_secs(30),
         }
     }
 }
@@ -55,7 +65,8 @@ pub struct Timeouts {
     pub data_block: Duration,
     /// Data termination (4.5.3.2.6). Not to be shortened: a late 250 makes a duplicate (RFC 1047).
     pub data_termination: Duration,
-    /// The reply to QUIT, on which nothing depends.
+    /// The reply to QUIT, which is waited for (RFC 5321, 4.1.1.10) though nothing depends on it: the connection counts
+    /// as open until then, and where only one is allowed the next message waits as long.
     pub quit: Duration,
 }
 
@@ -72,7 +83,7 @@ impl Default for Timeouts {
             data: minutes(2),
             data_block: minutes(3),
             data_termination: minutes(10),
-            quit: Duration::from_secs(5),
+            quit: Duration::from_secs(1),
         }
     }
 }
@@ -110,10 +121,10 @@ impl Timeouts {
         }
     }
 
-    /// The shortest, and at most 30 s: how often a connection's timer ticks.
+    /// The shortest, and at most 30 s: how often a connection's timer ticks. QUIT has a timer of its own.
     pub fn tick(&self) -> Duration {
         let waits = [self.greeting, self.ehlo, self.starttls, self.mail, self.rcpt, self.data, self.data_block];
-        let rest = [self.data_termination, self.quit, Duration::from_secs(30)];
+        let rest = [self.data_termination, Duration::from_secs(30)];
         waits.into_iter().chain(rest).min().unwrap_or_default()
     }
 }

@@ -33,13 +33,13 @@ pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket)
         let plan = Arc::clone(work.plan());
         let source = Arc::clone(work.source());
         let mut targets = route::targets(&plan, &source, ticket.in_doubt(), &detour.excluded, &shared.shuffle);
-        let is_cut = targets.len() > shared.settings.addresses;
+        let all = targets.len();
         targets.truncate(shared.settings.addresses);
         let tls = plan.tls == TlsPolicy::Opportunistic;
         let (opened, target) = match connect(shared, &targets, &source.ehlo_name, tls).await {
             Ok(opened) => opened,
             Err(failures) => {
-                let outcome = outcome_of(&failures, is_cut);
+                let outcome = outcome_of(&failures, failures.len() < all);
                 if detour.excluded.is_empty() && !detour.is_over {
                     work.connection_failed(ticket, outcome);
                 } else {
@@ -70,15 +70,19 @@ pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket)
     }
 }
 
-/// The first target that can be talked to, or every target's failure.
+/// The first target that can be talked to, or the failure of each that was tried: all that there was time for.
 async fn connect(
     shared: &Shared,
     targets: &[Target],
     ehlo_name: &str,
     tls: bool,
 ) -> Result<(Opened, Target), Vec<(Target, Failure)>> {
+    let begun = shared.clock.now();
     let mut failures = Vec::new();
     for target in targets {
+        if !failures.is_empty() && begun.elapsed() >= shared.settings.opening {
+            break;
+        }
         match dial::open(shared, target, ehlo_name, tls).await {
             Ok(opened) => return Ok((opened, target.clone())),
             Err(failure) => {

@@ -131,6 +131,15 @@ impl Transaction {
         }
     }
 
+    /// Takes back every bounce.
+    pub(super) fn defer_bounced(&mut self, report: &Report) {
+        for standing in &mut self.standings {
+            if matches!(standing, Standing::Settled(Outcome::Bounced(_))) {
+                *standing = Standing::Settled(outcome(Verdict::Defer, report.clone()));
+            }
+        }
+    }
+
     /// The outcomes in the order of the recipients; `missing` stands in where none was set.
     pub(super) fn into_outcomes(self, missing: &dyn Fn() -> Outcome) -> Vec<Outcome> {
         let outcomes = self.standings.into_iter();

@@ -153,18 +153,18 @@ async fn listen(receiver: Arc<Receiver>, listener: TcpListener, stop: Cancellati
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let (receiver, stop) = (Arc::clone(&receiver), stop.clone());
-                tasks.spawn(async move {
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        // What the other side does to a connection is its own affair here.
-                        _ = converse(&receiver, stream) => {}
-                    }
-                });
-            }
+            Ok((stream, _)) => drop(tasks.spawn(serve(Arc::clone(&receiver), stream, stop.clone()))),
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
+    }
+}
+
+/// One session, until it ends or `stop`.
+async fn serve(receiver: Arc<Receiver>, stream: TcpStream, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        // What the other side does to a connection is its own affair here.
+        _ = converse(&receiver, stream) => {}
     }
 }
 

@@ -109,8 +109,8 @@ impl fmt::Display for Report {
         writeln!(f, "{:<26}{bounced:>10}    each reported to its sender by a DSN", "bounced")?;
         writeln!(
             f,
-            "\n{} of content; all of it done in {}. The rate of \"delivered\" is that of the first 95 %: the rest \
-             waited\nfor receivers that had turned it away.",
+            "\n{} of content; all of it done in {}. The rate of \"delivered\" is that\nof the first 95 %: the rest \
+             waited for receivers that had turned it away.",
             octets(self.octets),
             brief(self.took)
         )?;
@@ -126,7 +126,7 @@ impl fmt::Display for Report {
 
         writeln!(
             f,
-            "\nlost {open}, duplicated {duplicated}, altered {altered}, left in the queue {}, unanswered {}: {}",
+            "\nlost {open}, duplicated {duplicated}, altered {altered}, left in the queue {}, unanswered {}\n{}",
             self.left_in_queue,
             self.submitted.unknown,
             if self.is_success() { "every message accounted for by number and checksum" } else { "FAILED" }
@@ -138,14 +138,14 @@ impl Report {
     fn write_sites(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n{:<21}{:>6}{:>6}{:>10}{:>9}{:>8}{:>10}{:>10}  receiver",
+            "\n{:<20}{:>6}{:>6}{:>10}{:>9}{:>8}{:>10}{:>10}",
             "site", "conns", "421s", "delivered", "deferred", "refused", "p50", "p99"
         )?;
         for site in &self.sites {
             let [p50, _, p99, _] = site.arrived.0.map(|duration| duration.map_or_else(|| "-".to_owned(), brief));
             writeln!(
                 f,
-                "{:<21}{:>6}{:>6}{:>10}{:>9}{:>8}{p50:>10}{p99:>10}  {}",
+                "{:<20}{:>6}{:>6}{:>10}{:>9}{:>8}{p50:>10}{p99:>10}\n    {}",
                 site.domain,
                 site.connections,
                 site.refused_connections,
@@ -187,7 +187,10 @@ fn octets(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::demo::sites::SITES;
 
     fn report(ledger: &Ledger) -> Report {
         let submitted = Submitted { took: Duration::from_secs(2), ..Submitted::default() };
@@ -206,6 +209,19 @@ mod tests {
         ledger.note_arrival(0, true);
         assert!(!report(&ledger).is_success());
         assert!(report(&ledger).to_string().contains("duplicated 1"));
+    }
+
+    #[test]
+    fn no_line_is_wider_than_80_columns() {
+        let ledger = Arc::new(Ledger::new(10_000));
+        ledger.note_acknowledged(0, Duration::from_millis(1));
+        let receivers: Vec<Receiver> =
+            SITES.iter().map(|site| Receiver::new(site, Arc::clone(&ledger), 10_000)).collect();
+        let submitted = Submitted { took: Duration::from_secs(2), retries: 1_000, ..Submitted::default() };
+
+        let text = Report::new(&ledger, submitted, receivers.iter(), 0).to_string();
+
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     }
 
     #[test]

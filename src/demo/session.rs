@@ -49,17 +49,16 @@ impl Session {
     pub(super) fn feed(&mut self, input: &mut BytesMut, out: &mut Vec<u8>, receiver: &Receiver) -> Flow {
         loop {
             let is_complete = match self.expect {
-                Expect::Command => match memchr(b'\n', input) {
-                    Some(end) => {
-                        let line = input.split_to(end + 1);
-                        if self.command(line.trim_ascii_end(), out, receiver) == Flow::Close {
-                            return Flow::Close;
-                        }
-                        true
+                Expect::Command => {
+                    let Some(end) = memchr(b'\n', input) else {
+                        return if input.len() > LONGEST_LINE { Flow::Close } else { Flow::Continue };
+                    };
+                    let line = input.split_to(end + 1);
+                    if self.command(line.trim_ascii_end(), out, receiver) == Flow::Close {
+                        return Flow::Close;
                     }
-                    None if input.len() > LONGEST_LINE => return Flow::Close,
-                    None => false,
-                },
+                    true
+                }
                 Expect::Content { searched } => self.content(searched, input, out, receiver),
                 Expect::Chunk { length, is_last } => self.chunk(length, is_last, input, out, receiver),
             };

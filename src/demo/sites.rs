@@ -90,7 +90,7 @@ pub const SITES: [Site; 8] = [
     site("chunking.test", 2, Character::Fast { has_chunking: true }, 20),
     site("slow.test", 3, Character::Slow { delay: Duration::from_millis(20) }, 10),
     site("greylisting.test", 4, Character::Greylisting { wait: Duration::from_millis(1_500) }, 10),
-    site("few-connections.test", 5, Character::FewConnections { most: 4, delay: Duration::from_millis(4) }, 10),
+    site("few-connections.test", 5, Character::FewConnections { most: 2, delay: Duration::from_millis(4) }, 10),
     site("unknown-users.test", 6, Character::UnknownUsers { one_in: 10 }, 10),
     site("moody.test", 7, Character::Moody { one_in: 5 }, 10),
     site(SENDER_DOMAIN, 8, Character::Sender, 0),

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use mx::MOST_ADDRESSES;
 pub use planner::Planner;
 pub use settings::{Families, Host, NextHop, Route, Settings};
 

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tracing::error;
 
 use super::Position;
 use super::record::{self, Lengths};
@@ -146,7 +147,14 @@ fn round(shared: &Shared, work: Work) {
             acknowledge(shared, placed, began);
             true
         }
-        Err(_) => repair(shared, placed),
+        Err(error) => {
+            error!(
+                %error,
+                "a write or sync of the spool failed; messages that waited for it are refused, and a new segment is tried: \
+                 look at the disk"
+            );
+            repair(shared, placed)
+        }
     };
     // Without room small records stay in memory, however well the rest was synced.
     let is_whole = is_sound && had_room;
@@ -482,7 +490,12 @@ fn uncount(shared: &Shared, placed: &Placed) {
 
 /// Nothing can be said any more.
 fn fail(shared: &Shared, placed: Vec<Placed>) {
-    shared.fault.store(true, Ordering::Release);
+    if !shared.fault.swap(true, Ordering::AcqRel) {
+        error!(
+            "the spool cannot be written any more: submissions get 421 and nothing is delivered; restart when the disk \
+             is well"
+        );
+    }
     for Placed { entry, .. } in placed {
         let _ = entry.done.send(Err(CommitError::Unknown));
     }
@@ -504,7 +517,7 @@ fn fail(shared: &Shared, placed: Vec<Placed>) {
 /// segment's batches do for every other one.
 fn seal_last(shared: &Shared) {
     let mut tail = shared.tail.lock();
-    if tail.broken || tail.synced != tail.open.position() {
+    if tail.broken || tail.open.is_none || tail.synced != tail.open.position() {
         return;
     }
     let end = tail.open.offset;

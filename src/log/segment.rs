@@ -67,16 +67,26 @@ impl Header {
         is_sound.then_some(header)
     }
 
-    /// Reads the header of an open file.
-    pub fn read(file: &dyn StorageFile) -> io::Result<Option<Self>> {
-        for offset in [0, COPY] {
+    /// Reads both copies of the header of an open file.
+    pub fn copies(file: &dyn StorageFile) -> io::Result<[Option<Self>; 2]> {
+        let mut copies = [None; 2];
+        for (copy, offset) in copies.iter_mut().zip([0, COPY]) {
             let mut bytes = [0; 40];
             file.read_at(&mut bytes, offset)?;
-            if let Some(header) = Self::decode(&bytes) {
-                return Ok(Some(header));
-            }
+            *copy = Self::decode(&bytes);
         }
-        Ok(None)
+        Ok(copies)
+    }
+
+    /// Reads the header of an open file that is named as segment `sequence`. The header of another segment is none: the
+    /// file was copied or moved, or the header is stale.
+    pub fn read(file: &dyn StorageFile, sequence: u32) -> io::Result<Option<Self>> {
+        Ok(Self::of(&Self::copies(file)?, sequence))
+    }
+
+    /// The header among these that belongs to segment `sequence`.
+    pub fn of(copies: &[Option<Self>], sequence: u32) -> Option<Self> {
+        copies.iter().flatten().find(|header| header.sequence == sequence).copied()
     }
 
     /// What seals this segment's records.

@@ -69,6 +69,11 @@ pub trait StorageFile: Send + Sync + Debug {
     }
 }
 
+/// Whether an error means that there is no room.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Reads exactly `length` octets.
 pub fn read_exact(file: &dyn StorageFile, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; length];

@@ -13,10 +13,14 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::segment::{self, Header};
-use super::storage::{Storage, StorageFile};
+use super::storage::{Storage, StorageFile, is_full};
 
 /// How long to wait before another try after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Size of a segment on a disk without room for a whole one: outcomes fit, so that delivery can free room. At 64 octets
+/// each these are those of 16,000 messages.
+const SMALL: u64 = 1 << 20;
 
 /// A segment that nothing has been written to.
 #[derive(Debug)]
@@ -68,10 +72,21 @@ fn salt() -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Makes one segment.
+/// Makes one segment; a small one if there is no room for more. What cannot fit is not tried, because the zeros of the
+/// attempt would take the last room from everybody for a while.
 pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan) -> io::Result<Fresh> {
-    let header = Header { sequence, salt: salt()?, size: plan.size, start: plan.start };
-    Ok(Fresh { header, file: segment::create(storage, header)? })
+    let free = storage.space().map_or(u64::MAX, |space| space.free);
+    for size in [plan.size, SMALL.min(plan.size)] {
+        let header = Header { sequence, salt: salt()?, size, start: plan.start };
+        if size > free {
+            continue;
+        }
+        match segment::create(storage, header) {
+            Err(error) if is_full(&error) => {}
+            file => return Ok(Fresh { header, file: file? }),
+        }
+    }
+    Err(io::ErrorKind::StorageFull.into())
 }
 
 impl Supply {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::Position;
 use super::index;
 use super::record::{self, Lengths};
-use super::segment::{BATCH, Batch, FIRST};
+use super::segment::{BATCH, Batch, FIRST, Header};
 use super::storage::StorageFile;
 use super::supply::Fresh;
 use super::wire::aligned;
@@ -25,11 +25,47 @@ pub(super) struct Open {
     batches: u64,
     /// Offset and header-and-fields of every record so far: what a sealed segment's index holds.
     pub index: Vec<u8>,
+    /// There is no such segment: see [`Open::none`].
+    pub is_none: bool,
+}
+
+/// The file of a segment that does not exist.
+#[derive(Debug)]
+struct NoFile;
+
+impl StorageFile for NoFile {
+    fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn write_at(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn fill_zero(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(0)
+    }
 }
 
 impl Open {
     pub fn new(fresh: Fresh) -> Self {
-        Self { fresh, offset: FIRST, batches: 0, index: Vec::new() }
+        Self { fresh, offset: FIRST, batches: 0, index: Vec::new(), is_none: false }
+    }
+
+    /// Stands for the first segment, `sequence`, while the disk has no room for it: nothing fits.
+    fn none(sequence: u32) -> Self {
+        let header = Header { sequence, salt: 0, size: FIRST, start: 0 };
+        let open = Self::new(Fresh { header, file: Arc::new(NoFile) });
+        // At `FIRST` a record that does not fit would be taken for one that fits nowhere.
+        Self { offset: FIRST + 1, is_none: true, ..open }
     }
 
     pub fn sequence(&self) -> u32 {
@@ -66,14 +102,21 @@ pub(super) fn entry_octets(entry: &Entry) -> u64 {
 }
 
 impl Tail {
-    pub fn new(fresh: Fresh, synced: Position) -> Self {
-        Self { open: Open::new(fresh), retired: Vec::new(), unsynced: Vec::new(), synced, broken: false }
+    /// Begins with the first segment, or waits for room for it.
+    pub fn new(first: u32, fresh: Option<Fresh>) -> Self {
+        let open = fresh.map_or_else(|| Open::none(first), Open::new);
+        let synced = Position { segment: first, offset: FIRST };
+        Self { open, retired: Vec::new(), unsynced: Vec::new(), synced, broken: false }
     }
 
     /// Goes on in a new segment; the old one awaits its last sync.
     pub fn rotate(&mut self, fresh: Fresh) {
         let full = std::mem::replace(&mut self.open, Open::new(fresh));
-        self.retired.push(full);
+        if full.is_none {
+            self.synced = Position { segment: self.open.sequence(), offset: FIRST };
+        } else {
+            self.retired.push(full);
+        }
     }
 
     /// Writes one batch: the small records, then the entries. The caller has checked that it fits. Returns the offset of

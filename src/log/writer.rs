@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 use super::Position;
 use super::committer;
-use super::storage::Storage;
+use super::storage::{Storage, is_full};
 use super::supply::{self, Plan, Supply};
 use super::tail::Tail;
 use super::turn::Turn;
@@ -100,6 +100,8 @@ pub(super) struct Small {
 pub struct Appended<'a> {
     /// Which segment.
     pub segment: u32,
+    /// Size of its file.
+    pub size: u64,
     /// Where the batch ends.
     pub end: u64,
     /// Entries in it.
@@ -216,16 +218,21 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// Makes the first segment, which must have a sequence above all existing ones, and starts the threads.
+    /// Makes the first segment, which must have a sequence above all existing ones, and starts the threads. On a full disk
+    /// the first segment is made when there is room.
     pub fn start(settings: Settings, storage: Arc<dyn Storage>, plan: Plan, watch: Arc<dyn Watch>) -> io::Result<Self> {
-        let first = supply::make(&*storage, plan.first, plan)?;
-        let supply = Supply::start(storage, Plan { first: plan.first + 1, ..plan })?;
-        let synced = Position { segment: first.header.sequence, offset: super::segment::FIRST };
+        let first = match supply::make(&*storage, plan.first, plan) {
+            Err(error) if is_full(&error) => None,
+            made => Some(made?),
+        };
+        let made = u32::from(first.is_some());
+        let tail = Tail::new(plan.first, first);
+        let supply = Supply::start(storage, Plan { first: plan.first.saturating_add(made), ..plan })?;
         let shared = Arc::new(Shared {
             settings,
             pending: Mutex::default(),
             wake: Condvar::new(),
-            tail: Mutex::new(Tail::new(first, synced)),
+            tail: Mutex::new(tail),
             supply,
             watch,
             written: AtomicU64::new(0),
@@ -476,8 +483,9 @@ impl Shared {
                 let octets = entries.iter().map(super::tail::entry_octets).sum();
                 let (segment, end) = (tail.open.sequence(), tail.open.offset);
                 let entries_count = entries.len() as u64;
+                let size = tail.open.fresh.header.size;
                 let tell = |refers: &[u32], entries, octets| {
-                    self.watch.appended(&Appended { segment, end, entries, octets, refers });
+                    self.watch.appended(&Appended { segment, size, end, entries, octets, refers });
                 };
                 tell(&small.refers, entries_count, octets);
                 for entry in entries.iter().filter(|entry| !entry.refers.is_empty()) {

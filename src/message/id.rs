@@ -16,6 +16,11 @@ impl MessageId {
     pub fn new(start: u32, count: u64) -> Self {
         Self((u64::from(start) << 44) | (count & ((1 << 44) - 1)))
     }
+
+    /// The start of the daemon that gave it.
+    pub fn start(self) -> u32 {
+        u32::try_from(self.0 >> 44).unwrap_or(u32::MAX)
+    }
 }
 
 impl fmt::Display for MessageId {

@@ -9,8 +9,9 @@ use crate::message::{MessageId, Outcome};
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
 use super::held::Hold;
+use super::in_hand::{InHand, Recipients, Taken};
 use super::path::Wait;
-use super::site::Site;
+use super::site::{Context, Site};
 
 /// One transaction's work: recipients of one message in one domain. Given back uncharged when dropped.
 #[derive(Debug)]
@@ -21,28 +22,22 @@ pub struct Assignment {
     /// Not empty until it is reported or given back.
     entries: Vec<Entry>,
     recipients: Recipients,
+    /// Where its path keeps it among those in hand.
+    taken: u32,
     in_doubt: Option<SocketAddr>,
 }
 
-/// Nearly every assignment has one recipient.
-#[derive(Debug)]
-enum Recipients {
-    One([u32; 1]),
-    Many(Box<[u32]>),
-}
-
 impl Assignment {
-    /// Takes `entries` (of one message in one domain) out of the path at `path`.
-    pub(super) fn new(engine: &Arc<Engine>, site: &Arc<Site>, path: u32, entries: Vec<Entry>) -> Option<Self> {
+    /// Takes `entries` (of one message in one domain) out of the path at `path`, which notes them among those in hand.
+    pub(super) fn new(context: &Context<'_>, path: u32, entries: Vec<Entry>, in_hand: &mut InHand) -> Option<Self> {
+        let Context { engine, site, now, .. } = *context;
         let first = entries.first()?;
-        let recipients = match entries.as_slice() {
-            [one] => Recipients::One([one.recipient]),
-            many => Recipients::Many(many.iter().map(|entry| entry.recipient).collect()),
-        };
+        let recipients: Recipients = entries.iter().map(|entry| entry.recipient).collect();
+        let taken = in_hand.insert(Taken { id: first.id, recipients: recipients.clone(), since: now });
         let is_in_doubt = first.marks.has(Marks::IN_DOUBT);
         let in_doubt = is_in_doubt.then(|| engine.doubts.find(first.id, first.recipient)).flatten();
         engine.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Self { engine: engine.clone(), site: site.clone(), path, entries, recipients, in_doubt })
+        Some(Self { engine: engine.clone(), site: site.clone(), path, entries, recipients, taken, in_doubt })
     }
 
     /// The message.
@@ -57,10 +52,7 @@ impl Assignment {
 
     /// Indexes into the envelope's recipients.
     pub fn recipients(&self) -> &[u32] {
-        match &self.recipients {
-            Recipients::One(one) => one,
-            Recipients::Many(many) => many,
-        }
+        self.recipients.as_slice()
     }
 
     /// An earlier attempt at this address has no outcome: try it there first.
@@ -75,7 +67,7 @@ impl Assignment {
             let untried = entries.split_off(outcomes.len());
             self.restore(untried, false);
         }
-        self.engine.settle(&self.site, self.path, entries, outcomes);
+        self.engine.settle(&self.site, (self.path, self.taken), entries, outcomes);
     }
 
     /// Its message is damaged.
@@ -83,6 +75,7 @@ impl Assignment {
         let entries = std::mem::take(&mut self.entries);
         if let Some(path) = self.site.state.lock().path(self.path) {
             path.in_flight = path.in_flight.saturating_sub(1);
+            path.in_hand.remove(self.taken);
         }
         self.engine.hold(entries, Hold::Damaged);
     }
@@ -94,6 +87,9 @@ impl Assignment {
         self.site.with(&self.engine, now, |context, state, out| {
             if let Some(path) = state.path(place) {
                 path.in_flight = path.in_flight.saturating_sub(u32::from(is_all));
+                if is_all {
+                    path.in_hand.remove(self.taken);
+                }
             }
             for entry in entries {
                 out.homeless.extend(state.push(place, entry));

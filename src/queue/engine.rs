@@ -32,6 +32,7 @@ use super::entry::{Entry, Marks, hash_of};
 use super::flow::{Flow, Tenant, Tenants};
 use super::gates::Gates;
 use super::held::{Held, Hold};
+use super::in_hand::InHand;
 use super::lookup::Lookups;
 use super::meters::Meters;
 use super::replies::Replies;
@@ -82,6 +83,8 @@ pub(super) struct Engine {
     pub tasks: TaskTracker,
     pub stopped: CancellationToken,
     pub notices: Arc<Semaphore>,
+    /// Recipients whose DSN is being made or stored.
+    pub storing: Mutex<InHand>,
 }
 
 struct Runtime {
@@ -123,6 +126,7 @@ impl Engine {
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             notices: Arc::new(Semaphore::new(NOTICES)),
+            storing: Mutex::default(),
             settings,
             spool,
             planner,

@@ -38,12 +38,12 @@ impl Entry {
     }
 }
 
-/// Flags in the low five bits, the egress source (index + 1) above them.
+/// Flags in the low six bits, the egress source (index + 1) above them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks(u16);
 
 /// How far the source is shifted.
-const SOURCE_SHIFT: u16 = 5;
+const SOURCE_SHIFT: u16 = 6;
 
 /// Egress sources that an entry can name.
 pub(super) const MOST_SOURCES: usize = (1 << (16 - SOURCE_SHIFT)) - 1;
@@ -59,6 +59,8 @@ impl Marks {
     pub const WANTS_DELAY: Self = Self(8);
     /// A delay DSN has been made.
     pub const DELAY_REPORTED: Self = Self(16);
+    /// From the null reverse-path: it is a DSN, or another message whose failure nobody is told of.
+    pub const FROM_NULL: Self = Self(32);
 
     /// Whether all of `other` is set.
     pub const fn has(self, other: Self) -> bool {
@@ -85,7 +87,7 @@ impl Marks {
     /// What `recipient` wants to be told about (RFC 3461, 4.1); nothing for the null reverse-path.
     pub fn of(envelope: &Envelope, recipient: &Recipient) -> Self {
         if envelope.reverse_path.is_null() {
-            return Self::default();
+            return Self::FROM_NULL;
         }
         let notify = recipient.notify;
         Self::default()
@@ -102,7 +104,34 @@ pub(super) fn hash_of(forward_path: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use crate::message::{BodyType, ContentTraits, Kind, Lane};
+    use crate::smtp::address::ReversePath;
+
     use super::*;
+
+    #[test]
+    fn the_null_reverse_path_is_told_nothing_and_known() {
+        let recipient =
+            Recipient { forward_path: "a@x.test".parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
+        let mut envelope = Envelope {
+            reverse_path: ReversePath::Null,
+            recipients: vec![recipient.clone()],
+            accepted_at: UnixTime(0),
+            tenant: "t".into(),
+            campaign: "".into(),
+            lane: Lane::Normal,
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            traits: ContentTraits::default(),
+            ret: None,
+            envid: None,
+            kind: Kind::Dsn,
+        };
+
+        assert_eq!(Marks::of(&envelope, &recipient), Marks::FROM_NULL);
+        envelope.reverse_path = ReversePath::Mailbox("s@x.test".parse().unwrap());
+        assert_eq!(Marks::of(&envelope, &recipient), Marks::WANTS_FAILURE);
+    }
 
     #[test]
     fn an_entry_takes_48_bytes() {
@@ -116,8 +145,8 @@ mod tests {
         assert_eq!(marks.source(), Some(0));
         assert!(marks.has(Marks::WANTS_DELAY));
         assert!(!marks.has(Marks::IN_DOUBT));
-        assert_eq!(marks.with_source(Some(2046)).source(), Some(2046));
-        assert_eq!(marks.with_source(Some(2047)).source(), None);
+        assert_eq!(marks.with_source(Some(1022)).source(), Some(1022));
+        assert_eq!(marks.with_source(Some(1023)).source(), None);
         assert_eq!(marks.with_source(None).source(), None);
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Meters {
     pub expired: Counter,
     /// In doubt at the start, and counted as delivered by their tenant's policy.
     pub assumed: Counter,
+    /// End of data without a reply.
+    pub unanswered: Counter,
     /// From acceptance to delivery.
     pub age: Histogram,
     failed_dsns: Counter,
@@ -60,6 +62,10 @@ impl Meters {
                 "hikyaku_queue_assumed_delivered_total",
                 "Recipients in doubt at the start that their tenant's policy counts as delivered.",
             ),
+            unanswered: outcomes(
+                "hikyaku_queue_unanswered_total",
+                "Attempts whose end of data had no reply, or a late one: the receiver may have the message.",
+            ),
             age: registry.histogram("hikyaku_queue_delivery_seconds", "Time from acceptance to delivery.", &[]),
             failed_dsns: dsns("failed"),
             delayed_dsns: dsns("delayed"),
@@ -74,7 +80,7 @@ impl Meters {
             oldest: registry.gauge("hikyaku_queue_oldest_seconds", "Age of the oldest unfinished recipient.", &[]),
             in_doubt: registry.gauge(
                 "hikyaku_queue_in_doubt",
-                "Recipients whose last attempt has no known outcome.",
+                "Recipients whose last attempt before the start has no known outcome.",
                 &[],
             ),
             held: Hold::ALL.map(|hold| (hold, depth(hold.as_str()))),

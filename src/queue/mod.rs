@@ -23,6 +23,7 @@ mod entry;
 mod flow;
 mod gates;
 mod held;
+mod in_hand;
 mod line;
 mod look;
 mod lookup;

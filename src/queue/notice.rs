@@ -18,6 +18,7 @@ use crate::spool::{AcceptError, Event, LoadError, NewMessage, RecipientEvent};
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
 use super::held::Hold;
+use super::in_hand::Taken;
 use super::settle::deferral;
 
 /// Waits between attempts to make and store a DSN.
@@ -73,11 +74,14 @@ impl Notice {
             return;
         };
         engine.in_flight.fetch_add(1, Ordering::Relaxed);
+        let recipients = self.subjects.iter().map(|(entry, ..)| entry.recipient).collect();
+        let taken = engine.storing.lock().insert(Taken { id: self.id, recipients, since: engine.clock.now() });
         let engine = engine.clone();
         let tasks = engine.tasks.clone();
         tasks.spawn_on(
             async move {
                 self.run(&engine).await;
+                engine.storing.lock().remove(taken);
                 engine.in_flight.fetch_sub(1, Ordering::AcqRel);
             },
             handle,

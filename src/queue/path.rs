@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::dns::{Plan, TlsPolicy, Transport};
 use crate::message::{Phase, Report};
 
+use super::in_hand::InHand;
 use super::ready::Ready;
 use super::settings::BackOff;
 use super::slot::Seat;
@@ -110,12 +111,12 @@ pub(super) struct Path {
     pub idle: Vec<Arc<Seat>>,
     /// Open and opening ones.
     pub connections: u32,
-    /// Theirs.
-    pub seats: Vec<Arc<Seat>>,
     /// Those that have not said EHLO yet.
     pub opening: u32,
     /// Assignments out.
     pub in_flight: u32,
+    /// What they are of.
+    pub in_hand: InHand,
     /// Connections that the work is worth.
     pub want: u32,
     /// Assignments given out since the last look at growth.
@@ -139,9 +140,9 @@ impl Path {
             ready: Ready::default(),
             idle: Vec::new(),
             connections: 0,
-            seats: Vec::new(),
             opening: 0,
             in_flight: 0,
+            in_hand: InHand::default(),
             want: 1,
             served: 0,
             has_growth_alarm: false,

@@ -47,7 +47,12 @@ impl Replies {
 
     /// What a recipient was deferred for the last time.
     pub fn of(&self, entry: &Entry) -> Option<Arc<Report>> {
-        self.table.get(&(entry.id, entry.recipient))
+        self.of_recipient(entry.id, entry.recipient)
+    }
+
+    /// The same of a recipient that is in no line of the queue.
+    pub fn of_recipient(&self, id: MessageId, recipient: u32) -> Option<Arc<Report>> {
+        self.table.get(&(id, recipient))
     }
 
     /// Forgets a recipient that is finished.

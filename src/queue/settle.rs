@@ -47,8 +47,15 @@ struct Ledger {
 }
 
 impl Engine {
-    /// Outcomes of an assignment drawn from the path at `place` of `site`; one for each entry.
-    pub fn settle(self: &Arc<Self>, site: &Arc<Site>, place: u32, entries: Vec<Entry>, outcomes: Vec<Outcome>) {
+    /// Outcomes of an assignment drawn from the path at `place` of `site`, which has it in hand as `taken`; one for each
+    /// entry.
+    pub fn settle(
+        self: &Arc<Self>,
+        site: &Arc<Site>,
+        (place, taken): (u32, u32),
+        entries: Vec<Entry>,
+        outcomes: Vec<Outcome>,
+    ) {
         let now = self.clock.now();
         let is_deferral = |outcome: &&Outcome| matches!(outcome, Outcome::Deferred(_));
         let deferred = u32::try_from(outcomes.iter().filter(is_deferral).count()).unwrap_or(u32::MAX);
@@ -70,6 +77,7 @@ impl Engine {
                     let back_off = self.settings.back_off;
                     path.fail(reply, BackOff { first: back_off.floor, ..back_off }, now);
                 }
+                path.in_hand.remove(taken);
                 path.key.source
             });
             (is_mass, source)
@@ -134,6 +142,9 @@ impl Engine {
                 self.doubts.remove(entry.id, entry.recipient);
                 entry.marks = entry.marks.with(Marks::IN_DOUBT, false);
             }
+            if outcome.report().in_doubt {
+                self.meters.unanswered.increment(1);
+            }
             match outcome {
                 Outcome::Delivered(report) => self.deliver(entry, report, attempt, &mut ledger),
                 Outcome::Deferred(report) => self.defer(entry, report, attempt, &mut ledger),
@@ -175,6 +186,11 @@ impl Engine {
         if entry.marks.has(Marks::WANTS_FAILURE) {
             ledger.failed.push((entry, event, report));
             return;
+        }
+        if entry.marks.has(Marks::FROM_NULL) {
+            // The end of what its reverse-path would have been told: only the log has it.
+            tracing::warn!(message_id = %entry.id, recipient = entry.recipient, reason = %describe(&report),
+                "a message from the null reverse-path (a DSN) could not be delivered");
         }
         self.finish(&entry, event, ledger);
     }

@@ -228,7 +228,7 @@ impl SiteState {
         let entries = path.ready.pop(context.take, now, &mut out.expired)?;
         path.in_flight = path.in_flight.saturating_add(1);
         path.served = path.served.saturating_add(1);
-        Assignment::new(context.engine, context.site, place, entries)
+        Assignment::new(context, place, entries, &mut path.in_hand)
     }
 
     /// Notes what a path waits for.

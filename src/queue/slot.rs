@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -51,12 +51,9 @@ pub struct Slot {
 }
 
 /// Where work is laid for a connection that waits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Seat {
     state: Mutex<SeatState>,
-    opened: Instant,
-    /// When its connection took work for the last time, in milliseconds since it was opened.
-    took: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -69,21 +66,6 @@ struct SeatState {
 }
 
 impl Seat {
-    fn new(now: Instant) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), opened: now, took: AtomicU64::new(0) })
-    }
-
-    fn note_take(&self, now: Instant) {
-        let millis = now.saturating_duration_since(self.opened).as_millis();
-        self.took.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// How long ago its connection took work for the last time.
-    pub fn busy_for(&self, now: Instant) -> Duration {
-        let took = Duration::from_millis(self.took.load(Ordering::Relaxed));
-        now.saturating_duration_since(self.opened).saturating_sub(took)
-    }
-
     /// Lays work on it. It stands among the idle ones, so nothing lies there yet.
     pub fn offer(&self, assignment: Assignment, wake: &mut Vec<Waker>) {
         let mut state = self.state.lock();
@@ -138,9 +120,7 @@ enum Found {
 
 impl Slot {
     /// A slot of `path`, whose permits the caller has taken.
-    pub(super) fn new(context: &Context<'_>, place: u32, path: &mut Path, source: Arc<Source>) -> Self {
-        let seat = Seat::new(context.now);
-        path.seats.push(seat.clone());
+    pub(super) fn new(context: &Context<'_>, place: u32, path: &Path, source: Arc<Source>) -> Self {
         Self {
             engine: context.engine.clone(),
             site: context.site.clone(),
@@ -148,7 +128,7 @@ impl Slot {
             plan: path.plan.clone(),
             source,
             source_index: path.key.source,
-            seat,
+            seat: Arc::default(),
             sent: 1,
             is_settled: AtomicBool::new(false),
             has_worked: AtomicBool::new(false),
@@ -201,11 +181,7 @@ impl Slot {
             }
             None => standing.leave(),
         };
-        drop(standing);
-        if work.is_some() {
-            self.sent += 1;
-            self.seat.note_take(self.engine.clock.now());
-        }
+        self.sent += u32::from(work.is_some());
         work
     }
 
@@ -213,7 +189,6 @@ impl Slot {
     fn look(&mut self, may_wait: bool) -> Found {
         if let Some(assignment) = self.seat.take() {
             self.sent += 1;
-            self.seat.note_take(self.engine.clock.now());
             return Found::Work(assignment);
         }
         let most = self.site.limits.messages_per_connection;
@@ -261,10 +236,7 @@ impl Slot {
             (false, Found::Nothing)
         });
         self.is_yielding |= found.0;
-        if matches!(found.1, Found::Work(_)) {
-            self.sent += 1;
-            self.seat.note_take(now);
-        }
+        self.sent += u32::from(matches!(found.1, Found::Work(_)));
         found.1
     }
 
@@ -339,7 +311,6 @@ impl Drop for Slot {
             }
             let Some(path) = state.path(place) else { return };
             path.connections = path.connections.saturating_sub(1);
-            path.seats.retain(|other| !Arc::ptr_eq(other, seat));
             if !was_settled {
                 path.opening = path.opening.saturating_sub(1);
                 if !self.has_worked.load(Ordering::Relaxed) {

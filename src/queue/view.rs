@@ -96,6 +96,8 @@ pub struct Filter {
     pub recipient: Option<String>,
     /// Of this message only.
     pub message: Option<MessageId>,
+    /// Only those with an attempt before the start that has no outcome.
+    pub in_doubt: bool,
     /// At most so many.
     pub limit: usize,
 }
@@ -104,7 +106,7 @@ pub struct Filter {
 pub(super) const BUSY: &str = "busy";
 /// A delivery plan is being looked up.
 pub(super) const DNS: &str = "dns";
-/// An attempt takes longer than its time-outs allow; counted by connection.
+/// An attempt takes longer than its time-outs allow.
 pub(super) const IN_FLIGHT: &str = "in-flight";
 /// The timers are late.
 pub(super) const TIMER: &str = "timer";
@@ -127,14 +129,21 @@ pub struct EntryView {
     pub tenant: String,
     /// Its campaign; empty: none.
     pub campaign: String,
-    /// `ready`, `scheduled`, `waiting-for-dns`, or why it is held: `damaged` or `in-doubt`.
+    /// `ready`, `in-flight` (being tried), `storing-dsn`, `waiting-for-dns`, `scheduled`, or why it is held: `damaged` or
+    /// `in-doubt`.
     pub state: &'static str,
+    /// Since when, in seconds since 1970, while it is in flight or a DSN about it is being stored.
+    pub since: Option<u32>,
+    /// An attempt before the start has no outcome: the receiver may have it.
+    pub in_doubt: bool,
+    /// Address and port of the attempt that has no outcome: the one under way, or the one in doubt.
+    pub mx_address: Option<String>,
+    /// The last reply about it that was not a success, or why its domain has no plan, as far as it is still known.
+    pub last_reply: Option<String>,
     /// Attempts made.
     pub attempts: u16,
     /// When it was accepted, in seconds since 1970.
     pub accepted: u32,
     /// When it is or was due, in seconds since 1970.
     pub due: u32,
-    /// What it, or its domain, was deferred for the last time, as far as it is remembered.
-    pub last_reply: Option<String>,
 }

@@ -1,8 +1,9 @@
 //! Looking at a spool from outside: `hikyaku spool check` and `hikyaku spool stat`.
 //!
 //! Reads only and takes no lock, so it can be run beside a daemon; what that one writes meanwhile may then be counted as
-//! a tail. [`check`] reads every content and compares it with its checksum. With `full` it goes by the segments alone;
-//! otherwise by their indexes as recovery does. Both give the same live set.
+//! a tail. [`check`] reads the record and content of every unfinished message and compares them with their checksums. With
+//! `full` it goes by the segments alone, so that it sees damage in all their records. Otherwise it goes by checkpoint and
+//! indexes, as recovery does, and sees damage only in what is live. Both give the same live set.
 
 use std::io;
 use std::path::Path;
@@ -23,7 +24,7 @@ use super::image::{Image, walk};
 use super::ledger::{Ledger, Segment};
 use super::map::{Location, Map};
 use super::read::checksum;
-use super::{checkpoint, codec, source, spill};
+use super::{checkpoint, codec, quarantine, source, spill};
 
 /// The spool cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,9 @@ pub struct CheckReport {
     pub segments: u64,
     /// Of these, by their index.
     pub indexed: u64,
-    /// Records read.
+    /// Of these, only what is live in them: a checkpoint says the rest.
+    pub covered: u64,
+    /// Records read, those in covered segments not included.
     pub records: u64,
     /// Unfinished messages.
     pub messages: u64,
@@ -69,12 +72,17 @@ pub struct CheckReport {
     pub damaged_messages: Vec<String>,
     /// Segments whose header and index cannot be read.
     pub unreadable_segments: Vec<u32>,
+    /// Files in `quarantine/`: damage that was met before and that nobody has looked after.
+    pub quarantined: Vec<String>,
 }
 
 impl CheckReport {
     /// Whether nothing is damaged. Unfinished writes are not damage.
     pub fn is_sound(&self) -> bool {
-        self.damaged.is_empty() && self.damaged_messages.is_empty() && self.unreadable_segments.is_empty()
+        self.damaged.is_empty()
+            && self.damaged_messages.is_empty()
+            && self.unreadable_segments.is_empty()
+            && self.quarantined.is_empty()
     }
 }
 
@@ -87,6 +95,12 @@ pub fn check(path: &Path, full: bool) -> Result<CheckReport, CheckError> {
 pub fn check_storage(storage: Arc<dyn Storage>, full: bool) -> Result<CheckReport, CheckError> {
     let mut report = CheckReport::default();
     let parts = read(storage.clone(), full, &mut report)?;
+    report.quarantined = match storage.list(quarantine::DAMAGED) {
+        // Somebody has put it away.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        files => files?.into_iter().map(|file| file.name).collect(),
+    };
+    report.quarantined.sort_unstable();
     let mut live = Vec::new();
     parts.map.for_each(|id, location, pending, _| live.push((id, location, pending.to_vec())));
     live.sort_unstable_by_key(|(id, ..)| *id);
@@ -123,7 +137,7 @@ struct Parts {
 
 fn read(storage: Arc<dyn Storage>, full: bool, report: &mut CheckReport) -> Result<Parts, CheckError> {
     let registry = Registry::new().map_err(io::Error::other)?;
-    let parts = Parts { map: Map::default(), ledger: Ledger::new(storage.clone(), 0, &registry, Box::new(|| {})) };
+    let parts = Parts { map: Map::default(), ledger: Ledger::new(storage.clone(), &registry, Box::new(|| {})) };
     let mut sequences = Vec::new();
     for entry in storage.list(segment::DIRECTORY)? {
         if let Some(sequence) = segment::sequence_of(&entry.name, "seg") {
@@ -136,7 +150,12 @@ fn read(storage: Arc<dyn Storage>, full: bool, report: &mut CheckReport) -> Resu
     let image = Image::new(&parts.map, &parts.ledger);
     let checkpoint = if full { None } else { checkpoint::read(&*storage, &sequences)? };
     let covered = checkpoint.map_or(0, |checkpoint| image.restore(&checkpoint));
-    for sequence in sequences.into_iter().filter(|sequence| *sequence > covered) {
+    for sequence in sequences {
+        if sequence <= covered {
+            report.segments += 1;
+            report.covered += 1;
+            continue;
+        }
         let source = match source::read(&*storage, sequence, full) {
             Ok(source) => source,
             // A running daemon may delete segments under us.

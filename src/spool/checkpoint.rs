@@ -1,10 +1,10 @@
 //! The unfinished messages at one moment, so that recovery need not go through all indexes.
 //!
-//! A synced file, `segments/checkpoint`, written for every sixteen sealed segments (1 GiB of log at the default size).
+//! A synced file, `segments/checkpoint`, written for every GiB of sealed segments.
 //! It says: everything in the segments up to `through` is in here. What comes after is applied on top, which does no harm
 //! where the moment was later than the end of that segment, because every record sets a state and none adds to one.
-//! Correctness never depends on it: a checkpoint that cannot be read, or that covers a segment without an index, is
-//! ignored.
+//! Correctness never depends on it: a checkpoint that cannot be read, or that covers a segment without an index or
+//! without its own header, is ignored.
 //!
 //! Two things must not fall between it and the records after it. A message that was synced but not in the map yet keeps
 //! its segment from being covered (`Segment::unsettled`). References of records to segments are taken after everything
@@ -14,7 +14,7 @@
 use std::io::{self, IoSlice};
 
 use crate::log::index;
-use crate::log::segment;
+use crate::log::segment::{self, Header};
 use crate::log::storage::{Storage, read_exact};
 use crate::log::wire::{put_varint, take_varint, take_varint_u32};
 use crate::log::{Position, record::Fields, record::put_field};
@@ -25,8 +25,8 @@ use super::inner::Inner;
 use super::ledger::Segment;
 use super::map::{Location, Map};
 
-/// A checkpoint is written when so many more segments are sealed.
-const EVERY: u32 = 16;
+/// A checkpoint is written for so many octets of log.
+const EVERY: u64 = 1 << 30;
 const MAGIC: &[u8; 8] = b"HIKYCKP1";
 
 /// Tags of the file's fields.
@@ -46,9 +46,10 @@ pub fn path() -> String {
 
 /// Writes a checkpoint if it is time, or if `thorough` and it would cover anything more.
 pub fn write_if_due(inner: &Inner, thorough: bool) -> io::Result<()> {
+    let distance = if thorough { 1 } else { distance(inner.settings.segment_size) };
     let last = inner.checkpoint.load(std::sync::atomic::Ordering::Relaxed);
     let Some(through) = inner.ledger.settled_through() else { return Ok(()) };
-    if through < last.saturating_add(if thorough { 1 } else { EVERY }) {
+    if through < last.saturating_add(distance) {
         return Ok(());
     }
     let mut out = MAGIC.to_vec();
@@ -65,6 +66,11 @@ pub fn write_if_due(inner: &Inner, thorough: bool) -> io::Result<()> {
     index::replace(&*inner.storage, segment::DIRECTORY, &path(), &[IoSlice::new(&out)])?;
     inner.checkpoint.store(through, std::sync::atomic::Ordering::Relaxed);
     Ok(())
+}
+
+/// How many segments of this size are sealed from one checkpoint to the next.
+fn distance(segment_size: u64) -> u32 {
+    u32::try_from(EVERY / segment_size.max(1)).unwrap_or(u32::MAX).max(1)
 }
 
 fn put_messages(out: &mut Vec<u8>, map: &Map) {
@@ -100,7 +106,8 @@ pub struct Checkpoint {
     octets: Vec<u8>,
 }
 
-/// Reads the checkpoint; `None` if there is none that can be used for these segments, which are all that exist.
+/// Reads the checkpoint; `None` if there is none that can be used for these segments, which are all that exist: each that
+/// it covers must have an index and its own header.
 pub fn read(storage: &dyn Storage, segments: &[u32]) -> io::Result<Option<Checkpoint>> {
     let file = match storage.open(&path()) {
         Ok(file) => file,
@@ -111,8 +118,13 @@ pub fn read(storage: &dyn Storage, segments: &[u32]) -> io::Result<Option<Checkp
     let Some(checkpoint) = decode(octets) else { return Ok(None) };
     let indexes = storage.list(segment::DIRECTORY)?;
     let indexed: Vec<u32> = indexes.iter().filter_map(|entry| segment::sequence_of(&entry.name, "idx")).collect();
-    let is_usable = segments.iter().all(|segment| *segment > checkpoint.through || indexed.contains(segment));
-    Ok(is_usable.then_some(checkpoint))
+    for &sequence in segments.iter().filter(|sequence| **sequence <= checkpoint.through) {
+        let file = storage.open(&segment::path(sequence))?;
+        if !indexed.contains(&sequence) || Header::read(&*file, sequence)?.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(checkpoint))
 }
 
 fn decode(mut octets: Vec<u8>) -> Option<Checkpoint> {
@@ -165,4 +177,16 @@ fn take_message(value: &[u8]) -> Option<(MessageId, Location, Option<u64>, &[u8]
     let location = Location { position, octets: take_varint(&mut rest)? };
     let spill = take_varint(&mut rest)?.checked_sub(1);
     Some((MessageId(u64::from_le_bytes(*id)), location, spill, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_due_after_a_gibibyte_whatever_the_size_of_segments() {
+        for (size, segments) in [(256 << 10, 4096), (64 << 20, 16), (1 << 30, 1), (16 << 30, 1)] {
+            assert_eq!(distance(size), segments, "{size}");
+        }
+    }
 }

@@ -522,4 +522,21 @@ mod tests {
         assert_eq!(events(&Frame::trusted(&out).unwrap()), events_);
         assert_eq!(attempt(&Frame::trusted(&out[first..]).unwrap()), Some((vec![0, 500], mx)));
     }
+
+    #[test]
+    fn a_copy_keeps_fields_that_nobody_knows_and_says_what_is_left() {
+        let mut out = Vec::new();
+        let mut builder = Builder::new(&mut out, MESSAGE);
+        put_envelope(&mut builder, MessageId(5), &envelope_with(2));
+        builder.field(999, b"of a later version");
+        builder.finish();
+        let left = Pending { attempts: 4, ..fresh(2)[1] };
+
+        let copied = copy(&Frame::trusted(&out).unwrap(), 3, &[left], 0, 0);
+
+        let frame = Frame::trusted(&copied).unwrap();
+        assert_eq!(frame.fields().find(999), Some(&b"of a later version"[..]));
+        assert_eq!((copied_from(&frame), unfinished(&frame)), (Some(3), vec![left]));
+        assert_eq!(*envelope(&frame).unwrap(), envelope_with(2));
+    }
 }

@@ -10,6 +10,7 @@
 //! would be undone the moment the old segment is gone. A VOID record says so, synced before that moment; it names the
 //! copy's place, so that it leaves the original and other copies alone.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use bytes::Bytes;
@@ -50,15 +51,18 @@ pub fn candidate(inner: &Inner) -> Option<u32> {
     let space = inner.storage.space().ok();
     let is_low = space.is_some_and(|space| space.free < 2 * reserve(inner, space.total));
     inner.ledger.with(|segments| {
+        let stuck = stuck(segments);
+        let can_go = |(sequence, _): &(&u32, &Segment)| !stuck.contains(sequence);
         let (mut total, mut live) = (0, 0);
-        for segment in segments.values() {
+        for (_, segment) in segments.iter().filter(can_go) {
             total += segment.size;
             live += segment.live_octets;
         }
-        let eligible =
+        let sealed =
             || segments.iter().filter(|(_, segment)| segment.is_sealed && segment.live > 0 && !segment.is_pinned);
+        let eligible = || sealed().filter(can_go);
         let thinnest = eligible().min_by_key(|(_, segment)| share(segment));
-        let given_up = eligible().find(|(_, segment)| segment.is_given_up);
+        let given_up = sealed().find(|(_, segment)| segment.is_given_up);
         let limit = if is_low { 90 } else { 25 };
         let is_over = total > live * 5 / 2 + SLACK * inner.settings.segment_size;
         given_up
@@ -66,6 +70,20 @@ pub fn candidate(inner: &Inner) -> Option<u32> {
             .or_else(|| is_over.then(|| eligible().next()).flatten())
             .map(|(sequence, _)| *sequence)
     })
+}
+
+/// Segments that no copying makes room of: those that must stay in this run, and what refers to them.
+fn stuck(segments: &BTreeMap<u32, Segment>) -> BTreeSet<u32> {
+    let must_stay = segments.iter().filter(|(_, segment)| segment.must_stay);
+    let mut stuck: BTreeSet<u32> = must_stay.map(|(sequence, _)| *sequence).collect();
+    let mut known = 0;
+    while stuck.len() > known {
+        known = stuck.len();
+        let refers = segments.iter().filter(|(_, segment)| !segment.refers.is_disjoint(&stuck));
+        let more: Vec<u32> = refers.map(|(sequence, _)| *sequence).collect();
+        stuck.extend(more);
+    }
+    stuck
 }
 
 /// Live octets in percent.

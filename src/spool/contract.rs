@@ -136,7 +136,15 @@ pub enum OpenError {
     /// It cannot be read.
     #[error("cannot read the spool: {0}")]
     Read(std::io::Error),
-    /// The first segment cannot be made.
+    /// The header of a segment cannot be read, and nothing else tells how often the spool was opened.
+    #[error("cannot read {path}: {error}")]
+    Header {
+        /// The file in the spool.
+        path: String,
+        /// What the disk said.
+        error: std::io::Error,
+    },
+    /// The first segment cannot be made, for another reason than a full disk.
     #[error("cannot start a new segment: {0}")]
     Start(std::io::Error),
     /// The segment size leaves no room for a batch, or offsets do not fit.
@@ -158,25 +166,6 @@ pub enum LoadError {
     Io(#[from] std::io::Error),
 }
 
-/// Why recovery stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum RecoverError {
-    /// A segment cannot be read.
-    #[error("cannot read segment {segment:016x}: {error}")]
-    Read {
-        /// Which one.
-        segment: u32,
-        /// What the disk said.
-        error: std::io::Error,
-    },
-    /// The checkpoint cannot be read.
-    #[error("cannot read the checkpoint: {0}")]
-    Checkpoint(std::io::Error),
-    /// Something unreadable cannot be kept.
-    #[error("cannot write to quarantine: {0}")]
-    Quarantine(std::io::Error),
-}
-
 /// What recovery found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct RecoveryReport {
@@ -196,6 +185,8 @@ pub struct RecoveryReport {
     pub damaged: u64,
     /// Regions of unfinished writes.
     pub tail: u64,
+    /// Segments that the disk gave errors for; their messages stay there and wait for a later start.
+    pub unread: u64,
 }
 
 /// The state of the spool in numbers.
@@ -225,4 +216,6 @@ pub struct Stat {
     pub full: bool,
     /// The log has failed.
     pub fault: bool,
+    /// Free octets on the disk; 0 also when it does not say.
+    pub free: u64,
 }

@@ -22,8 +22,8 @@ pub struct Image<'a> {
     pub map: &'a Map,
     /// Their segments; all that exist must be in it already.
     pub ledger: &'a Ledger,
-    /// Copies that do not count because their source exists, and that nothing makes void yet.
-    ignored: RefCell<HashMap<(u32, u64), MessageId>>,
+    /// Copies that do not count because their source exists, and that nothing makes void yet, with the source.
+    ignored: RefCell<HashMap<(u32, u64), (MessageId, u32)>>,
 }
 
 /// Calls `each` with every record of a segment's entries.
@@ -41,10 +41,13 @@ impl<'a> Image<'a> {
     }
 
     /// Copies that must be made void before their sources go: after the last record was applied, those that did not
-    /// count and that the map does not name, as it does if a later checkpoint knew that they do.
+    /// count and that the map does not name, as it does if a later checkpoint knew that they do. Not those whose source
+    /// cannot be read: they may be all that is left.
     pub fn ignored(&self) -> Vec<(MessageId, Position)> {
         let ignored = std::mem::take(&mut *self.ignored.borrow_mut());
-        let places = ignored.into_iter().map(|((segment, offset), id)| (id, Position { segment, offset }));
+        let is_unread = |from: &u32| self.ledger.with(|segments| segments.get(from).is_some_and(|from| from.is_unread));
+        let ignored = ignored.into_iter().filter(|(_, (_, from))| !is_unread(from));
+        let places = ignored.map(|((segment, offset), (id, _))| (id, Position { segment, offset }));
         places.filter(|(id, place)| self.map.shard(*id).find(*id).is_none_or(|at| at.position != *place)).collect()
     }
 
@@ -93,7 +96,7 @@ impl<'a> Image<'a> {
                     Some(from) => {
                         let Position { segment, offset } = location.position;
                         self.ledger.note_copy(from, segment);
-                        self.ignored.borrow_mut().insert((segment, offset), id);
+                        self.ignored.borrow_mut().insert((segment, offset), (id, from));
                     }
                     None => self.insert(id, location, frame),
                 }
@@ -212,7 +215,7 @@ mod tests {
 
     fn ledger(existing: &[u32]) -> Ledger {
         let storage = Arc::new(Simulated::new(1));
-        let ledger = Ledger::new(storage, 1 << 20, &Registry::new().unwrap(), Box::new(|| {}));
+        let ledger = Ledger::new(storage, &Registry::new().unwrap(), Box::new(|| {}));
         for &sequence in existing {
             ledger.with(|segments| segments.insert(sequence, Segment::default()));
         }

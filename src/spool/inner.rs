@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::log::Position;
 use crate::log::record::Builder;
-use crate::log::storage::Storage;
+use crate::log::storage::{Storage, is_full};
 use crate::log::wire::aligned;
 use crate::log::writer::{CommitError, Entry, Withdrawal, Writer};
 use crate::message::{Content, Message, MessageId};
@@ -22,6 +22,7 @@ use super::contract::{AcceptError, NewMessage, RecipientEvent, Settings};
 use super::keeper::Keeper;
 use super::ledger::Ledger;
 use super::map::{Location, Map};
+use super::room::Room;
 use super::spill::{self, Spills};
 use super::{codec, read};
 
@@ -41,12 +42,13 @@ pub struct Inner {
     pub count: AtomicU64,
     /// Sessions inside [`super::Spool::accept`].
     pub accepting: AtomicUsize,
-    /// Set by the keeper while free space is below the reserve.
-    pub full: AtomicBool,
+    pub room: Arc<Room>,
     /// The last segment that a checkpoint covers.
     pub checkpoint: AtomicU32,
     /// Cleared by recovery; nothing is deleted or copied before.
     pub recovering: AtomicBool,
+    /// What recovery could not read; set at its end, for the operator.
+    pub recovery_failure: Mutex<Option<String>>,
     pub tally: Tally,
     /// Messages found damaged when read: reported once each.
     pub damaged: Mutex<HashSet<MessageId>>,
@@ -151,10 +153,7 @@ impl Drop for Guard<'_> {
 
 /// What an error while preparing a record means to the client.
 fn accept_error(error: &io::Error) -> AcceptError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AcceptError::Full,
-        _ => AcceptError::Aborted,
-    }
+    if is_full(error) { AcceptError::Full } else { AcceptError::Aborted }
 }
 
 /// The message that a DSN reports about, and the events that it reports.
@@ -192,13 +191,17 @@ impl Inner {
             Content::Memory(bytes) if bytes.len() <= spill::THRESHOLD => bytes.clone(),
             Content::Memory(bytes) => {
                 let spilled = self.spills.create(message.id.0)?;
-                spilled.file.write_at(&[io::IoSlice::new(bytes)], 0)?;
-                codec::put_spill(&mut builder, &self.settle(&spilled, 0, bytes.len() as u64)?);
+                let written = spilled.file.write_at(&[io::IoSlice::new(bytes)], 0);
+                let settled = written.and_then(|()| self.settle(&spilled, 0, bytes.len() as u64));
+                if settled.is_err() {
+                    self.dead_spills.lock().push(spilled.number);
+                }
+                codec::put_spill(&mut builder, &settled?);
                 spill = Some(spilled.number);
                 Bytes::new()
             }
             Content::File { prefix, file, offset, length } => {
-                let spilled = self.spills.find(file).ok_or(io::ErrorKind::NotFound)?;
+                let spilled = self.spills.submit(file).ok_or(io::ErrorKind::NotFound)?;
                 codec::put_spill(&mut builder, &self.settle(&spilled, *offset, *length)?);
                 spill = Some(spilled.number);
                 prefix.clone()

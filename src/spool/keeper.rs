@@ -1,7 +1,8 @@
 //! The thread that keeps house: writes indexes, deletes dead segments, copies live messages out of thin ones, watches
 //! the disk.
 //!
-//! It runs when a segment was sealed or emptied, and every second for the free space.
+//! It runs when a segment was sealed or emptied, and every second for the free space and for spill files of uploads that
+//! were given up.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -89,6 +90,7 @@ impl Keeper {
 /// Does everything that is to be done now; a checkpoint only if it is time for one or `thorough`.
 pub fn pass(inner: &Inner, thorough: bool) {
     let _passing = inner.keeper.passing.lock();
+    sweep_spills(inner);
     watch_space(inner);
     write_indexes(inner);
     if inner.recovering.load(Ordering::Acquire) || inner.writer.has_fault() {
@@ -97,8 +99,10 @@ pub fn pass(inner: &Inner, thorough: bool) {
     if let Err(error) = checkpoint::write_if_due(inner, thorough) {
         tracing::warn!(%error, "cannot write a checkpoint");
     }
-    let done = remove_spills(inner).and_then(|()| delete_dead(inner));
-    if let Err(error) = done {
+    if let Err(error) = remove_spills(inner) {
+        tracing::warn!(%error, "cannot remove spill files");
+    }
+    if let Err(error) = delete_dead(inner) {
         tracing::warn!(%error, "cannot free space in the spool");
         return;
     }
@@ -134,18 +138,15 @@ pub fn reserve(inner: &Inner, total: u64) -> u64 {
     inner.settings.reserve.max(total / 20)
 }
 
-fn watch_space(inner: &Inner) {
+/// Looks how much room there is.
+pub fn watch_space(inner: &Inner) {
     let Ok(space) = inner.storage.space() else { return };
-    let reserve = reserve(inner, space.total);
-    let was_full = inner.full.load(Ordering::Relaxed);
-    // Without a gap between the two limits every deleted segment would open the door for one message.
-    let enough = if was_full { reserve + reserve / 10 + inner.settings.segment_size } else { reserve };
-    let is_full = space.free < enough;
-    inner.full.store(is_full, Ordering::Relaxed);
-    if was_full != is_full {
+    // A segment is made ahead of need and takes its room at once.
+    let reserve = reserve(inner, space.total) + inner.settings.segment_size;
+    if let Some(is_full) = inner.room.look(space, reserve) {
         tracing::warn!(free = space.free, reserve, accepting = !is_full, "free space of the spool");
     }
-    if !is_full {
+    if !inner.room.is_full() {
         inner.writer.retry_supply();
     }
 }
@@ -161,6 +162,17 @@ pub fn write_indexes(inner: &Inner) {
     }
 }
 
+/// Removes what was written of messages that did not become ours. A record may refer to those that are returned to the
+/// list of dead ones: their sessions went away while they were committed.
+fn sweep_spills(inner: &Inner) {
+    let mut abandoned = inner.spills.sweep();
+    if !abandoned.is_empty() && !inner.recovering.load(Ordering::Acquire) {
+        // The committer sees only now that nobody waits, and says so with the next sync, which `remove_spills` asks for.
+        let _ = inner.writer.sync_blocking();
+    }
+    inner.dead_spills.lock().append(&mut abandoned);
+}
+
 /// Spill files go when it is durable that nobody needs them.
 fn remove_spills(inner: &Inner) -> io::Result<()> {
     let dead = std::mem::take(&mut *inner.dead_spills.lock());
@@ -171,10 +183,14 @@ fn remove_spills(inner: &Inner) -> io::Result<()> {
         inner.dead_spills.lock().extend(dead);
         return Ok(());
     }
+    let mut result = Ok(());
     for number in dead {
-        remove(&*inner.storage, &spill::path(number))?;
+        if let Err(error) = remove(&*inner.storage, &spill::path(number)) {
+            inner.dead_spills.lock().push(number);
+            result = Err(error);
+        }
     }
-    Ok(())
+    result
 }
 
 /// Deletes segments that hold nothing: no live message, no record about one in a segment that still exists. What one

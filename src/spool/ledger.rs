@@ -45,8 +45,10 @@ pub struct Segment {
     pub is_sealed: bool,
     /// A sync of it failed: what is live is copied away.
     pub is_given_up: bool,
-    /// Holds octets that are neither readable nor in quarantine: not deleted in this run.
+    /// Holds octets that are neither readable nor in quarantine, or records about those: not deleted in this run.
     pub must_stay: bool,
+    /// Recovery could not read it: no checkpoint may cover it, and copies of its messages may still be needed.
+    pub is_unread: bool,
     /// Holds a damaged message, so it cannot be emptied.
     pub is_pinned: bool,
     /// Its file once somebody has read from it, with the seal of its records.
@@ -56,7 +58,6 @@ pub struct Segment {
 /// All segments.
 pub struct Ledger {
     storage: Arc<dyn Storage>,
-    segment_size: u64,
     segments: Mutex<BTreeMap<u32, Segment>>,
     /// Segments sealed but not indexed yet; taken by the keeper.
     sealed: Mutex<Vec<Sealed>>,
@@ -69,6 +70,7 @@ pub struct Ledger {
 struct Metrics {
     batches: metrics::Counter,
     messages: metrics::Counter,
+    given_up: metrics::Counter,
     batch_size: metrics::Histogram,
     batch_time: metrics::Histogram,
 }
@@ -81,20 +83,20 @@ impl std::fmt::Debug for Ledger {
 
 impl Ledger {
     /// An empty ledger. `nudge` is called when a segment was sealed or has become empty.
-    pub fn new(
-        storage: Arc<dyn Storage>,
-        segment_size: u64,
-        registry: &Registry,
-        nudge: Box<dyn Fn() + Send + Sync>,
-    ) -> Self {
+    pub fn new(storage: Arc<dyn Storage>, registry: &Registry, nudge: Box<dyn Fn() + Send + Sync>) -> Self {
         let metrics = Metrics {
             batches: registry.counter("hikyaku_spool_batches_total", "Commits with messages.", &[]),
             messages: registry.counter("hikyaku_spool_committed_total", "Messages committed.", &[]),
+            given_up: registry.counter(
+                "hikyaku_spool_given_up_total",
+                "Segments given up after a failed write or sync: look at the disk.",
+                &[],
+            ),
             batch_size: registry.histogram("hikyaku_spool_batch_messages", "Messages in a commit.", &[]),
             batch_time: registry.histogram("hikyaku_spool_commit_seconds", "Write and sync of a commit.", &[]),
         };
         let (segments, sealed) = (Mutex::default(), Mutex::default());
-        Self { storage, segment_size, segments, sealed, nudge, batches: AtomicU64::new(0), metrics }
+        Self { storage, segments, sealed, nudge, batches: AtomicU64::new(0), metrics }
     }
 
     /// Runs `body` with the table locked.
@@ -156,7 +158,8 @@ impl Ledger {
     /// The last segment up to which all are sealed and settled.
     pub fn settled_through(&self) -> Option<u32> {
         let segments = self.segments.lock();
-        let settled = segments.iter().take_while(|(_, segment)| segment.is_sealed && segment.unsettled == 0);
+        let is_settled = |segment: &Segment| segment.is_sealed && segment.unsettled == 0 && !segment.is_unread;
+        let settled = segments.iter().take_while(|(_, segment)| is_settled(segment));
         settled.last().map(|(sequence, _)| *sequence)
     }
 
@@ -179,7 +182,7 @@ impl Ledger {
             return Ok(reader);
         }
         let file = self.storage.open(&segment::path(sequence))?;
-        let seal = match Header::read(&*file)? {
+        let seal = match Header::read(&*file, sequence)? {
             Some(header) => header.seal(),
             // Both copies of the header are gone: the index knows the salt too.
             None => match index::read(&*self.storage, sequence, None)? {
@@ -214,7 +217,7 @@ impl Watch for Ledger {
     fn appended(&self, appended: &Appended<'_>) {
         let mut segments = self.segments.lock();
         let segment = segments.entry(appended.segment).or_default();
-        segment.size = self.segment_size;
+        segment.size = appended.size;
         segment.end = segment.end.max(appended.end);
         segment.unsettled += appended.entries;
         segment.live += appended.entries;
@@ -223,6 +226,7 @@ impl Watch for Ledger {
     }
 
     fn sealed(&self, sealed: Sealed) {
+        self.metrics.given_up.increment(u64::from(sealed.index.is_none()));
         if let Some(segment) = self.segments.lock().get_mut(&sealed.segment) {
             segment.is_sealed = true;
             segment.is_given_up = sealed.index.is_none();

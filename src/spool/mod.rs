@@ -21,8 +21,10 @@ mod open;
 mod quarantine;
 mod read;
 mod recovery;
+mod room;
 mod source;
 pub mod spill;
+mod start;
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::log::writer::Withdrawal;
-use crate::message::{Envelope, Message, MessageId};
+use crate::message::{Content, Envelope, Message, MessageId};
 
 pub use check::{CheckError, CheckReport, Region, check, check_storage, stat};
 pub use contract::*;
@@ -56,20 +58,31 @@ impl Spool {
         if self.inner.writer.has_fault() {
             return Err(AcceptError::Closed);
         }
-        if self.inner.full.load(Ordering::Relaxed) || self.inner.writer.is_full() {
+        if self.inner.room.is_full() || self.inner.writer.is_full() {
             return Err(AcceptError::Full);
         }
         Ok(())
     }
 
-    /// A file for a content over 256 KiB.
+    /// A file for a content over 256 KiB. [`io::ErrorKind::StorageFull`] if no message could be accepted.
     pub fn spill(&self) -> io::Result<SpillFile> {
+        if self.health() == Err(AcceptError::Full) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.inner.spills.lend(self.next_id().0)
     }
 
     /// Stores a message; resolves when it is synced. If the caller goes away before that, the message is withdrawn.
     pub async fn accept(&self, message: NewMessage) -> Result<(), AcceptError> {
         self.health()?;
+        let in_memory = match &message.content {
+            Content::Memory(content) => content.len(),
+            // The rest was counted when it was written.
+            Content::File { prefix, .. } => prefix.len(),
+        };
+        if !self.inner.room.take(in_memory as u64) {
+            return Err(AcceptError::Full);
+        }
         let _active = Active::new(&self.inner);
         let encoded = inner::encode(&self.inner, &message, None).await?;
         let deadline = message.ended_at + self.inner.settings.deadline;
@@ -151,6 +164,17 @@ impl Spool {
         self.inner.finish(id, events, None);
     }
 
+    /// What is left to do for a message, with the address of an attempt that has no outcome yet; nothing if it is finished.
+    pub fn pending(&self, id: MessageId) -> Vec<Pending> {
+        self.inner.map.shard(id).pending(id)
+    }
+
+    /// What recovery could not read, if there is anything: messages that are neither tried nor reported until a later
+    /// start can read them.
+    pub fn recovery_failure(&self) -> Option<String> {
+        self.inner.recovery_failure.lock().clone()
+    }
+
     /// The state in numbers.
     pub fn stat(&self) -> Stat {
         let inner = &self.inner;
@@ -164,6 +188,7 @@ impl Spool {
             recovering: inner.recovering.load(Ordering::Relaxed),
             full: self.health() == Err(AcceptError::Full),
             fault: inner.writer.has_fault(),
+            free: inner.storage.space().map_or(0, |space| space.free),
             ..Stat::default()
         };
         inner.ledger.sum(&mut stat);

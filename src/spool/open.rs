@@ -17,12 +17,13 @@ use crate::log::writer::{self, Writer};
 use crate::metrics::Registry;
 
 use super::inner::{Inner, Tally, Weigh};
-use super::keeper::Keeper;
+use super::keeper::{self, Keeper};
 use super::ledger::{Ledger, Segment};
 use super::map::Map;
 use super::recovery::Recovery;
+use super::room::Room;
 use super::spill::{self, Spills};
-use super::{OpenError, Settings, Spool, codec, quarantine};
+use super::{OpenError, Settings, Spool, codec, quarantine, start};
 
 /// A segment must hold a few of the largest records.
 const LEAST_SEGMENT: u64 = 256 << 10;
@@ -43,15 +44,17 @@ impl Spool {
         }
         let directories = [segment::DIRECTORY, spill::DIRECTORY, quarantine::DAMAGED, quarantine::TAIL];
         storage.claim(&directories).map_err(OpenError::Claim)?;
-        let found = survey(&*storage).map_err(OpenError::Read)?;
-        let start = found.iter().map(|found| found.start).max().unwrap_or_default() + 1;
-        let first = found.iter().map(|found| found.sequence).max().unwrap_or_default() + 1;
+        let survey = Survey::take(&*storage).map_err(OpenError::Read)?;
+        let last = survey.last_start(&*storage)?;
+        let start = start::advance(&*storage, &survey.marks, last).map_err(OpenError::Start)?;
+        let found = survey.found;
+        let first = found.iter().map(|found| found.sequence).max().unwrap_or_default().saturating_add(1);
         let keeper = Arc::new(Keeper::default());
         let nudge = {
             let keeper = keeper.clone();
             Box::new(move || keeper.nudge())
         };
-        let ledger = Arc::new(Ledger::new(storage.clone(), settings.segment_size, registry, nudge));
+        let ledger = Arc::new(Ledger::new(storage.clone(), registry, nudge));
         ledger.with(|segments| {
             for found in &found {
                 let segment = Segment { size: found.size, is_sealed: true, ..Segment::default() };
@@ -62,9 +65,10 @@ impl Spool {
         let how = writer::Settings { sync: settings.sync, withdraw: codec::write_withdrawn };
         let writer = Writer::start(how, storage.clone(), plan, ledger.clone()).map_err(OpenError::Start)?;
         let most_messages = usize::try_from(settings.cache / 1024).unwrap_or(usize::MAX).max(16);
+        let room = Arc::new(Room::default());
         let inner = Inner {
             cache: Cache::with_weighter(most_messages, settings.cache, Weigh),
-            spills: Spills::new(storage.clone()),
+            spills: Spills::new(storage.clone(), room.clone()),
             settings,
             storage,
             writer,
@@ -73,18 +77,19 @@ impl Spool {
             start,
             count: AtomicU64::new(0),
             accepting: AtomicUsize::new(0),
-            full: AtomicBool::new(false),
+            room,
             checkpoint: AtomicU32::new(0),
             recovering: AtomicBool::new(true),
+            recovery_failure: Mutex::default(),
             keeper: keeper.clone(),
             tally: tally(registry),
             damaged: Mutex::default(),
             dead_spills: Mutex::default(),
         };
         let spool = Self { inner: Arc::new(inner) };
+        keeper::watch_space(&spool.inner);
         keeper.start(Arc::downgrade(&spool.inner)).map_err(OpenError::Start)?;
-        let segments = found.iter().map(|found| found.sequence).collect();
-        Ok((spool.clone(), Recovery::new(spool, segments)))
+        Ok((spool.clone(), Recovery::new(spool, found.iter().map(|found| found.sequence).collect())))
     }
 }
 
@@ -104,31 +109,59 @@ fn tally(registry: &Registry) -> Tally {
 /// A segment of an earlier start.
 struct Found {
     sequence: u32,
-    /// 0 if its header is unreadable.
-    start: u32,
     size: u64,
+    /// What its header says; `None` if that cannot be read or is of another segment.
+    header: io::Result<Option<Header>>,
 }
 
-/// Looks at all segments' headers; removes those that were never finished.
-fn survey(storage: &dyn Storage) -> io::Result<Vec<Found>> {
-    let (mut found, mut indexes) = (Vec::new(), Vec::new());
-    for entry in storage.list(segment::DIRECTORY)? {
-        if entry.name.ends_with(".new") {
-            storage.remove(&format!("{}/{}", segment::DIRECTORY, entry.name))?;
-            continue;
+/// What lies in the directory of segments.
+#[derive(Default)]
+struct Survey {
+    /// In order.
+    found: Vec<Found>,
+    /// Starts that are marked.
+    marks: Vec<u32>,
+}
+
+impl Survey {
+    /// Looks at all segments' headers; removes those that were never finished.
+    fn take(storage: &dyn Storage) -> io::Result<Self> {
+        let (mut survey, mut indexes) = (Self::default(), Vec::new());
+        for entry in storage.list(segment::DIRECTORY)? {
+            if entry.name.ends_with(".new") {
+                storage.remove(&format!("{}/{}", segment::DIRECTORY, entry.name))?;
+                continue;
+            }
+            indexes.extend(segment::sequence_of(&entry.name, "idx"));
+            survey.marks.extend(segment::sequence_of(&entry.name, start::EXTENSION));
+            let Some(sequence) = segment::sequence_of(&entry.name, "seg") else { continue };
+            let header = storage.open(&segment::path(sequence)).and_then(|file| Header::read(&*file, sequence));
+            survey.found.push(Found { sequence, size: entry.size, header });
         }
-        if let Some(sequence) = segment::sequence_of(&entry.name, "idx") {
-            indexes.push(sequence);
+        let segments: HashSet<u32> = survey.found.iter().map(|found| found.sequence).collect();
+        for orphan in indexes.into_iter().filter(|sequence| !segments.contains(sequence)) {
+            storage.remove(&index::path(orphan))?;
         }
-        let Some(sequence) = segment::sequence_of(&entry.name, "seg") else { continue };
-        let file = storage.open(&segment::path(sequence))?;
-        let start = Header::read(&*file)?.map_or(0, |header| header.start);
-        found.push(Found { sequence, start, size: entry.size });
+        survey.found.sort_unstable_by_key(|found| found.sequence);
+        Ok(survey)
     }
-    let segments: HashSet<u32> = found.iter().map(|found: &Found| found.sequence).collect();
-    for orphan in indexes.into_iter().filter(|sequence| !segments.contains(sequence)) {
-        storage.remove(&index::path(orphan))?;
+
+    /// The last start before this one.
+    fn last_start(&self, storage: &dyn Storage) -> Result<u32, OpenError> {
+        let mut last = start::in_spills(storage).map_err(OpenError::Read)?;
+        last = last.max(self.marks.iter().copied().max().unwrap_or_default());
+        for Found { sequence, header, .. } in &self.found {
+            let start = match header {
+                Ok(Some(header)) => header.start,
+                // Recovery reports it. Without a mark it may be the only one that knows.
+                Err(error) if self.marks.is_empty() => {
+                    let (path, error) = (segment::path(*sequence), io::Error::new(error.kind(), error.to_string()));
+                    return Err(OpenError::Header { path, error });
+                }
+                Ok(None) | Err(_) => start::in_index(storage, *sequence),
+            };
+            last = last.max(start);
+        }
+        Ok(last)
     }
-    found.sort_unstable_by_key(|found| found.sequence);
-    Ok(found)
 }

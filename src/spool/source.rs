@@ -17,7 +17,7 @@ pub struct Source {
     pub end: u64,
     /// Of the segment.
     pub salt: u64,
-    /// What a scan could not read: the part, and whether it had been synced. Empty if an index was used.
+    /// What could not be read: the part, and whether it had been synced. Of the header only if an index was used.
     pub unreadable: Vec<(Range<u64>, bool)>,
     /// Whether the entries come from an index.
     pub is_indexed: bool,
@@ -26,10 +26,17 @@ pub struct Source {
 /// Reads a segment by its index, or scans it if there is none or `full`. `None` if neither header nor index can be read.
 pub fn read(storage: &dyn Storage, sequence: u32, full: bool) -> io::Result<Option<Source>> {
     let file = storage.open(&segment::path(sequence))?;
-    let header = Header::read(&*file)?;
-    let index = if full && header.is_some() { None } else { index::read(storage, sequence, header.as_ref())? };
+    let copies = Header::copies(&*file)?;
+    let header = Header::of(&copies, sequence);
+    let mut unreadable = damage_of_header(&copies, header.as_ref(), file.size()?);
+    let index = match index::read(storage, sequence, header.as_ref()) {
+        _ if full && header.is_some() => None,
+        // A scan says the same.
+        Err(_) if header.is_some() => None,
+        index => index?,
+    };
     if let Some(Index { salt, end, entries }) = index {
-        return Ok(Some(Source { entries, end, salt, unreadable: Vec::new(), is_indexed: true }));
+        return Ok(Some(Source { entries, end, salt, unreadable, is_indexed: true }));
     }
     let Some(header) = header else { return Ok(None) };
     let bytes = whole(storage, sequence)?;
@@ -40,14 +47,23 @@ pub fn read(storage: &dyn Storage, sequence: u32, full: bool) -> io::Result<Opti
     });
     let own = seen.synced.iter().find(|position| position.segment == sequence).map_or(FIRST, |own| own.offset);
     let known = own.max(floor);
-    let unreadable = seen.unreadable.into_iter().map(|range| (range.clone(), range.start < known));
-    let mut unreadable: Vec<_> = unreadable.collect();
+    unreadable.extend(seen.unreadable.into_iter().map(|range| (range.clone(), range.start < known)));
     let length = bytes.len() as u64;
     if length < header.size {
         // Segments have their full size before anything is written to them: this one was cut.
         unreadable.push((length..header.size, true));
     }
     Ok(Some(Source { entries, end: seen.end, salt: header.salt, unreadable, is_indexed: false }))
+}
+
+/// Headers are synced before anything else is written, so both copies must be right. With the header of another segment
+/// the file may be that one's: then all of it is of interest.
+fn damage_of_header(copies: &[Option<Header>], header: Option<&Header>, size: u64) -> Vec<(Range<u64>, bool)> {
+    if copies.iter().all(|copy| copy.is_some() && copy.as_ref() == header) {
+        return Vec::new();
+    }
+    let is_other = header.is_none() && copies.iter().any(Option::is_some);
+    vec![(0..if is_other { size } else { FIRST.min(size) }, true)]
 }
 
 /// The entries of a segment that must be readable.
@@ -68,10 +84,11 @@ fn synced_by_next(storage: &dyn Storage, sequence: u32) -> io::Result<u64> {
     let next = sequence.saturating_add(1);
     let bytes = match whole(storage, next) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FIRST),
-        Err(error) => return Err(error),
+        // Only damage and unfinished writes can be told apart less well.
+        Err(_) => return Ok(FIRST),
     };
-    let Some(header) = Header::decode(&bytes) else { return Ok(FIRST) };
+    let header = Header::decode(&bytes).filter(|header| header.sequence == next);
+    let Some(header) = header else { return Ok(FIRST) };
     let synced = scan::synced(&bytes, &header);
     Ok(synced.iter().find(|position| position.segment == sequence).map_or(FIRST, |position| position.offset))
 }

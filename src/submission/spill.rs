@@ -1,7 +1,7 @@
 //! The body of a large message on its way into a spill file.
 //!
 //! Writes are done on the blocking pool, 256 KiB at a time, so that a slow disk stalls nobody else. The spool syncs the
-//! file when the message is accepted and removes it when it is not.
+//! file when the message is accepted, and removes it within a second after we let go of it when it is not.
 
 use std::io;
 

@@ -69,6 +69,8 @@ pub enum Act {
     Delay(Duration),
     /// Sends this, then FIN.
     ReplyAndFin(String),
+    /// Sends a reply that never ends, an octet now and then, and reads nothing more.
+    Drip,
 }
 
 impl From<&str> for Act {
@@ -259,6 +261,7 @@ enum Flow {
     Close,
     Reset,
     Freeze,
+    Drip,
     Secure,
 }
 
@@ -332,6 +335,11 @@ async fn plain(session: &mut Session<'_>, mut stream: TcpStream) -> Ended {
 async fn end(flow: Flow, mut stream: Box<dyn Wire>, socket: &socket2::Socket) {
     match flow {
         Flow::Freeze => std::future::pending().await,
+        Flow::Drip => {
+            while stream.write_all(b"x").await.is_ok() && stream.flush().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
         Flow::Reset => socket.set_linger(Some(Duration::ZERO)).unwrap(),
         _ => {
             stream.shutdown().await.ok();
@@ -406,6 +414,10 @@ impl Session<'_> {
             Act::Fin => return Flow::Close,
             Act::Rst => return Flow::Reset,
             Act::Silence => return Flow::Freeze,
+            Act::Drip => {
+                self.output.extend_from_slice(b"250-");
+                return Flow::Drip;
+            }
         }
         self.reply(&text);
         if text.starts_with("421") {

@@ -37,7 +37,7 @@ pub fn open(storage: Arc<dyn Storage>) -> (Spool, Recovery) {
 
 pub fn recover(recovery: Recovery) -> (Vec<Recovered>, RecoveryReport) {
     let mut found = Vec::new();
-    let report = recovery.run(&mut |recovered| found.push(recovered)).unwrap();
+    let report = recovery.run(&mut |recovered| found.push(recovered));
     (found, report)
 }
 

@@ -10,6 +10,8 @@ mod arrivals;
 mod packages;
 mod receivers;
 mod senders;
+#[path = "../common/skip.rs"]
+mod skip;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -27,14 +29,6 @@ use receivers::{DOMAINS, Receivers, SENDERS, SINK};
 use wire::Relay;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Prints why a case is skipped; in continuous integration only what the list names may be.
-fn skip(case: &str, reason: &str) {
-    println!("SKIPPED: {case}: {reason}");
-    let is_listed = include_str!("../skips.txt").lines().any(|line| line.trim() == case);
-    let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
-    assert!(is_listed || !in_ci, "{case} may not be skipped here: {reason}");
-}
 
 /// What the case needs, or what is missing.
 fn prepare(root: &Path) -> Result<(), String> {
@@ -120,7 +114,7 @@ impl Stage {
 fn every_peer_gets_what_was_sent_and_refusals_are_reported_once() {
     let folder = tempfile::tempdir().unwrap();
     if let Err(reason) = prepare(&folder.path().join("root")) {
-        return skip("every_peer_gets_what_was_sent_and_refusals_are_reported_once", &reason);
+        return skip::skip("every_peer_gets_what_was_sent_and_refusals_are_reported_once", &reason);
     }
     let stage = Stage::start(folder.path());
     let contents = folder.path().join("contents");

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hikyaku::message::Envelope;
+use hikyaku::message::{Envelope, Outcome, Report};
 use hikyaku::queue::settings::BackOff;
 use hikyaku::queue::{Filter, Settings};
+use hikyaku::spool::{Pending, Recovered};
 
 use crate::common::{Receiver, Stage, deferred};
 
@@ -85,6 +86,83 @@ async fn recipients_of_a_damaged_message_are_held_and_shown() {
     let gauge = "hikyaku_queue_depth_recipients{state=\"damaged\"} 1";
     stage.until("the gauge", |stage| stage.registry.render().contains(gauge)).await;
     assert_eq!(stage.spool.stat().messages, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recipients_that_are_being_tried_are_listed_with_the_address_of_the_attempt() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", Receiver { is_stalled: true, ..Receiver::default() });
+    let id = stage.submit(stage.envelope(&["a@d1.test", "b@d1.test"])).await;
+    let all = Filter { limit: 9, ..Filter::default() };
+    let is_in_flight =
+        |stage: &Stage| stage.queue.list(&all).iter().filter(|entry| entry.state == "in-flight").count() == 2;
+    stage.until("a transaction", is_in_flight).await;
+
+    stage.spool.attempt(id, &[1], "192.0.2.1:25".parse().unwrap()).await.unwrap();
+
+    let entries = stage.queue.list(&all);
+    let seen: Vec<_> = entries.iter().map(|entry| (entry.recipient, entry.mx_address.as_deref())).collect();
+    assert_eq!(seen, [(0, None), (1, Some("192.0.2.1:25"))]);
+    assert!(entries.iter().all(|entry| entry.message_id == id.to_string() && entry.site.is_some()), "{entries:?}");
+    assert!(entries.iter().all(|entry| entry.since.is_some_and(|since| since >= entry.accepted)), "{entries:?}");
+    let of = |recipient: &str| Filter { recipient: Some(recipient.into()), ..all.clone() };
+    assert_eq!(stage.queue.list(&of("b@d1.test")).len(), 1);
+    assert!(stage.queue.list(&of("c@d1.test")).is_empty());
+    assert!(stage.queue.list(&Filter { tenant: Some("other".into()), ..all.clone() }).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_that_end_without_a_reply_are_counted() {
+    let stage = Stage::started(Settings::default());
+    let unanswered = |_, _| match deferred("no reply") {
+        Outcome::Deferred(report) => Outcome::Deferred(Report { in_doubt: true, ..report }),
+        other => other,
+    };
+    stage.script.set("d1.test", Receiver { outcome: Arc::new(unanswered), ..Receiver::default() });
+    stage.put(stage.envelope(&["a@d1.test", "b@d2.test"]));
+
+    stage.until("one outcome that stays", |stage| stage.queue.view().totals.scheduled == 1).await;
+
+    let counted = stage.registry.render();
+    assert!(counted.contains("hikyaku_queue_unanswered_total 1\n"), "{counted}");
+}
+
+#[tokio::test]
+async fn recipients_in_doubt_can_be_listed_alone_with_the_address_that_may_have_them() {
+    let stage = Stage::new(Settings::default());
+    let pending = |recipient, in_doubt: Option<&str>| Pending {
+        recipient,
+        attempts: 0,
+        due: stage.ago(60),
+        delay_reported: false,
+        in_doubt: in_doubt.map(|address| address.parse().unwrap()),
+    };
+    let envelope = Arc::new(stage.envelope(&["a@d1.test", "b@d1.test"]));
+    let id = stage.spool.next_id();
+    let pending = vec![pending(0, None), pending(1, Some("192.0.2.1:25"))];
+    stage.queue.recover(Recovered { id, envelope, pending });
+
+    let entries = stage.queue.list(&Filter { in_doubt: true, limit: 9, ..Filter::default() });
+
+    let seen: Vec<_> = entries.iter().map(|entry| (entry.recipient, entry.mx_address.as_deref())).collect();
+    assert_eq!(seen, [(1, Some("192.0.2.1:25"))]);
+    let all = stage.queue.list(&Filter { limit: 9, ..Filter::default() });
+    assert_eq!(all.iter().filter(|entry| entry.in_doubt).count(), 1);
+    assert_eq!(all.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_listed_as_in_flight_after_its_outcome() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d2.test", Receiver { outcome: Arc::new(|_, _| deferred("mailbox busy")), ..Receiver::default() });
+    stage.submit(stage.envelope(&["a@d1.test"])).await;
+    stage.submit(stage.envelope(&["a@d2.test"])).await;
+
+    stage.until("outcomes", |stage| stage.queue.in_flight() == 0 && stage.queue.view().totals.queued == 1).await;
+
+    let states: Vec<_> =
+        stage.queue.list(&Filter { limit: 9, ..Filter::default() }).iter().map(|entry| entry.state).collect();
+    assert_eq!(states, ["scheduled"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

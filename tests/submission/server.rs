@@ -42,7 +42,7 @@ impl Server {
         let (clock, registry) = (Clock::system(), Registry::new().unwrap());
         let storage = Arc::new(Faulty::new(Disk::new(root.path().join("spool"))));
         let (spool, recovery) = Spool::open(spool_settings(), storage.clone(), clock, &registry).unwrap();
-        recovery.run(&mut |_| {}).unwrap();
+        recovery.run(&mut |_| {});
         let resolvers = vec!["127.0.0.1:1".parse().unwrap()];
         let planner = Planner::new(dns::Settings { resolvers, ..dns::Settings::default() }, clock, &registry).unwrap();
         let queue = Queue::new(queue, spool.clone(), Arc::new(planner), clock, &registry);

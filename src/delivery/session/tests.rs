@@ -147,3 +147,128 @@ fn what_is_lost_after_the_dot_is_in_doubt_and_before_it_is_not() {
         assert!(outcomes.iter().all(|outcome| outcome.report().in_doubt == doubt), "{outcomes:?}");
     }
 }
+
+/// What a receiver with these fates says to a pipelined envelope, and whether it then waits for content.
+fn envelope_replies(mail: &str, fates: [&str; RECIPIENTS]) -> (String, bool) {
+    let is_open = mail.starts_with('2');
+    let takes = is_open && fates.contains(&"250");
+    let rcpts = fates.map(|fate| if is_open { fate } else { "503" });
+    let data = match (is_open, takes) {
+        (false, _) => "503",
+        (true, false) => "554",
+        (true, true) => "354",
+    };
+    let replies: Vec<_> =
+        std::iter::once(mail).chain(rcpts).chain([data]).map(|code| format!("{code} x\r\n")).collect();
+    (replies.concat(), takes)
+}
+
+/// The outcomes of a second transaction whose replies come behind `extra`; none when its content is to be sent.
+fn second_transaction(extra: &str, mail: &str, fates: [&str; RECIPIENTS]) -> Option<Vec<Outcome>> {
+    let mut session = session(true, false);
+    session.begin(transaction(100));
+    session.room().extend_from_slice(b"250 a\r\n250 b\r\n250 c\r\n250 d\r\n354 e\r\n");
+    assert!(matches!(session.step(), Step::Content));
+    session.begin_content(b".\r\n", Some(transaction(100)));
+    session.content_left();
+    session.output().clear();
+    let (replies, takes) = envelope_replies(mail, fates);
+    session.room().extend_from_slice(format!("250 queued\r\n{extra}{replies}").as_bytes());
+    assert!(matches!(session.step(), Step::Settled(_)));
+    loop {
+        match session.step() {
+            Step::Settled(settled) => return Some(settled.outcomes),
+            Step::Content => return None,
+            Step::Read if session.output().as_slice() == b"RSET\r\n" && !takes => {
+                session.output().clear();
+                session.room().extend_from_slice(b"250 reset\r\n");
+            }
+            Step::Read => return session.lost(&Lost::Closed),
+            step => panic!("{step:?}"),
+        }
+    }
+}
+
+const ALL_FATES: [&str; 3] = ["250", "450", "550"];
+
+fn combinations() -> impl Iterator<Item = [&'static str; RECIPIENTS]> {
+    let all = ALL_FATES;
+    all.into_iter().flat_map(move |a| all.into_iter().flat_map(move |b| all.into_iter().map(move |c| [a, b, c])))
+}
+
+#[test]
+fn a_reply_too_many_bounces_nobody_but_whom_the_receiver_refuses() {
+    for (extra, mail) in [("250 extra\r\n", "250"), ("250 extra\r\n", "450"), ("554 extra\r\n", "250")] {
+        for fates in combinations() {
+            let outcomes = second_transaction(extra, mail, fates).expect("no content on a doubtful reply");
+
+            for (fate, outcome) in fates.into_iter().zip(&outcomes) {
+                let is_refused = mail == "250" && fate == "550";
+                let bounced = matches!(outcome, Outcome::Bounced(_));
+                assert!(is_refused || !bounced, "{extra:?} {mail} {fates:?}: {outcomes:?}");
+                assert!(!matches!(outcome, Outcome::Delivered(_)), "{fates:?}: {outcomes:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn without_a_reply_too_many_each_recipient_gets_its_own_outcome() {
+    for fates in combinations().filter(|fates| !fates.contains(&"250")) {
+        let outcomes = second_transaction("", "250", fates).unwrap();
+
+        for (fate, outcome) in fates.into_iter().zip(&outcomes) {
+            assert_eq!(matches!(outcome, Outcome::Bounced(_)), fate == "550", "{fates:?}: {outcomes:?}");
+        }
+    }
+}
+
+#[test]
+fn a_refused_data_bounces_accepted_recipients_once_rset_is_answered_or_the_connection_is_lost() {
+    let refused = || {
+        let mut session = session(true, false);
+        session.begin(transaction(100));
+        session.room().extend_from_slice(b"250 a\r\n250 b\r\n250 c\r\n250 d\r\n554 e\r\n");
+        assert!(matches!(session.step(), Step::Read) && session.output().ends_with(b"RSET\r\n"));
+        session
+    };
+    let bounced = |outcomes: &[Outcome]| outcomes.iter().all(|outcome| matches!(outcome, Outcome::Bounced(_)));
+    let (mut reset, mut lost, mut late) = (refused(), refused(), refused());
+
+    reset.room().extend_from_slice(b"250 reset\r\n");
+    let Step::Settled(settled) = reset.step() else { panic!() };
+    assert!(bounced(&settled.outcomes) && !settled.close);
+    assert!(matches!(reset.step(), Step::Idle));
+    assert!(bounced(&lost.lost(&Lost::Closed).unwrap()));
+    late.room().extend_from_slice(b"354 go\r\n");
+    let Step::Settled(settled) = late.step() else { panic!() };
+    assert!(settled.close && settled.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Deferred(_))));
+}
+
+#[test]
+fn a_transaction_begun_ahead_can_be_forgotten_and_the_connection_ends_with_the_current_one() {
+    let mut session = session(true, false);
+    session.begin(transaction(100));
+    session.room().extend_from_slice(b"250 a\r\n250 b\r\n250 c\r\n250 d\r\n354 e\r\n");
+    assert!(matches!(session.step(), Step::Content));
+    session.begin_content(b".\r\n", Some(transaction(100)));
+    session.content_left();
+
+    session.forget_next();
+    session.room().extend_from_slice(b"250 queued\r\n250 a\r\n250 b\r\n250 c\r\n250 d\r\n354 e\r\n");
+
+    let Step::Settled(settled) = session.step() else { panic!() };
+    assert!(settled.close && settled.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Delivered(_))));
+}
+
+#[test]
+fn by_bdat_a_transaction_is_unanswered_until_its_content_has_left() {
+    let mut session = session(true, true);
+    session.begin(transaction(100));
+    assert!(matches!(session.step(), Step::Content));
+
+    session.begin_content(b"", None);
+    assert!(session.is_unanswered(), "the receiver cannot have the whole of it");
+    session.content_left();
+    assert!(!session.is_unanswered(), "it may have it");
+}

@@ -1,0 +1,57 @@
+//! The spool's state as gauges: what [`Stat`] says, for those who are not looking at the command line.
+
+use metrics::Gauge;
+
+use crate::metrics::Registry;
+use crate::spool::Stat;
+
+/// Handles, made once.
+pub(super) struct SpoolGauges([(Gauge, Value); 8]);
+
+/// What a gauge shows of a state.
+type Value = fn(&Stat) -> u64;
+
+impl SpoolGauges {
+    /// Registers them.
+    pub fn new(registry: &Registry) -> Self {
+        let gauge = |name, help| registry.gauge(name, help, &[]);
+        Self([
+            (gauge("hikyaku_spool_fault", "1: the log has failed for good, submissions get 421; restart."), |stat| {
+                stat.fault.into()
+            }),
+            (gauge("hikyaku_spool_full", "1: no room, submissions get 452."), |stat| stat.full.into()),
+            (gauge("hikyaku_spool_recovering", "1: messages of earlier starts are still being raised."), |stat| {
+                stat.recovering.into()
+            }),
+            (gauge("hikyaku_spool_free_bytes", "Free space on the spool's disk."), |stat| stat.free),
+            (gauge("hikyaku_spool_segments", "Segments on disk."), |stat| stat.segments),
+            (gauge("hikyaku_spool_bytes", "Octets that segments take."), |stat| stat.octets),
+            (gauge("hikyaku_spool_live_bytes", "Octets of unfinished messages."), |stat| stat.live_octets),
+            (gauge("hikyaku_spool_messages", "Unfinished messages."), |stat| stat.messages),
+        ])
+    }
+
+    /// Shows a state.
+    pub fn show(&self, stat: &Stat) {
+        for (gauge, value) in &self.0 {
+            gauge.set(value(stat) as f64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faulty_and_full_disks_can_be_seen_by_prometheus() {
+        let registry = Registry::new().unwrap();
+
+        SpoolGauges::new(&registry).show(&Stat { fault: true, free: 5 << 30, live_octets: 7, ..Stat::default() });
+
+        let text = registry.render();
+        for line in ["spool_fault 1", "spool_full 0", "spool_free_bytes 5368709120", "spool_live_bytes 7"] {
+            assert!(text.contains(&format!("hikyaku_{line}\n")), "{line}: {text}");
+        }
+    }
+}
