@@ -63,6 +63,16 @@ pub struct Plan {
     pub size: u64,
     /// Start count for the headers.
     pub start: u32,
+    /// Octets that a whole segment must leave free.
+    pub spare: u64,
+}
+
+impl Plan {
+    /// The size of the next segment with this much free, if any fits.
+    pub fn size_for(&self, free: u64) -> Option<u64> {
+        let small = SMALL.min(self.size);
+        if free >= self.size.saturating_add(self.spare) { Some(self.size) } else { (free >= small).then_some(small) }
+    }
 }
 
 /// A random salt.
@@ -76,17 +86,16 @@ fn salt() -> io::Result<u64> {
 /// attempt would take the last room from everybody for a while.
 pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan) -> io::Result<Fresh> {
     let free = storage.space().map_or(u64::MAX, |space| space.free);
-    for size in [plan.size, SMALL.min(plan.size)] {
+    let create = |size| {
         let header = Header { sequence, salt: salt()?, size, start: plan.start };
-        if size > free {
-            continue;
-        }
-        match segment::create(storage, header) {
-            Err(error) if is_full(&error) => {}
-            file => return Ok(Fresh { header, file: file? }),
-        }
+        Ok(Fresh { header, file: segment::create(storage, header)? })
+    };
+    let size = plan.size_for(free).ok_or(io::ErrorKind::StorageFull)?;
+    match create(size) {
+        // A quota allows less than is free.
+        Err(error) if is_full(&error) && size > SMALL => create(SMALL),
+        made => made,
     }
-    Err(io::ErrorKind::StorageFull.into())
 }
 
 impl Supply {
@@ -171,5 +180,20 @@ fn run(shared: &Shared, storage: &dyn Storage, plan: Plan) {
         if state.stopping {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_segment_leaves_the_spare_and_a_small_one_may_use_it() {
+        let plan = Plan { first: 1, size: 64 << 20, start: 1, spare: 8 << 20 };
+
+        assert_eq!(plan.size_for(72 << 20), Some(64 << 20));
+        assert_eq!(plan.size_for((72 << 20) - 1), Some(SMALL));
+        assert_eq!(plan.size_for(SMALL), Some(SMALL));
+        assert_eq!(plan.size_for(SMALL - 1), None);
     }
 }

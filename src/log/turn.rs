@@ -82,7 +82,7 @@ mod tests {
 
     fn writer(storage: &Simulated) -> Writer {
         let settings = Settings { sync: true, withdraw: |_, _| {} };
-        let plan = Plan { first: 1, size: 256 << 10, start: 1 };
+        let plan = Plan { first: 1, size: 256 << 10, start: 1, spare: 0 };
         Writer::start(settings, std::sync::Arc::new(storage.clone()), plan, std::sync::Arc::new(Nobody)).unwrap()
     }
 

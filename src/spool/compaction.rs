@@ -49,7 +49,7 @@ struct Copy {
 /// The segment to copy from next, if any.
 pub fn candidate(inner: &Inner) -> Option<u32> {
     let space = inner.storage.space().ok();
-    let is_low = space.is_some_and(|space| space.free < 2 * reserve(inner, space.total));
+    let is_low = space.is_some_and(|space| space.free < 2 * reserve(&inner.settings, space.total));
     inner.ledger.with(|segments| {
         let stuck = stuck(segments);
         let can_go = |(sequence, _): &(&u32, &Segment)| !stuck.contains(sequence);

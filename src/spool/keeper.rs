@@ -17,6 +17,7 @@ use crate::log::{index, segment};
 
 use super::checkpoint;
 use super::compaction;
+use super::contract::Settings;
 use super::inner::Inner;
 use super::spill;
 
@@ -134,16 +135,15 @@ pub fn pass(inner: &Inner, thorough: bool) {
 }
 
 /// The least free space at which messages are accepted.
-pub fn reserve(inner: &Inner, total: u64) -> u64 {
-    inner.settings.reserve.max(total / 20)
+pub fn reserve(settings: &Settings, total: u64) -> u64 {
+    settings.reserve.max(total / 20)
 }
 
 /// Looks how much room there is.
-pub fn watch_space(inner: &Inner) {
+fn watch_space(inner: &Inner) {
     let Ok(space) = inner.storage.space() else { return };
-    // A segment is made ahead of need and takes its room at once.
-    let reserve = reserve(inner, space.total) + inner.settings.segment_size;
-    if let Some(is_full) = inner.room.look(space, reserve) {
+    let reserve = reserve(&inner.settings, space.total);
+    if let Some(is_full) = inner.room.look(space, reserve, inner.settings.segment_size) {
         tracing::warn!(free = space.free, reserve, accepting = !is_full, "free space of the spool");
     }
     if !inner.room.is_full() {

@@ -61,11 +61,20 @@ impl Spool {
                 segments.insert(found.sequence, segment);
             }
         });
-        let plan = Plan { first, size: settings.segment_size, start };
+        let space = storage.space().ok();
+        let spare = space.map_or(0, |space| keeper::reserve(&settings, space.total));
+        let plan = Plan { first, size: settings.segment_size, start, spare };
         let how = writer::Settings { sync: settings.sync, withdraw: codec::write_withdrawn };
         let writer = Writer::start(how, storage.clone(), plan, ledger.clone()).map_err(OpenError::Start)?;
         let most_messages = usize::try_from(settings.cache / 1024).unwrap_or(usize::MAX).max(16);
         let room = Arc::new(Room::default());
+        if let Some(mut space) = space {
+            // Two segments are being made, one ahead of need.
+            for _ in 0..2 {
+                space.free = space.free.saturating_sub(plan.size_for(space.free).unwrap_or_default());
+            }
+            room.look(space, spare, 0);
+        }
         let inner = Inner {
             cache: Cache::with_weighter(most_messages, settings.cache, Weigh),
             spills: Spills::new(storage.clone(), room.clone()),
@@ -87,7 +96,6 @@ impl Spool {
             dead_spills: Mutex::default(),
         };
         let spool = Self { inner: Arc::new(inner) };
-        keeper::watch_space(&spool.inner);
         keeper.start(Arc::downgrade(&spool.inner)).map_err(OpenError::Start)?;
         Ok((spool.clone(), Recovery::new(spool, found.iter().map(|found| found.sequence).collect())))
     }

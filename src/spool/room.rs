@@ -36,10 +36,10 @@ impl Room {
     }
 
     /// Notes how much room there is; whether messages are refused or accepted from now on, if that changes.
-    pub fn look(&self, space: Space, reserve: u64) -> Option<bool> {
+    pub fn look(&self, space: Space, reserve: u64, segment_size: u64) -> Option<bool> {
         let was_full = self.is_full();
         // Without a gap between the two limits every deleted segment would open the door for one message.
-        let enough = if was_full { reserve + reserve / 10 } else { reserve };
+        let enough = if was_full { reserve + reserve / 10 + segment_size } else { reserve };
         let is_full = space.free < enough;
         self.left.store(space.free.saturating_sub(reserve), Ordering::Relaxed);
         self.full.store(is_full, Ordering::Relaxed);
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn what_is_taken_between_two_looks_counts() {
         let room = Room::default();
-        room.look(space(1_000), 400);
+        room.look(space(1_000), 400, 100);
 
         assert!(room.take(500));
         assert!(!room.take(101), "into the reserve");
@@ -70,10 +70,10 @@ mod tests {
     fn accepting_resumes_well_above_the_reserve_only() {
         let room = Room::default();
 
-        assert_eq!(room.look(space(399), 400), Some(true));
-        assert_eq!(room.look(space(439), 400), None);
+        assert_eq!(room.look(space(399), 400, 100), Some(true));
+        assert_eq!(room.look(space(539), 400, 100), None);
         assert!(!room.take(1));
-        assert_eq!(room.look(space(440), 400), Some(false));
-        assert!(room.take(40));
+        assert_eq!(room.look(space(540), 400, 100), Some(false));
+        assert!(room.take(140));
     }
 }

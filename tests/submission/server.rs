@@ -194,13 +194,15 @@ pub struct Faulty {
     disk: Disk,
     /// Every sync fails.
     pub fails: Arc<AtomicBool>,
+    /// No content can have a file of its own.
+    pub spills_fail: AtomicBool,
     /// Hardly any space is free.
     pub is_full: AtomicBool,
 }
 
 impl Faulty {
     fn new(disk: Disk) -> Self {
-        Self { disk, fails: Arc::default(), is_full: AtomicBool::new(false) }
+        Self { disk, fails: Arc::default(), spills_fail: AtomicBool::new(false), is_full: AtomicBool::new(false) }
     }
 
     fn wrap(&self, file: Arc<dyn StorageFile>) -> Arc<dyn StorageFile> {
@@ -222,6 +224,9 @@ impl Storage for Faulty {
     }
     fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
         self.check()?;
+        if name.starts_with("spill/") {
+            failure(&self.spills_fail)?;
+        }
         self.disk.create(name).map(|file| self.wrap(file))
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {

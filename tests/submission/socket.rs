@@ -413,7 +413,7 @@ async fn a_content_whose_file_cannot_be_made_is_refused_for_now_and_not_as_a_ful
     let mut client = server.ready().await;
     client.envelope().await;
 
-    server.storage.fails.store(true, Ordering::SeqCst);
+    server.storage.spills_fail.store(true, Ordering::SeqCst);
     client.send(stuffed(&content(20_000))).await;
 
     assert_eq!(client.reply().await, "451 4.3.0 Not stored; try again later\r\n");
