@@ -186,6 +186,13 @@ impl SiteState {
 
     /// The path of `plan` from `source`.
     pub fn path_of(&mut self, plan: &Arc<Plan>, source: u16) -> u32 {
+        // Most sites have one path, and most entries come with the plan that it has.
+        if let Some(path) = self.path(0)
+            && Arc::ptr_eq(&path.plan, plan)
+            && path.key.source == source
+        {
+            return 0;
+        }
         let key = PathKey::new(plan, source);
         if let Some(place) = self.by_key.get(&key).copied() {
             if let Some(path) = self.path(place)
