@@ -128,7 +128,7 @@ async fn the_reserve_is_not_used_between_two_looks_at_the_disk() {
     let root = tempfile::tempdir().unwrap();
     let reserve = 1 << 20;
     let storage = Tight::new(&root, 1 << 30);
-    let spool = start(storage.clone(), Settings { reserve, ..settings() });
+    let spool = start(storage.clone(), Settings { reserve, ..small() });
     storage.free.store(reserve + 2_000_000, Ordering::Relaxed);
     keep_house(&spool).await;
     // From now on the keeper learns nothing; a pass of it that is under way ends.

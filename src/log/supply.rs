@@ -37,6 +37,8 @@ struct State {
     ready: Option<Fresh>,
     /// Why the last try failed; cleared by a success.
     failure: Option<io::ErrorKind>,
+    /// Size of the segment that is being made; its zeros may still be to be written.
+    making: u64,
     /// Set by the owner to end the thread.
     stopping: bool,
 }
@@ -101,7 +103,8 @@ pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan) -> io::Result<Fres
 impl Supply {
     /// Starts the thread; it makes the first segment at once.
     pub fn start(storage: Arc<dyn Storage>, plan: Plan) -> io::Result<Self> {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let state = Mutex::new(State { making: next_size(&*storage, plan), ..State::default() });
+        let shared = Arc::new(Shared { state, changed: Condvar::new() });
         let thread = std::thread::Builder::new().name("spool-supply".into()).spawn({
             let shared = shared.clone();
             move || run(&shared, &*storage, plan)
@@ -132,6 +135,11 @@ impl Supply {
         self.shared.state.lock().failure
     }
 
+    /// Octets that the segment that is being made may still take.
+    pub fn making(&self) -> u64 {
+        self.shared.state.lock().making
+    }
+
     /// Room was made: try again now.
     pub fn retry(&self) {
         if self.shared.state.lock().failure.is_some() {
@@ -155,11 +163,19 @@ impl Drop for Supply {
     }
 }
 
+/// What the next segment will take; 0 if none fits.
+fn next_size(storage: &dyn Storage, plan: Plan) -> u64 {
+    let free = storage.space().map_or(u64::MAX, |space| space.free);
+    plan.size_for(free).unwrap_or_default()
+}
+
 fn run(shared: &Shared, storage: &dyn Storage, plan: Plan) {
     let mut sequence = plan.first;
     loop {
+        shared.state.lock().making = next_size(storage, plan);
         let made = make(storage, sequence, plan);
         let mut state = shared.state.lock();
+        state.making = 0;
         match made {
             Ok(fresh) => {
                 sequence += 1;

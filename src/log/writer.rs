@@ -325,6 +325,11 @@ impl Writer {
         self.shared.supply.failure().is_some()
     }
 
+    /// Octets that the segment that is made ahead of need may still take.
+    pub fn making(&self) -> u64 {
+        self.shared.supply.making()
+    }
+
     /// Room was made on the disk.
     pub fn retry_supply(&self) {
         self.shared.supply.retry();

@@ -35,6 +35,12 @@ impl Room {
         !self.is_full() && self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).is_ok()
     }
 
+    /// Keeps octets for others than messages until the next look.
+    pub fn set_aside(&self, octets: u64) {
+        let lower = |left: u64| Some(left.saturating_sub(octets));
+        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
+    }
+
     /// Notes how much room there is; whether messages are refused or accepted from now on, if that changes.
     pub fn look(&self, space: Space, reserve: u64, segment_size: u64) -> Option<bool> {
         let was_full = self.is_full();
