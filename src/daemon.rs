@@ -9,7 +9,7 @@ mod settings;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -91,8 +91,6 @@ pub struct Daemon {
     stop_watching: CancellationToken,
     watchers: JoinSet<()>,
     recovery: Option<thread::JoinHandle<()>>,
-    /// Why recovery ended early: set by its thread, shown by the admin interface until the restart.
-    recovery_failure: Arc<OnceLock<String>>,
     submission_addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
     admin_socket: Option<PathBuf>,
@@ -131,7 +129,6 @@ impl Daemon {
             stop_watching: CancellationToken::new(),
             watchers,
             recovery: None,
-            recovery_failure: Arc::default(),
             submission_addresses: Vec::new(),
             metrics_address: None,
             admin_socket: None,
@@ -175,7 +172,6 @@ impl Daemon {
     /// Reads what an earlier run left, on a thread of its own: it takes seconds for a million recipients.
     fn recover(&self, recovery: Recovery) -> Result<thread::JoinHandle<()>, Error> {
         let (queue, spool) = (self.queue.clone(), self.spool.clone());
-        let failed = self.recovery_failure.clone();
         let help = "1: messages of earlier starts were not all raised; restart when the disk is well.";
         let failed_gauge = self.registry.gauge("hikyaku_spool_recovery_failed", help, &[]);
         failed_gauge.set(0.0);
@@ -197,8 +193,6 @@ impl Daemon {
             if let Some(failure) = spool.recovery_failure() {
                 error!(failure, "what could not be read stays on disk, for the next start");
                 failed_gauge.set(1.0);
-                // Nobody else sets it.
-                let _ = failed.set(failure);
             }
         };
         thread::Builder::new().name("recovery".to_owned()).spawn(run).map_err(Error::Thread)
@@ -214,7 +208,6 @@ impl Daemon {
                 spool: self.spool.clone(),
                 queue: self.queue.clone(),
                 stopping: self.stop_submission.clone(),
-                recovery_failure: self.recovery_failure.clone(),
             };
             self.watchers.spawn(admin::serve_unix(socket, state, self.stop_watching.clone()));
             self.admin_socket = Some(path);

@@ -107,7 +107,13 @@ fn daemon_tells_systemd_that_it_is_ready_survives_sighup_and_drains_at_sigterm()
     notified.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let heard = || {
         let mut buffer = [0; 64];
-        let length = notified.recv(&mut buffer).unwrap();
+        // A signal may interrupt the wait.
+        let length = loop {
+            match notified.recv(&mut buffer) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                received => break received.unwrap(),
+            }
+        };
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
 

@@ -45,7 +45,7 @@ fn not_ready(state: &State) -> Option<String> {
     if state.stopping.is_cancelled() {
         return Some("stopping: submissions get 421, what is under way is finished".to_owned());
     }
-    reason(state.recovery_failure.get().map(String::as_str), state.spool.health())
+    reason(state.spool.recovery_failure().as_deref(), state.spool.health())
 }
 
 fn reason(recovery_failure: Option<&str>, health: Result<(), AcceptError>) -> Option<String> {

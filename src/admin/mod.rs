@@ -23,7 +23,7 @@ mod queue_view;
 mod server;
 mod socket;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
@@ -59,8 +59,6 @@ pub struct State {
     pub queue: Queue,
     /// Cancelled by the daemon when it begins to stop.
     pub stopping: CancellationToken,
-    /// Why recovery ended early; set by the daemon once, at most.
-    pub recovery_failure: Arc<OnceLock<String>>,
 }
 
 /// The daemon at a glance.
