@@ -412,10 +412,7 @@ pub(super) async fn load<W: Work>(shared: &Shared, work: &W, ticket: W::Ticket) 
         }
         Err(Unreadable::Failed(reason)) => {
             tracing::error!(message_id = %ticket.id(), %reason, "message could not be read");
-            let reply = Reply::local(Status::new(4, 3, 0), reason);
-            let (mx_host, mx_address) = (None, None);
-            let report =
-                Report { phase: Phase::Queue, reply, mx_host, mx_address, relayed_dsn: false, in_doubt: false };
+            let report = Report::local(Phase::Queue, Status::new(4, 3, 0), reason);
             let outcomes = vec![Outcome::Deferred(report); ticket.recipients().len()];
             shared.meters.settled(&outcomes);
             work.report(ticket, outcomes);

@@ -1,7 +1,6 @@
 //! A ticket with its message while it is carried: usually one transaction, more when the receiver limits recipients.
 
 use crate::message::{Message, Outcome, Phase, Report};
-use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
 use super::transaction::{Transaction, is_too_many};
@@ -99,7 +98,6 @@ impl<T: Ticket> Job<T> {
 
 /// The connection ended before this recipient's turn.
 fn unsent() -> Outcome {
-    let reply = Reply::local(Status::new(4, 4, 2), "the connection ended before this recipient's turn");
-    let (mx_host, mx_address) = (None, None);
-    Outcome::Deferred(Report { phase: Phase::Mail, reply, mx_host, mx_address, relayed_dsn: false, in_doubt: false })
+    let text = "the connection ended before this recipient's turn";
+    Outcome::Deferred(Report::local(Phase::Mail, Status::new(4, 4, 2), text))
 }

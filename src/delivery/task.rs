@@ -10,7 +10,6 @@ use super::route::{self, Target};
 use super::work::{Ticket, Work};
 use crate::dns::{TlsPolicy, Transport};
 use crate::message::{Outcome, Phase, Report};
-use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
 /// Which hosts a ticket has already been to.
@@ -103,10 +102,8 @@ fn outcome_of(failures: &[(Target, Failure)], is_cut: bool) -> Outcome {
     let words = failures.iter().rev().find(|(_, failure)| failure.reply.code != 0);
     let Some((target, failure)) = transient_words.or(words).or(failures.last()) else {
         // X.4.4: unable to route.
-        let reply = Reply::local(Status::new(4, 4, 4), "no address that the egress source can reach");
-        let (mx_host, mx_address) = (None, None);
-        let phase = Phase::Connect;
-        return Outcome::Deferred(Report { phase, reply, mx_host, mx_address, relayed_dsn: false, in_doubt: false });
+        let text = "no address that the egress source can reach";
+        return Outcome::Deferred(Report::local(Phase::Connect, Status::new(4, 4, 4), text));
     };
     let report = Report {
         phase: failure.phase,
@@ -123,9 +120,7 @@ fn outcome_of(failures: &[(Target, Failure)], is_cut: bool) -> Outcome {
 async fn discard<W: Work>(shared: &Shared, mut work: W, first: W::Ticket) {
     let mut next = Some(first);
     while let Some(ticket) = next {
-        let reply = Reply::local(Status::new(2, 0, 0), "discarded");
-        let (phase, mx_host, mx_address) = (Phase::EndOfData, None, None);
-        let report = Report { phase, reply, mx_host, mx_address, relayed_dsn: false, in_doubt: false };
+        let report = Report::local(Phase::EndOfData, Status::new(2, 0, 0), "discarded");
         let outcomes = vec![Outcome::Delivered(report); ticket.recipients().len()];
         shared.meters.settled(&outcomes);
         work.report(ticket, outcomes);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::smtp::reply::Reply;
+use crate::smtp::status::Status;
 
 /// The step of a delivery at which something was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +67,14 @@ pub struct Report {
     pub relayed_dsn: bool,
     /// The end of data may have left but no reply came: the receiver may have the message.
     pub in_doubt: bool,
+}
+
+impl Report {
+    /// What we ourselves say where no MX host said anything.
+    pub fn local(phase: Phase, status: Status, text: impl Into<Box<str>>) -> Self {
+        let reply = Reply::local(status, text);
+        Self { phase, reply, mx_host: None, mx_address: None, relayed_dsn: false, in_doubt: false }
+    }
 }
 
 /// What became of a recipient.

@@ -15,7 +15,6 @@ use crate::clock::UnixTime;
 use crate::dns::PlanFailure;
 use crate::message::{Outcome, Phase, Report};
 use crate::reply::classify::{Class, classify};
-use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 use crate::spool::{Event, RecipientEvent};
 
@@ -87,7 +86,7 @@ impl Engine {
 
     /// Entries of a domain without a next hop.
     pub fn fail_by_dns(self: &Arc<Self>, entries: Vec<Entry>, failure: &PlanFailure) {
-        let report = local_report(Phase::Dns, failure.status, failure.text.clone());
+        let report = Report::local(Phase::Dns, failure.status, failure.text.clone());
         let outcome = match failure.status.class {
             5 => Outcome::Bounced(report),
             _ => Outcome::Deferred(report),
@@ -105,7 +104,7 @@ impl Engine {
                 None => "delivery time expired".to_owned(),
             };
             // RFC 3463, 3.5: X.4.7, delivery time expired.
-            Outcome::Expired(local_report(Phase::Queue, Status::new(5, 4, 7), text))
+            Outcome::Expired(Report::local(Phase::Queue, Status::new(5, 4, 7), text))
         });
     }
 
@@ -253,10 +252,5 @@ pub(super) fn describe(report: &Report) -> String {
 
 /// The same of a domain without a next hop.
 pub(super) fn describe_failure(failure: &PlanFailure) -> String {
-    describe(&local_report(Phase::Dns, failure.status, failure.text.clone()))
-}
-
-pub(super) fn local_report(phase: Phase, status: Status, text: impl Into<Box<str>>) -> Report {
-    let reply = Reply::local(status, text);
-    Report { phase, reply, mx_host: None, mx_address: None, relayed_dsn: false, in_doubt: false }
+    describe(&Report::local(Phase::Dns, failure.status, failure.text.clone()))
 }

@@ -16,7 +16,6 @@ use tokio::time::Sleep;
 
 use crate::dns::Plan;
 use crate::message::{Outcome, Phase, Report};
-use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
 use super::assignment::Assignment;
@@ -338,8 +337,7 @@ impl Drop for Slot {
 }
 
 fn silent() -> Report {
-    let reply = Reply::local(Status::new(4, 3, 0), "the connection's task ended");
-    Report { phase: Phase::Connect, reply, mx_host: None, mx_address: None, relayed_dsn: false, in_doubt: false }
+    Report::local(Phase::Connect, Status::new(4, 3, 0), "the connection's task ended")
 }
 
 /// A seat among the idle ones; leaves them when dropped.

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use crate::bounce::dsn::Action;
 use crate::clock::UnixTime;
-use crate::message::Phase;
+use crate::message::{Phase, Report};
 use crate::smtp::status::Status;
 
 use super::engine::Engine;
 use super::entry::Entry;
 use super::notice::Notice;
-use super::settle::{deferral, local_report};
+use super::settle::deferral;
 use super::site::Site;
 
 /// How often the gauges are set and the dead are looked for.
@@ -105,7 +105,7 @@ impl Site {
                 let report = engine.replies.of(&entry).or(reason).map(|report| (*report).clone());
                 let report = report.unwrap_or_else(|| {
                     // RFC 3463, 3.5: X.4.5, mail system congestion.
-                    local_report(Phase::Queue, Status::new(4, 4, 5), "it waits for a connection to the receiver")
+                    Report::local(Phase::Queue, Status::new(4, 4, 5), "it waits for a connection to the receiver")
                 });
                 subjects.push((deferral(&entry, true), entry, report));
                 next = found.next_if(|(entry, _)| entry.id == id);
