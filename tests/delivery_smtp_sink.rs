@@ -1,16 +1,20 @@
-//! Contents sent to Postfix's smtp-sink: what it dumps is what was sent. SKIPPED where there is no smtp-sink.
+//! Contents sent to Postfix's smtp-sink: what it dumps is what was sent. Its package is unpacked, not installed; SKIPPED
+//! where it cannot be had.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 #[path = "common/errand.rs"]
 mod errand;
 #[path = "common/fake_mx.rs"]
 mod fake_mx;
+#[allow(dead_code, reason = "the receivers of the interoperation tests need more of it")]
+#[path = "interop/packages.rs"]
+mod packages;
 #[path = "common/skip.rs"]
 mod skip;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -28,14 +32,11 @@ impl Drop for Sink {
     }
 }
 
-fn program() -> Option<PathBuf> {
-    ["/usr/sbin/smtp-sink", "/usr/local/sbin/smtp-sink"].iter().map(PathBuf::from).find(|path| path.exists())
-}
-
-fn start(program: &Path, folder: &Path) -> (Sink, SocketAddr) {
+fn start(packages: &Path, folder: &Path) -> (Sink, SocketAddr) {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut command = Command::new(program);
+    let mut command = Command::new(packages.join("usr/sbin/smtp-sink"));
+    command.env("LD_LIBRARY_PATH", packages::library_path(packages));
     // As root it insists on giving up its privileges.
     if std::fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t")) {
         command.args(["-u", "nobody"]);
@@ -53,11 +54,12 @@ fn start(program: &Path, folder: &Path) -> (Sink, SocketAddr) {
 
 #[tokio::test]
 async fn smtp_sink_gets_every_content_as_it_was_sent() {
-    let Some(program) = program() else {
-        return skip::skip("smtp_sink_gets_every_content_as_it_was_sent", "no smtp-sink (package postfix)");
-    };
+    let unpacked = tempfile::tempdir().unwrap();
+    if let Err(reason) = packages::unpack(unpacked.path()) {
+        return skip::skip("smtp_sink_gets_every_content_as_it_was_sent", &reason);
+    }
     let folder = tempfile::tempdir().unwrap();
-    let (_sink, address) = start(&program, folder.path());
+    let (_sink, address) = start(unpacked.path(), folder.path());
     let bodies = ["a", ".", "..", ".a", "a\r\n.", ".\r\n.\r\n..", "\r\n.\r\n", "...\r\nx", "a.\r\n.b"];
     let content = |number: usize, body: &str| format!("X-Number: {number}\r\n\r\n{body}\r\n");
     let errands =
