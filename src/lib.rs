@@ -11,7 +11,7 @@
 //! 7. a message without unfinished recipients is dead, and its segment is deleted or compacted.
 //!
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
-//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`] → [`spool`], [`dns`] →
+//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`] → [`spool`], [`state`], [`dns`] →
 //! [`bounce`], [`limit`], [`log`] → [`reply`], [`provider`] → [`message`] → [`smtp`] → [`clock`], [`metrics`],
 //! [`config::units`].
 
@@ -36,4 +36,5 @@ pub mod queue;
 pub mod reply;
 pub mod smtp;
 pub mod spool;
+pub mod state;
 pub mod submission;

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 12] = [
     &["config"],
     &["submission", "delivery", "admin", "demo"],
     &["queue"],
-    &["spool", "dns"],
+    &["spool", "state", "dns"],
     &["bounce", "limit", "log"],
     &["reply", "provider"],
     &["message"],

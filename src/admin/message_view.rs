@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use super::error::Refusal;
-use crate::message::{Envelope, Kind, Lane, Message, MessageId, Notify, Ret};
+use crate::message::{Envelope, Kind, Message, MessageId, Notify, Ret};
 use crate::queue::{EntryView, Filter};
 use crate::spool::LoadError;
 
@@ -142,7 +142,7 @@ fn view(message: &Message, queued: &[EntryView], pending: &HashSet<u32>) -> Resu
         reverse_path: envelope.reverse_path.as_str().to_owned(),
         tenant: envelope.tenant.to_string(),
         campaign: envelope.campaign.to_string(),
-        lane: lane(envelope.lane).to_owned(),
+        lane: envelope.lane.as_str().to_owned(),
         kind: match envelope.kind {
             Kind::Submitted => "submitted".to_owned(),
             Kind::Dsn => "dsn".to_owned(),
@@ -189,14 +189,6 @@ fn recipients(envelope: &Envelope, queued: &[EntryView], pending: &HashSet<u32>)
     views
 }
 
-fn lane(lane: Lane) -> &'static str {
-    match lane {
-        Lane::Urgent => "urgent",
-        Lane::Normal => "normal",
-        Lane::Bulk => "bulk",
-    }
-}
-
 /// In the words of RFC 3461, 4.1; empty when nothing was said.
 fn notify(notify: Notify) -> String {
     let words = [
@@ -230,7 +222,7 @@ mod tests {
             accepted_at: UnixTime(1_000),
             tenant: "shop".into(),
             campaign: "".into(),
-            lane: Lane::Bulk,
+            lane: crate::message::Lane::Bulk,
             body: BodyType::SevenBit,
             smtputf8: false,
             traits: ContentTraits::default(),

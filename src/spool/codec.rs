@@ -66,6 +66,8 @@ pub mod tag {
     pub const FINISHED: u64 = 36;
     /// Address and port of the MX host.
     pub const MX_ADDRESS: u64 = 35;
+    /// A recipient that an operator deleted.
+    pub const DELETED: u64 = 38;
     /// Where a void copy is: segment (4 octets) and offset (8 octets).
     pub const PLACE: u64 = 37;
 }
@@ -154,6 +156,7 @@ fn put_events(out: &mut Vec<u8>, events: &[RecipientEvent]) {
             Event::Delivered => tag::DELIVERED,
             Event::Bounced => tag::BOUNCED,
             Event::Expired => tag::EXPIRED,
+            Event::Deleted => tag::DELETED,
             Event::Deferred { attempts, due, delay_reported } => {
                 put_varint(&mut value, u64::from(*attempts));
                 put_varint(&mut value, u64::from(due.0));
@@ -258,7 +261,7 @@ fn events_in(fields: Fields<'_>) -> Vec<RecipientEvent> {
 }
 
 fn event(tag: u64, mut value: &[u8]) -> Option<RecipientEvent> {
-    if !(tag::DELIVERED..=tag::EXPIRED).contains(&tag) && tag != tag::FINISHED {
+    if !(tag::DELIVERED..=tag::EXPIRED).contains(&tag) && ![tag::FINISHED, tag::DELETED].contains(&tag) {
         return None;
     }
     let recipient = take_varint_u32(&mut value)?;
@@ -266,6 +269,7 @@ fn event(tag: u64, mut value: &[u8]) -> Option<RecipientEvent> {
         tag::DELIVERED | tag::FINISHED => Event::Delivered,
         tag::BOUNCED => Event::Bounced,
         tag::EXPIRED => Event::Expired,
+        tag::DELETED => Event::Deleted,
         _ => {
             let attempts = u16::try_from(take_varint(&mut value)?).unwrap_or(u16::MAX);
             let due = UnixTime(take_varint_u32(&mut value)?);
@@ -508,7 +512,7 @@ mod tests {
     #[test]
     fn events_and_attempts_round_trip() {
         let deferred = Event::Deferred { attempts: 300, due: UnixTime(9), delay_reported: true };
-        let events_ = [Event::Delivered, deferred, Event::Bounced, Event::Expired]
+        let events_ = [Event::Delivered, deferred, Event::Bounced, Event::Expired, Event::Deleted]
             .into_iter()
             .zip(0..)
             .map(|(event, recipient)| RecipientEvent { recipient, event })

@@ -87,6 +87,8 @@ pub enum Event {
     Bounced,
     /// Ran out of time.
     Expired,
+    /// Given up by an operator's order, without a DSN.
+    Deleted,
 }
 
 /// One recipient's event.

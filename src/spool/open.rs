@@ -29,6 +29,8 @@ use super::{OpenError, Settings, Spool, codec, quarantine, start};
 const LEAST_SEGMENT: u64 = 256 << 10;
 /// The map keeps offsets in 32 bits, in units of 8.
 const MOST_SEGMENT: u64 = 16 << 30;
+/// What operators ordered: kept here by `state`, under the spool's lock.
+const STATE: &str = "state";
 
 impl Spool {
     /// Locks the directory, reads the segments' headers only and starts a new segment. The messages of earlier starts
@@ -42,7 +44,7 @@ impl Spool {
         if !(LEAST_SEGMENT..=MOST_SEGMENT).contains(&settings.segment_size) {
             return Err(OpenError::SegmentSize);
         }
-        let directories = [segment::DIRECTORY, spill::DIRECTORY, quarantine::DAMAGED, quarantine::TAIL];
+        let directories = [segment::DIRECTORY, spill::DIRECTORY, quarantine::DAMAGED, quarantine::TAIL, STATE];
         storage.claim(&directories).map_err(OpenError::Claim)?;
         let survey = Survey::take(&*storage).map_err(OpenError::Read)?;
         let last = survey.last_start(&*storage)?;

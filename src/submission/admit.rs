@@ -136,7 +136,7 @@ impl Findings {
                 self.tenant = Some(value.to_ascii_lowercase().into());
             }
             b"x-hikyaku-lane" if settings.trust_headers => {
-                self.lane = Some(value.and_then(|value| lane(&value)).ok_or(refusal::BAD_FIELD)?);
+                self.lane = Some(value.and_then(|value| Lane::parse(&value)).ok_or(refusal::BAD_FIELD)?);
             }
             _ => {}
         }
@@ -156,12 +156,6 @@ impl Findings {
 fn is_tenant(name: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     !name.is_empty() && name.len() <= TENANT_MOST && name.bytes().all(is_plain)
-}
-
-fn lane(value: &str) -> Option<Lane> {
-    [("urgent", Lane::Urgent), ("normal", Lane::Normal), ("bulk", Lane::Bulk)]
-        .into_iter()
-        .find_map(|(name, lane)| value.eq_ignore_ascii_case(name).then_some(lane))
 }
 
 fn add_fields(out: &mut Vec<u8>, findings: &Findings, transaction: &Transaction, context: &Context<'_>) {
