@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -52,7 +53,8 @@ type Sites = HashMap<Arc<str>, Arc<Site>, foldhash::fast::RandomState>;
 
 /// Everything behind a [`super::Queue`].
 pub(super) struct Engine {
-    pub settings: Settings,
+    /// Replaced as a whole by a reload; read through [`Engine::settings`].
+    settings: ArcSwap<Settings>,
     pub spool: Spool,
     pub planner: Arc<Planner>,
     pub clock: Clock,
@@ -127,11 +129,16 @@ impl Engine {
             stopped: CancellationToken::new(),
             notices: Arc::new(Semaphore::new(NOTICES)),
             storing: Mutex::default(),
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             spool,
             planner,
             clock,
         }
+    }
+
+    /// What holds now. Not to be kept across an await.
+    pub fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
     }
 
     /// Whether work is handed out.
@@ -169,7 +176,7 @@ impl Engine {
     /// Whether `recipients` more of any tenant may be accepted.
     pub fn room_in_all(&self, recipients: usize) -> Result<(), QueueFull> {
         let queued = self.queued.load(Ordering::Relaxed);
-        if queued.saturating_add(recipients) > self.settings.capacity { Err(QueueFull::Queue) } else { Ok(()) }
+        if queued.saturating_add(recipients) > self.settings().capacity { Err(QueueFull::Queue) } else { Ok(()) }
     }
 
     /// Whether `recipients` more of `tenant` may be accepted. A stop does not matter: what is being submitted then is
@@ -178,17 +185,14 @@ impl Engine {
         self.room_in_all(recipients)?;
         let (queued, capacity) = match self.tenants.find(tenant) {
             Some(tenant) => (tenant.queued.load(Ordering::Relaxed), tenant.capacity),
-            None => (
-                0,
-                self.settings.tenants.get(tenant).and_then(|own| own.capacity).unwrap_or(self.settings.tenant_capacity),
-            ),
+            None => (0, self.settings().tenant_capacity(tenant)),
         };
         if queued.saturating_add(recipients) > capacity { Err(QueueFull::Tenant) } else { Ok(()) }
     }
 
     /// The tenant of this name.
     pub fn tenant(&self, name: &str) -> Arc<Tenant> {
-        self.tenants.intern(name, &self.settings, |name| self.sources.pool(name))
+        self.tenants.intern(name, &self.settings(), |name| self.sources.pool(name))
     }
 
     /// The flow of a message of `tenant`.
@@ -255,7 +259,7 @@ impl Engine {
         let envelope = &message.envelope;
         let flow = self.flow(&self.tenant(&envelope.tenant), envelope);
         let wall = self.clock.wall();
-        let in_doubt = self.settings.in_doubt(&envelope.tenant);
+        let in_doubt = self.settings().in_doubt(&envelope.tenant);
         let (mut now, mut later, mut held, mut assumed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for pending in &message.pending {
             let index = usize::try_from(pending.recipient).unwrap_or(usize::MAX);
@@ -411,7 +415,7 @@ impl Engine {
             return site.clone();
         }
         let name = plan.site.clone();
-        let limits = self.settings.sites.get(&*name).map_or_else(|| self.limits.clone(), |own| Arc::new(own.clone()));
+        let limits = self.settings().sites.get(&*name).map_or_else(|| self.limits.clone(), |own| Arc::new(own.clone()));
         let shard = usize::try_from(sites.hasher().hash_one(&*name) >> 32).unwrap_or_default();
         let site = Arc::new(Site::new(name.clone(), limits, shard, now));
         sites.insert(name, site.clone());
@@ -444,11 +448,11 @@ impl Engine {
 
     /// Entries accepted before this have expired.
     pub fn dead_before(&self) -> UnixTime {
-        self.settings.retry.dead_before(self.clock.wall())
+        self.settings().retry.dead_before(self.clock.wall())
     }
 
     /// The source of this index.
-    pub fn source(&self, index: u16) -> Option<&Arc<Source>> {
-        self.settings.egress.sources.get(usize::from(index))
+    pub fn source(&self, index: u16) -> Option<Arc<Source>> {
+        self.settings().egress.sources.get(usize::from(index)).cloned()
     }
 }

@@ -118,7 +118,7 @@ impl Tenants {
             name: name.into(),
             key: self.next_key.fetch_add(1, Ordering::Relaxed),
             weight: own.map_or(1, |own| own.weight.max(1)),
-            capacity: own.and_then(|own| own.capacity).unwrap_or(settings.tenant_capacity),
+            capacity: settings.tenant_capacity(name),
             pool: own.and_then(|own| own.pool.as_deref()).and_then(pool),
             queued: AtomicUsize::new(0),
             flows: Mutex::default(),

@@ -41,7 +41,7 @@ impl Engine {
         let late = UnixTime(wall.0.saturating_sub(OVERDUE_AFTER));
         let mut oldest = wall;
         for site in self.all_sites() {
-            overdue.add(IN_FLIGHT, site.stuck(now, self.settings.longest_attempt));
+            overdue.add(IN_FLIGHT, site.stuck(now, self.settings().longest_attempt));
             let seen = site.look(now, wall, late, &mut overdue, &mut oldest);
             view.totals.ready += seen.ready;
             view.totals.in_flight += seen.in_flight;

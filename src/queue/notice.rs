@@ -192,13 +192,14 @@ impl Notice {
             .iter()
             .map(|(entry, _, report)| Subject { recipient: entry.recipient, action: self.action, report })
             .collect();
-        let end = engine.settings.retry.end(reported.accepted_at);
+        let settings = engine.settings();
+        let end = settings.retry.end(reported.accepted_at);
         let request = Request {
             id: self.id,
             envelope: &reported,
             content: content.as_ref(),
             subjects: &subjects,
-            reporting_mta: &engine.settings.hostname,
+            reporting_mta: &settings.hostname,
             now: engine.clock.wall(),
             will_retry_until: (self.action == Action::Delayed).then_some(end),
         };

@@ -194,7 +194,7 @@ impl SiteState {
             return Step::Rest;
         }
         let source = path.key.source;
-        let Some(origin) = context.engine.source(source).cloned() else { return Step::Rest };
+        let Some(origin) = context.engine.source(source) else { return Step::Rest };
         if let Err(refusal) = self.acquire(context, source) {
             return self.refuse(context, place, refusal, out);
         }

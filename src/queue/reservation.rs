@@ -25,7 +25,7 @@ impl Reservation {
     /// Counts `recipients` in, unless that would be more than a cap allows.
     pub(super) fn take(engine: &Arc<Engine>, tenant: &str, recipients: usize) -> Result<Self, QueueFull> {
         let tenant = engine.tenant(tenant);
-        if !add_up_to(&engine.queued, recipients, engine.settings.capacity) {
+        if !add_up_to(&engine.queued, recipients, engine.settings().capacity) {
             return Err(QueueFull::Queue);
         }
         if !add_up_to(&tenant.queued, recipients, tenant.capacity) {

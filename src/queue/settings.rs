@@ -67,6 +67,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Recipients that a tenant may have queued.
+    pub(super) fn tenant_capacity(&self, tenant: &str) -> usize {
+        self.tenants.get(tenant).and_then(|own| own.capacity).unwrap_or(self.tenant_capacity)
+    }
+
     /// What becomes of a tenant's recipients in doubt.
     pub(super) fn in_doubt(&self, tenant: &str) -> InDoubt {
         self.tenants.get(tenant).and_then(|own| own.in_doubt).unwrap_or(self.in_doubt)

@@ -73,7 +73,7 @@ impl Engine {
                 path.in_flight = path.in_flight.saturating_sub(1);
                 if let Some(reply) = throttle {
                     // Each connection ends the pause by opening, so it would never be longer than the first.
-                    let back_off = self.settings.back_off;
+                    let back_off = self.settings().back_off;
                     path.fail(reply, BackOff { first: back_off.floor, ..back_off }, now);
                 }
                 path.in_hand.remove(taken);
@@ -201,7 +201,8 @@ impl Engine {
     }
 
     fn defer(&self, mut entry: Entry, report: Report, attempt: Attempt, ledger: &mut Ledger) {
-        let retry = &self.settings.retry;
+        let settings = self.settings();
+        let retry = &settings.retry;
         if attempt.wall >= retry.end(entry.accepted) {
             self.meters.expired.increment(1);
             return self.fail(entry, Event::Expired, report, ledger);
@@ -215,7 +216,7 @@ impl Engine {
         let reply = ledger.reply.take().filter(|last| **last == report).unwrap_or_else(|| Arc::new(report.clone()));
         self.replies.note(&entry, reply.clone());
         ledger.reply = Some(reply);
-        let is_late = attempt.wall.since(entry.accepted) >= self.settings.delay_after;
+        let is_late = attempt.wall.since(entry.accepted) >= settings.delay_after;
         if is_late && entry.is_owed_delay() {
             let event = deferral(&entry, true);
             ledger.delayed.push((entry, event, report));

@@ -281,7 +281,7 @@ impl Slot {
             state.last_reply = Some(reason.clone());
             if let Some(path) = state.path(self.path) {
                 path.opening = path.opening.saturating_sub(u32::from(is_first));
-                path.fail(reason, self.engine.settings.back_off, now);
+                path.fail(reason, self.engine.settings().back_off, now);
             }
         });
         let outcomes = vec![outcome; assignment.recipients().len()];
@@ -314,7 +314,7 @@ impl Drop for Slot {
                 path.opening = path.opening.saturating_sub(1);
                 if !self.has_worked.load(Ordering::Relaxed) {
                     // Its task ended without a word, perhaps by a panic: without a pause it would go round for ever.
-                    path.fail(Arc::new(silent()), context.engine.settings.back_off, now);
+                    path.fail(Arc::new(silent()), context.engine.settings().back_off, now);
                 } else if let Some(pause) = &mut path.pause {
                     pause.is_probed = false;
                 }

@@ -81,7 +81,7 @@ impl Site {
     /// are looked at anyway; this is for paths from which nothing is drawn.
     fn report_delays(self: &Arc<Self>, engine: &Arc<Engine>) {
         let now = engine.clock.now();
-        let age = u32::try_from(engine.settings.delay_after.as_secs()).unwrap_or(u32::MAX);
+        let age = u32::try_from(engine.settings().delay_after.as_secs()).unwrap_or(u32::MAX);
         let Some(late) = engine.clock.wall().0.checked_sub(age).map(UnixTime) else { return };
         let mut found = Vec::new();
         self.with(engine, now, |_, state, _| {
