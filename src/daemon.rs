@@ -27,7 +27,8 @@ use crate::log::disk::Disk;
 use crate::metrics::Registry;
 use crate::queue::{Courier, Queue};
 use crate::spool::{Recovered, Recovery, Spool};
-use crate::{admin, delivery, dns, spool, submission};
+use crate::state::Orders;
+use crate::{admin, delivery, dns, spool, state, submission};
 
 pub use settings::is_local;
 
@@ -60,6 +61,9 @@ pub enum Error {
     /// The spool cannot be opened.
     #[error(transparent)]
     Spool(#[from] spool::OpenError),
+    /// The orders of an earlier run cannot be taken up.
+    #[error(transparent)]
+    Orders(#[from] state::OpenError),
     /// A route is wrong.
     #[error("route: {0}")]
     Route(#[from] dns::settings::NextHopError),
@@ -105,11 +109,12 @@ impl Daemon {
         let threads = tokio::runtime::Handle::current().metrics().num_workers();
 
         let listeners = bind_all(&config)?;
-        let (spool, recovery) =
-            Spool::open(settings::spool(&config), Arc::new(Disk::new(&config.spool.path)), clock, &registry)?;
+        let disk = Arc::new(Disk::new(&config.spool.path));
+        let (spool, recovery) = Spool::open(settings::spool(&config), disk.clone(), clock, &registry)?;
+        let orders = Orders::open(disk, clock.wall())?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
         let queue_settings = settings::queue(&config, &hostname, threads);
-        let queue = Queue::new(queue_settings, spool.clone(), planner, clock, &registry);
+        let queue = Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry);
         let deliverer = Deliverer::new(settings::delivery(&config), spool.clone(), clock, &registry)?;
         let mut watchers = JoinSet::new();
         let scheduler = queue.start(deliverer.clone() as Arc<dyn Courier>);

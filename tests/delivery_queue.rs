@@ -20,6 +20,7 @@ use hikyaku::queue::settings::{BackOff, Limits, Retry};
 use hikyaku::queue::{self, Queue};
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::spool::{Attempts, NewMessage, Spool};
+use hikyaku::state::Orders;
 
 /// Everything between the spool and the receivers.
 struct Daemon {
@@ -45,7 +46,7 @@ impl Daemon {
             deadline: Duration::from_secs(60),
             cache,
         };
-        let (spool, _) = Spool::open(settings, disk, clock, &registry).unwrap();
+        let (spool, _) = Spool::open(settings, disk.clone(), clock, &registry).unwrap();
         let route = |(pattern, receiver): &(&str, &Running)| Route {
             pattern: (*pattern).to_owned(),
             next_hop: NextHop::Smtp { host: Host::Address(receiver.address.ip()), port: Some(receiver.address.port()) },
@@ -60,7 +61,8 @@ impl Daemon {
             limits: Limits { connections: 3, ..Limits::default() },
             ..queue::Settings::default()
         };
-        let queue = Queue::new(settings, spool.clone(), planner, clock, &registry);
+        let orders = Orders::open(disk, clock.wall()).unwrap();
+        let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
         let timeouts = Timeouts::all(Duration::from_secs(5));
         let settings = delivery::Settings { timeouts, idle: Duration::from_millis(100), ..Default::default() };
         let deliverer = Deliverer::new(settings, spool.clone(), clock, &registry).unwrap();

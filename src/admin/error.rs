@@ -6,6 +6,8 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
+use crate::state::SelectionError;
+
 /// The body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -40,8 +42,14 @@ impl From<QueryRejection> for Refusal {
         Self::new(
             StatusCode::BAD_REQUEST,
             rejection.body_text(),
-            "filters are domain, site, tenant, recipient, in_doubt (true or false) and limit",
+            "filters are domain, site, tenant, campaign, lane, source, sender, recipient, message, in_doubt (true or false), limit",
         )
+    }
+}
+
+impl From<SelectionError> for Refusal {
+    fn from(error: SelectionError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error.to_string(), "`hikyaku queue list` shows the values that there are")
     }
 }
 

@@ -13,6 +13,7 @@ use super::error::Refusal;
 use crate::message::{Envelope, Kind, Message, MessageId, Notify, Ret};
 use crate::queue::{EntryView, Filter};
 use crate::spool::LoadError;
+use crate::state::Selection;
 
 /// More of a header section is not shown; submission refuses longer ones anyway.
 const LONGEST_HEADER: usize = 100 << 10;
@@ -94,7 +95,11 @@ pub(super) async fn message(
 
 fn look(state: &State, id: MessageId) -> Result<MessageView, Refusal> {
     let message = state.spool.load(id).map_err(|error| refusal(id, &error))?;
-    let filter = Filter { message: Some(id), limit: RECIPIENTS, ..Filter::default() };
+    let filter = Filter {
+        selection: Selection { message: Some(id.to_string().into()), ..Selection::default() },
+        limit: RECIPIENTS,
+        ..Filter::default()
+    };
     let mut looks = 1;
     loop {
         let queued = state.queue.list(&filter);
@@ -242,6 +247,8 @@ mod tests {
             site: Some("y.test".into()),
             tenant: String::new(),
             campaign: String::new(),
+            lane: "normal",
+            order: None,
             state,
             since: Some(1_900),
             in_doubt: false,

@@ -9,20 +9,26 @@ use serde::Deserialize;
 use super::State;
 use super::error::Refusal;
 use crate::queue::{EntryView, Filter, View};
+use crate::state::Selection;
 
 /// Entries listed when nothing is said.
 const DEFAULT_LIMIT: usize = 100;
 /// Entries listed at most: an answer stays below what the client reads.
 const MOST: usize = 100_000;
 
-/// Query parameters of `/v1/queue/entries`.
+/// Query parameters of `/v1/queue/entries`: a selection, and these.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Parameters {
-    domain: Option<String>,
-    site: Option<String>,
-    tenant: Option<String>,
-    recipient: Option<String>,
+    domain: Option<Box<str>>,
+    site: Option<Box<str>>,
+    tenant: Option<Box<str>>,
+    campaign: Option<Box<str>>,
+    lane: Option<Box<str>>,
+    source: Option<Box<str>>,
+    sender: Option<Box<str>>,
+    recipient: Option<Box<str>>,
+    message: Option<Box<str>>,
     in_doubt: bool,
     limit: Option<usize>,
 }
@@ -38,12 +44,13 @@ pub(super) async fn entries(
     Shared(state): Shared<State>,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<Vec<EntryView>>, Refusal> {
-    let Query(Parameters { domain, site, tenant, recipient, in_doubt, limit }) = parameters?;
-    let domain = domain.map(|domain| domain.trim_end_matches('.').to_lowercase());
+    let Query(Parameters { domain, site, tenant, campaign, lane, source, sender, recipient, message, in_doubt, limit }) =
+        parameters?;
     if limit == Some(0) {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "limit is 0", "limit is 1 or more; /v1/queue counts"));
     }
     let limit = limit.unwrap_or(DEFAULT_LIMIT).min(MOST);
-    let filter = Filter { domain, site, tenant, recipient, in_doubt, limit, ..Filter::default() };
+    let selection = Selection { domain, site, tenant, campaign, lane, source, sender, recipient, message }.checked()?;
+    let filter = Filter { selection, in_doubt, limit };
     Ok(Json(tokio::task::spawn_blocking(move || state.queue.list(&filter)).await?))
 }

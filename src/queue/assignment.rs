@@ -91,8 +91,13 @@ impl Assignment {
                     path.in_hand.remove(self.taken);
                 }
             }
-            for entry in entries {
-                out.homeless.extend(state.push(place, entry));
+            if context.engine.orders.is_empty() {
+                for entry in entries {
+                    out.homeless.extend(state.push(place, entry));
+                }
+            } else {
+                // An order may be about them by now.
+                out.homeless.extend(entries);
             }
             // Through the order of those that wait: what was just returned must not overtake the others.
             state.mark(place, Wait::Starved, false);

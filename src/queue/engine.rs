@@ -25,17 +25,19 @@ use crate::dns::{Plan, Planned, Planner};
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::metrics::Registry;
 use crate::spool::{Event, RecipientEvent, Recovered, Spool};
+use crate::state;
 
 use super::assignment::Assignment;
 use super::domain::{Domain, Domains, Route};
 use super::doubts::Doubts;
-use super::entry::{Entry, Marks, hash_of};
+use super::entry::{Entry, Marks};
 use super::flow::{Flow, Tenant, Tenants};
 use super::gates::Gates;
 use super::held::{Held, Hold};
 use super::in_hand::InHand;
 use super::lookup::Lookups;
 use super::meters::Meters;
+use super::orders::Orders;
 use super::replies::Replies;
 use super::settings::{InDoubt, Limits, Settings};
 use super::site::Site;
@@ -68,6 +70,7 @@ pub(super) struct Engine {
     pub sources: Chooser,
     pub doubts: Doubts,
     pub held: Held,
+    pub orders: Orders,
     pub replies: Replies,
     pub lookups: Lookups,
     pub meters: Meters,
@@ -105,7 +108,14 @@ impl std::fmt::Debug for Engine {
 
 impl Engine {
     /// An empty queue.
-    pub fn new(settings: Settings, spool: Spool, planner: Arc<Planner>, clock: Clock, registry: &Registry) -> Self {
+    pub fn new(
+        settings: Settings,
+        spool: Spool,
+        orders: state::Orders,
+        planner: Arc<Planner>,
+        clock: Clock,
+        registry: &Registry,
+    ) -> Self {
         Self {
             tenants: Tenants::default(),
             domains: Domains::new(settings.shards),
@@ -116,6 +126,7 @@ impl Engine {
             sources: Chooser::new(&settings.egress),
             doubts: Doubts::default(),
             held: Held::default(),
+            orders: Orders::new(orders),
             replies: Replies::default(),
             lookups: Lookups::new(settings.lookups),
             meters: Meters::new(registry),
@@ -235,16 +246,8 @@ impl Engine {
     /// The same for a message whose recipients are counted in.
     pub fn put_counted(self: &Arc<Self>, id: MessageId, envelope: &Envelope, tenant: &Arc<Tenant>) {
         let flow = self.flow(tenant, envelope);
-        let entry = |(recipient, index): (&Recipient, u32)| Entry {
-            id,
-            domain: self.domains.intern(recipient.forward_path.domain()),
-            flow: flow.clone(),
-            hash: hash_of(recipient.forward_path.as_str()),
-            recipient: index,
-            due: envelope.accepted_at,
-            accepted: envelope.accepted_at,
-            attempts: 0,
-            marks: Marks::of(envelope, recipient),
+        let entry = |recipient: (&Recipient, u32)| {
+            Entry::new(id, envelope, recipient, self.domains.intern(recipient.0.forward_path.domain()), flow.clone())
         };
         let mut entries: Vec<Entry> = envelope.recipients.iter().zip(0..).map(entry).collect();
         if entries.len() > 1 {
@@ -273,20 +276,20 @@ impl Engine {
                 self.doubts.insert(message.id, pending.recipient, address);
             }
             let is_due = pending.due <= wall || pending.in_doubt.is_some();
+            let domain = self.domains.intern(recipient.forward_path.domain());
+            let fresh = Entry::new(message.id, envelope, (recipient, pending.recipient), domain, flow.clone());
             let entry = Entry {
-                id: message.id,
-                domain: self.domains.intern(recipient.forward_path.domain()),
-                flow: flow.clone(),
-                hash: hash_of(recipient.forward_path.as_str()),
-                recipient: pending.recipient,
                 due: pending.due,
-                accepted: envelope.accepted_at,
                 attempts: pending.attempts,
-                marks: Marks::of(envelope, recipient)
+                marks: fresh
+                    .marks
                     .with(Marks::IN_DOUBT, pending.in_doubt.is_some())
                     .with(Marks::DELAY_REPORTED, pending.delay_reported),
+                ..fresh
             };
-            if pending.in_doubt.is_some() && in_doubt == InDoubt::Hold {
+            if let Some(order) = self.doom_of(&entry) {
+                self.give_up(&order, vec![entry]);
+            } else if pending.in_doubt.is_some() && in_doubt == InDoubt::Hold {
                 held.push(entry);
             } else if is_due {
                 now.push(entry);
@@ -373,11 +376,28 @@ impl Engine {
     }
 
     fn make_ready(self: &Arc<Self>, route: &Route, entries: Vec<Entry>, now: Instant) {
-        let wall = self.clock.wall();
+        let version = self.orders.version();
+        if self.orders.is_empty() {
+            let wall = self.clock.wall();
+            let choose = |entry: Entry| {
+                let source = self.sources.choose(&entry, wall, &self.gates);
+                (entry, source)
+            };
+            self.push_ready(route, entries.into_iter().map(choose), now);
+        } else {
+            let entries = self.obey(route, entries);
+            self.push_ready(route, entries.into_iter(), now);
+        }
+        if self.orders.version() != version {
+            self.sweep_again(&route.site);
+        }
+    }
+
+    /// Entries become ready, each on the path from its source.
+    fn push_ready(self: &Arc<Self>, route: &Route, entries: impl Iterator<Item = (Entry, u16)>, now: Instant) {
         route.site.with(self, now, |context, state, out| {
             let mut last = None;
-            for entry in entries {
-                let source = self.sources.choose(&entry, wall, &self.gates);
+            for (entry, source) in entries {
                 let place = state.path_of(&route.plan, source);
                 out.homeless.extend(state.push(place, entry));
                 if last.is_some_and(|last| last != place) {

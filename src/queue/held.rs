@@ -1,6 +1,6 @@
 //! Entries that are held: not tried, not expired, kept in the spool until an operator has seen to them.
 //!
-//! Kept in memory only: after a restart each is found again when it is first tried, or by recovery.
+//! Kept in memory only: after a restart each is found again when it is first tried, or by recovery. `sweep` frees them.
 
 use parking_lot::Mutex;
 
@@ -43,6 +43,11 @@ impl Held {
     /// How many there are for this reason.
     pub fn count(&self, hold: Hold) -> usize {
         self.entries.lock().iter().filter(|(_, reason)| *reason == hold).count()
+    }
+
+    /// Takes entries for which `is_taken` says so.
+    pub fn extract(&self, mut is_taken: impl FnMut(&Entry, Hold) -> bool) -> Vec<(Entry, Hold)> {
+        self.entries.lock().extract_if(.., |(entry, hold)| is_taken(entry, *hold)).collect()
     }
 
     /// Calls `each` with every entry, under a lock, until it returns false.

@@ -6,16 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clock::UnixTime;
-use crate::message::{Envelope, Recipient};
+use crate::state::Action;
 
 use super::engine::Engine;
-use super::entry::{Entry, Marks, hash_of};
 use super::held::Hold;
-use super::in_hand::Taken;
 use super::path::Path;
-use super::settle::{describe, describe_failure};
+use super::settle::describe;
 use super::site::Site;
-use super::view::{BUSY, DNS, EntryView, Filter, IN_FLIGHT, OverdueView, SiteView, TIMER, TenantView, View};
+use super::view::{BUSY, DNS, IN_FLIGHT, OverdueView, SiteView, TIMER, TenantView, View};
 
 /// How long past its time an entry is overdue, in seconds.
 const OVERDUE_AFTER: u32 = 60;
@@ -55,6 +53,12 @@ impl Engine {
             oldest = oldest.min(seen.oldest.unwrap_or(oldest));
         }
         view.totals.held = Hold::ALL.into_iter().map(|hold| self.held.count(hold)).sum();
+        for order in self.order_views() {
+            match order.order.action {
+                Action::Hold => view.totals.held += order.parked,
+                _ => view.totals.suspended += order.parked,
+            }
+        }
         view.totals.queued = self.queued.load(Ordering::Relaxed);
         view.totals.waiting_for_dns = self.waiting_for_dns.load(Ordering::Relaxed);
         if view.totals.waiting_for_dns > 0 {
@@ -101,159 +105,6 @@ impl Engine {
             .collect();
         view.tenants.sort_by_key(|tenant| std::cmp::Reverse(tenant.queued));
         view
-    }
-
-    /// Entries that match: held ones first, then site by site those that are ready or being tried, those whose DSN is
-    /// being stored, those that wait for a look-up, and scheduled ones.
-    pub fn list(&self, filter: &Filter) -> Vec<EntryView> {
-        let mut found = Vec::new();
-        self.held.for_each(|entry, hold| {
-            if found.len() < filter.limit && filter.site.is_none() && filter.wants(entry) {
-                found.push(self.show(entry, hold.as_str(), None, || None));
-            }
-            found.len() < filter.limit
-        });
-        for site in self.all_sites() {
-            if filter.site.as_deref().is_some_and(|name| *name != *site.name) {
-                continue;
-            }
-            // Both under one hold of the lock: what is drawn meanwhile is not overlooked.
-            let taken: Vec<Taken> = {
-                let state = site.state.lock();
-                for path in state.paths.iter().flatten() {
-                    let wanted = path.ready.iter().filter(|entry| filter.wants(entry));
-                    let wanted = wanted.take(filter.limit.saturating_sub(found.len()));
-                    let paused = || path.pause.as_ref().map(|pause| describe(&pause.reason));
-                    found.extend(wanted.map(|entry| self.show(entry, "ready", Some(&site.name), paused)));
-                }
-                let taken = state.paths.iter().flatten().flat_map(|path| path.in_hand.iter());
-                taken.filter(|taken| filter.may_want(taken) && found.len() < filter.limit).cloned().collect()
-            };
-            self.list_taken(&taken, "in-flight", Some(&site.name), filter, &mut found);
-        }
-        if filter.site.is_none() {
-            let taken: Vec<Taken> =
-                self.storing.lock().iter().filter(|taken| filter.may_want(taken)).cloned().collect();
-            self.list_taken(&taken, "storing-dsn", None, filter, &mut found);
-        }
-        self.domains.for_each(|domain| {
-            let state = domain.state.lock();
-            let waiting = state.waiting.iter().filter(|entry| filter.site.is_none() && filter.wants(entry));
-            let wanted = waiting.take(filter.limit.saturating_sub(found.len()));
-            let failure = || state.failure.as_deref().map(describe_failure);
-            found.extend(wanted.map(|entry| self.show(entry, "waiting-for-dns", None, failure)));
-        });
-        for shard in self.timers.shards() {
-            shard.for_each(|entry| {
-                if found.len() < filter.limit && filter.wants(entry) {
-                    let (route, failure) = {
-                        let state = entry.domain.state.lock();
-                        (state.route.clone(), state.failure.clone())
-                    };
-                    let site = route.as_ref().map(|route| &route.site.name);
-                    if filter.site.as_deref().is_none_or(|name| site.is_some_and(|site| *name == **site)) {
-                        let failure = || failure.as_deref().map(describe_failure);
-                        found.push(self.show(entry, "scheduled", site, failure));
-                    }
-                }
-                found.len() < filter.limit
-            });
-        }
-        found
-    }
-
-    /// Recipients in hand that match. What the queue does not know of them is in the spool, which may read its disk for
-    /// it; what has been finished meanwhile is left out.
-    fn list_taken(
-        &self,
-        taken: &[Taken],
-        state: &'static str,
-        site: Option<&Arc<str>>,
-        filter: &Filter,
-        found: &mut Vec<EntryView>,
-    ) {
-        let (now, wall) = (self.clock.now(), self.clock.wall());
-        for taken in taken {
-            if found.len() >= filter.limit {
-                return;
-            }
-            let pending = self.spool.pending(taken.id);
-            let Ok(message) = self.spool.load(taken.id) else { continue };
-            let taken_for = u32::try_from(now.saturating_duration_since(taken.since).as_secs()).unwrap_or(u32::MAX);
-            let since = Some(wall.0.saturating_sub(taken_for));
-            let shown = taken.recipients.as_slice().iter().filter_map(|index| {
-                let pending = pending.iter().find(|pending| pending.recipient == *index)?;
-                let recipient = message.envelope.recipients.get(usize::try_from(*index).ok()?)?;
-                let in_doubt = self.doubts.find(taken.id, *index).is_some();
-                filter.wants_recipient(&message.envelope, recipient, in_doubt).then(|| EntryView {
-                    message_id: taken.id.to_string(),
-                    recipient: *index,
-                    domain: recipient.forward_path.domain().to_lowercase(),
-                    site: site.map(ToString::to_string),
-                    tenant: message.envelope.tenant.to_string(),
-                    campaign: message.envelope.campaign.to_string(),
-                    state,
-                    since,
-                    in_doubt,
-                    mx_address: pending.in_doubt.map(|address| address.to_string()),
-                    last_reply: self.replies.of_recipient(taken.id, *index).map(|reply| describe(&reply)),
-                    attempts: pending.attempts,
-                    accepted: message.envelope.accepted_at.0,
-                    due: pending.due.0,
-                })
-            });
-            found.extend(shown.take(filter.limit.saturating_sub(found.len())));
-        }
-    }
-
-    /// `otherwise` says what holds up entries that were not deferred themselves, or what for is forgotten.
-    fn show(
-        &self,
-        entry: &Entry,
-        state: &'static str,
-        site: Option<&Arc<str>>,
-        otherwise: impl FnOnce() -> Option<String>,
-    ) -> EntryView {
-        let in_doubt = entry.marks.has(Marks::IN_DOUBT);
-        let mx_address = in_doubt.then(|| self.doubts.find(entry.id, entry.recipient)).flatten();
-        EntryView {
-            message_id: entry.id.to_string(),
-            recipient: entry.recipient,
-            domain: entry.domain.name.to_string(),
-            site: site.map(ToString::to_string),
-            tenant: entry.flow.tenant.name.to_string(),
-            campaign: entry.flow.campaign.to_string(),
-            state,
-            since: None,
-            in_doubt,
-            mx_address: mx_address.map(|address| address.to_string()),
-            last_reply: self.replies.of(entry).map(|reply| describe(&reply)).or_else(otherwise),
-            attempts: entry.attempts,
-            accepted: entry.accepted.0,
-            due: entry.due.0,
-        }
-    }
-}
-
-impl Filter {
-    fn wants(&self, entry: &Entry) -> bool {
-        self.domain.as_deref().is_none_or(|domain| *domain == *entry.domain.name)
-            && self.recipient.as_deref().is_none_or(|path| hash_of(path) == entry.hash)
-            && self.message.is_none_or(|id| id == entry.id)
-            && self.tenant.as_deref().is_none_or(|tenant| *tenant == *entry.flow.tenant.name)
-            && (!self.in_doubt || entry.marks.has(Marks::IN_DOUBT))
-    }
-
-    /// As far as can be told without the spool.
-    fn may_want(&self, taken: &Taken) -> bool {
-        self.message.is_none_or(|id| id == taken.id)
-    }
-
-    fn wants_recipient(&self, envelope: &Envelope, recipient: &Recipient, in_doubt: bool) -> bool {
-        self.domain.as_deref().is_none_or(|domain| domain.eq_ignore_ascii_case(recipient.forward_path.domain()))
-            && self.recipient.as_deref().is_none_or(|path| path == recipient.forward_path.as_str())
-            && self.tenant.as_deref().is_none_or(|tenant| *tenant == *envelope.tenant)
-            && (!self.in_doubt || in_doubt)
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Meters {
     pub deferred: Counter,
     pub bounced: Counter,
     pub expired: Counter,
+    /// By an operator's order.
+    pub deleted: Counter,
     /// In doubt at the start, and counted as delivered by their tenant's policy.
     pub assumed: Counter,
     /// End of data without a reply.
@@ -58,6 +60,7 @@ impl Meters {
             deferred: outcomes("hikyaku_queue_deferred_total", "Deferrals: attempts that will be repeated."),
             bounced: outcomes("hikyaku_queue_bounced_total", "Recipients bounced."),
             expired: outcomes("hikyaku_queue_expired_total", "Recipients whose time ran out."),
+            deleted: outcomes("hikyaku_queue_deleted_total", "Recipients that an operator deleted."),
             assumed: outcomes(
                 "hikyaku_queue_assumed_delivered_total",
                 "Recipients in doubt at the start that their tenant's policy counts as delivered.",

@@ -13,7 +13,8 @@
 //! | a line of its path, at its site | a connection with all permits | it is drawn, or its time is over |
 //! | an [`Assignment`] | an outcome | it is reported; dropped: back to its line |
 //! | a notice | the spool to store a DSN with its outcome | stored |
-//! | the held ones | an operator: its message is damaged | never in this run |
+//! | the parked ones of an order | the end of the order | it has ended, or the order is one to suspend and its time is over |
+//! | the held ones | an operator: its message is damaged, or in doubt | it is flushed, or an order ends it |
 
 mod assignment;
 mod domain;
@@ -27,8 +28,10 @@ mod in_hand;
 mod line;
 mod look;
 mod lookup;
+mod matcher;
 mod meters;
 mod notice;
+mod orders;
 mod path;
 mod pump;
 mod ready;
@@ -41,11 +44,14 @@ mod site;
 mod slot;
 pub mod source;
 mod storm;
+mod sweep;
 mod timers;
 mod upkeep;
 pub mod view;
+mod visit;
 mod waiting;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -56,6 +62,7 @@ use crate::dns::Planner;
 use crate::message::{Envelope, MessageId};
 use crate::metrics::Registry;
 use crate::spool::{Recovered, Spool};
+use crate::state::{OrderId, Orders, PlaceError, Request, Selection};
 
 pub use assignment::Assignment;
 use engine::Engine;
@@ -63,7 +70,7 @@ pub use reservation::Reservation;
 pub use settings::Settings;
 pub use slot::Slot;
 pub use source::{Egress, EgressPool, Source};
-pub use view::{EntryView, Filter, View};
+pub use view::{Counts, EntryView, Filter, Flushed, OrderView, Placed, Undone, View};
 
 /// What `delivery` implements and the daemon hands to the queue.
 pub trait Courier: Send + Sync + 'static {
@@ -90,8 +97,15 @@ pub struct Queue {
 
 impl Queue {
     /// An empty queue. Nothing is handed out before [`Queue::start`].
-    pub fn new(settings: Settings, spool: Spool, planner: Arc<Planner>, clock: Clock, registry: &Registry) -> Self {
-        Self { engine: Arc::new(Engine::new(settings, spool, planner, clock, registry)) }
+    pub fn new(
+        settings: Settings,
+        spool: Spool,
+        orders: Orders,
+        planner: Arc<Planner>,
+        clock: Clock,
+        registry: &Registry,
+    ) -> Self {
+        Self { engine: Arc::new(Engine::new(settings, spool, orders, planner, clock, registry)) }
     }
 
     /// Begins to hand work to `courier`. The task ends some time after [`Queue::stop_dispatch`]: when DSNs that were
@@ -157,8 +171,35 @@ impl Queue {
         self.engine.view()
     }
 
-    /// Entries that match, up to the filter's limit. Takes many short locks.
+    /// Entries that match, up to the filter's limit. Takes many short locks, and may block on the disk.
     pub fn list(&self, filter: &Filter) -> Vec<EntryView> {
         self.engine.list(filter)
+    }
+
+    /// How many recipients match, by where they are.
+    pub fn count(&self, selection: &Selection) -> Counts {
+        self.engine.count(selection)
+    }
+
+    /// Makes an order stand and applies it to what is queued. Blocks on the disk, for seconds if a million recipients
+    /// are moved.
+    pub fn place(&self, request: Request) -> Result<Placed, PlaceError> {
+        self.engine.place(request)
+    }
+
+    /// Ends an order; what it kept goes on. None: there is no such order. Blocks on the disk.
+    pub fn undo(&self, id: OrderId) -> io::Result<Option<Undone>> {
+        self.engine.undo(id)
+    }
+
+    /// The orders that stand, the oldest first.
+    pub fn orders(&self) -> Vec<OrderView> {
+        self.engine.order_views()
+    }
+
+    /// Has deferred recipients tried now, and ends the back-off of their sites; `held`: also those held as damaged or in
+    /// doubt. May block on the disk.
+    pub fn flush(&self, selection: &Selection, held: bool) -> Flushed {
+        self.engine.flush(selection, held)
     }
 }

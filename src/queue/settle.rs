@@ -10,17 +10,19 @@
 
 use std::sync::Arc;
 
-use crate::bounce::dsn::Action;
+use crate::bounce::dsn::Action as Notification;
 use crate::clock::UnixTime;
 use crate::dns::PlanFailure;
 use crate::message::{Outcome, Phase, Report};
 use crate::reply::classify::{Class, classify};
 use crate::smtp::status::Status;
 use crate::spool::{Event, RecipientEvent};
+use crate::state::Action;
 
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
 use super::notice::Notice;
+use super::orders::Standing;
 use super::settings::BackOff;
 use super::site::Site;
 
@@ -97,6 +99,7 @@ impl Engine {
 
     /// Entries whose time was over before they could be tried again.
     pub fn expire(self: &Arc<Self>, entries: Vec<Entry>) {
+        let entries = self.without_held(entries);
         let attempt = Attempt { wall: self.clock.wall(), is_mass: false, source: None };
         self.decide_runs(attempt, entries, |entry| {
             let text = match self.last_words(entry) {
@@ -106,6 +109,13 @@ impl Engine {
             // RFC 3463, 3.5: X.4.7, delivery time expired.
             Outcome::Expired(Report::local(Phase::Queue, Status::new(5, 4, 7), text))
         });
+    }
+
+    /// Entries that an operator gives up; `why` is told in the DSN.
+    pub fn bounce(self: &Arc<Self>, entries: Vec<Entry>, why: &str) {
+        let attempt = Attempt { wall: self.clock.wall(), is_mass: false, source: None };
+        let report = order_report(why);
+        self.decide_runs(attempt, entries, |_| Outcome::Bounced(report.clone()));
     }
 
     /// What a recipient, or its domain, was deferred for the last time. Never what another recipient was told: that may
@@ -146,7 +156,10 @@ impl Engine {
             }
             match outcome {
                 Outcome::Delivered(report) => self.deliver(entry, report, attempt, &mut ledger),
-                Outcome::Deferred(report) => self.defer(entry, report, attempt, &mut ledger),
+                Outcome::Deferred(report) => match self.doom_of(&entry) {
+                    Some(order) => self.fail_by_order(entry, &order, &mut ledger),
+                    None => self.defer(entry, report, attempt, &mut ledger),
+                },
                 Outcome::Bounced(report) => {
                     self.meters.bounced.increment(1);
                     self.fail(entry, Event::Bounced, report, &mut ledger);
@@ -162,8 +175,11 @@ impl Engine {
             self.spool.record(id, &ledger.events);
         }
         self.timers.schedule(ledger.later.into_iter());
-        let notices =
-            [(Action::Failed, ledger.failed), (Action::Delayed, ledger.delayed), (Action::Relayed, ledger.relayed)];
+        let notices = [
+            (Notification::Failed, ledger.failed),
+            (Notification::Delayed, ledger.delayed),
+            (Notification::Relayed, ledger.relayed),
+        ];
         for (action, subjects) in notices {
             if !subjects.is_empty() {
                 Notice { id, action, subjects }.begin(self);
@@ -179,6 +195,16 @@ impl Engine {
             return;
         }
         self.finish(&entry, Event::Delivered, ledger);
+    }
+
+    /// It was being tried when it was given up.
+    fn fail_by_order(&self, entry: Entry, order: &Standing, ledger: &mut Ledger) {
+        if order.order.action == Action::Delete {
+            self.meters.deleted.increment(1);
+            return self.finish(&entry, Event::Deleted, ledger);
+        }
+        self.meters.bounced.increment(1);
+        self.fail(entry, Event::Bounced, order_report(&order.describe()), ledger);
     }
 
     fn fail(&self, entry: Entry, event: Event, report: Report, ledger: &mut Ledger) {
@@ -226,6 +252,11 @@ impl Engine {
         ledger.events.push(RecipientEvent { recipient: entry.recipient, event });
         ledger.later.push(entry);
     }
+}
+
+/// RFC 3463, 3.8: X.7.1, delivery not authorized; nearest to a decision of the operator.
+fn order_report(why: &str) -> Report {
+    Report::local(Phase::Queue, Status::new(5, 7, 1), format!("given up by the operator: {why}"))
 }
 
 /// Whether the receiver wants to be left alone for a while.

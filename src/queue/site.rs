@@ -460,6 +460,8 @@ mod tests {
                 domain,
                 flow: flow.clone(),
                 hash: 0,
+                sender: 0,
+                sender_domain: 0,
                 recipient: 0,
                 due: UnixTime(0),
                 accepted: UnixTime(0),

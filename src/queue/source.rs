@@ -148,6 +148,19 @@ impl Chooser {
         if self.by_sender.is_empty() { None } else { self.by_sender.get(domain).copied() }
     }
 
+    /// Sources of an entry's pool beside this one, by turns.
+    pub fn others(&self, entry: &Entry, source: u16) -> Vec<u16> {
+        let Some(pool) = self.pools.get(usize::from(entry.flow.pool)) else { return Vec::new() };
+        let start = usize::try_from(pool.next.fetch_add(1, Ordering::Relaxed)).unwrap_or(0) % pool.turns.len().max(1);
+        let mut others: Vec<u16> = Vec::new();
+        for other in pool.turns.iter().cycle().skip(start).take(pool.turns.len()) {
+            if *other != source && !others.contains(other) {
+                others.push(*other);
+            }
+        }
+        others
+    }
+
     /// The source for the next attempt of an entry.
     pub fn choose(&self, entry: &Entry, now: UnixTime, gates: &Gates) -> u16 {
         let Some(pool) = self.pools.get(usize::from(entry.flow.pool)) else { return 0 };

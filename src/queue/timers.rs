@@ -170,6 +170,20 @@ impl Shard {
         }
     }
 
+    /// Takes entries for which `is_taken` says so, a bucket at a time.
+    pub fn extract(&self, is_taken: impl Fn(&Entry) -> bool, out: &mut Vec<Entry>) {
+        let seconds: Vec<u32> = self.state.lock().buckets.keys().copied().collect();
+        for second in seconds {
+            let mut state = self.state.lock();
+            let Some(bucket) = state.buckets.get_mut(&second) else { continue };
+            let before = out.len();
+            bucket.entries.extract(|entry| !is_taken(entry), out);
+            for entry in out.get(before..).unwrap_or_default() {
+                entry.domain.remove_scheduled(1);
+            }
+        }
+    }
+
     /// Counts for people; `late` is a time in the past.
     pub fn look(&self, late: UnixTime) -> Seen {
         let state = self.state.lock();

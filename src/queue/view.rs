@@ -1,8 +1,10 @@
 //! What people see of the queue: the admin interface serializes it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use crate::message::MessageId;
+use crate::state::{Order, Selection};
 
 /// The queue at one moment, counts only.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -30,8 +32,10 @@ pub struct Totals {
     pub waiting_for_dns: usize,
     /// Being tried.
     pub in_flight: usize,
-    /// Kept aside for an operator.
+    /// Kept aside for an operator: by an order to hold, or damaged, or in doubt.
     pub held: usize,
+    /// Kept by an order to suspend.
+    pub suspended: usize,
     /// Connections open or being opened.
     pub connections: usize,
     /// Age in seconds of the oldest unfinished recipient.
@@ -86,22 +90,65 @@ pub struct OverdueView {
 /// Which entries to list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Of this domain only.
-    pub domain: Option<String>,
-    /// Of this site only.
-    pub site: Option<String>,
-    /// Of this tenant only.
-    pub tenant: Option<String>,
-    /// Of this forward-path only.
-    pub recipient: Option<String>,
-    /// Of this message only.
-    pub message: Option<MessageId>,
+    /// Only these; checked by [`Selection::checked`].
+    pub selection: Selection,
     /// Only those with an attempt before the start that has no outcome.
     pub in_doubt: bool,
     /// At most so many.
     pub limit: usize,
 }
 
+/// Recipients by where they are: keys as [`EntryView::state`].
+pub type Counts = BTreeMap<&'static str, usize>;
+
+/// An order that has been placed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Placed {
+    /// As it stands.
+    pub order: Order,
+    /// Recipients that it is about, by where they were. What is in flight is finished first; what waits for its time or
+    /// for a look-up is met by the order when it has come, save that orders that end recipients do so at once.
+    pub counts: Counts,
+    /// Recipients that it ended at once.
+    pub ended: usize,
+}
+
+/// An order that stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct OrderView {
+    /// The order.
+    pub order: Order,
+    /// Recipients that wait for its end.
+    pub parked: usize,
+}
+
+/// An order that was undone.
+#[derive(Clone, Debug, Serialize)]
+pub struct Undone {
+    /// As it stood.
+    pub order: Order,
+    /// Recipients that waited for its end and go on.
+    pub released: usize,
+}
+
+/// What is tried at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Flushed {
+    /// Recipients that waited for their time or for a look-up.
+    pub scheduled: usize,
+    /// Recipients that were held as damaged or in doubt.
+    pub held: usize,
+    /// Sites whose back-off was ended.
+    pub sites: usize,
+}
+
+/// States of [`EntryView`].
+pub(super) const READY: &str = "ready";
+pub(super) const SCHEDULED: &str = "scheduled";
+pub(super) const STORING: &str = "storing-dsn";
+pub(super) const WAITING_FOR_DNS: &str = "waiting-for-dns";
+pub(super) const HELD: &str = "held";
+pub(super) const SUSPENDED: &str = "suspended";
 /// All connections are busy.
 pub(super) const BUSY: &str = "busy";
 /// A delivery plan is being looked up.
@@ -129,8 +176,13 @@ pub struct EntryView {
     pub tenant: String,
     /// Its campaign; empty: none.
     pub campaign: String,
-    /// `ready`, `in-flight` (being tried), `storing-dsn`, `waiting-for-dns`, `scheduled`, or why it is held: `damaged` or
-    /// `in-doubt`.
+    /// `urgent`, `normal` or `bulk`.
+    pub lane: &'static str,
+    /// The order that keeps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<u32>,
+    /// `ready`, `in-flight` (being tried), `storing-dsn`, `waiting-for-dns`, `scheduled`, `suspended` or `held` (by an
+    /// order), or why it is held without one: `damaged` or `in-doubt`.
     pub state: &'static str,
     /// Since when, in seconds since 1970, while it is in flight or a DSN about it is being stored.
     pub since: Option<u32>,

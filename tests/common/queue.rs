@@ -24,6 +24,7 @@ use hikyaku::smtp::address::ReversePath;
 use hikyaku::smtp::reply::Reply;
 use hikyaku::smtp::status::Status;
 use hikyaku::spool::{Attempts, NewMessage, Spool};
+use hikyaku::state::Orders;
 use parking_lot::Mutex;
 
 /// What a receiver does.
@@ -239,9 +240,10 @@ impl Stage {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let disk = Arc::new(Disk::new(folder.path().join("spool")));
-        let (spool, recovery) = Spool::open(spool_settings(), disk, clock, &registry).unwrap();
+        let (spool, recovery) = Spool::open(spool_settings(), disk.clone(), clock, &registry).unwrap();
         drop(recovery);
-        let queue = Queue::new(settings, spool.clone(), planner, clock, &registry);
+        let orders = Orders::open(disk, clock.wall()).unwrap();
+        let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
         Self { queue, spool, script: Arc::default(), clock, registry, folder, _responder: responder }
     }
 
@@ -251,9 +253,10 @@ impl Stage {
         let planner = planner(clock, &registry, 0);
         let uncached = hikyaku::spool::Settings { cache: 0, ..spool_settings() };
         let storage = storage(&folder.path().join("spool"));
-        let (spool, recovery) = Spool::open(uncached, storage, clock, &registry).unwrap();
+        let (spool, recovery) = Spool::open(uncached, storage.clone(), clock, &registry).unwrap();
         drop(recovery);
-        let queue = Queue::new(settings, spool.clone(), planner, clock, &registry);
+        let orders = Orders::open(storage, clock.wall()).unwrap();
+        let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
         let stage = Self { queue, spool, script: Arc::default(), clock, registry, folder, _responder: None };
         stage.start();
         stage

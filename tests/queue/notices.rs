@@ -9,6 +9,7 @@ use hikyaku::message::{Envelope, MessageId, Notify, Outcome};
 use hikyaku::queue::settings::{BackOff, Retry};
 use hikyaku::queue::{Filter, Settings};
 use hikyaku::smtp::address::ReversePath;
+use hikyaku::state::Selection;
 use parking_lot::Mutex;
 
 use crate::common::{Receiver, Stage, bounced, deferred, delivered};
@@ -228,7 +229,11 @@ async fn an_expired_recipient_is_told_its_own_last_reply_and_nobody_elses() {
     stage.until_done(1).await;
     stage.submit(Envelope { tenant: "b".into(), ..stage.envelope(&["other@d1.test"]) }).await;
     stage.until_done(2).await;
-    let entries = stage.queue.list(&Filter { message: Some(id), limit: 9, ..Filter::default() });
+    let entries = stage.queue.list(&Filter {
+        selection: Selection { message: Some(id.to_string().into()), ..Selection::default() },
+        limit: 9,
+        ..Filter::default()
+    });
     assert_eq!(entries[0].last_reply.as_deref(), Some("end-of-data at -: 451 4.3.0 words for the one"));
     stage.until("both reports", |_| texts.lock().len() == 2).await;
 

@@ -7,6 +7,7 @@ use hikyaku::message::{Envelope, Outcome, Report};
 use hikyaku::queue::settings::BackOff;
 use hikyaku::queue::{Filter, Settings};
 use hikyaku::spool::{Pending, Recovered};
+use hikyaku::state::Selection;
 
 use crate::common::{Receiver, Stage, deferred};
 
@@ -64,11 +65,34 @@ async fn sites_tenants_and_entries_are_shown() {
     assert!(view.sites[0].last_reply.as_deref().unwrap().contains("451 4.3.0 mailbox busy"));
     assert_eq!((&*view.tenants[0].tenant, view.tenants[0].queued), ("other", 2));
     assert!(serde_json::to_string(&view).unwrap().contains("\"scheduled\":3"));
-    let entries = stage.queue.list(&Filter { recipient: Some("a@d1.test".into()), limit: 9, ..Filter::default() });
+    let entries = stage.queue.list(&Filter {
+        selection: Selection { recipient: Some("a@d1.test".into()), ..Selection::default() },
+        limit: 9,
+        ..Filter::default()
+    });
     assert_eq!(entries.len(), 1);
     assert_eq!((&*entries[0].message_id, &*entries[0].campaign), (&*id.to_string(), "spring"));
-    assert_eq!(stage.queue.list(&Filter { tenant: Some("other".into()), limit: 1, ..Filter::default() }).len(), 1);
-    assert!(stage.queue.list(&Filter { domain: Some("d2.test".into()), limit: 9, ..Filter::default() }).is_empty());
+    assert_eq!(
+        stage
+            .queue
+            .list(&Filter {
+                selection: Selection { tenant: Some("other".into()), ..Selection::default() },
+                limit: 1,
+                ..Filter::default()
+            })
+            .len(),
+        1
+    );
+    assert!(
+        stage
+            .queue
+            .list(&Filter {
+                selection: Selection { domain: Some("d2.test".into()), ..Selection::default() },
+                limit: 9,
+                ..Filter::default()
+            })
+            .is_empty()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,7 +105,11 @@ async fn recipients_of_a_damaged_message_are_held_and_shown() {
 
     let totals = stage.queue.view().totals;
     assert_eq!((totals.queued, totals.in_flight, totals.scheduled), (1, 0, 0));
-    let entries = stage.queue.list(&Filter { message: Some(id), limit: 9, ..Filter::default() });
+    let entries = stage.queue.list(&Filter {
+        selection: Selection { message: Some(id.to_string().into()), ..Selection::default() },
+        limit: 9,
+        ..Filter::default()
+    });
     assert_eq!(entries.iter().map(|entry| entry.state).collect::<Vec<_>>(), ["damaged"]);
     let gauge = "hikyaku_queue_depth_recipients{state=\"damaged\"} 1";
     stage.until("the gauge", |stage| stage.registry.render().contains(gauge)).await;
@@ -105,10 +133,21 @@ async fn recipients_that_are_being_tried_are_listed_with_the_address_of_the_atte
     assert_eq!(seen, [(0, None), (1, Some("192.0.2.1:25"))]);
     assert!(entries.iter().all(|entry| entry.message_id == id.to_string() && entry.site.is_some()), "{entries:?}");
     assert!(entries.iter().all(|entry| entry.since.is_some_and(|since| since >= entry.accepted)), "{entries:?}");
-    let of = |recipient: &str| Filter { recipient: Some(recipient.into()), ..all.clone() };
+    let of = |recipient: &str| Filter {
+        selection: Selection { recipient: Some(recipient.into()), ..Selection::default() },
+        ..all.clone()
+    };
     assert_eq!(stage.queue.list(&of("b@d1.test")).len(), 1);
     assert!(stage.queue.list(&of("c@d1.test")).is_empty());
-    assert!(stage.queue.list(&Filter { tenant: Some("other".into()), ..all.clone() }).is_empty());
+    assert!(
+        stage
+            .queue
+            .list(&Filter {
+                selection: Selection { tenant: Some("other".into()), ..Selection::default() },
+                ..all.clone()
+            })
+            .is_empty()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,7 @@ use hikyaku::message::MessageId;
 use hikyaku::metrics::Registry;
 use hikyaku::queue::{self, Queue};
 use hikyaku::spool::{self, Attempts, Spool};
+use hikyaku::state::Orders;
 use hikyaku::submission::{Services, Settings, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -45,7 +46,8 @@ impl Server {
         recovery.run(&mut |_| {});
         let resolvers = vec!["127.0.0.1:1".parse().unwrap()];
         let planner = Planner::new(dns::Settings { resolvers, ..dns::Settings::default() }, clock, &registry).unwrap();
-        let queue = Queue::new(queue, spool.clone(), Arc::new(planner), clock, &registry);
+        let orders = Orders::open(storage.clone(), clock.wall()).unwrap();
+        let queue = Queue::new(queue, spool.clone(), orders, Arc::new(planner), clock, &registry);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let services = Services::new(spool.clone(), queue.clone(), clock, "mx.test".into(), &registry);
