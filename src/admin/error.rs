@@ -1,7 +1,7 @@
 //! Errors of the admin interface: JSON that says what is wrong and what to do.
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,12 @@ impl From<QueryRejection> for Refusal {
     }
 }
 
+impl From<JsonRejection> for Refusal {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text(), "the body is JSON; `hikyaku --json` shows the fields there are")
+    }
+}
+
 impl From<SelectionError> for Refusal {
     fn from(error: SelectionError) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error.to_string(), "`hikyaku queue list` shows the values that there are")
@@ -61,7 +67,7 @@ impl From<tokio::task::JoinError> for Refusal {
 }
 
 pub(super) async fn no_such_path(uri: Uri) -> Refusal {
-    let paths = "paths are /healthz, /readyz, /v1/status, /v1/spool, /v1/queue, /v1/queue/entries and /v1/message/ID";
+    let paths = "the paths are listed in docs/cli.md; /v1/status is one";
     Refusal::new(StatusCode::NOT_FOUND, format!("nothing at {}", uri.path()), paths)
 }
 
@@ -70,5 +76,5 @@ pub(super) async fn no_such_metrics_path(uri: Uri) -> Refusal {
 }
 
 pub(super) async fn no_such_method(method: Method, uri: Uri) -> Refusal {
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not possible on {}", uri.path()), "use GET")
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not possible on {}", uri.path()), "GET shows, POST and DELETE change")
 }

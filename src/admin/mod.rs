@@ -10,7 +10,12 @@
 //! | `/v1/status` | [`Status`] |
 //! | `/v1/spool` | [`Stat`] |
 //! | `/v1/queue` | [`crate::queue::View`]: counts by site and tenant |
-//! | `/v1/queue/entries?domain=&site=&tenant=&recipient=&in_doubt=&limit=` | [`crate::queue::EntryView`]s that match |
+//! | `/v1/queue/entries?domain=&...&in_doubt=&limit=` | [`crate::queue::EntryView`]s that match a [`crate::state::Selection`] |
+//! | `/v1/queue/count?domain=&...` | [`crate::queue::Counts`] of them |
+//! | POST `/v1/queue/flush` | [`Flush`]: [`crate::queue::Flushed`] |
+//! | `/v1/orders`, `/v1/orders/ID` | [`crate::queue::OrderView`]s |
+//! | POST `/v1/orders` | [`crate::state::Request`]: [`crate::queue::Placed`] |
+//! | DELETE `/v1/orders/ID` | [`crate::queue::Undone`] |
 //! | `/v1/message/ID` | [`MessageView`] |
 //!
 //! Errors are [`Problem`]s: what is wrong and what to do. The socket is mode 0600: whoever may open it may do
@@ -19,6 +24,7 @@
 mod error;
 mod health;
 mod message_view;
+mod orders;
 mod queue_view;
 mod server;
 mod socket;
@@ -28,7 +34,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +44,7 @@ use crate::spool::{Spool, Stat};
 
 pub use error::Problem;
 pub use message_view::{MessageView, RecipientView};
+pub use orders::Flush;
 pub use server::{serve_metrics, serve_unix};
 pub use socket::{AdminSocket, bind_unix};
 
@@ -89,6 +96,10 @@ fn router(state: State) -> Router {
         .route("/v1/message/{id}", get(message_view::message))
         .route("/v1/queue", get(queue_view::view))
         .route("/v1/queue/entries", get(queue_view::entries))
+        .route("/v1/queue/count", get(orders::count))
+        .route("/v1/queue/flush", post(orders::flush))
+        .route("/v1/orders", get(orders::list).post(orders::place))
+        .route("/v1/orders/{id}", get(orders::show).delete(orders::undo))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))

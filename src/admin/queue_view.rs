@@ -9,17 +9,17 @@ use serde::Deserialize;
 use super::State;
 use super::error::Refusal;
 use crate::queue::{EntryView, Filter, View};
-use crate::state::Selection;
+use crate::state::{Selection, SelectionError};
 
 /// Entries listed when nothing is said.
 const DEFAULT_LIMIT: usize = 100;
 /// Entries listed at most: an answer stays below what the client reads.
 const MOST: usize = 100_000;
 
-/// Query parameters of `/v1/queue/entries`: a selection, and these.
+/// A selection in a query string.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Parameters {
+pub(super) struct Selected {
     domain: Option<Box<str>>,
     site: Option<Box<str>>,
     tenant: Option<Box<str>>,
@@ -33,6 +33,14 @@ pub(super) struct Parameters {
     limit: Option<usize>,
 }
 
+impl Selected {
+    /// The selection, if it makes sense.
+    pub(super) fn checked(self) -> Result<Selection, SelectionError> {
+        let Self { domain, site, tenant, campaign, lane, source, sender, recipient, message, .. } = self;
+        Selection { domain, site, tenant, campaign, lane, source, sender, recipient, message }.checked()
+    }
+}
+
 /// Counts by site and tenant.
 pub(super) async fn view(Shared(state): Shared<State>) -> Result<Json<View>, Refusal> {
     // Walks every shard: short locks, but many of them.
@@ -42,15 +50,15 @@ pub(super) async fn view(Shared(state): Shared<State>) -> Result<Json<View>, Ref
 /// Queued recipients that match.
 pub(super) async fn entries(
     Shared(state): Shared<State>,
-    parameters: Result<Query<Parameters>, QueryRejection>,
+    parameters: Result<Query<Selected>, QueryRejection>,
 ) -> Result<Json<Vec<EntryView>>, Refusal> {
-    let Query(Parameters { domain, site, tenant, campaign, lane, source, sender, recipient, message, in_doubt, limit }) =
-        parameters?;
+    let Query(selected) = parameters?;
+    let (in_doubt, limit) = (selected.in_doubt, selected.limit);
     if limit == Some(0) {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "limit is 0", "limit is 1 or more; /v1/queue counts"));
     }
     let limit = limit.unwrap_or(DEFAULT_LIMIT).min(MOST);
-    let selection = Selection { domain, site, tenant, campaign, lane, source, sender, recipient, message }.checked()?;
+    let selection = selected.checked()?;
     let filter = Filter { selection, in_doubt, limit };
     Ok(Json(tokio::task::spawn_blocking(move || state.queue.list(&filter)).await?))
 }

@@ -6,10 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -75,8 +76,23 @@ impl Client {
 
     /// Asks for `path` (with query) and reads the JSON answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let (status, body) =
-            tokio::time::timeout(TIMEOUT, self.fetch(path)).await.map_err(|_| self.protocol("no answer in 60 s"))??;
+        self.ask(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Sends a body as JSON and reads the JSON answer.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.protocol(error))?;
+        self.ask(Method::POST, path, body.into()).await
+    }
+
+    /// Has what is at `path` removed and reads the JSON answer.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.ask(Method::DELETE, path, Bytes::new()).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
+        let answer = tokio::time::timeout(TIMEOUT, self.fetch(method, path, body)).await;
+        let (status, body) = answer.map_err(|_| self.protocol("no answer in 60 s"))??;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| self.protocol(error));
         }
@@ -85,15 +101,18 @@ impl Client {
         Err(ClientError::Refused { status: status.as_u16(), error: problem.error, hint: problem.hint })
     }
 
-    async fn fetch(&self, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    async fn fetch(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| ClientError::Unreachable { socket: self.socket.display().to_string(), error })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(error))?;
-        let request = Request::get(path)
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(hyper::header::HOST, "hikyaku")
-            .body(Empty::<Bytes>::new())
+            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
             .map_err(|error| self.protocol(error))?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(|error| self.protocol(error))?;

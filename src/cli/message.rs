@@ -1,19 +1,36 @@
-//! `hikyaku message show`: one unfinished message, its recipients and its header section.
+//! `hikyaku message`: one unfinished message, its recipients and its header section; and its end by an operator.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::exit::Exit;
 use super::queue::Attempt;
 use super::table::{Table, below, extra, long, number, octets, plain, span, text};
-use super::{Remote, exit, print_json};
+use super::{Remote, exit, orders, print_json};
 use crate::admin::MessageView;
 use crate::message::MessageId;
+use crate::state::Action;
 
 /// Sub-commands of `message`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Message {
     /// Show an unfinished message: envelope, recipients and header section
     Show(Show),
+    /// Give up what is left of a message, without a DSN
+    Delete(End),
+    /// Give up what is left of a message, with a DSN to its sender
+    Bounce(End),
+}
+
+/// Options of `message delete` and `message bounce`.
+#[derive(Debug, clap::Args)]
+pub(super) struct End {
+    /// The message's id, as `queue list`, replies to the submission and the log give it
+    id: MessageId,
+    /// Why: in the journal, and in the DSN
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 /// Options of `message show`.
@@ -29,7 +46,15 @@ impl Message {
     pub(super) async fn execute(self) -> exit::Result {
         match self {
             Self::Show(show) => show.execute().await,
+            Self::Delete(end) => end.execute(Action::Delete).await,
+            Self::Bounce(end) => end.execute(Action::Bounce).await,
         }
+    }
+}
+
+impl End {
+    async fn execute(self, action: Action) -> exit::Result {
+        orders::end_message(&self.remote, &self.id.to_string(), action, self.reason).await
     }
 }
 

@@ -9,8 +9,11 @@ mod demo;
 pub mod exit;
 mod message;
 mod notify;
+mod orders;
+mod patience;
 mod queue;
 mod run;
+mod selection;
 mod spool;
 mod status;
 pub mod table;
@@ -46,7 +49,9 @@ enum Command {
     /// Show what waits to be delivered, and why
     #[command(subcommand)]
     Queue(queue::Queue),
-    /// Look at single messages
+    /// List and undo the orders that `queue suspend`, `hold`, `move`, `delete` and `bounce` placed
+    Orders(orders::Orders),
+    /// Look at single messages, and end them
     #[command(subcommand)]
     Message(message::Message),
     /// Show the state of the spool
@@ -82,6 +87,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Check(command) => command.execute(),
         Command::Status(command) => wait(command.execute()),
         Command::Queue(command) => wait(command.execute()),
+        Command::Orders(command) => wait(command.execute()),
         Command::Message(command) => wait(command.execute()),
         Command::Spool(command) => wait(command.execute()),
         Command::Demo(command) => command.execute(),

@@ -1,4 +1,5 @@
-//! `hikyaku queue`: what waits to be delivered, and why. `sites` counts, `list` shows single recipients.
+//! `hikyaku queue`: what waits to be delivered, and why. `sites` counts, `list` shows single recipients; the others steer
+//! (`orders`).
 //!
 //! The answers are read field by field with defaults, so a newer or older daemon can be asked as well.
 
@@ -7,10 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::escaped;
 use super::exit::Exit;
+use super::orders::{FlushNow, Move, Place, Resume};
+use super::selection::{SelectionArguments, query};
 use super::table::{Table, below, extra, long, number, span, text, thousands};
 use super::{Remote, exit, print_json};
+use crate::state::Action;
 
 /// Sub-commands of `queue`.
 #[derive(Debug, clap::Subcommand)]
@@ -19,23 +22,27 @@ pub(super) enum Queue {
     List(List),
     /// Count by site: what is ready, what waits for its time, connections, back-off, last reply
     Sites(Sites),
+    /// Do not try recipients until they are resumed; they expire and report delays as ever
+    Suspend(Place),
+    /// End orders to suspend: those with the very same selection, or all
+    Resume(Resume),
+    /// Keep recipients: they are not tried and do not expire until the order is undone
+    Hold(Place),
+    /// Try recipients from another egress source
+    Move(Move),
+    /// Give recipients up without a DSN
+    Delete(Place),
+    /// Give recipients up with a DSN to their senders
+    Bounce(Place),
+    /// Try deferred recipients now and end back-offs
+    Flush(FlushNow),
 }
 
 /// Options of `queue list`.
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
-    /// Only of this recipient domain
-    #[arg(long)]
-    domain: Option<String>,
-    /// Only of this site (a provider's name, an MX set or a domain, as `queue sites` shows it)
-    #[arg(long)]
-    site: Option<String>,
-    /// Only of this tenant
-    #[arg(long)]
-    tenant: Option<String>,
-    /// Only of this recipient address
-    #[arg(long, value_name = "ADDRESS")]
-    recipient: Option<String>,
+    #[command(flatten)]
+    selection: SelectionArguments,
     /// Only those whose attempt before the last start has no known outcome: they may come twice
     #[arg(long)]
     in_doubt: bool,
@@ -61,6 +68,13 @@ impl Queue {
         match self {
             Self::List(list) => list.execute().await,
             Self::Sites(sites) => sites.execute().await,
+            Self::Suspend(place) => place.execute(Action::Suspend).await,
+            Self::Resume(resume) => resume.execute().await,
+            Self::Hold(place) => place.execute(Action::Hold).await,
+            Self::Move(order) => order.execute().await,
+            Self::Delete(place) => place.execute(Action::Delete).await,
+            Self::Bounce(place) => place.execute(Action::Bounce).await,
+            Self::Flush(flush) => flush.execute().await,
         }
     }
 }
@@ -86,13 +100,8 @@ struct Entry {
 
 impl List {
     async fn execute(self) -> exit::Result {
-        let mut path = format!("/v1/queue/entries?limit={}&in_doubt={}", self.limit, self.in_doubt);
-        let Self { domain, site, tenant, recipient, .. } = &self;
-        for (name, value) in [("domain", domain), ("site", site), ("tenant", tenant), ("recipient", recipient)] {
-            if let Some(value) = value {
-                path.push_str(&format!("&{name}={}", escaped(value)));
-            }
-        }
+        let selection = self.selection.checked()?;
+        let path = format!("/v1/queue/entries?limit={}&in_doubt={}{}", self.limit, self.in_doubt, query(&selection));
         let answer: Value = self.remote.client().get(&path).await?;
         if self.remote.json {
             return print_json(&answer);
@@ -101,7 +110,8 @@ impl List {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let table = entry_table(&entries, now);
         if table.is_empty() {
-            println!("nothing is queued{}", if self.is_filtered() { " that matches" } else { "" });
+            let is_filtered = self.in_doubt || !selection.is_everything();
+            println!("nothing is queued{}", if is_filtered { " that matches" } else { "" });
         } else {
             table.print();
         }
@@ -109,10 +119,6 @@ impl List {
             eprintln!("cut at --limit {}", self.limit);
         }
         Ok(Exit::Ok)
-    }
-
-    fn is_filtered(&self) -> bool {
-        self.in_doubt || [&self.domain, &self.site, &self.tenant, &self.recipient].into_iter().any(Option::is_some)
     }
 }
 
@@ -198,6 +204,7 @@ pub(super) struct Totals {
     connections: u64,
     oldest_seconds: u64,
     held: u64,
+    suspended: u64,
 }
 
 impl Totals {
@@ -207,7 +214,8 @@ impl Totals {
             [self.queued, self.ready, self.scheduled, self.waiting_for_dns, self.in_flight, self.connections]
                 .map(thousands);
         let oldest = span(self.oldest_seconds);
-        let held = if self.held > 0 { format!("; {} HELD", thousands(self.held)) } else { String::new() };
+        let kept = [(self.held, "HELD"), (self.suspended, "suspended")].into_iter().filter(|(count, _)| *count > 0);
+        let held: String = kept.map(|(count, how)| format!("; {} {how}", thousands(count))).collect();
         [
             format!("{queued} recipients, oldest {oldest}; {connections} connections{held}"),
             format!("{ready} ready, {scheduled} scheduled, {waiting_for_dns} for DNS, {in_flight} in flight"),
@@ -347,7 +355,8 @@ mod tests {
             in_flight: 2_000,
             connections: 2_000,
             oldest_seconds: 400_000,
-            held: million,
+            held: 1_000,
+            suspended: 0,
         };
 
         let sites = site_table([&site].into_iter()).render(Some(80));

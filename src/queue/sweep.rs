@@ -32,8 +32,7 @@ impl Engine {
         if let Action::Move { source } = &request.action
             && self.source_named(source).is_none()
         {
-            let error = io::Error::new(io::ErrorKind::NotFound, format!("there is no egress source {source:?}"));
-            return Err(PlaceError::Store(error));
+            return Err(PlaceError::Source(source.clone()));
         }
         // What is being tried now has had its outcome by then.
         let watch = self.settings().longest_attempt + Duration::from_secs(60);

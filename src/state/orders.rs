@@ -71,6 +71,9 @@ pub enum PlaceError {
     /// A text that cannot be shown.
     #[error("{0}: at most {LONGEST_REASON} characters, none of them a control character")]
     Text(&'static str),
+    /// There is no such egress source to move to.
+    #[error("there is no egress source {0:?}")]
+    Source(Box<str>),
     /// Too many stand.
     #[error("{MOST} orders stand already: undo some of them")]
     TooMany,

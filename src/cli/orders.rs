@@ -1,0 +1,342 @@
+//! Steering: `queue suspend`, `hold`, `move`, `delete`, `bounce`, `resume` and `flush`, and `orders`.
+//!
+//! An order is placed by the first five, is listed by `orders`, and ends by its duration, by `queue resume` or by
+//! `orders undo`.
+
+use std::io::{IsTerminal, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::anyhow;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::exit::{Exit, Failure};
+use super::patience::patiently;
+use super::selection::{SelectionArguments, query};
+use super::table::{Table, below, long, number, plain, span, text, thousands};
+use super::{Remote, exit, print_json};
+use crate::admin::Flush;
+use crate::config::units::Span;
+use crate::state::{Action, Order, Request, Selection};
+
+/// Options that every order has.
+#[derive(Debug, clap::Args)]
+pub(super) struct Place {
+    #[command(flatten)]
+    selection: SelectionArguments,
+    /// Every recipient
+    #[arg(long)]
+    all: bool,
+    /// How long the order stands, such as 2h or 3d [default: until it is undone; delete and bounce: what is accepted by now]
+    #[arg(long = "for", value_name = "DURATION")]
+    duration: Option<Span>,
+    /// Why: shown by `orders`, in the journal, and in the DSN of a bounce
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Only count the recipients that the order would be about
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask before recipients are given up
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Options of `queue move`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Move {
+    /// The egress source to try them from, by its name in the configuration
+    #[arg(long, value_name = "SOURCE")]
+    to: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Options of `queue resume`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Resume {
+    #[command(flatten)]
+    selection: SelectionArguments,
+    /// All orders to suspend, whatever they are about
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Options of `queue flush`.
+#[derive(Debug, clap::Args)]
+pub(super) struct FlushNow {
+    #[command(flatten)]
+    selection: SelectionArguments,
+    /// Every recipient
+    #[arg(long)]
+    all: bool,
+    /// Also recipients that are held as damaged or in doubt
+    #[arg(long)]
+    held: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Options of `orders`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Orders {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List the orders that stand
+    List {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Show one order
+    Show {
+        /// Its id, as `orders` shows it
+        id: u32,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// End orders: what they kept goes on
+    Undo {
+        /// Their ids, as `orders` shows them
+        #[arg(required = true)]
+        ids: Vec<u32>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+#[derive(Deserialize)]
+struct Placed {
+    order: Order,
+    counts: std::collections::BTreeMap<String, u64>,
+    ended: u64,
+}
+
+#[derive(Deserialize)]
+struct View {
+    order: Order,
+    #[serde(default)]
+    parked: u64,
+}
+
+impl Place {
+    /// Places an order of this kind.
+    pub(super) async fn execute(self, action: Action) -> exit::Result {
+        let selection = self.selection.checked_or_all(self.all)?;
+        let client = self.remote.client();
+        if self.dry_run || (action.is_final() && !self.yes) {
+            let path = format!("/v1/queue/count?{}", query(&selection).trim_start_matches('&'));
+            let counts: Value = patiently("counting", client.get(&path)).await?;
+            if self.dry_run {
+                return if self.remote.json { print_json(&counts) } else { print_counts(&counts) };
+            }
+            confirm(&action, &selection, &counts)?;
+        }
+        let seconds = self.duration.map(|span| u32::try_from(span.0.as_secs()).unwrap_or(u32::MAX));
+        if seconds == Some(0) {
+            return Err(Failure::usage(anyhow!("--for: an order stands for 1s or longer")));
+        }
+        let request = Request { action, selection, reason: self.reason.into(), by: operator().into(), seconds };
+        place(&self.remote, &request).await
+    }
+}
+
+/// Places an order and tells what it is about.
+pub(super) async fn place(remote: &Remote, request: &Request) -> exit::Result {
+    let answer: Value = patiently("placing the order", remote.client().post("/v1/orders", request)).await?;
+    if remote.json {
+        return print_json(&answer);
+    }
+    let Placed { order, counts, ended } = serde_json::from_value(answer)?;
+    println!("order {}: {} {}{}", order.id, order.action.as_str(), plain(&order.selection.to_string()), lasting(&order));
+    println!("{}", counted(&counts));
+    if order.action.is_final() {
+        println!("{} given up", thousands(ended));
+    } else {
+        println!("undo it by: hikyaku orders undo {}", order.id);
+    }
+    Ok(Exit::Ok)
+}
+
+impl Move {
+    pub(super) async fn execute(self) -> exit::Result {
+        self.place.execute(Action::Move { source: self.to.into() }).await
+    }
+}
+
+impl Resume {
+    /// Ends the orders to suspend that have this very selection.
+    pub(super) async fn execute(self) -> exit::Result {
+        let selection = self.selection.checked()?;
+        if selection.is_everything() != self.all && !selection.is_everything() {
+            return Err(Failure::usage(anyhow!("--all and a selection contradict each other")));
+        }
+        let views: Vec<View> = self.remote.client().get("/v1/orders").await?;
+        let is_meant = |order: &Order| order.action == Action::Suspend && (self.all || order.selection == selection);
+        let ids: Vec<u32> = views.iter().filter(|view| is_meant(&view.order)).map(|view| view.order.id.0).collect();
+        if ids.is_empty() {
+            return Err(anyhow!("no order suspends {selection}\n`hikyaku orders` lists those that stand").into());
+        }
+        undo(&self.remote, &ids).await
+    }
+}
+
+impl FlushNow {
+    pub(super) async fn execute(self) -> exit::Result {
+        let flush = Flush { selection: self.selection.checked_or_all(self.all)?, held: self.held };
+        let answer: Value = patiently("flushing", self.remote.client().post("/v1/queue/flush", &flush)).await?;
+        if self.remote.json {
+            return print_json(&answer);
+        }
+        let number = |key: &str| thousands(answer.get(key).and_then(Value::as_u64).unwrap_or(0));
+        println!(
+            "{} scheduled and {} held recipients are tried now; the back-off of {} sites was ended",
+            number("scheduled"),
+            number("held"),
+            number("sites")
+        );
+        Ok(Exit::Ok)
+    }
+}
+
+impl Orders {
+    pub(super) async fn execute(self) -> exit::Result {
+        match self.command {
+            None => list(&self.remote).await,
+            Some(Command::List { remote }) => list(&remote).await,
+            Some(Command::Show { id, remote }) => {
+                let answer: Value = remote.client().get(&format!("/v1/orders/{id}")).await?;
+                if remote.json {
+                    return print_json(&answer);
+                }
+                print_orders(&[serde_json::from_value(answer)?]);
+                Ok(Exit::Ok)
+            }
+            Some(Command::Undo { ids, remote }) => undo(&remote, &ids).await,
+        }
+    }
+}
+
+async fn list(remote: &Remote) -> exit::Result {
+    let answer: Value = remote.client().get("/v1/orders").await?;
+    if remote.json {
+        return print_json(&answer);
+    }
+    let views: Vec<View> = serde_json::from_value(answer)?;
+    if views.is_empty() {
+        println!("no orders stand");
+    } else {
+        print_orders(&views);
+    }
+    Ok(Exit::Ok)
+}
+
+/// Ends orders one by one; those before one that fails have ended.
+async fn undo(remote: &Remote, ids: &[u32]) -> exit::Result {
+    let mut answers = Vec::new();
+    for id in ids {
+        let path = format!("/v1/orders/{id}");
+        let answer: Value = patiently("releasing recipients", remote.client().delete(&path)).await?;
+        if !remote.json {
+            let released = answer.get("released").and_then(Value::as_u64).unwrap_or(0);
+            println!("order {id} undone: {} recipients go on", thousands(released));
+        }
+        answers.push(answer);
+    }
+    if remote.json { print_json(&answers) } else { Ok(Exit::Ok) }
+}
+
+fn print_orders(views: &[View]) {
+    let mut table = Table::new(&[
+        number("ID"),
+        text("ORDER"),
+        long("ABOUT"),
+        number("KEPT"),
+        number("AGE"),
+        number("LEFT"),
+        below("BY / REASON"),
+    ]);
+    let now = now();
+    for View { order, parked } in views {
+        let action = match &order.action {
+            Action::Move { source } => format!("move to {source}"),
+            action => action.as_str().to_owned(),
+        };
+        table.row([
+            order.id.to_string(),
+            action,
+            order.selection.to_string(),
+            thousands(*parked),
+            span(now.saturating_sub(u64::from(order.placed_at))),
+            order.until.map(|until| span(u64::from(until).saturating_sub(now))).unwrap_or_default(),
+            [&*order.by, &*order.reason].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "),
+        ]);
+    }
+    table.print();
+}
+
+fn print_counts(counts: &Value) -> exit::Result {
+    let counts: std::collections::BTreeMap<String, u64> = serde_json::from_value(counts.clone())?;
+    println!("{}", counted(&counts));
+    Ok(Exit::Ok)
+}
+
+fn counted(counts: &std::collections::BTreeMap<String, u64>) -> String {
+    if counts.is_empty() {
+        return "it is about no recipient that is queued now".to_owned();
+    }
+    let parts = counts.iter().map(|(state, count)| format!("{} {}", thousands(*count), plain(state)));
+    format!("about {}", parts.collect::<Vec<_>>().join(", "))
+}
+
+fn lasting(order: &Order) -> String {
+    match order.until.filter(|_| order.accepted_until.is_none()) {
+        Some(until) => format!(" for {}", span(u64::from(until).saturating_sub(u64::from(order.placed_at)))),
+        None => String::new(),
+    }
+}
+
+/// Asks before recipients are given up.
+fn confirm(action: &Action, selection: &Selection, counts: &Value) -> Result<(), Failure> {
+    let counts: std::collections::BTreeMap<String, u64> = serde_json::from_value(counts.clone())?;
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(anyhow!("nobody can be asked: confirm with --yes (--dry-run counts)")));
+    }
+    let fate = if *action == Action::Delete { "deleted without a DSN" } else { "bounced" };
+    eprint!("{}: {}. To be {fate}; go on? [y/N] ", plain(&selection.to_string()), counted(&counts));
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) { Ok(()) } else { Err(anyhow!("not done").into()) }
+}
+
+/// Who gives the order, for those who read it later; not an authentication.
+pub(super) fn operator() -> String {
+    let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    let name = named.filter(|name| !name.is_empty() && !name.chars().any(char::is_control));
+    name.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// A final order about one message.
+pub(super) async fn end_message(remote: &Remote, id: &str, action: Action, reason: String) -> exit::Result {
+    let selection = Selection { message: Some(id.into()), ..Selection::default() };
+    let request = Request { action, selection, reason: reason.into(), by: operator().into(), seconds: None };
+    let counts: Value = remote.client().get(&format!("/v1/queue/count?message={id}")).await?;
+    if counts == json!({}) {
+        return Err(anyhow!("no recipient of message {id} is queued\n`hikyaku journal search` tells what became of it").into());
+    }
+    place(remote, &request).await
+}
