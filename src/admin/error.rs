@@ -49,7 +49,11 @@ impl From<QueryRejection> for Refusal {
 
 impl From<JsonRejection> for Refusal {
     fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text(), "the body is JSON; `hikyaku --json` shows the fields there are")
+        Self::new(
+            rejection.status(),
+            rejection.body_text(),
+            "the body is JSON; `hikyaku --json` shows the fields there are",
+        )
     }
 }
 
@@ -76,5 +80,9 @@ pub(super) async fn no_such_metrics_path(uri: Uri) -> Refusal {
 }
 
 pub(super) async fn no_such_method(method: Method, uri: Uri) -> Refusal {
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not possible on {}", uri.path()), "GET shows, POST and DELETE change")
+    Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{method} is not possible on {}", uri.path()),
+        "GET shows, POST and DELETE change",
+    )
 }

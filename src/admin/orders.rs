@@ -28,10 +28,7 @@ pub(super) async fn list(Shared(state): Shared<State>) -> Json<Vec<OrderView>> {
 }
 
 /// One of them.
-pub(super) async fn show(
-    Shared(state): Shared<State>,
-    Path(id): Path<String>,
-) -> Result<Json<OrderView>, Refusal> {
+pub(super) async fn show(Shared(state): Shared<State>, Path(id): Path<String>) -> Result<Json<OrderView>, Refusal> {
     let id = parse(&id)?;
     let found = state.queue.orders().into_iter().find(|view| view.order.id == id);
     found.map(Json).ok_or_else(|| no_such_order(id))

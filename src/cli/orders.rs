@@ -157,7 +157,13 @@ pub(super) async fn place(remote: &Remote, request: &Request) -> exit::Result {
         return print_json(&answer);
     }
     let Placed { order, counts, ended } = serde_json::from_value(answer)?;
-    println!("order {}: {} {}{}", order.id, order.action.as_str(), plain(&order.selection.to_string()), lasting(&order));
+    println!(
+        "order {}: {} {}{}",
+        order.id,
+        order.action.as_str(),
+        plain(&order.selection.to_string()),
+        lasting(&order)
+    );
     println!("{}", counted(&counts));
     if order.action.is_final() {
         println!("{} given up", thousands(ended));
@@ -336,7 +342,10 @@ pub(super) async fn end_message(remote: &Remote, id: &str, action: Action, reaso
     let request = Request { action, selection, reason: reason.into(), by: operator().into(), seconds: None };
     let counts: Value = remote.client().get(&format!("/v1/queue/count?message={id}")).await?;
     if counts == json!({}) {
-        return Err(anyhow!("no recipient of message {id} is queued\n`hikyaku journal search` tells what became of it").into());
+        return Err(anyhow!(
+            "no recipient of message {id} is queued\n`hikyaku journal search` tells what became of it"
+        )
+        .into());
     }
     place(remote, &request).await
 }

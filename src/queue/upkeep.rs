@@ -40,8 +40,8 @@ pub(super) async fn run(engine: Arc<Engine>) {
         }
         engine.expire_waiting();
         engine.tend_orders();
+        engine.age_suspended();
         if round.is_multiple_of(SWEEP) {
-            engine.age_suspended();
             sites = forget(&engine, engine.clock.now());
         }
         engine.meters.show(&engine.look(), sites, engine.doubts.len(), &engine.held);

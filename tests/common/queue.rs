@@ -262,6 +262,35 @@ impl Stage {
         stage
     }
 
+    /// The next start on the same spool, with what it recovers.
+    pub fn again(self, settings: Settings) -> Self {
+        self.queue.stop_dispatch();
+        self.spool.close_blocking();
+        let Self { queue, spool, folder, .. } = self;
+        drop((queue, spool));
+        let (clock, registry) = (Clock::system(), Registry::new().unwrap());
+        let planner = planner(clock, &registry, 0);
+        let (disk, recovery) = {
+            let begun = Instant::now();
+            loop {
+                // The lock goes with the last task that has the old one.
+                let disk = Arc::new(Disk::new(folder.path().join("spool")));
+                match Spool::open(spool_settings(), disk.clone(), clock, &registry) {
+                    Ok(opened) => break (disk, opened),
+                    Err(error) => assert!(begun.elapsed() < Duration::from_secs(10), "{error}"),
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let (spool, recovery) = recovery;
+        let orders = Orders::open(disk, clock.wall()).unwrap();
+        let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
+        let stage = Self { queue, spool, script: Arc::default(), clock, registry, folder, _responder: None };
+        stage.start();
+        recovery.run(&mut |recovered| stage.queue.recover(recovered));
+        stage
+    }
+
     /// Changes octets in the spool's segments.
     pub fn damage(&self, from: &[u8], to: &[u8]) {
         let mut directories = vec![self.folder.path().join("spool")];

@@ -7,6 +7,7 @@ mod common;
 mod fairness;
 mod gates;
 mod notices;
+mod orders;
 mod permits;
 mod safety;
 mod timing;
