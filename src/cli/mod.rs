@@ -7,6 +7,7 @@ mod check;
 pub mod client;
 mod demo;
 pub mod exit;
+mod journal;
 mod message;
 mod notify;
 mod queue;
@@ -49,6 +50,9 @@ enum Command {
     /// Look at single messages
     #[command(subcommand)]
     Message(message::Message),
+    /// Read the journal: what happened to each recipient
+    #[command(subcommand)]
+    Journal(journal::Journal),
     /// Show the state of the spool
     #[command(subcommand)]
     Spool(spool::Spool),
@@ -83,6 +87,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Status(command) => wait(command.execute()),
         Command::Queue(command) => wait(command.execute()),
         Command::Message(command) => wait(command.execute()),
+        Command::Journal(command) => wait(command.execute()),
         Command::Spool(command) => wait(command.execute()),
         Command::Demo(command) => command.execute(),
     };

@@ -47,7 +47,6 @@ pub(super) struct Taken {
     pub kinds: [u64; Kind::ALL.len()],
     /// Id of the last line, if there is any.
     pub last: Option<EventId>,
-    pub lost: Option<Lost>,
     /// For the `file` line of a new file, if one was asked for: greater than all before, less than all after.
     pub header: Option<EventId>,
     pub is_closing: bool,
@@ -103,8 +102,7 @@ impl Buffer {
     /// Gives out everything, leaving `spare`. What was lost is told in a `gap` line at the end, with `cause`. `is_full`
     /// says whether a file of its present length and so many octets more is to be followed by another one.
     pub fn take(&mut self, spare: Vec<u8>, now: Duration, cause: &str, is_full: impl Fn(usize) -> bool) -> Taken {
-        let lost = self.lost.take();
-        if let Some(Lost { count, from, to }) = lost {
+        if let Some(Lost { count, from, to }) = self.lost.take() {
             let id = self.next_id();
             gap(&mut self.lines, id, now, &Gap { count: Some(count), from: Some(from), to, cause });
             self.count_kind(Kind::Gap);
@@ -113,7 +111,7 @@ impl Buffer {
         let last = (!lines.is_empty()).then(|| EventId::new(self.start, self.count));
         let header = is_full(lines.len()).then(|| self.next_id());
         let kinds = std::mem::replace(&mut self.kinds, [0; Kind::ALL.len()]);
-        Taken { lines, kinds, last, lost, header, is_closing: self.is_closing }
+        Taken { lines, kinds, last, header, is_closing: self.is_closing }
     }
 
     fn count_kind(&mut self, kind: Kind) {
@@ -179,7 +177,6 @@ mod tests {
         let is_lost_after = buffer.put(&ORDER, at(10)).1;
 
         assert_eq!(put, [false, true, true, true]);
-        assert_eq!(taken.lost, Some(Lost { count: 3, from: at(2), to: at(4) }));
         assert!(!is_lost_after);
         let text = String::from_utf8(taken.lines).unwrap();
         let gap: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();

@@ -18,11 +18,14 @@
 mod buffer;
 pub mod event;
 pub mod folder;
+pub mod follow;
 mod id;
 mod keeper;
 mod line;
+mod lines;
 mod meters;
 mod record;
+pub mod search;
 pub mod time;
 mod writer;
 
@@ -41,8 +44,10 @@ use buffer::Buffer;
 use meters::Meters;
 
 pub use event::{Decision, Event, Kind, Order, Subject, Verdict};
+pub use follow::Follower;
 pub use id::{EventId, EventIdError};
 pub use record::Record;
+pub use search::{Query, search};
 
 /// Where and how much; made from the configuration by the daemon.
 #[derive(Clone, Debug)]
