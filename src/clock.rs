@@ -45,6 +45,12 @@ impl Clock {
         self.wall_at_origin + self.origin.elapsed()
     }
 
+    /// The wall time of a monotonic time, as the time since 1970-01-01 UTC.
+    pub fn wall_at(&self, at: Instant) -> Duration {
+        let after = at.checked_duration_since(self.origin).map(|since| self.wall_at_origin + since);
+        after.unwrap_or_else(|| self.wall_at_origin.saturating_sub(self.origin.saturating_duration_since(at)))
+    }
+
     /// Wall time in whole seconds.
     pub fn wall(&self) -> UnixTime {
         UnixTime(u32::try_from(self.wall_precise().as_secs()).unwrap_or(u32::MAX))

@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::config::names::is_host_name;
 use crate::delivery::Deliverer;
 use crate::dns::Planner;
+use crate::journal::{self, Journal};
 use crate::log::disk::Disk;
 use crate::metrics::Registry;
 use crate::queue::{Courier, Queue};
@@ -64,6 +65,9 @@ pub enum Error {
     /// The orders of an earlier run cannot be taken up.
     #[error(transparent)]
     Orders(#[from] state::OpenError),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
     /// A route is wrong.
     #[error("route: {0}")]
     Route(#[from] dns::settings::NextHopError),
@@ -86,6 +90,7 @@ pub enum Error {
 pub struct Daemon {
     spool: Spool,
     queue: Queue,
+    journal: Journal,
     deliverer: Arc<Deliverer>,
     registry: Registry,
     /// Ends accepting.
@@ -114,7 +119,12 @@ impl Daemon {
         let orders = Orders::open(disk, clock.wall())?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
         let queue_settings = settings::queue(&config, &hostname, threads);
-        let queue = Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry);
+        let journal = match config.journal.enabled {
+            true => Journal::open(settings::journal(&config), spool.next_id().start(), clock, &registry)?,
+            false => Journal::off(),
+        };
+        let queue =
+            Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry).with_journal(journal.clone());
         let deliverer = Deliverer::new(settings::delivery(&config), spool.clone(), clock, &registry)?;
         let mut watchers = JoinSet::new();
         let scheduler = queue.start(deliverer.clone() as Arc<dyn Courier>);
@@ -127,6 +137,7 @@ impl Daemon {
         let mut daemon = Self {
             spool,
             queue,
+            journal,
             deliverer,
             registry,
             stop_submission: CancellationToken::new(),
@@ -270,6 +281,10 @@ impl Daemon {
             );
         }
         self.spool.close().await;
+        let journal = self.journal.clone();
+        if tokio::task::spawn_blocking(move || journal.close()).await.is_err() {
+            error!("the journal was not closed in good order");
+        }
         self.stop_watching.cancel();
         self.watchers.shutdown().await;
         if let Some(recovery) = self.recovery.take().filter(thread::JoinHandle::is_finished)

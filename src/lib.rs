@@ -7,12 +7,12 @@
 //! 3. the [`spool`] appends it to the [`log`] and syncs; only then comes the 250;
 //! 4. the [`queue`] makes an entry of each recipient: by domain until it is due, by site when ready;
 //! 5. [`delivery`] connections take entries within their permits and run mail transactions;
-//! 6. each recipient's outcome goes back through the queue into the spool, the metrics and, when due, a DSN;
+//! 6. each recipient's outcome goes back through the queue into the spool, the metrics, the [`journal`] and, when due, a DSN;
 //! 7. a message without unfinished recipients is dead, and its segment is deleted or compacted.
 //!
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
 //! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`] → [`spool`], [`state`], [`dns`] →
-//! [`bounce`], [`limit`], [`log`] → [`reply`], [`provider`] → [`message`] → [`smtp`] → [`clock`], [`metrics`],
+//! [`bounce`], [`limit`], [`log`] → [`reply`], [`provider`] → [`journal`] → [`message`] → [`smtp`] → [`clock`], [`metrics`],
 //! [`config::units`].
 
 // Tests shrink numbers they made themselves; the library proper is linted without this.
@@ -27,6 +27,7 @@ pub mod daemon;
 pub mod delivery;
 pub mod demo;
 pub mod dns;
+pub mod journal;
 pub mod limit;
 pub mod log;
 pub mod message;

@@ -45,6 +45,7 @@ impl Running {
         let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
         config.listeners[0].address = any_port;
         config.spool.path = folder.path().join("spool");
+        config.journal.path = folder.path().join("journal");
         config.spool.reserve = "1MiB".parse().unwrap();
         config.admin.socket = folder.path().join("admin.sock");
         config.metrics.address = any_port;
@@ -315,6 +316,7 @@ async fn second_daemon_on_the_same_spool_or_socket_is_refused() {
     config.listeners[0].address = any_port;
     config.metrics.enabled = false;
     config.spool.path = running.folder.path().join("spool");
+    config.journal.path = running.folder.path().join("other-journal");
     config.admin.socket = running.folder.path().join("other.sock");
     assert!(Daemon::start(config.clone()).await.is_err(), "the same spool");
 

@@ -99,7 +99,7 @@ fn daemon_tells_systemd_that_it_is_ready_survives_sighup_and_drains_at_sigterm()
     let config = write(
         folder.path(),
         &format!(
-            "[spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\n[admin]\nsocket = \"{place}/admin.sock\"\n\
+            "[spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\n[journal]\npath = \"{place}/journal\"\n[admin]\nsocket = \"{place}/admin.sock\"\n\
              [[listener]]\naddress = \"127.0.0.1:0\"\n[metrics]\naddress = \"127.0.0.1:0\"\n"
         ),
     );

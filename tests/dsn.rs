@@ -55,6 +55,7 @@ fn replied(code: u16, status: Option<Status>, text: &str) -> Report {
         reply: Reply { code, status, text: text.into() },
         mx_host: Some(Arc::from("mx.b.test")),
         mx_address: Some(([192, 0, 2, 1], 25).into()),
+        tls: None,
         relayed_dsn: false,
         in_doubt: false,
     }
@@ -66,6 +67,7 @@ fn local(status: Status, text: &str) -> Report {
         reply: Reply::local(status, text),
         mx_host: None,
         mx_address: None,
+        tls: None,
         relayed_dsn: false,
         in_doubt: false,
     }

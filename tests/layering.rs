@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// From the top to the bottom; modules of one row do not import each other.
-const LAYERS: [&[&str]; 12] = [
+const LAYERS: [&[&str]; 13] = [
     &["main", "cli"],
     &["daemon"],
     &["config"],
@@ -13,6 +13,7 @@ const LAYERS: [&[&str]; 12] = [
     &["spool", "state", "dns"],
     &["bounce", "limit", "log"],
     &["reply", "provider"],
+    &["journal"],
     &["message"],
     &["smtp"],
     &["config::units"],

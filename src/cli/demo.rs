@@ -188,6 +188,7 @@ fn config(folder: &Path, receivers: &Receivers, responder: &Responder) -> anyhow
         listener.tenant = "demo".to_owned();
     }
     config.spool.path = folder.join("spool");
+    config.journal.path = folder.join("journal");
     config.spool.reserve = ByteSize(64 << 20);
     config.retry.schedule = [2, 3, 5].map(|seconds| Span(Duration::from_secs(seconds))).to_vec();
     config.delivery.port = receivers.port();

@@ -7,6 +7,7 @@ mod check;
 pub mod client;
 mod demo;
 pub mod exit;
+mod journal;
 mod message;
 mod notify;
 mod orders;
@@ -54,6 +55,9 @@ enum Command {
     /// Look at single messages, and end them
     #[command(subcommand)]
     Message(message::Message),
+    /// Read the journal: what happened to each recipient
+    #[command(subcommand)]
+    Journal(journal::Journal),
     /// Show the state of the spool
     #[command(subcommand)]
     Spool(spool::Spool),
@@ -89,6 +93,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Queue(command) => wait(command.execute()),
         Command::Orders(command) => wait(command.execute()),
         Command::Message(command) => wait(command.execute()),
+        Command::Journal(command) => wait(command.execute()),
         Command::Spool(command) => wait(command.execute()),
         Command::Demo(command) => command.execute(),
     };

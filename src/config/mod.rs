@@ -5,6 +5,7 @@
 
 pub mod delivery;
 pub mod egress;
+pub mod journal;
 pub mod listen;
 pub mod names;
 pub mod queue;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use delivery::{Delivery, Dns, Route, TlsMode, TlsRule};
 pub use egress::{Pool, PoolMember, Source};
+pub use journal::Journal;
 pub use listen::{BareLineEnd, Listener, Mode};
 pub use queue::{InDoubt, LimitRule, Limits, Queue, Retry, TenantRule};
 pub use service::{Admin, LogFormat, Logging, Metrics};
@@ -57,6 +59,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// What one site is offered at most.
     pub limits: Limits,
+    /// The record of what happened to each recipient.
+    pub journal: Journal,
     /// The admin interface.
     pub admin: Admin,
     /// The Prometheus listener.
@@ -80,6 +84,7 @@ impl Default for Config {
             sources: Vec::new(),
             pools: Vec::new(),
             limits: Limits::default(),
+            journal: Journal::default(),
             admin: Admin::default(),
             metrics: Metrics::default(),
             log: Logging::default(),
@@ -197,6 +202,7 @@ impl Config {
         complaints.different(domains, |index| format!("route[{index}].domain"));
         egress::check(&self.sources, &self.pools, complaints);
         self.limits.check(complaints);
+        self.journal.check(complaints);
         self.admin.check(complaints);
         self.log.check(complaints);
         self.check_addresses(complaints);
@@ -303,6 +309,8 @@ mod tests {
             (format!("[admin]\nsocket = \"/{}\"\n", "x".repeat(107)), "admin.socket"),
             ("[spool]\npath = \"spool\"\n".to_owned(), "spool.path"),
             ("[spool]\npath = \"/a\\nb\"\n".to_owned(), "spool.path"),
+            ("[journal]\npath = \"log\"\n".to_owned(), "journal.path"),
+            ("[journal]\nbuffer = \"1KiB\"\n".to_owned(), "journal.buffer"),
             ("[admin]\nsocket = \"/a\\u001bb\"\n".to_owned(), "admin.socket"),
             ("[log]\nfilter = \"a=b=c\"\n".to_owned(), "log.filter"),
         ] {

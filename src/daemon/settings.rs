@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::units::Rate;
 use crate::config::{self, Config};
-use crate::{delivery, dns, queue, spool, submission};
+use crate::{delivery, dns, journal, queue, spool, submission};
 
 /// An address that belongs to no machine (RFC 5737).
 const NOBODYS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -30,6 +30,18 @@ pub(super) fn spool(config: &Config) -> spool::Settings {
         },
         deadline: section.deadline.0,
         cache: section.cache.0,
+    }
+}
+
+pub(super) fn journal(config: &Config) -> journal::Settings {
+    let section = &config.journal;
+    journal::Settings {
+        path: section.path.clone(),
+        max_size: section.max_size.0,
+        max_age: section.max_age.0,
+        keep: section.keep.0,
+        max_total: Some(section.max_total.0).filter(|most| *most > 0),
+        buffer: usize::try_from(section.buffer.0).unwrap_or(usize::MAX),
     }
 }
 

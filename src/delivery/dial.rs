@@ -94,7 +94,7 @@ async fn attempt(shared: &Shared, target: &Target, ehlo_name: &str, tls: bool) -
     }
     let (mut extensions, reader) = opening.into_parts();
     extensions.chunking &= shared.settings.chunking;
-    let peer = Peer { host: target.host.clone(), address: target.address };
+    let peer = Peer { host: target.host.clone(), address: target.address, tls: io.tls() };
     Ok(Opened { io, session: Session::new(peer, extensions, reader) })
 }
 

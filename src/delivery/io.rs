@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustls::ProtocolVersion;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -84,6 +85,17 @@ impl Io {
         match self.stream {
             Stream::Plain(stream) => Some(stream),
             Stream::Tls(_) => None,
+        }
+    }
+
+    /// The protocol, if the connection is encrypted.
+    pub fn tls(&self) -> Option<&'static str> {
+        let Stream::Tls(stream) = &self.stream else { return None };
+        match stream.get_ref().1.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => Some("TLSv1.2"),
+            Some(ProtocolVersion::TLSv1_3) => Some("TLSv1.3"),
+            // No other one is compiled in.
+            _ => Some("TLS"),
         }
     }
 

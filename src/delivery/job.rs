@@ -19,7 +19,8 @@ pub(super) struct Job<T> {
 }
 
 impl<T: Ticket> Job<T> {
-    pub(super) fn new(ticket: T, message: Message) -> Self {
+    pub(super) fn new(mut ticket: T, message: Message) -> Self {
+        ticket.carry(&message);
         Self { ticket, message, is_ahead: false, outcomes: Vec::new(), covered: Vec::new() }
     }
 

@@ -110,6 +110,7 @@ fn outcome_of(failures: &[(Target, Failure)], is_cut: bool) -> Outcome {
         reply: failure.reply.clone(),
         mx_host: Some(Arc::clone(&target.host)),
         mx_address: Some(target.address),
+        tls: None,
         relayed_dsn: false,
         in_doubt: false,
     };

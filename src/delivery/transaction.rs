@@ -18,6 +18,8 @@ pub struct Peer {
     pub host: Arc<str>,
     /// Its address and port.
     pub address: SocketAddr,
+    /// The protocol of an encrypted connection; none: in clear.
+    pub tls: Option<&'static str>,
 }
 
 /// What the receiver said about a recipient.
@@ -235,7 +237,7 @@ pub(super) fn outcome(verdict: Verdict, report: Report) -> Outcome {
 /// A report about `peer`.
 pub(super) fn report(peer: &Peer, phase: Phase, reply: Reply, relayed_dsn: bool, in_doubt: bool) -> Report {
     let (mx_host, mx_address) = (Some(Arc::clone(&peer.host)), Some(peer.address));
-    Report { phase, reply, mx_host, mx_address, relayed_dsn, in_doubt }
+    Report { phase, reply, mx_host, mx_address, tls: peer.tls, relayed_dsn, in_doubt }
 }
 
 fn write_number(output: &mut Vec<u8>, name: &[u8], number: u64) {

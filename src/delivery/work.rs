@@ -17,6 +17,8 @@ pub trait Ticket: Send + Sync + 'static {
     fn recipients(&self) -> &[u32];
     /// An earlier attempt at this address has no outcome: it is tried there first.
     fn in_doubt(&self) -> Option<SocketAddr>;
+    /// Its message has been read.
+    fn carry(&mut self, _message: &Message) {}
 }
 
 impl Ticket for Assignment {
@@ -30,6 +32,10 @@ impl Ticket for Assignment {
 
     fn in_doubt(&self) -> Option<SocketAddr> {
         self.in_doubt()
+    }
+
+    fn carry(&mut self, message: &Message) {
+        self.carry(message);
     }
 }
 

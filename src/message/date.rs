@@ -27,7 +27,7 @@ impl fmt::Display for MailDate {
 }
 
 /// Year, month and day of a count of days since 1970-01-01, by H. Hinnant's `civil_from_days`, for days after 1970 only.
-fn civil(days: u32) -> (u32, u32, u32) {
+pub fn civil(days: u32) -> (u32, u32, u32) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

@@ -21,16 +21,27 @@ impl MessageId {
     pub fn start(self) -> u32 {
         u32::try_from(self.0 >> 44).unwrap_or(u32::MAX)
     }
+
+    /// Appends its text form.
+    pub fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.digits());
+    }
+
+    fn digits(self) -> [u8; 13] {
+        let mut digits = [b'0'; 13];
+        let mut left = self.0;
+        for place in digits.iter_mut().rev() {
+            let digit = usize::try_from(left & 31).unwrap_or_default();
+            *place = DIGITS.get(digit).copied().unwrap_or(b'0');
+            left >>= 5;
+        }
+        digits
+    }
 }
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for place in (0..13).rev() {
-            let digit = usize::try_from((self.0 >> (place * 5)) & 31).unwrap_or_default();
-            let digit = DIGITS.get(digit).copied().unwrap_or(b'0');
-            fmt::Write::write_char(f, char::from(digit))?;
-        }
-        Ok(())
+        self.digits().into_iter().try_for_each(|digit| fmt::Write::write_char(f, char::from(digit)))
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Report {
     pub mx_host: Option<Arc<str>>,
     /// Its address and port.
     pub mx_address: Option<SocketAddr>,
+    /// The protocol of an encrypted connection, such as `TLSv1.3`; none: in clear, or no connection.
+    pub tls: Option<&'static str>,
     /// The next hop announced DSN, so NOTIFY and friends were passed on to it.
     pub relayed_dsn: bool,
     /// The end of data may have left but no reply came: the receiver may have the message.
@@ -73,7 +75,7 @@ impl Report {
     /// What we ourselves say where no MX host said anything.
     pub fn local(phase: Phase, status: Status, text: impl Into<Box<str>>) -> Self {
         let reply = Reply::local(status, text);
-        Self { phase, reply, mx_host: None, mx_address: None, relayed_dsn: false, in_doubt: false }
+        Self { phase, reply, mx_host: None, mx_address: None, tls: None, relayed_dsn: false, in_doubt: false }
     }
 }
 

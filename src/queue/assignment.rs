@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::message::{MessageId, Outcome};
+use crate::message::{Message, MessageId, Outcome};
 
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
 use super::held::Hold;
 use super::in_hand::{InHand, Recipients, Taken};
 use super::path::Wait;
+use super::settle::Tried;
 use super::site::{Context, Site};
 
 /// One transaction's work: recipients of one message in one domain. Given back uncharged when dropped.
@@ -25,6 +26,8 @@ pub struct Assignment {
     /// Where its path keeps it among those in hand.
     taken: u32,
     in_doubt: Option<SocketAddr>,
+    /// For the journal.
+    tried: Tried,
 }
 
 impl Assignment {
@@ -36,8 +39,9 @@ impl Assignment {
         let taken = in_hand.insert(Taken { id: first.id, recipients: recipients.clone(), since: now });
         let is_in_doubt = first.marks.has(Marks::IN_DOUBT);
         let in_doubt = is_in_doubt.then(|| engine.doubts.find(first.id, first.recipient)).flatten();
+        let tried = Tried { message: None, since: now };
         engine.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Self { engine: engine.clone(), site: site.clone(), path, entries, recipients, taken, in_doubt })
+        Some(Self { engine: engine.clone(), site: site.clone(), path, entries, recipients, taken, in_doubt, tried })
     }
 
     /// The message.
@@ -60,6 +64,11 @@ impl Assignment {
         self.in_doubt
     }
 
+    /// The message has been read: what is reported of it can be told to the journal at once.
+    pub fn carry(&mut self, message: &Message) {
+        self.tried.message = Some((message.envelope.clone(), message.content.len()));
+    }
+
     /// Takes note of what became of it. Recipients without an outcome are given back.
     pub(super) fn report(mut self, outcomes: Vec<Outcome>) {
         let mut entries = std::mem::take(&mut self.entries);
@@ -67,7 +76,7 @@ impl Assignment {
             let untried = entries.split_off(outcomes.len());
             self.restore(untried, false);
         }
-        self.engine.settle(&self.site, (self.path, self.taken), entries, outcomes);
+        self.engine.settle(&self.site, (self.path, self.taken), entries, outcomes, &self.tried);
     }
 
     /// Its message is damaged.

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, UnixTime};
 use crate::dns::{Plan, Planned, Planner};
+use crate::journal::Journal;
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::metrics::Registry;
 use crate::spool::{Event, RecipientEvent, Recovered, Spool};
@@ -44,6 +45,7 @@ use super::site::Site;
 use super::slot::Slot;
 use super::source::{Chooser, Source};
 use super::timers::Timers;
+use super::unread::Unread;
 use super::{Courier, QueueFull};
 
 /// Entries put to a site under one hold of its lock.
@@ -74,6 +76,8 @@ pub(super) struct Engine {
     pub replies: Replies,
     pub lookups: Lookups,
     pub meters: Meters,
+    pub journal: Journal,
+    pub unread: Unread,
     /// Unfinished recipients.
     pub queued: AtomicUsize,
     /// Entries that wait for a look-up.
@@ -130,6 +134,8 @@ impl Engine {
             replies: Replies::default(),
             lookups: Lookups::new(settings.lookups),
             meters: Meters::new(registry),
+            journal: Journal::off(),
+            unread: Unread::default(),
             queued: AtomicUsize::new(0),
             waiting_for_dns: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
@@ -229,10 +235,11 @@ impl Engine {
     }
 
     /// Takes entries out of the way of the others, unfinished.
-    pub fn hold(&self, entries: Vec<Entry>, hold: Hold) {
+    pub fn hold(self: &Arc<Self>, entries: Vec<Entry>, hold: Hold) {
         for entry in &entries {
             tracing::error!(message_id = %entry.id, recipient = entry.recipient, reason = hold.as_str(), "held");
         }
+        self.tell_held(&entries, hold.as_str(), None);
         self.held.add(entries, hold);
     }
 
@@ -267,7 +274,10 @@ impl Engine {
         for pending in &message.pending {
             let index = usize::try_from(pending.recipient).unwrap_or(usize::MAX);
             let Some(recipient) = envelope.recipients.get(index) else { continue };
-            if pending.in_doubt.is_some() && in_doubt == InDoubt::AssumeDelivered {
+            if let Some(address) = pending.in_doubt
+                && in_doubt == InDoubt::AssumeDelivered
+            {
+                self.tell_assumed(message, pending, address);
                 assumed.push(RecipientEvent { recipient: pending.recipient, event: Event::Delivered });
                 continue;
             }

@@ -46,12 +46,15 @@ pub mod source;
 mod storm;
 mod sweep;
 mod timers;
+mod told;
+mod unread;
 mod upkeep;
 pub mod view;
 mod visit;
 mod waiting;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -59,6 +62,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::dns::Planner;
+use crate::journal::Journal;
 use crate::message::{Envelope, MessageId};
 use crate::metrics::Registry;
 use crate::spool::{Recovered, Spool};
@@ -106,6 +110,20 @@ impl Queue {
         registry: &Registry,
     ) -> Self {
         Self { engine: Arc::new(Engine::new(settings, spool, orders, planner, clock, registry)) }
+    }
+
+    /// The same with a journal that is told everything; to be asked for before the queue is shared.
+    pub fn with_journal(mut self, journal: Journal) -> Self {
+        if let Some(engine) = Arc::get_mut(&mut self.engine) {
+            engine.journal = journal;
+        }
+        self
+    }
+
+    /// Tells the journal of a message that the spool has accepted, to be put into the queue next. `client`: who
+    /// submitted it, unless it is our own.
+    pub fn tell_received(&self, id: MessageId, envelope: &Envelope, size: u64, client: Option<IpAddr>) {
+        self.engine.tell_received(id, envelope, size, client);
     }
 
     /// Begins to hand work to `courier`. The task ends some time after [`Queue::stop_dispatch`]: when DSNs that were

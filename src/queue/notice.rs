@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::bounce::dsn::{self, Action, Request, Subject};
+use crate::bounce::dsn::{self, Action, Request};
+use crate::journal::{self, Subject};
 use crate::message::{
     BodyType, Content, ContentTraits, Envelope, Kind, Lane, Message, MessageId, Notify, Recipient, Report,
 };
@@ -134,16 +135,33 @@ impl Notice {
 
     /// Makes and stores the DSN once.
     async fn attempt(this: &Arc<Self>, engine: &Arc<Engine>, events: &[RecipientEvent]) -> Result<(), Failure> {
-        let message = {
+        let (message, reported) = {
             let (this, engine) = (this.clone(), engine.clone());
             let made = tokio::task::spawn_blocking(move || this.make(&engine)).await;
             made.map_err(|error| Failure::Later(error.to_string()))??
         };
-        let (id, envelope) = (message.id, message.envelope.clone());
+        let (id, envelope, size) = (message.id, message.envelope.clone(), message.content.len());
         engine.spool.conclude(this.id, events, message).await?;
         engine.meters.dsn(this.action).increment(1);
+        this.tell(engine, &reported, id);
+        engine.tell_received(id, &envelope, size, None);
         engine.put(id, &envelope);
         Ok(())
+    }
+
+    /// Tells the journal that `dsn` was stored.
+    fn tell(&self, engine: &Engine, reported: &Envelope, dsn: MessageId) {
+        let action = match self.action {
+            Action::Failed => "failed",
+            Action::Delayed => "delayed",
+            Action::Relayed => "relayed",
+        };
+        for (entry, ..) in &self.subjects {
+            let site = entry.domain.site();
+            let subject =
+                Subject { id: self.id, envelope: Some(reported), recipient: entry.recipient, site: site.as_deref() };
+            engine.journal.tell(&journal::Event::DsnSent { subject, action, dsn });
+        }
     }
 
     /// The recipients go on, or are finished.
@@ -176,8 +194,8 @@ impl Notice {
         }
     }
 
-    /// The DSN as a message. Reads the reported message: blocks.
-    fn make(&self, engine: &Engine) -> Result<NewMessage, Failure> {
+    /// The DSN as a message, and the envelope of what it reports. Reads the reported message: blocks.
+    fn make(&self, engine: &Engine) -> Result<(NewMessage, Arc<Envelope>), Failure> {
         let (reported, content) = match engine.spool.load(self.id) {
             Ok(Message { envelope, content, .. }) => (envelope, Some(content)),
             // The sender learns of it all the same, as long as it is known who that is.
@@ -187,10 +205,10 @@ impl Notice {
         let ReversePath::Mailbox(to) = &reported.reverse_path else {
             return Err(Failure::Unmade("null reverse-path".to_owned()));
         };
-        let subjects: Vec<Subject<'_>> = self
+        let subjects: Vec<dsn::Subject<'_>> = self
             .subjects
             .iter()
-            .map(|(entry, _, report)| Subject { recipient: entry.recipient, action: self.action, report })
+            .map(|(entry, _, report)| dsn::Subject { recipient: entry.recipient, action: self.action, report })
             .collect();
         let settings = engine.settings();
         let end = settings.retry.end(reported.accepted_at);
@@ -222,12 +240,13 @@ impl Notice {
             envid: None,
             kind: Kind::Dsn,
         };
-        Ok(NewMessage {
+        let message = NewMessage {
             id: engine.spool.next_id(),
             envelope: Arc::new(envelope),
             content: Content::Memory(content),
             ended_at: engine.clock.now(),
-        })
+        };
+        Ok((message, reported))
     }
 }
 

@@ -215,6 +215,9 @@ impl Engine {
         if standing.order.action.is_final() {
             return self.give_up(standing, entries);
         }
+        if standing.order.action == Action::Hold {
+            self.tell_held(&entries, &standing.order.reason, Some(standing.order.id));
+        }
         if let Err(entries) = self.orders.park(standing.order.id, entries) {
             // It ended meanwhile.
             self.admit_all(entries);

@@ -221,6 +221,7 @@ mod tests {
             reply,
             mx_host: None,
             mx_address: None,
+            tls: None,
             relayed_dsn: false,
             in_doubt: false,
         })

@@ -9,11 +9,13 @@
 //! A recipient whose DSN is due stays unfinished until the spool has stored outcome and DSN together.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::bounce::dsn::Action as Notification;
 use crate::clock::UnixTime;
 use crate::dns::PlanFailure;
-use crate::message::{Outcome, Phase, Report};
+use crate::journal::{self, Decision, Subject, Verdict};
+use crate::message::{Envelope, Outcome, Phase, Report};
 use crate::reply::classify::{Class, classify};
 use crate::smtp::status::Status;
 use crate::spool::{Event, RecipientEvent};
@@ -25,14 +27,36 @@ use super::notice::Notice;
 use super::orders::Standing;
 use super::settings::BackOff;
 use super::site::Site;
+use super::unread::Settlement;
 
 /// Circumstances of the outcomes of one attempt.
 #[derive(Clone, Copy, Debug)]
-struct Attempt {
-    wall: UnixTime,
+pub(super) struct Attempt<'a> {
+    pub wall: UnixTime,
     /// Most recent outcomes there were deferrals.
-    is_mass: bool,
-    source: Option<u16>,
+    pub is_mass: bool,
+    pub source: Option<u16>,
+    pub telling: Telling<'a>,
+}
+
+/// What only the journal wants to know of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Telling<'a> {
+    pub envelope: Option<&'a Envelope>,
+    pub size: Option<u64>,
+    pub site: Option<&'a str>,
+    pub source: Option<&'a str>,
+    /// When a connection took the message, as the time since 1970-01-01 UTC.
+    pub attempted: Option<Duration>,
+}
+
+/// The transaction that outcomes come from.
+#[derive(Debug)]
+pub(super) struct Tried {
+    /// The message's envelope and its size, if it was read.
+    pub message: Option<(Arc<Envelope>, u64)>,
+    /// When a connection took it.
+    pub since: Instant,
 }
 
 /// What is collected over the recipients of one message.
@@ -56,6 +80,7 @@ impl Engine {
         (place, taken): (u32, u32),
         entries: Vec<Entry>,
         outcomes: Vec<Outcome>,
+        tried: &Tried,
     ) {
         let now = self.clock.now();
         let is_deferral = |outcome: &&Outcome| matches!(outcome, Outcome::Deferred(_));
@@ -83,7 +108,20 @@ impl Engine {
             });
             (is_mass, source)
         };
-        self.decide(Attempt { wall: self.clock.wall(), is_mass, source }, entries.into_iter().zip(outcomes));
+        let (wall, decided) = (self.clock.wall(), entries.into_iter().zip(outcomes));
+        let Some((envelope, size)) = &tried.message else {
+            let (since, outcomes) = (Some(tried.since), decided.collect());
+            return self.decide_unread(Settlement { wall, is_mass, source, since, outcomes });
+        };
+        let origin = source.and_then(|source| self.source(source));
+        let telling = Telling {
+            envelope: Some(envelope),
+            size: Some(*size),
+            site: Some(&site.name),
+            source: origin.as_ref().map(|source| &*source.name),
+            attempted: Some(self.clock.wall_at(tried.since)),
+        };
+        self.decide(Attempt { wall, is_mass, source, telling }, decided);
     }
 
     /// Entries of a domain without a next hop.
@@ -93,15 +131,14 @@ impl Engine {
             5 => Outcome::Bounced(report),
             _ => Outcome::Deferred(report),
         };
-        let attempt = Attempt { wall: self.clock.wall(), is_mass: entries.len() >= 100, source: None };
-        self.decide_runs(attempt, entries, |_| outcome.clone());
+        let is_mass = entries.len() >= 100;
+        self.decide_runs(is_mass, entries, |_| outcome.clone());
     }
 
     /// Entries whose time was over before they could be tried again.
     pub fn expire(self: &Arc<Self>, entries: Vec<Entry>) {
         let entries = self.without_held(entries);
-        let attempt = Attempt { wall: self.clock.wall(), is_mass: false, source: None };
-        self.decide_runs(attempt, entries, |entry| {
+        self.decide_runs(false, entries, |entry| {
             let text = match self.last_words(entry) {
                 Some(words) => format!("delivery time expired; last reply: {words}"),
                 None => "delivery time expired".to_owned(),
@@ -113,9 +150,8 @@ impl Engine {
 
     /// Entries that an operator gives up; `why` is told in the DSN.
     pub fn bounce(self: &Arc<Self>, entries: Vec<Entry>, why: &str) {
-        let attempt = Attempt { wall: self.clock.wall(), is_mass: false, source: None };
         let report = order_report(why);
-        self.decide_runs(attempt, entries, |_| Outcome::Bounced(report.clone()));
+        self.decide_runs(false, entries, |_| Outcome::Bounced(report.clone()));
     }
 
     /// What a recipient, or its domain, was deferred for the last time. Never what another recipient was told: that may
@@ -128,7 +164,8 @@ impl Engine {
     }
 
     /// Entries of several messages; those of one message follow each other.
-    fn decide_runs(self: &Arc<Self>, attempt: Attempt, entries: Vec<Entry>, outcome: impl Fn(&Entry) -> Outcome) {
+    fn decide_runs(self: &Arc<Self>, is_mass: bool, entries: Vec<Entry>, outcome: impl Fn(&Entry) -> Outcome) {
+        let wall = self.clock.wall();
         let mut entries = entries.into_iter().peekable();
         while let Some(first) = entries.next() {
             let id = first.id;
@@ -136,13 +173,21 @@ impl Engine {
             while let Some(next) = entries.next_if(|next| next.id == id) {
                 run.push(next);
             }
-            let outcomes: Vec<Outcome> = run.iter().map(&outcome).collect();
-            self.decide(attempt, run.into_iter().zip(outcomes));
+            let outcomes = run.into_iter().map(|entry| {
+                let outcome = outcome(&entry);
+                (entry, outcome)
+            });
+            let outcomes = outcomes.collect();
+            self.decide_unread(Settlement { wall, is_mass, source: None, since: None, outcomes });
         }
     }
 
     /// Outcomes of recipients of one message.
-    fn decide(self: &Arc<Self>, attempt: Attempt, outcomes: impl ExactSizeIterator<Item = (Entry, Outcome)>) {
+    pub(super) fn decide(
+        self: &Arc<Self>,
+        attempt: Attempt<'_>,
+        outcomes: impl ExactSizeIterator<Item = (Entry, Outcome)>,
+    ) {
         let mut ledger = Ledger { events: Vec::with_capacity(outcomes.len()), ..Ledger::default() };
         let mut id = None;
         for (mut entry, outcome) in outcomes {
@@ -155,17 +200,19 @@ impl Engine {
                 self.meters.unanswered.increment(1);
             }
             match outcome {
-                Outcome::Delivered(report) => self.deliver(entry, report, attempt, &mut ledger),
+                Outcome::Delivered(report) => self.deliver(entry, report, &attempt, &mut ledger),
                 Outcome::Deferred(report) => match self.doom_of(&entry) {
-                    Some(order) => self.fail_by_order(entry, &order, &mut ledger),
-                    None => self.defer(entry, report, attempt, &mut ledger),
+                    Some(order) => self.fail_by_order(entry, &order, &attempt, &mut ledger),
+                    None => self.defer(entry, report, &attempt, &mut ledger),
                 },
                 Outcome::Bounced(report) => {
                     self.meters.bounced.increment(1);
+                    self.tell(&entry, Verdict::Bounced, &report, &attempt);
                     self.fail(entry, Event::Bounced, report, &mut ledger);
                 }
                 Outcome::Expired(report) => {
                     self.meters.expired.increment(1);
+                    self.tell(&entry, Verdict::Expired, &report, &attempt);
                     self.fail(entry, Event::Expired, report, &mut ledger);
                 }
             }
@@ -187,8 +234,9 @@ impl Engine {
         }
     }
 
-    fn deliver(&self, entry: Entry, report: Report, attempt: Attempt, ledger: &mut Ledger) {
+    fn deliver(&self, entry: Entry, report: Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
         self.meters.delivered.increment(1);
+        self.tell(&entry, Verdict::Delivered, &report, attempt);
         self.meters.age.record(attempt.wall.since(entry.accepted).as_secs_f64());
         if entry.marks.has(Marks::WANTS_SUCCESS) && !report.relayed_dsn {
             ledger.relayed.push((entry, Event::Delivered, report));
@@ -198,13 +246,43 @@ impl Engine {
     }
 
     /// It was being tried when it was given up.
-    fn fail_by_order(&self, entry: Entry, order: &Standing, ledger: &mut Ledger) {
+    fn fail_by_order(&self, entry: Entry, order: &Standing, attempt: &Attempt<'_>, ledger: &mut Ledger) {
         if order.order.action == Action::Delete {
             self.meters.deleted.increment(1);
+            let Telling { envelope, site, .. } = attempt.telling;
+            self.tell_deleted(&entry, envelope, site, &order.order);
             return self.finish(&entry, Event::Deleted, ledger);
         }
         self.meters.bounced.increment(1);
-        self.fail(entry, Event::Bounced, order_report(&order.describe()), ledger);
+        let report = order_report(&order.describe());
+        self.tell(&entry, Verdict::Bounced, &report, attempt);
+        self.fail(entry, Event::Bounced, report, ledger);
+    }
+
+    /// Tells the journal how a recipient ended. What our own queue decides is no attempt.
+    fn tell(&self, entry: &Entry, verdict: Verdict, report: &Report, attempt: &Attempt<'_>) {
+        let attempts = entry.attempts.saturating_add(u16::from(report.phase != Phase::Queue));
+        self.tell_decision(entry, verdict, report, attempt, (attempts, entry.due, None));
+    }
+
+    /// Tells the journal of a deferral of what was `due`; the entry has its next time.
+    fn tell_deferral(&self, entry: &Entry, due: UnixTime, report: &Report, attempt: &Attempt<'_>) {
+        let verdict = if wants_rest(report) { Verdict::Throttled } else { Verdict::Deferred };
+        self.tell_decision(entry, verdict, report, attempt, (entry.attempts, due, Some(entry.due)));
+    }
+
+    fn tell_decision(
+        &self,
+        entry: &Entry,
+        verdict: Verdict,
+        report: &Report,
+        attempt: &Attempt<'_>,
+        (attempts, due, retry): (u16, UnixTime, Option<UnixTime>),
+    ) {
+        let Telling { envelope, size, site, source, attempted } = attempt.telling;
+        let subject = Subject { id: entry.id, envelope, recipient: entry.recipient, site };
+        let decision = Decision { subject, verdict, report, source, attempt: attempts, size, due, attempted, retry };
+        self.journal.tell(&journal::Event::Decided(decision));
     }
 
     fn fail(&self, entry: Entry, event: Event, report: Report, ledger: &mut Ledger) {
@@ -226,16 +304,19 @@ impl Engine {
         self.count_out(&entry.flow);
     }
 
-    fn defer(&self, mut entry: Entry, report: Report, attempt: Attempt, ledger: &mut Ledger) {
+    fn defer(&self, mut entry: Entry, report: Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
         let settings = self.settings();
         let retry = &settings.retry;
         if attempt.wall >= retry.end(entry.accepted) {
             self.meters.expired.increment(1);
+            self.tell(&entry, Verdict::Expired, &report, attempt);
             return self.fail(entry, Event::Expired, report, ledger);
         }
         self.meters.deferred.increment(1);
         entry.attempts = entry.attempts.saturating_add(1);
+        let due = entry.due;
         entry.due = retry.due(entry.id, entry.attempts, entry.accepted, attempt.wall, attempt.is_mass);
+        self.tell_deferral(&entry, due, &report, attempt);
         if attempt.source.is_some() {
             entry.marks = entry.marks.with_source(attempt.source);
         }
@@ -261,7 +342,10 @@ fn order_report(why: &str) -> Report {
 
 /// Whether the receiver wants to be left alone for a while.
 fn is_throttle(outcome: &Outcome) -> bool {
-    let Outcome::Deferred(report) = outcome else { return false };
+    matches!(outcome, Outcome::Deferred(report) if wants_rest(report))
+}
+
+fn wants_rest(report: &Report) -> bool {
     classify(report.phase, &report.reply) == Class::Throttle
 }
 

@@ -41,6 +41,7 @@ impl Engine {
         let counts = self.count(&order.selection);
         tracing::info!(order = %order.id, action = order.action.as_str(), selection = %order.selection,
             reason = %order.reason, by = %order.by, "an order was placed");
+        self.tell_order(&order, order.action.as_str());
         let standing = self.orders.standing();
         let Some(standing) = standing.iter().find(|standing| standing.order.id == order.id) else {
             return Ok(Placed { order: (*order).clone(), counts, ended: 0 });
@@ -53,6 +54,7 @@ impl Engine {
     pub fn undo(self: &Arc<Self>, id: OrderId) -> io::Result<Option<Undone>> {
         let Some(order) = self.orders.book.end(id)? else { return Ok(None) };
         tracing::info!(order = %id, action = order.action.as_str(), "an order was undone");
+        self.tell_order(&order, "undo");
         self.orders.reread();
         let released = self.release(id);
         Ok(Some(Undone { order: (*order).clone(), released }))
@@ -177,6 +179,13 @@ impl Engine {
         }
         for run in entries.chunk_by(|a, b| a.id == b.id) {
             let Some(first) = run.first() else { continue };
+            if self.journal.is_on() {
+                // A finished message cannot be read any more.
+                let envelope = self.envelope_of(first.id);
+                for entry in run {
+                    self.tell_deleted(entry, envelope.as_deref(), entry.domain.site().as_deref(), &standing.order);
+                }
+            }
             let event = |entry: &Entry| RecipientEvent { recipient: entry.recipient, event: Event::Deleted };
             self.spool.record(first.id, &run.iter().map(event).collect::<Vec<_>>());
             for entry in run {
@@ -233,6 +242,7 @@ impl Engine {
         for order in over {
             let released = self.release(order.id);
             tracing::info!(order = %order.id, action = order.action.as_str(), released, "an order's time is over");
+            self.tell_order(&order, "over");
         }
     }
 

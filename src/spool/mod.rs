@@ -121,8 +121,12 @@ impl Spool {
         self.find(id, |location| self.inner.read(id, location))
     }
 
-    /// The envelope of a message that [`Spool::load`] calls damaged; blocks on the disk.
+    /// The envelope of a message, also of one that [`Spool::load`] calls damaged; blocks on the disk unless the message was
+    /// accepted lately.
     pub fn envelope(&self, id: MessageId) -> Result<Arc<Envelope>, LoadError> {
+        if let Some(message) = self.inner.cache.get(&id) {
+            return Ok(message.envelope);
+        }
         self.find(id, |location| self.inner.read_envelope(id, location))
     }
 

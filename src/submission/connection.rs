@@ -296,10 +296,11 @@ impl Connection {
                 return Ok(());
             }
         };
-        let (id, envelope) = (message.id, Arc::clone(&message.envelope));
+        let (id, envelope, size) = (message.id, Arc::clone(&message.envelope), message.content.len());
         let services = &self.outside.services;
         match services.spool.accept(message).await {
             Ok(()) => {
+                services.queue.tell_received(id, &envelope, size, Some(self.outside.client));
                 room.put(id, &envelope);
                 let metrics = &services.metrics;
                 metrics.messages_total.increment(1);

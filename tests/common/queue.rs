@@ -390,7 +390,15 @@ impl Stage {
 
 fn report(code: u16, status: Status, text: &str) -> Report {
     let reply = Reply { code, status: Some(status), text: text.into() };
-    Report { phase: Phase::EndOfData, reply, mx_host: None, mx_address: None, relayed_dsn: false, in_doubt: false }
+    Report {
+        phase: Phase::EndOfData,
+        reply,
+        mx_host: None,
+        mx_address: None,
+        tls: None,
+        relayed_dsn: false,
+        in_doubt: false,
+    }
 }
 
 pub fn delivered() -> Outcome {

@@ -57,6 +57,7 @@ fn config(folder: &Path, port: u16, resolver: SocketAddr) -> Config {
     let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
     config.listeners[0].address = any_port;
     config.spool.path = folder.join("spool");
+    config.journal.path = folder.join("journal");
     config.spool.reserve = "1MiB".parse().unwrap();
     config.retry.schedule = vec![second];
     config.delivery.port = port;

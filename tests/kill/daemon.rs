@@ -64,6 +64,7 @@ pub fn configure(folder: &Path, sink: SocketAddr) {
     let text = format!(
         "hostname = \"daemon.test\"\nthreads = 2\n\
          [spool]\npath = \"{place}/spool\"\nsegment_size = \"1MiB\"\nreserve = \"1MiB\"\n\
+         [journal]\npath = \"{place}/journal\"\n\
          [[listener]]\naddress = \"127.0.0.1:0\"\n\
          [retry]\nschedule = [\"1s\"]\njitter_percent = 0\n\
          [delivery]\ntls = \"none\"\n\

@@ -15,6 +15,7 @@ fn config(folder: &Path, drain: &str) -> Config {
     let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
     config.listeners[0].address = any_port;
     config.spool.path = folder.join("spool");
+    config.journal.path = folder.join("journal");
     config.spool.reserve = "1MiB".parse().unwrap();
     config.admin.socket = folder.join("admin.sock");
     config.metrics.enabled = false;

@@ -1,0 +1,399 @@
+//! `hikyaku journal`: reads the files of the journal, whether or not the daemon runs.
+//!
+//! `follow` prints events as they come and resumes exactly behind one that was seen; `search` looks through all files,
+//! compressed ones included. With `--json` each line is printed as it stands in the journal.
+
+use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::check::DEFAULT_CONFIG;
+use super::exit::{self, Exit, Failure};
+use super::table::{Table, below, extra, long, octets, plain, text, thousands};
+use crate::config::Config;
+use crate::config::units::Span;
+use crate::journal::follow::From;
+use crate::journal::search::Progress;
+use crate::journal::{Follower, Kind, Query, Record, search, time};
+use crate::message::MessageId;
+
+/// Between two looks at whether there is more.
+const LOOK: Duration = Duration::from_millis(100);
+/// What takes longer shows how far it is.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Sub-commands of `journal`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Journal {
+    /// Print events as they happen; `--from` resumes behind an event that was seen
+    Follow(Follow),
+    /// Look for events: what became of a message, a recipient, a campaign
+    Search(Search),
+}
+
+/// Where the journal is.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The journal's directory [default: journal.path of the configuration]
+    #[arg(long, value_name = "DIR")]
+    path: Option<PathBuf>,
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+impl Place {
+    fn folder(&self) -> Result<PathBuf, Failure> {
+        match &self.path {
+            Some(path) => Ok(path.clone()),
+            None => Ok(Config::load(&self.config).map_err(Failure::usage)?.journal.path),
+        }
+    }
+}
+
+/// Options of `journal follow`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Follow {
+    /// Begin behind the event of this id, with the oldest event (start), or behind the newest (end)
+    #[arg(long, value_name = "CURSOR", default_value = "end", value_parser = from)]
+    from: From,
+    /// Only events of this kind; may be given several times
+    #[arg(long = "event", value_name = "KIND", value_parser = kind)]
+    events: Vec<Kind>,
+    /// End when everything there is has been printed
+    #[arg(long)]
+    once: bool,
+    /// Print lines as they stand in the journal
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Options of `journal search`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Search {
+    /// Only of this recipient address
+    #[arg(long, value_name = "ADDRESS")]
+    recipient: Option<String>,
+    /// Only from this reverse-path; "<>" is the null reverse-path
+    #[arg(long, value_name = "ADDRESS")]
+    sender: Option<String>,
+    /// Only of this message
+    #[arg(long, value_name = "ID")]
+    message: Option<MessageId>,
+    /// Only of this tenant
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Only of this campaign
+    #[arg(long)]
+    campaign: Option<String>,
+    /// Only of this recipient domain
+    #[arg(long)]
+    domain: Option<String>,
+    /// Only events of this kind; may be given several times
+    #[arg(long = "event", value_name = "KIND", value_parser = kind)]
+    events: Vec<Kind>,
+    /// Not before: 2026-11-25, 2026-11-25T19:04:45Z (UTC without an offset), or an age such as 2h
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Duration>,
+    /// Before, in the same form
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<Duration>,
+    /// The newest so many
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// Print lines as they stand in the journal
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Journal {
+    pub(super) async fn execute(self) -> exit::Result {
+        match self {
+            Self::Follow(follow) => follow.execute().await,
+            Self::Search(search) => search.execute(),
+        }
+    }
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    let names = || Kind::ALL.map(Kind::as_str).join(", ");
+    Kind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| format!("not a kind of event: {}", names()))
+}
+
+fn from(text: &str) -> Result<From, String> {
+    match text {
+        "start" => Ok(From::Start),
+        "end" => Ok(From::End),
+        id => id.parse().map(From::After).map_err(|error| format!("start, end, or an id; {error}")),
+    }
+}
+
+fn moment(text: &str) -> Result<Duration, String> {
+    let ago = text
+        .parse::<Span>()
+        .ok()
+        .map(|span| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(span.0));
+    ago.or_else(|| time::parse(text))
+        .ok_or_else(|| "not a time such as 2026-11-25T19:04:45Z, and not an age".to_owned())
+}
+
+impl Follow {
+    async fn execute(self) -> exit::Result {
+        let catch = |kind| signal(kind).context("cannot catch signals");
+        let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
+        let folder = self.place.folder()?;
+        let mut follower = Follower::open(&folder, self.from)?;
+        let is_over = Arc::new(AtomicBool::new(self.once));
+        let seen = is_over.clone();
+        let is_signalled = Arc::new(AtomicBool::new(false));
+        let stop = is_signalled.clone();
+        // A thread of its own: reading blocks, and signals must be heard meanwhile.
+        let mut printing = tokio::task::spawn_blocking(move || {
+            let printed = self.print(&mut follower, &seen, &stop);
+            (printed, follower.cursor())
+        });
+        let (printed, cursor) = tokio::select! {
+            ended = &mut printing => ended?,
+            _ = async { tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} } } => {
+                is_signalled.store(true, Ordering::Relaxed);
+                printing.await?
+            }
+        };
+        match printed {
+            // Whoever read our output has gone: there is nothing wrong with that.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Ok),
+            Err(error) => return Err(anyhow!("{}: {error}", folder.display()).into()),
+            Ok(()) => {}
+        }
+        if let Some(cursor) = cursor.filter(|_| io::stderr().is_terminal()) {
+            eprintln!("resume with --from {cursor}");
+        }
+        Ok(Exit::Ok)
+    }
+
+    fn print(&self, follower: &mut Follower, is_over: &AtomicBool, is_signalled: &AtomicBool) -> io::Result<()> {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let wants = |record: &Record<'_>| {
+            let is = |kind: &Kind| record.raw("event") == Some(kind.as_str().as_bytes());
+            if self.events.is_empty() { !is(&Kind::File) } else { self.events.iter().any(is) }
+        };
+        let mut damaged = 0;
+        loop {
+            let read = follower.read(&mut |record| {
+                if is_signalled.load(Ordering::Relaxed) {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                if !wants(record) {
+                    return Ok(());
+                }
+                match self.json {
+                    true => out.write_all(&[record.bytes(), b"\n"].concat()),
+                    false => writeln!(out, "{}", sentence(record)),
+                }
+            });
+            out.flush()?;
+            for missing in follower.take_missing() {
+                eprintln!(
+                    "hikyaku: events after {} up to {} were removed before they could be read",
+                    missing.after, missing.until
+                );
+            }
+            if follower.damaged() > damaged {
+                damaged = follower.damaged();
+                eprintln!("hikyaku: {damaged} lines cannot be read (left by a power cut?)");
+            }
+            if is_signalled.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            read?;
+            if is_over.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// An event in one line for people.
+fn sentence(record: &Record<'_>) -> String {
+    let mut out = format!("{} {} {:<9}", record.text("time"), record.text("id"), record.text("event"));
+    let mut say = |before: &str, value: String, after: &str| {
+        if !value.is_empty() {
+            out.push_str(&format!(" {before}{}{after}", plain(&value)));
+        }
+    };
+    say("", record.text("message_id"), "");
+    if record.raw("reverse_path").is_some() {
+        say("", format!("<{}>", record.text("reverse_path")), "");
+    }
+    say("-> <", record.text("recipient"), ">");
+    say("at ", record.text("mx_host"), "");
+    say("[", record.text("mx_address"), "]");
+    say("", detail(record), "");
+    out
+}
+
+/// What there is to say beside who and where.
+fn detail(record: &Record<'_>) -> String {
+    let number = |name: &str| record.raw(name).map(|raw| String::from_utf8_lossy(raw).into_owned()).unwrap_or_default();
+    let named = |name: &str, value: String| if value.is_empty() { value } else { format!("{name} {value}") };
+    let step = record.text("step");
+    let parts = [
+        if step.is_empty() { step } else { format!("{step}:") },
+        number("reply_code"),
+        record.text("enhanced_status"),
+        record.text("reply_text"),
+        record.text("action"),
+        named("by DSN", record.text("dsn_id")),
+        record.text("filter"),
+        record.text("reason"),
+        named("by", record.text("who")),
+        named("events missing:", number("count")),
+        record.text("cause"),
+        named("again", record.text("retry")),
+    ];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+impl Search {
+    fn execute(self) -> exit::Result {
+        let folder = self.place.folder()?;
+        let sender = self.sender.map(|sender| sender.trim_start_matches('<').trim_end_matches('>').to_owned());
+        let query = Query {
+            recipient: self.recipient,
+            sender,
+            message: self.message,
+            tenant: self.tenant,
+            campaign: self.campaign,
+            domain: self.domain,
+            events: self.events,
+            since: self.since,
+            until: self.until,
+            limit: usize::try_from(self.limit).unwrap_or(usize::MAX),
+        };
+        let began = Instant::now();
+        let mut shown = false;
+        let mut show = |progress: Progress| {
+            if began.elapsed() >= PATIENCE && io::stderr().is_terminal() {
+                let Progress { files: (done, all), octets: read, found } = progress;
+                eprint!("\r{done} of {all} files, {} read, {} found ", octets(read), thousands(found as u64));
+                shown = true;
+            }
+            ControlFlow::Continue(())
+        };
+        let hits = search(&folder, &query, &mut show)
+            .with_context(|| format!("cannot read the journal in {}", folder.display()))?;
+        if shown {
+            eprintln!();
+        }
+        let printed = if self.json { print_lines(&hits.lines) } else { print_table(&hits.lines) };
+        if let Err(error) = printed.map_err(|error| (error.kind(), error)) {
+            return if error.0 == io::ErrorKind::BrokenPipe { Ok(Exit::Ok) } else { Err(error.1.into()) };
+        }
+        if hits.is_cut {
+            eprintln!("the newest {}: there may be older ones (--limit, --since)", hits.lines.len());
+        }
+        if hits.gaps > 0 {
+            eprintln!("events are missing at {} places that were read: --event gap shows them", hits.gaps);
+        }
+        if hits.damaged > 0 {
+            eprintln!("{} lines could not be read", hits.damaged);
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn print_lines(lines: &[Vec<u8>]) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for line in lines {
+        out.write_all(line)?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}
+
+fn print_table(lines: &[Vec<u8>]) -> io::Result<()> {
+    if lines.is_empty() {
+        return writeln!(io::stdout(), "nothing found");
+    }
+    write!(io::stdout(), "{}", table(lines).render(super::table::terminal_width()))
+}
+
+fn table(lines: &[Vec<u8>]) -> Table {
+    let mut table = Table::new(&[
+        text("TIME"),
+        text("EVENT"),
+        text("MESSAGE"),
+        long("RECIPIENT"),
+        extra("MX HOST"),
+        extra("TENANT"),
+        extra("CAMPAIGN"),
+        extra("FROM"),
+        below("WHAT"),
+    ]);
+    for record in lines.iter().filter_map(|line| Record::of(line)) {
+        table.row([
+            // To the second; the day matters, the T and the Z do not.
+            record.text("time").replace('T', " ").chars().take(19).collect(),
+            record.text("event"),
+            record.text("message_id"),
+            record.text("recipient"),
+            record.text("mx_host"),
+            record.text("tenant"),
+            record.text("campaign"),
+            record.text("reverse_path"),
+            detail(&record),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "{\"v\":1,\"id\":\"0000000000001\",\"time\":\"2026-11-25T19:04:45.123Z\",\"event\":\"deferred\",\
+        \"message_id\":\"0000000000007\",\"reverse_path\":\"\",\"recipient\":\"a@x.test\",\"mx_host\":\"mx.test\",\
+        \"mx_address\":\"192.0.2.1:25\",\"step\":\"rcpt\",\"reply_code\":450,\"enhanced_status\":\"4.2.1\",\
+        \"reply_text\":\"busy \\u001b[1m\"}";
+
+    #[test]
+    fn an_event_is_a_line_for_people_and_cannot_move_the_cursor() {
+        let said = sentence(&Record::of(LINE.as_bytes()).unwrap());
+
+        let expected = "2026-11-25T19:04:45.123Z 0000000000001 deferred  0000000000007 <> -> <a@x.test> at mx.test \
+                        [192.0.2.1:25] rcpt: 450 4.2.1 busy \\u{1b}[1m";
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn the_table_fits_80_columns() {
+        let text = table(&[LINE.as_bytes().to_vec()]).render(Some(80));
+
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(
+            text.contains("2026-11-25 19:04:45  deferred  0000000000007  a@x.test") && text.contains("450 4.2.1 busy"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn cursors_kinds_and_times_are_read() {
+        assert_eq!(from("start"), Ok(From::Start));
+        assert!(matches!(from("0000000000001"), Ok(From::After(_))) && from("yesterday").is_err());
+        assert_eq!(kind("dsn-sent"), Ok(Kind::DsnSent));
+        assert!(kind("sent").unwrap_err().contains("delivered, deferred"));
+        assert!(moment("2026-11-25").unwrap() < moment("1s").unwrap() || moment("nonsense").is_err());
+        assert!(moment("nonsense").is_err());
+    }
+}

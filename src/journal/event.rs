@@ -1,0 +1,331 @@
+//! What can happen to a recipient, and how it is written down.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::clock::UnixTime;
+use crate::message::{Envelope, Kind as MessageKind, Lane, MessageId, Recipient, Report};
+
+use super::id::EventId;
+use super::line::{Line, key};
+
+/// The kinds of events, as lines name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The message is stored and queued.
+    Received,
+    /// The receiver took responsibility.
+    Delivered,
+    /// An attempt failed for now.
+    Deferred,
+    /// The same, and the receiver wants to be left alone for a while.
+    Throttled,
+    /// The recipient failed for good.
+    Bounced,
+    /// Its time ran out.
+    Expired,
+    /// It is not tried until an operator has seen to it.
+    Held,
+    /// An operator removed it without telling its sender.
+    Deleted,
+    /// A DSN about it was stored.
+    DsnSent,
+    /// An operator gave or lifted an order.
+    Order,
+    /// Events are missing here.
+    Gap,
+    /// A file begins.
+    File,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 12] = [
+        Self::Received,
+        Self::Delivered,
+        Self::Deferred,
+        Self::Throttled,
+        Self::Bounced,
+        Self::Expired,
+        Self::Held,
+        Self::Deleted,
+        Self::DsnSent,
+        Self::Order,
+        Self::Gap,
+        Self::File,
+    ];
+
+    /// As a line names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Delivered => "delivered",
+            Self::Deferred => "deferred",
+            Self::Throttled => "throttled",
+            Self::Bounced => "bounced",
+            Self::Expired => "expired",
+            Self::Held => "held",
+            Self::Deleted => "deleted",
+            Self::DsnSent => "dsn-sent",
+            Self::Order => "order",
+            Self::Gap => "gap",
+            Self::File => "file",
+        }
+    }
+}
+
+/// The message and the recipient that an event is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The message.
+    pub id: MessageId,
+    /// Its envelope; none: it could not be read, so the event names the recipient by its index.
+    pub envelope: Option<&'a Envelope>,
+    /// Index into the envelope's recipients.
+    pub recipient: u32,
+    /// The site that its domain leads to, where that is known.
+    pub site: Option<&'a str>,
+}
+
+/// What became of a recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The receiver took responsibility.
+    Delivered,
+    /// To be tried again.
+    Deferred,
+    /// To be tried again; the receiver asks to be left alone for a while. It counts as an attempt like any deferral.
+    Throttled,
+    /// Failed for good.
+    Bounced,
+    /// Failed because its time is over.
+    Expired,
+}
+
+/// An outcome: of an attempt, or one that the queue decided itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision<'a> {
+    /// Of whom.
+    pub subject: Subject<'a>,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Why.
+    pub report: &'a Report,
+    /// Name of the egress source, if there was a connection.
+    pub source: Option<&'a str>,
+    /// Attempts made so far, this one included.
+    pub attempt: u16,
+    /// Octets of content, if known.
+    pub size: Option<u64>,
+    /// When it was due.
+    pub due: UnixTime,
+    /// When a connection took it; none: no connection did. As the time since 1970-01-01 UTC.
+    pub attempted: Option<Duration>,
+    /// When it is tried again.
+    pub retry: Option<UnixTime>,
+}
+
+/// An operator's order.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// Its id, by which it is undone.
+    pub id: &'a str,
+    /// What it does, or that it is lifted: `suspend`, `hold`, `move`, `delete`, `bounce`, `undo`, ...
+    pub action: &'a str,
+    /// Whom it concerns, as it was given.
+    pub filter: &'a str,
+    /// Why, in the operator's words.
+    pub reason: &'a str,
+    /// Who gave it.
+    pub who: &'a str,
+    /// When it ends by itself.
+    pub until: Option<UnixTime>,
+}
+
+/// Something that is written to the journal: one line each.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// The message is stored and queued for this recipient.
+    Received {
+        /// Of whom.
+        subject: Subject<'a>,
+        /// Octets of content.
+        size: u64,
+        /// Who submitted it; none: it is our own.
+        client: Option<IpAddr>,
+    },
+    /// What became of a recipient.
+    Decided(Decision<'a>),
+    /// A recipient is not tried until an operator has seen to it.
+    Held {
+        /// Of whom.
+        subject: Subject<'a>,
+        /// Why: `damaged`, `in-doubt`, or an operator's reason.
+        reason: &'a str,
+        /// The id of the order that holds it; empty: none.
+        order: &'a str,
+    },
+    /// An operator removed a recipient without telling its sender.
+    Deleted {
+        /// Of whom.
+        subject: Subject<'a>,
+        /// Why, in the operator's words.
+        reason: &'a str,
+        /// The id of the order.
+        order: &'a str,
+    },
+    /// A DSN about a recipient was stored and queued.
+    DsnSent {
+        /// The recipient that it is about.
+        subject: Subject<'a>,
+        /// What it reports: `failed`, `delayed` or `relayed`.
+        action: &'a str,
+        /// The message that the DSN is.
+        dsn: MessageId,
+    },
+    /// An operator gave or lifted an order.
+    Order(Order<'a>),
+}
+
+impl Event<'_> {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Received { .. } => Kind::Received,
+            Self::Decided(Decision { verdict, .. }) => match verdict {
+                Verdict::Delivered => Kind::Delivered,
+                Verdict::Deferred => Kind::Deferred,
+                Verdict::Throttled => Kind::Throttled,
+                Verdict::Bounced => Kind::Bounced,
+                Verdict::Expired => Kind::Expired,
+            },
+            Self::Held { .. } => Kind::Held,
+            Self::Deleted { .. } => Kind::Deleted,
+            Self::DsnSent { .. } => Kind::DsnSent,
+            Self::Order(_) => Kind::Order,
+        }
+    }
+
+    /// Appends its line.
+    pub(super) fn write(&self, out: &mut Vec<u8>, id: EventId, at: Duration) {
+        let mut line = Line::begin(out, id, at, self.kind().as_str());
+        match self {
+            Self::Received { subject, size, client } => {
+                subject.write(&mut line);
+                if let Some(client) = client {
+                    line.address(key!("client"), *client);
+                }
+                line.number(key!("size"), *size);
+                subject.write_accepted(&mut line);
+            }
+            Self::Decided(decision) => decision.write(&mut line, at),
+            Self::Held { subject, reason, order } | Self::Deleted { subject, reason, order } => {
+                subject.write(&mut line);
+                line.text(key!("reason"), reason);
+                line.text_if(key!("order"), order);
+                subject.write_accepted(&mut line);
+            }
+            Self::DsnSent { subject, action, dsn } => {
+                subject.write(&mut line);
+                line.text(key!("action"), action);
+                line.id(key!("dsn_id"), EventId(dsn.0));
+                subject.write_accepted(&mut line);
+            }
+            Self::Order(order) => order.write(&mut line),
+        }
+        line.end();
+    }
+}
+
+impl Subject<'_> {
+    fn recipient(&self) -> Option<&Recipient> {
+        self.envelope?.recipients.get(usize::try_from(self.recipient).ok()?)
+    }
+
+    fn write(&self, line: &mut Line<'_>) {
+        line.id(key!("message_id"), EventId(self.id.0));
+        if let Some(envelope) = self.envelope {
+            line.text(key!("tenant"), &envelope.tenant);
+            line.text_if(key!("campaign"), &envelope.campaign);
+            line.text(key!("lane"), lane(envelope.lane));
+            if envelope.kind == MessageKind::Dsn {
+                line.text(key!("message_kind"), "dsn");
+            }
+            line.text(key!("reverse_path"), envelope.reverse_path.as_str());
+        }
+        match self.recipient() {
+            Some(recipient) => {
+                line.text(key!("recipient"), recipient.forward_path.as_str());
+                line.text(key!("domain"), recipient.forward_path.domain());
+            }
+            None => line.number(key!("recipient_index"), self.recipient.into()),
+        }
+        line.text_if(key!("site"), self.site.unwrap_or_default());
+    }
+
+    fn write_accepted(&self, line: &mut Line<'_>) {
+        if let Some(envelope) = self.envelope {
+            line.seconds(key!("accepted"), envelope.accepted_at);
+        }
+    }
+}
+
+impl Decision<'_> {
+    fn write(&self, line: &mut Line<'_>, at: Duration) {
+        let Report { phase, reply, mx_host, mx_address, tls, in_doubt, .. } = self.report;
+        self.subject.write(line);
+        line.text_if(key!("mx_host"), mx_host.as_deref().unwrap_or_default());
+        if let Some(address) = mx_address {
+            line.socket(key!("mx_address"), *address);
+        }
+        line.text_if(key!("egress_source"), self.source.unwrap_or_default());
+        if mx_address.is_some() {
+            line.text(key!("tls"), tls.unwrap_or("none"));
+        }
+        line.text(key!("step"), phase.as_str());
+        if reply.code != 0 {
+            line.number(key!("reply_code"), reply.code.into());
+        }
+        if let Some(status) = reply.status {
+            line.status(key!("enhanced_status"), status);
+        }
+        line.text(key!("reply_text"), &reply.text);
+        if *in_doubt {
+            line.truth(key!("in_doubt"), true);
+        }
+        line.number(key!("attempt"), self.attempt.into());
+        if let Some(size) = self.size {
+            line.number(key!("size"), size);
+        }
+        self.subject.write_accepted(line);
+        line.seconds(key!("due"), self.due);
+        if let Some(attempted) = self.attempted {
+            line.millis(key!("attempted"), attempted);
+            line.millis(key!("answered"), at);
+        }
+        if let Some(retry) = self.retry {
+            line.seconds(key!("retry"), retry);
+        }
+    }
+}
+
+impl Order<'_> {
+    fn write(&self, line: &mut Line<'_>) {
+        line.text(key!("order"), self.id);
+        line.text(key!("action"), self.action);
+        line.text(key!("filter"), self.filter);
+        line.text(key!("reason"), self.reason);
+        line.text(key!("who"), self.who);
+        if let Some(until) = self.until {
+            line.seconds(key!("until"), until);
+        }
+    }
+}
+
+const fn lane(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Urgent => "urgent",
+        Lane::Normal => "normal",
+        Lane::Bulk => "bulk",
+    }
+}

@@ -1,0 +1,223 @@
+//! Reading on from an event, through rotation, compression and restarts of the daemon.
+//!
+//! The cursor is the id of the last event that was seen. Ids only grow, names of files tell the first id in each, and
+//! the first line of a file tells the last event before it; so nothing is given twice, and what was removed before it could
+//! be read is noticed. A [`Follower`] needs no daemon and asks for nothing but the files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::event::Kind;
+use super::folder::{self, JournalFile, files};
+use super::id::EventId;
+use super::lines::Lines;
+use super::record::Record;
+
+/// Where to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// With the oldest event that there is.
+    Start,
+    /// Behind the newest one.
+    End,
+    /// Behind this one.
+    After(EventId),
+}
+
+/// Why nothing can be read from there.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The folder or a file cannot be read.
+    #[error("cannot read the journal in {}: {error}", path.display())]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Events behind the cursor have been removed.
+    #[error("events after {cursor} have been removed; the oldest that is left is {oldest} (--from start)")]
+    Cleaned {
+        /// The cursor.
+        cursor: EventId,
+        /// The first line of the oldest file.
+        oldest: EventId,
+    },
+    /// This journal never gave that id.
+    #[error("no event of this journal has the id {cursor}{}", newest.map(|id| format!("; the newest is {id}")).unwrap_or_default())]
+    Unknown {
+        /// The cursor.
+        cursor: EventId,
+        /// The newest event.
+        newest: Option<EventId>,
+    },
+}
+
+/// Events that were removed before they were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The last event before them.
+    pub after: EventId,
+    /// The last of them.
+    pub until: EventId,
+}
+
+/// Goes through the journal, and on as it grows.
+#[derive(Debug)]
+pub struct Follower {
+    folder: PathBuf,
+    after: Option<EventId>,
+    current: Option<(JournalFile, Lines)>,
+    /// The file after the current one is there, so nothing more is written to this one.
+    has_successor: bool,
+    missing: Vec<Missing>,
+    damaged: u64,
+}
+
+impl Follower {
+    /// Begins where `from` says.
+    pub fn open(folder: &Path, from: From) -> Result<Self, FollowError> {
+        let failed = |error| FollowError::Io { path: folder.to_owned(), error };
+        let after = match from {
+            From::Start => {
+                files(folder).map_err(failed)?;
+                None
+            }
+            From::End => newest(folder).map_err(failed)?,
+            From::After(cursor) => {
+                let newest = newest(folder).map_err(failed)?;
+                if newest.is_none_or(|newest| newest < cursor) {
+                    return Err(FollowError::Unknown { cursor, newest });
+                }
+                if let Some(oldest) = removed(folder, cursor).map_err(failed)? {
+                    return Err(FollowError::Cleaned { cursor, oldest });
+                }
+                Some(cursor)
+            }
+        };
+        let folder = folder.to_owned();
+        Ok(Self { folder, after, current: None, has_successor: false, missing: Vec::new(), damaged: 0 })
+    }
+
+    /// The last event that was given; reading goes on behind it.
+    pub fn cursor(&self) -> Option<EventId> {
+        self.after
+    }
+
+    /// What was removed before it could be read, since the last call.
+    pub fn take_missing(&mut self) -> Vec<Missing> {
+        std::mem::take(&mut self.missing)
+    }
+
+    /// Lines so far that could not be read: a power cut leaves such.
+    pub fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    /// Gives every line that is there and was not given yet, in order. Ends early, to be called again, when `each` fails;
+    /// the line that it failed for counts as not given.
+    pub fn read(&mut self, each: &mut dyn FnMut(&Record<'_>) -> io::Result<()>) -> io::Result<()> {
+        loop {
+            if self.current.is_none() && !self.begin()? {
+                return Ok(());
+            }
+            self.read_current(each)?;
+            let Some((file, _)) = &self.current else { return Ok(()) };
+            if self.has_successor || file.is_compressed() {
+                let first = file.first;
+                let Some(next) = files(&self.folder)?.into_iter().find(|file| file.first > first) else {
+                    return Ok(());
+                };
+                self.turn_to(next)?;
+                continue;
+            }
+            let first = file.first;
+            if !files(&self.folder)?.iter().any(|file| file.first > first) {
+                return Ok(());
+            }
+            // Whatever was written before the next file was made is read in one more turn.
+            self.has_successor = true;
+        }
+    }
+
+    /// Opens the file with the event after the cursor; false: there is no file.
+    fn begin(&mut self) -> io::Result<bool> {
+        let files = files(&self.folder)?;
+        let holds_cursor = |file: &&JournalFile| self.after.is_some_and(|after| file.first <= after);
+        let Some(file) = files.iter().rev().find(holds_cursor).or(files.first()).cloned() else { return Ok(false) };
+        self.turn_to(file)?;
+        Ok(true)
+    }
+
+    fn turn_to(&mut self, file: JournalFile) -> io::Result<()> {
+        self.has_successor = false;
+        self.current = match Lines::open(&file) {
+            Ok(lines) => Some((file, lines)),
+            // Compressed or removed this moment: looked for anew.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        Ok(())
+    }
+
+    fn read_current(&mut self, each: &mut dyn FnMut(&Record<'_>) -> io::Result<()>) -> io::Result<()> {
+        let Some((_, lines)) = &mut self.current else { return Ok(()) };
+        while let Some(line) = lines.next()? {
+            let record = Record::of(line).and_then(|record| Some((record.id()?, record)));
+            let Some((id, record)) = record else {
+                self.damaged += 1;
+                continue;
+            };
+            if self.after.is_some_and(|after| id <= after) {
+                continue;
+            }
+            if let (Some(after), Some(until)) = (self.after, previous(&record))
+                && until > after
+            {
+                self.missing.push(Missing { after, until });
+            }
+            each(&record)?;
+            self.after = Some(id);
+        }
+        Ok(())
+    }
+}
+
+/// What the line that a file begins with says about the event before it.
+fn previous(record: &Record<'_>) -> Option<EventId> {
+    if record.raw("event") != Some(Kind::File.as_str().as_bytes()) {
+        return None;
+    }
+    std::str::from_utf8(record.raw("previous")?).ok()?.parse().ok()
+}
+
+/// The newest event that was written.
+fn newest(place: &Path) -> io::Result<Option<EventId>> {
+    for file in files(place)?.into_iter().rev() {
+        let last = match file.last {
+            Some(last) => Some(last),
+            None => match std::fs::File::open(&file.path) {
+                Ok(file) => folder::last_id(&file)?,
+                // Compressed this moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return newest(place),
+                Err(error) => return Err(error),
+            },
+        };
+        if last.is_some() {
+            return Ok(last);
+        }
+    }
+    Ok(None)
+}
+
+/// The oldest line that is left, if events between it and `cursor` are gone.
+fn removed(place: &Path, cursor: EventId) -> io::Result<Option<EventId>> {
+    let Some(oldest) = files(place)?.into_iter().next().filter(|file| file.first > cursor) else { return Ok(None) };
+    let mut lines = match Lines::open(&oldest) {
+        Ok(lines) => lines,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return removed(place, cursor),
+        Err(error) => return Err(error),
+    };
+    let before = lines.next()?.and_then(Record::of).and_then(|record| previous(&record));
+    Ok(before.is_some_and(|before| before > cursor).then_some(oldest.first))
+}

@@ -1,0 +1,309 @@
+//! The thread that writes: takes what is in the buffer every few milliseconds and hands it to the kernel.
+//!
+//! A write that fails is repeated until it succeeds, from where it stopped, so that no line is cut, doubled or out of
+//! order; meanwhile events gather in the buffer, and are lost when that is full. Each start begins a new file: what
+//! a crash left of a last line is cut off, never continued.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use super::buffer::{self, Gap, Taken};
+use super::folder::{self, JournalFile, Lock};
+use super::id::EventId;
+use super::record::Record;
+
+/// How long events gather before they are written: what a kill may lose.
+const LINGER: Duration = Duration::from_millis(10);
+/// How often the file's age is looked at when nothing happens.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two tries of a write that fails: first, and at most.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(1);
+/// How long a write that fails is repeated when the daemon ends.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// A buffer that has grown over this is not kept for the next turn.
+const SPARE_MOST: usize = 1 << 20;
+
+/// What earlier runs left.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// The last event that can be read.
+    last: Option<EventId>,
+    /// When that was.
+    last_time: Option<Duration>,
+    /// The greatest id that any file's name tells.
+    greatest: Option<EventId>,
+}
+
+impl Past {
+    /// Looks at the newest files; what was torn off at the end of one is cut away, and one without events removed.
+    pub fn find(place: &Path) -> io::Result<Self> {
+        let mut past = Self::default();
+        for JournalFile { first, last, path } in folder::files(place)?.into_iter().rev() {
+            past.greatest = past.greatest.max(last).max(Some(first));
+            if last.is_some() {
+                past.last = last;
+                break;
+            }
+            let file = fs::OpenOptions::new().read(true).write(true).open(&path)?;
+            let tail = folder::tail(&file)?;
+            if tail.torn > 0 {
+                tracing::warn!(file = %path.display(), octets = tail.torn, "the journal's last line was cut off");
+                file.set_len(tail.length)?;
+            }
+            let id = folder::last_id(&file)?;
+            past.greatest = past.greatest.max(id);
+            if id.is_none_or(|id| id == first) {
+                fs::remove_file(&path)?;
+                continue;
+            }
+            past.last = id;
+            past.last_time = Record::of(&tail.line).and_then(|record| record.time());
+            break;
+        }
+        Ok(past)
+    }
+
+    /// A start that no event has had.
+    pub fn next_start(&self) -> u32 {
+        self.greatest.map_or(0, |id| id.start().saturating_add(1))
+    }
+}
+
+/// The current file.
+#[derive(Debug)]
+struct Output {
+    file: File,
+    length: u64,
+    since: Instant,
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    lock: Lock,
+    /// None: none could be made yet.
+    output: Option<Output>,
+    /// What a new file must begin with: nothing else may be written before.
+    header: Vec<u8>,
+    /// The id of that, and of the file.
+    first: EventId,
+    /// Of the last line that was written, or is about to be.
+    last: Option<EventId>,
+    /// Why the last writes failed.
+    trouble: Option<String>,
+    /// Since when they fail.
+    is_failing: bool,
+    /// Set when the daemon ends.
+    give_up_at: Option<Instant>,
+}
+
+impl Writer {
+    /// Makes the first file.
+    pub fn begin(shared: Arc<Shared>, mut lock: Lock, past: Past) -> io::Result<Self> {
+        let now = shared.clock.wall_precise();
+        let (first, mut header) = (shared.buffer.lock().next_id(), Vec::new());
+        buffer::header(&mut header, first, now, past.last);
+        let mut last = first;
+        if lock.was_open {
+            last = shared.buffer.lock().next_id();
+            let gap = Gap { count: None, from: past.last_time, to: now, cause: "crash" };
+            buffer::gap(&mut header, last, now, &gap);
+        }
+        lock.mark();
+        shared.keeper.set_current(first);
+        let mut writer = Self {
+            shared,
+            lock,
+            output: None,
+            header,
+            first,
+            last: Some(last),
+            trouble: None,
+            is_failing: false,
+            give_up_at: None,
+        };
+        match writer.open() {
+            Err(error) if !is_full(&error) => return Err(error),
+            Err(error) => writer.failed(&error),
+            Ok(()) => {}
+        }
+        Ok(writer)
+    }
+
+    /// Runs until the journal is closed.
+    pub fn run(mut self) {
+        let mut spare = Vec::new();
+        loop {
+            let taken = self.take(spare);
+            if taken.is_closing {
+                self.give_up_at = Some(Instant::now() + FAREWELL);
+            }
+            let is_written = self.write(&taken.lines);
+            if is_written {
+                self.shared.meters.wrote(&taken.kinds);
+                self.last = taken.last.or(self.last);
+            }
+            if let Some(header) = taken.header {
+                self.rotate(header);
+            }
+            if taken.is_closing {
+                return self.end(is_written);
+            }
+            spare = taken.lines;
+            spare.clear();
+            if spare.capacity() > SPARE_MOST {
+                spare = Vec::new();
+            }
+        }
+    }
+
+    /// Waits for events, and a little longer for more of them.
+    fn take(&mut self, spare: Vec<u8>) -> Taken {
+        let shared = self.shared.clone();
+        let mut buffer = shared.buffer.lock();
+        if buffer.is_idle() {
+            buffer.is_awaited = true;
+            shared.wake.wait_for(&mut buffer, LOOK);
+            buffer.is_awaited = false;
+        }
+        let until = Instant::now() + LINGER;
+        while !buffer.is_idle() && !buffer.is_enough() {
+            if shared.wake.wait_until(&mut buffer, until).timed_out() {
+                break;
+            }
+        }
+        shared.meters.waiting.set(buffer.len() as f64);
+        let cause = self.trouble.take().unwrap_or_else(|| "slow".to_owned());
+        let now = shared.clock.wall_precise();
+        buffer.take(spare, now, &cause, |more| self.is_over(more as u64))
+    }
+
+    /// Whether a new file is to begin behind `more` octets. One without events goes on for ever.
+    fn is_over(&self, more: u64) -> bool {
+        let settings = &self.shared.settings;
+        let Some(output) = &self.output else { return false };
+        let has_events = more > 0 || self.last > Some(self.first);
+        has_events && (output.length + more >= settings.max_size || output.since.elapsed() >= settings.max_age)
+    }
+
+    /// Writes all of it; false only if that cannot be done and the daemon ends.
+    fn write(&mut self, lines: &[u8]) -> bool {
+        let mut done = 0;
+        let mut wait = FIRST_RETRY;
+        while done < lines.len() || !self.header.is_empty() {
+            let written = self.open().and_then(|()| self.write_some(lines.get(done..).unwrap_or_default()));
+            match written {
+                Ok(written) => {
+                    done += written;
+                    wait = FIRST_RETRY;
+                    if std::mem::take(&mut self.is_failing) {
+                        tracing::info!("the journal is written again");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.failed(&error);
+                    if !self.pause(wait) {
+                        return false;
+                    }
+                    wait = (wait * 2).min(LAST_RETRY);
+                }
+            }
+        }
+        true
+    }
+
+    /// Makes the file that the header is for, if it is not there.
+    fn open(&mut self) -> io::Result<()> {
+        if self.output.is_none() {
+            let file = folder::create(&folder::plain_path(&self.shared.settings.path, self.first))?;
+            self.output = Some(Output { file, length: 0, since: Instant::now() });
+        }
+        while !self.header.is_empty() {
+            let header = std::mem::take(&mut self.header);
+            let written = self.write_some(&header);
+            self.header = header;
+            self.header.drain(..written?);
+        }
+        Ok(())
+    }
+
+    fn write_some(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let Some(output) = &mut self.output else { return Ok(0) };
+        if octets.is_empty() {
+            return Ok(0);
+        }
+        let written = output.file.write(octets)?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        output.length += written as u64;
+        self.shared.meters.octets.increment(written as u64);
+        Ok(written)
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        self.shared.meters.write_errors.increment(1);
+        if !self.is_failing {
+            let path = self.shared.settings.path.display();
+            tracing::error!(%error, %path, "the journal cannot be written; events gather in memory, then are lost");
+        }
+        self.is_failing = true;
+        self.trouble = Some(error.to_string());
+    }
+
+    /// Waits before a write is repeated; false: there is no time left.
+    fn pause(&mut self, wait: Duration) -> bool {
+        let shared = self.shared.clone();
+        let mut buffer = shared.buffer.lock();
+        let until = Instant::now() + wait;
+        // Whoever fills the buffer wakes too.
+        while !buffer.is_closing && !shared.wake.wait_until(&mut buffer, until).timed_out() {}
+        shared.meters.waiting.set(buffer.len() as f64);
+        let is_closing = buffer.is_closing;
+        drop(buffer);
+        if !is_closing {
+            return true;
+        }
+        let give_up_at = *self.give_up_at.get_or_insert_with(|| Instant::now() + FAREWELL);
+        std::thread::sleep(FIRST_RETRY);
+        Instant::now() < give_up_at
+    }
+
+    /// Goes on in a new file, which begins with the line of this id.
+    fn rotate(&mut self, first: EventId) {
+        let now = self.shared.clock.wall_precise();
+        self.output = None;
+        buffer::header(&mut self.header, first, now, self.last);
+        (self.first, self.last) = (first, Some(first));
+        self.shared.keeper.set_current(first);
+        if let Err(error) = self.open() {
+            self.failed(&error);
+        }
+    }
+
+    fn end(&mut self, is_written: bool) {
+        let buffer = self.shared.buffer.lock();
+        self.shared.meters.waiting.set(buffer.len() as f64);
+        drop(buffer);
+        if !is_written {
+            // The lock stays marked, so the next start tells of a gap.
+            tracing::error!("the last events could not be written to the journal");
+            return;
+        }
+        if let Err(error) = self.lock.release() {
+            tracing::warn!(%error, "the next start will tell of a gap in the journal that is not there");
+        }
+    }
+}
+
+/// Whether there is no room on the disk, for octets or for files.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
