@@ -39,7 +39,7 @@ pub(super) enum Journal {
 
 /// Where the journal is.
 #[derive(Debug, clap::Args)]
-struct Place {
+pub(super) struct Place {
     /// The journal's directory [default: journal.path of the configuration]
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
@@ -49,7 +49,7 @@ struct Place {
 }
 
 impl Place {
-    fn folder(&self) -> Result<PathBuf, Failure> {
+    pub(super) fn folder(&self) -> Result<PathBuf, Failure> {
         match &self.path {
             Some(path) => Ok(path.clone()),
             None => Ok(Config::load(&self.config).map_err(Failure::usage)?.journal.path),
@@ -322,7 +322,7 @@ fn print_lines(lines: &[Vec<u8>]) -> io::Result<()> {
     out.flush()
 }
 
-fn print_table(lines: &[Vec<u8>]) -> io::Result<()> {
+pub(super) fn print_table(lines: &[Vec<u8>]) -> io::Result<()> {
     if lines.is_empty() {
         return writeln!(io::stdout(), "nothing found");
     }

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::exit::Exit;
+use super::find::Find;
 use super::queue::Attempt;
 use super::table::{Table, below, extra, long, number, octets, plain, span, text};
 use super::{Remote, exit, orders, print_json};
@@ -15,6 +16,8 @@ use crate::state::Action;
 pub(super) enum Message {
     /// Show an unfinished message: envelope, recipients and header section
     Show(Show),
+    /// Find messages by recipient, sender, tenant or campaign, queued or ended
+    Find(Find),
     /// Give up what is left of a message, without a DSN
     Delete(End),
     /// Give up what is left of a message, with a DSN to its sender
@@ -46,6 +49,7 @@ impl Message {
     pub(super) async fn execute(self) -> exit::Result {
         match self {
             Self::Show(show) => show.execute().await,
+            Self::Find(find) => find.execute().await,
             Self::Delete(end) => end.execute(Action::Delete).await,
             Self::Bounce(end) => end.execute(Action::Bounce).await,
         }

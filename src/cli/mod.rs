@@ -7,6 +7,7 @@ mod check;
 pub mod client;
 mod demo;
 pub mod exit;
+mod find;
 mod journal;
 mod message;
 mod notify;

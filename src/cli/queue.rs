@@ -106,20 +106,27 @@ impl List {
         if self.remote.json {
             return print_json(&answer);
         }
-        let entries: Vec<Entry> = serde_json::from_value(answer)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let table = entry_table(&entries, now);
-        if table.is_empty() {
-            let is_filtered = self.in_doubt || !selection.is_everything();
-            println!("nothing is queued{}", if is_filtered { " that matches" } else { "" });
-        } else {
-            table.print();
-        }
-        if u32::try_from(entries.len()) == Ok(self.limit) {
+        let is_filtered = self.in_doubt || !selection.is_everything();
+        let nothing = if is_filtered { "nothing is queued that matches" } else { "nothing is queued" };
+        let count = print_entries(answer, nothing)?;
+        if u32::try_from(count) == Ok(self.limit) {
             eprintln!("cut at --limit {}", self.limit);
         }
         Ok(Exit::Ok)
     }
+}
+
+/// Prints recipients as the daemon gave them; tells how many there are.
+pub(super) fn print_entries(answer: Value, nothing: &str) -> Result<usize, serde_json::Error> {
+    let entries: Vec<Entry> = serde_json::from_value(answer)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let table = entry_table(&entries, now);
+    if table.is_empty() {
+        println!("{nothing}");
+    } else {
+        table.print();
+    }
+    Ok(entries.len())
 }
 
 fn entry_table(entries: &[Entry], now: u64) -> Table {

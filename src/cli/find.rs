@@ -1,0 +1,94 @@
+//! `hikyaku message find`: where the messages of a recipient, sender, tenant or campaign are, queued or ended.
+//!
+//! The queue is asked through the admin interface, what has ended is looked for in the files of the journal.
+
+use std::ops::ControlFlow;
+
+use anyhow::anyhow;
+use serde_json::{Value, json};
+
+use super::exit::{Exit, Failure};
+use super::journal::{Place, print_table};
+use super::patience::patiently;
+use super::queue;
+use super::selection::{SelectionArguments, query};
+use super::{Remote, exit, print_json};
+use crate::journal::{self, Kind, Query};
+use crate::state::Selection;
+
+/// What ends a recipient.
+const ENDS: [Kind; 4] = [Kind::Delivered, Kind::Bounced, Kind::Expired, Kind::Deleted];
+
+/// Options of `message find`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Find {
+    #[command(flatten)]
+    selection: SelectionArguments,
+    /// Only what is queued
+    #[arg(long)]
+    queued: bool,
+    /// At most so many that are queued, and so many that have ended, the newest
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Find {
+    pub(super) async fn execute(self) -> exit::Result {
+        let selection = self.selection.checked()?;
+        if selection.is_everything() {
+            let say = "say whose: --recipient, --sender, --tenant, --campaign or --domain";
+            return Err(Failure::usage(anyhow!(say)));
+        }
+        let path = format!("/v1/queue/entries?limit={}{}", self.limit, query(&selection));
+        let queued: Value = patiently("looking through the queue", self.remote.client().get(&path)).await?;
+        let ended = if self.queued { None } else { Some(self.ended(&selection)) };
+        if self.remote.json {
+            let lines = ended.transpose()?.unwrap_or_default();
+            let lines: Result<Vec<Value>, _> = lines.iter().map(|line| serde_json::from_slice(line)).collect();
+            return print_json(&json!({ "queued": queued, "ended": lines? }));
+        }
+        println!("queued:");
+        queue::print_entries(queued, "  nothing")?;
+        if let Some(ended) = ended {
+            // What is queued has been told: that the rest cannot be read is a problem all the same.
+            let lines = ended?;
+            println!("\nended:");
+            if lines.is_empty() { println!("  nothing in the journal") } else { print_table(&lines)? }
+        }
+        Ok(Exit::Ok)
+    }
+
+    /// Lines of the journal about recipients that have ended.
+    fn ended(&self, selection: &Selection) -> Result<Vec<Vec<u8>>, Failure> {
+        let text = |value: &Option<Box<str>>| value.as_deref().map(str::to_owned);
+        if [&selection.site, &selection.lane, &selection.source].into_iter().any(Option::is_some) {
+            let say = "--site, --lane and --source are asked of the queue only: add --queued";
+            return Err(Failure::usage(anyhow!(say)));
+        }
+        let sender = text(&selection.sender).map(|sender| if sender == "<>" { String::new() } else { sender });
+        if sender.as_deref().is_some_and(|sender| sender.starts_with('@'))
+            || selection.domain.as_deref().is_some_and(|domain| domain.starts_with('*'))
+        {
+            return Err(Failure::usage(anyhow!("patterns are asked of the queue only: add --queued")));
+        }
+        let folder = self.place.folder()?;
+        let query = Query {
+            recipient: text(&selection.recipient),
+            sender,
+            tenant: text(&selection.tenant),
+            campaign: text(&selection.campaign),
+            domain: text(&selection.domain),
+            events: ENDS.to_vec(),
+            limit: usize::try_from(self.limit).unwrap_or(usize::MAX),
+            ..Query::default()
+        };
+        let hits = journal::search(&folder, &query, &mut |_| ControlFlow::Continue(()));
+        let failed =
+            |error| anyhow!("cannot read the journal in {}: {error}\n--queued leaves it out", folder.display());
+        Ok(hits.map_err(failed)?.lines)
+    }
+}
