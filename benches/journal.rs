@@ -13,9 +13,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use hikyaku::clock::{Clock, UnixTime};
 use hikyaku::journal::{Decision, Event, Journal, Settings, Subject, Verdict};
-use hikyaku::message::{
-    BodyType, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Phase, Recipient, Report,
-};
+use hikyaku::message::{BodyType, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Phase, Recipient, Report};
 use hikyaku::metrics::Registry;
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::smtp::reply::Reply;

@@ -167,7 +167,7 @@ fn a_damaged_message_is_told_as_held() {
     stage.until(|events| !of_kind(events, "deferred").is_empty());
     // The next start has it on disk only.
     daemon.stop();
-    let segments = std::fs::read_dir(stage.spool().join("log")).unwrap().map(|entry| entry.unwrap().path());
+    let segments = std::fs::read_dir(stage.spool().join("segments")).unwrap().map(|entry| entry.unwrap().path());
     let mut harmed = 0;
     for path in segments.filter(|path| path.is_file()) {
         let bytes = std::fs::read(&path).unwrap();
