@@ -37,6 +37,8 @@ pub use settings::is_local;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Connections that wait to be accepted; as many as a burst of clients may open at once.
 const LISTEN_BACKLOG: u32 = 4096;
+/// How long a stop waits for the journal's disk, which may hang.
+const JOURNAL_GRACE: Duration = Duration::from_secs(5);
 /// Lines of log about recipients in doubt: one transaction at each of 2,000 connections, and 5 ms of outcomes.
 const MAX_NAMED_DOUBTS: usize = 20_000;
 
@@ -282,8 +284,9 @@ impl Daemon {
         }
         self.spool.close().await;
         let journal = self.journal.clone();
-        if tokio::task::spawn_blocking(move || journal.close()).await.is_err() {
-            error!("the journal was not closed in good order");
+        let closed = tokio::task::spawn_blocking(move || journal.close());
+        if !matches!(tokio::time::timeout(JOURNAL_GRACE, closed).await, Ok(Ok(()))) {
+            warn!("the journal's disk did not take the last events in time");
         }
         self.stop_watching.cancel();
         self.watchers.shutdown().await;

@@ -221,3 +221,72 @@ fn removed(place: &Path, cursor: EventId) -> io::Result<Option<EventId>> {
     let before = lines.next()?.and_then(Record::of).and_then(|record| previous(&record));
     Ok(before.is_some_and(|before| before > cursor).then_some(oldest.first))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::buffer::header;
+    use super::super::event::{Event, Order};
+    use super::*;
+
+    /// A plain file with its first line and events of these ids.
+    fn write(folder: &Path, first: u64, previous: Option<u64>, ids: &[u64]) {
+        let mut out = Vec::new();
+        header(&mut out, EventId(first), Duration::ZERO, previous.map(EventId));
+        let order = Order { id: "1", action: "hold", filter: "", reason: "", who: "", until: None };
+        ids.iter().for_each(|id| Event::Order(order).write(&mut out, EventId(*id), Duration::ZERO));
+        std::fs::write(folder::plain_path(folder, EventId(first)), out).unwrap();
+    }
+
+    fn read(follower: &mut Follower) -> Vec<u64> {
+        let mut seen = Vec::new();
+        let mut each = |record: &Record<'_>| {
+            seen.extend(record.id().map(|id| id.0));
+            Ok(())
+        };
+        follower.read(&mut each).unwrap();
+        seen
+    }
+
+    #[test]
+    fn what_is_removed_before_it_is_read_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 1, None, &[2, 3]);
+        let mut follower = Follower::open(folder.path(), From::Start).unwrap();
+        assert_eq!(read(&mut follower), [1, 2, 3]);
+
+        // A file from 4 to 7 has come and gone.
+        write(folder.path(), 8, Some(7), &[9]);
+
+        assert_eq!(read(&mut follower), [8, 9]);
+        assert_eq!(follower.take_missing(), [Missing { after: EventId(3), until: EventId(7) }]);
+        assert_eq!((read(&mut follower), follower.take_missing()), (vec![], vec![]));
+        assert_eq!(follower.cursor(), Some(EventId(9)));
+    }
+
+    #[test]
+    fn a_line_that_could_not_be_handed_on_comes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 1, None, &[2, 3]);
+        let mut follower = Follower::open(folder.path(), From::After(EventId(1))).unwrap();
+
+        assert!(follower.read(&mut |_| Err(io::ErrorKind::BrokenPipe.into())).is_err());
+
+        let mut again = Follower::open(folder.path(), From::After(follower.cursor().unwrap())).unwrap();
+        assert_eq!(read(&mut again), [2, 3]);
+    }
+
+    #[test]
+    fn a_cursor_at_the_edge_of_what_was_removed_is_fine_and_one_before_it_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 8, Some(7), &[9]);
+
+        assert_eq!(read(&mut Follower::open(folder.path(), From::After(EventId(7))).unwrap()), [8, 9]);
+        let refused = Follower::open(folder.path(), From::After(EventId(6)));
+        assert!(matches!(refused, Err(FollowError::Cleaned { oldest: EventId(8), .. })), "{refused:?}");
+        let refused = Follower::open(folder.path(), From::After(EventId(10)));
+        assert!(matches!(refused, Err(FollowError::Unknown { newest: Some(EventId(9)), .. })), "{refused:?}");
+        assert_eq!(read(&mut Follower::open(folder.path(), From::End).unwrap()), Vec::<u64>::new());
+    }
+}

@@ -205,3 +205,54 @@ impl Shared {
         self.keeper.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(folder: &std::path::Path) -> Settings {
+        Settings {
+            path: folder.join("journal"),
+            max_size: 1 << 20,
+            max_age: Duration::from_secs(3_600),
+            keep: Duration::from_secs(3_600),
+            max_total: None,
+            buffer: 1 << 20,
+        }
+    }
+
+    #[test]
+    fn what_was_told_is_written_and_counted_when_the_journal_is_closed_and_a_start_has_ids_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let order = Order { id: "1", action: "hold", filter: "", reason: "", who: "", until: None };
+        let mut starts = Vec::new();
+        // The spool was made anew before the second one.
+        for start in [7, 1] {
+            let registry = Registry::new().unwrap();
+            let journal = Journal::open(settings(folder.path()), start, Clock::system(), &registry).unwrap();
+            (0..3).for_each(|_| journal.tell(&Event::Order(order)));
+            journal.close();
+
+            let text = registry.render();
+            for line in ["events_total{event=\"order\"} 3", "lost_total 0", "write_errors_total 0", "waiting_bytes 0"] {
+                assert!(text.contains(&format!("hikyaku_journal_{line}\n")), "{line}: {text}");
+            }
+            let hits =
+                search(&settings(folder.path()).path, &Query::default(), &mut |_| std::ops::ControlFlow::Continue(()));
+            let lines = hits.unwrap().lines;
+            starts.extend(lines.iter().filter_map(|line| Some(Record::of(line)?.id()?.start())));
+        }
+
+        assert_eq!(starts, [7, 7, 7, 7, 7, 7, 8, 8, 8]);
+    }
+
+    #[test]
+    fn a_journal_that_is_off_takes_everything_and_makes_nothing() {
+        let journal = Journal::off();
+
+        journal.tell(&Event::Order(Order { id: "1", action: "", filter: "", reason: "", who: "", until: None }));
+        journal.close();
+
+        assert!(!journal.is_on());
+    }
+}
