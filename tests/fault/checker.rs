@@ -130,6 +130,12 @@ impl Checker {
         self.logs.lock().arrivals.len()
     }
 
+    /// Whether something has arrived wherever a letter is to arrive.
+    pub fn has_arrived(&self, letter: Letter) -> bool {
+        let logs = self.logs.lock();
+        letter.arrives_at().iter().all(|place| logs.arrivals.contains_key(place))
+    }
+
     /// The status codes of the DSNs that came to a letter's sender.
     pub fn dsn_statuses(&self, letter: Letter) -> Vec<String> {
         let logs = self.logs.lock();

@@ -49,13 +49,13 @@ const STEPS: [Step; 12] = [
 ];
 
 /// The library that changes the time, if it is here.
-fn library() -> Option<PathBuf> {
+pub fn library() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").ok()?.map_while(Result::ok).map(|folder| folder.path());
     folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|file| file.exists())
 }
 
 /// What the daemon is started with, and the file that says how far its clock is off.
-fn launch(library: &Path, file: &Path) -> Launch<'static> {
+pub fn launch(library: &Path, file: &Path) -> Launch<'static> {
     let environment = [
         ("LD_PRELOAD", library.display().to_string()),
         ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
@@ -66,7 +66,7 @@ fn launch(library: &Path, file: &Path) -> Launch<'static> {
     Launch { environment: environment.into(), ..Launch::default() }
 }
 
-fn set_clock(file: &Path, seconds: i64) {
+pub fn set_clock(file: &Path, seconds: i64) {
     std::fs::write(file, format!("{seconds:+}\n")).unwrap();
 }
 

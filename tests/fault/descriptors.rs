@@ -17,10 +17,11 @@ use super::world::{Ending, World};
 
 /// What the log says when accepting pauses.
 const PAUSED: &str = "accepting connections pauses";
-/// Pauses grow from 10 ms to a second: eight of them, then one a second. Descriptors that deliveries give back may let a
-/// client in, and it begins anew.
+/// Clients that come while something is short.
+const CLIENTS: u32 = 40;
+/// Pauses grow from 10 ms to a second: eight of them, then one a second. Descriptors that deliveries give back let a client
+/// in, which stays, and it begins anew.
 const GROWING: u64 = 8;
-const ANEW: u64 = 4;
 /// For how long the fault lasts.
 const LASTS: Duration = Duration::from_secs(3);
 /// Descriptors left under the lowered limit: for the sessions of some clients, or for one.
@@ -48,12 +49,12 @@ const SHORTAGES: [Shortage; 6] = [
     Shortage::Memory,
 ];
 
-fn raw(id: Pid) -> u32 {
+pub fn raw(id: Pid) -> u32 {
     u32::try_from(id.as_raw_nonzero().get()).unwrap()
 }
 
 /// Sets the soft limit; none: as high as it may be.
-fn limit_descriptors(id: Pid, most: Option<u64>) {
+pub fn limit_descriptors(id: Pid, most: Option<u64>) {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", raw(id))).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let maximum = line.split_whitespace().nth(4).and_then(|hard| hard.parse().ok());
@@ -68,7 +69,7 @@ fn watch(world: &World, daemon: &Daemon, shortage: Shortage) {
     let paused = daemon.log.count(PAUSED) - paused;
     let messages = world.checker.accepted() - accepted;
     println!("{shortage:?}: {paused} pauses, {} ticks, {messages} messages", ticks(raw(daemon.id())) - before);
-    let most = GROWING * ANEW + LASTS.as_secs();
+    let most = GROWING * u64::from(CLIENTS + 1) + LASTS.as_secs();
     assert!(paused <= most, "{shortage:?}: accepting spins: {paused} failures");
     if matches!(shortage, Shortage::Descriptors(_) | Shortage::Error("accept4", _)) {
         assert!(paused > 0, "{shortage:?}: nothing was short");
@@ -87,7 +88,7 @@ fn run(shortage: Shortage) -> Ending {
         Shortage::Error(calls, action) => daemon.attach(&Fault::all(calls, action)),
         Shortage::Memory => unreachable!("it holds from the start"),
     }
-    let more = world.load(&Plan::endless(40, &world.numbers), address);
+    let more = world.load(&Plan::endless(CLIENTS, &world.numbers), address);
     watch(&world, &daemon, shortage);
     match shortage {
         Shortage::Descriptors(_) => limit_descriptors(daemon.id(), None),

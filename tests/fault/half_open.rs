@@ -1,7 +1,6 @@
 //! F12: the other side is gone and nobody says so: the link is down, or the receiver stands still. In the middle of content,
 //! after the final dot, and on a connection that was idle. Time-outs notice it, and the message is tried again.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::process::Command;
 use std::sync::Arc;
@@ -10,10 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value;
 
 use super::checker::Checker;
-use super::letter::{Kind, Letter};
+use super::letter::Kind;
 use super::row::{Row, in_parallel, sized};
 use super::world::client::{Numbers, Plan};
-use super::world::daemon::{Daemon, Launch};
+use super::world::daemon::Launch;
+use super::world::doubts::Doubts;
 use super::world::options::Options;
 use super::world::sink::{Moment, Mood, Sink};
 use super::world::{Ending, World};
@@ -147,41 +147,7 @@ impl Way for Arc<Network> {
     }
 }
 
-/// What the queue says of a recipient whose receiver did not say whether it took the message.
-const IN_DOUBT: &str = "end-of-data at ";
-
-/// Looks into the queue for recipients that the receiver may have although their attempt is deferred.
-#[derive(Debug, Default)]
-struct Doubts {
-    /// Message and number of the attempt.
-    known: HashSet<(String, u64)>,
-}
-
-impl Doubts {
-    /// Tells the checker whose message the receiver may have, as the queue names them. Gives how many wait for another try,
-    /// and how many are in the queue.
-    fn look(&mut self, daemon: &Daemon, world: &World, first: u32) -> (usize, usize) {
-        let entries = daemon.ask(&["queue", "list", "--json", "--limit", "1000"]);
-        let Value::Array(entries) = entries else { return (0, usize::MAX) };
-        let mut tried = 0;
-        for entry in &entries {
-            let attempts = entry["attempts"].as_u64().unwrap_or_default();
-            tried += usize::from(attempts > 0);
-            let is_in_doubt = entry["last_reply"].as_str().is_some_and(|reply| reply.starts_with(IN_DOUBT));
-            let index = entry["domain"].as_str().and_then(|domain| domain[1..].split_once('.')?.0.parse::<u32>().ok());
-            let id = entry["message_id"].to_string();
-            if let (true, Some(index)) = (is_in_doubt, index)
-                && self.known.insert((id, attempts))
-            {
-                world.checker.note_doubt(&Letter(first + index).forward_paths()[0]);
-            }
-        }
-        (tried, entries.len())
-    }
-}
-
 fn case(way: &impl Way, when: When, mut world: World, launch: &Launch<'_>) -> Ending {
-    let first = world.numbers.next();
     let (daemon, address) = world.launch(launch);
     if when == When::Idle {
         world.load(&Plan::of(FEW, 2, &world.numbers), address).join();
@@ -190,13 +156,14 @@ fn case(way: &impl Way, when: When, mut world: World, launch: &Launch<'_>) -> En
     way.harm(&world, when);
     world.load(&Plan::of(FEW, 2, &world.numbers), address).join();
     let mut doubts = Doubts::default();
-    let is_noticed = world.until(|| doubts.look(&daemon, &world, first).0 > 0);
+    let is_tried = |entry: &Value| entry["attempts"].as_u64() > Some(0);
+    let mut look = || doubts.look(&daemon, &world.checker);
+    let is_noticed = world.until(|| look().is_some_and(|entries| entries.iter().any(is_tried)));
     way.repair(&world);
     assert!(is_noticed, "{}: nobody notices", world.name);
     // Connections that are silent already are noticed later.
-    let is_over = world.until(|| doubts.look(&daemon, &world, first).1 == 0);
-    assert!(is_over, "{}: messages are left", world.name);
-    world.allow_duplicates(u64::from(FEW));
+    assert!(world.until(|| look().is_some_and(|entries| entries.is_empty())), "{}: messages are left", world.name);
+    world.allow_duplicates(doubts.count());
     world.finish_with(daemon)
 }
 

@@ -29,7 +29,7 @@ const USUAL: Duration = Duration::from_secs(2);
 
 /// What a client is slow at.
 #[derive(Clone, Copy, Debug)]
-enum Slow {
+pub enum Slow {
     /// It says EHLO octet by octet, and never ends the line.
     Ehlo,
     /// It sends content octet by octet, never so slowly that a single wait is too long.
@@ -40,7 +40,7 @@ enum Slow {
 
 /// How the clients ended.
 #[derive(Debug, Default)]
-struct Counts {
+pub struct Counts {
     /// Greeted.
     open: AtomicUsize,
     /// Told 421 instead of being greeted.
@@ -122,7 +122,7 @@ fn run(slow: Slow, count: usize, row: &Mutex<Row>) -> Ending {
 }
 
 /// Slow clients from many addresses, all at once; whether all were over in time.
-fn flood(slow: Slow, count: usize, server: SocketAddr, counts: &Arc<Counts>) -> bool {
+pub fn flood(slow: Slow, count: usize, server: SocketAddr, counts: &Arc<Counts>) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut clients = JoinSet::new();

@@ -11,14 +11,19 @@
 mod checker;
 mod letter;
 mod row;
-mod world;
 #[path = "../common/skip.rs"]
 mod skip;
+mod world;
 
+mod clock;
 mod descriptors;
 mod half_open;
 mod kill;
 mod loris;
 mod power_cut;
+mod resolver;
 mod signals;
 mod slow_disk;
+mod soak;
+mod start;
+mod storm;

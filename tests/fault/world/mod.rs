@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod daemon;
+pub mod doubts;
 pub mod options;
 pub mod sink;
 pub mod strace;
@@ -65,6 +66,8 @@ pub struct World {
     pub sink: Sink,
     pub numbers: Arc<Numbers>,
     pub caps: Caps,
+    /// How long the last daemon may take for what is left.
+    pub patience: Duration,
     /// Duplicates that nobody announced are within the bound, too: the attempts were not synced and the power was cut.
     pub spares_unannounced: bool,
     used: Usage,
@@ -126,6 +129,7 @@ impl World {
             sink,
             numbers,
             caps: Caps::default(),
+            patience: PROGRESS,
             spares_unannounced: false,
             used: Usage::default(),
             bound: 0,
@@ -253,7 +257,7 @@ impl World {
     }
 
     fn conclude(mut self, daemon: Daemon) -> (Ending, TempDir) {
-        let (stopped, used) = daemon.drain(PROGRESS);
+        let (stopped, used) = daemon.drain(self.patience);
         self.count_usage(used);
         let mut failures = Vec::new();
         match stopped {

@@ -9,6 +9,8 @@ use toml::{Table, Value};
 #[derive(Clone, Debug)]
 pub struct Options {
     table: Table,
+    /// Where everything goes.
+    pub sink: SocketAddr,
 }
 
 impl Options {
@@ -28,7 +30,7 @@ impl Options {
              [metrics]\nenabled = false\n\
              [log]\nformat = \"json\"\n"
         );
-        Self { table: text.parse().unwrap() }
+        Self { table: text.parse().unwrap(), sink }
     }
 
     /// Sets `section.name`; of a section that may be there more than once the first one is meant.

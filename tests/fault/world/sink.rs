@@ -61,8 +61,6 @@ struct Shared {
     tried: Mutex<HashMap<String, u32>>,
     /// When recipients were tried again.
     retries: Mutex<Vec<Instant>>,
-    /// Sessions that say nothing now.
-    silent: Mutex<usize>,
     stop: AtomicBool,
 }
 
@@ -87,7 +85,6 @@ impl Sink {
             trap: Mutex::default(),
             tried: Mutex::default(),
             retries: Mutex::default(),
-            silent: Mutex::default(),
             stop: AtomicBool::new(false),
         });
         let sink = Self { address, shared: Arc::clone(&shared) };
@@ -123,11 +120,6 @@ impl Sink {
     pub fn tried(&self) -> usize {
         self.shared.tried.lock().len()
     }
-
-    /// Sessions that say nothing now.
-    pub fn silent(&self) -> usize {
-        *self.shared.silent.lock()
-    }
 }
 
 impl Drop for Sink {
@@ -149,15 +141,8 @@ impl Shared {
         }
     }
 
-    /// Says nothing until the other side has gone, or this sink has.
-    fn be_silent(&self, stream: &TcpStream, reads: bool) -> Result<()> {
-        *self.silent.lock() += 1;
-        let result = self.wait_for_end(stream, reads);
-        *self.silent.lock() -= 1;
-        result
-    }
-
-    fn wait_for_end(&self, mut stream: &TcpStream, reads: bool) -> Result<()> {
+    /// Says nothing until the other side has gone, or this sink has; if it does not read, until its mood has changed.
+    fn be_silent(&self, mut stream: &TcpStream, reads: bool) -> Result<()> {
         stream.set_read_timeout(Some(LOOK))?;
         let mut buffer = [0; 1_024];
         let mood = self.mood();

@@ -22,10 +22,7 @@ pub struct Usage {
 impl Usage {
     /// The larger ones of both.
     pub fn most(self, other: Self) -> Self {
-        Self {
-            memory: self.memory.max(other.memory),
-            descriptors: self.descriptors.max(other.descriptors),
-        }
+        Self { memory: self.memory.max(other.memory), descriptors: self.descriptors.max(other.descriptors) }
     }
 }
 
