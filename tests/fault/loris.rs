@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -87,7 +88,14 @@ async fn drip(slow: Slow, stream: &mut TcpStream) {
     }
 }
 
+/// The clients are all in this process.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
+
 fn run(slow: Slow, count: usize, row: &Mutex<Row>) -> Ending {
+    raise_descriptor_limit();
     let mut world = World::with(&format!("slow at {slow:?}"), Numbers::of(Kind::Plain), |options| {
         options.set("listener.timeout", format!("{}s", TIMEOUT.as_secs()));
         options.set("listener.max_sessions", count as i64 + 500);

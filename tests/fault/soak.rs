@@ -27,7 +27,7 @@ use super::world::usage::open_descriptors;
 /// How long a fault lasts.
 const LASTS: Duration = Duration::from_secs(3);
 /// Between two looks for recipients in doubt: shorter than the wait before they are tried again.
-const LOOK: Duration = Duration::from_millis(300);
+const LOOK: Duration = Duration::from_millis(200);
 /// Between two messages of a client.
 const PAUSE: Duration = Duration::from_millis(40);
 /// Clients that are slow at once.
@@ -213,7 +213,7 @@ fn after_hours_of_trouble_nothing_is_lost_and_memory_does_not_grow() {
         for name in ["connect", "greeting", "ehlo", "mail", "rcpt", "data", "content", "end_of_data"] {
             options.set(&format!("delivery.{name}_timeout"), "2s");
         }
-        options.set("retry.schedule", vec!["2s"]).set("retry.jitter_percent", 20);
+        options.set("retry.schedule", vec!["3s"]).set("retry.jitter_percent", 20);
         options.set("listener.timeout", "4s").set("listener.max_sessions_per_address", 100);
     });
     set_clock(&world.folder().join("clock"), 0);

@@ -70,10 +70,10 @@ fn of_refusals(messages: u32) -> Ending {
 fn deferred_mail_comes_back_spread_out_and_refused_mail_is_reported_once() {
     let mut row = Row::of("F14 4xx and 5xx storm");
     let cases = sized(2, 8);
-    let waits = [30, 60, 120, 300].map(Duration::from_secs);
+    let waits = [20, 60, 120, 300].map(Duration::from_secs);
 
     let ending = in_parallel(sized(2, 4), cases, |number| match number % 2 {
-        0 => of_deferrals(Storm { messages: sized(600, 2_000) as u32, wait: waits[number / 2] }),
+        0 => of_deferrals(Storm { messages: sized(1_000, 2_000) as u32, wait: waits[number / 2] }),
         _ => of_refusals(sized(300, 3_000) as u32),
     });
 

@@ -1,8 +1,9 @@
 //! The daemon as a child process, perhaps under strace or another program, what its log says and what it uses.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, mpsc};
@@ -19,6 +20,8 @@ use crate::checker::Checker;
 
 /// Listening is promised within a second; strace and a busy machine take more, ten million messages a minute to read.
 const START: Duration = Duration::from_secs(60);
+/// For an answer of the admin interface.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Between two looks at a state that is waited for.
 pub const LOOK: Duration = Duration::from_millis(20);
 
@@ -211,6 +214,21 @@ impl Daemon {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
         let output = command.args(arguments).arg("--socket").arg(&self.socket).output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    /// What the admin interface answers, without the command line: quick enough for what is gone soon. Null if it does not.
+    pub fn get(&self, path: &str) -> Value {
+        let answer = || -> std::io::Result<Vec<u8>> {
+            let mut stream = UnixStream::connect(&self.socket)?;
+            stream.set_read_timeout(Some(ANSWER))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: daemon\r\nConnection: close\r\n\r\n")?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            Ok(answer)
+        };
+        let answer = answer().unwrap_or_default();
+        let body = memchr::memmem::find(&answer, b"\r\n\r\n").map_or(answer.len(), |end| end + 4);
+        serde_json::from_slice(&answer[body..]).unwrap_or(Value::Null)
     }
 
     /// Its log is read to its end, so that all doubts are known.

@@ -10,8 +10,8 @@ use crate::checker::Checker;
 
 /// What the queue says of a recipient whose receiver did not say whether it took the message.
 const UNANSWERED: &str = "end-of-data at ";
-/// More than are ever in doubt at once.
-const MOST: &str = "2000";
+/// The entries of the queue: more than there ever are in these tests.
+const ENTRIES: &str = "/v1/queue/entries?limit=5000";
 
 /// What was seen so far.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub struct Doubts {
 impl Doubts {
     /// Looks into the queue and tells the checker who is newly in doubt. Gives the entries.
     pub fn look(&mut self, daemon: &Daemon, checker: &Checker) -> Option<Vec<Value>> {
-        let Value::Array(entries) = daemon.ask(&["queue", "list", "--json", "--limit", MOST]) else { return None };
+        let Value::Array(entries) = daemon.get(ENTRIES) else { return None };
         for entry in &entries {
             let is_unanswered = entry["last_reply"].as_str().is_some_and(|reply| reply.starts_with(UNANSWERED));
             let (Some(id), Some(index)) = (entry["message_id"].as_str(), entry["recipient"].as_u64()) else { continue };
@@ -31,7 +31,7 @@ impl Doubts {
             if !is_unanswered || self.known.contains(&key) {
                 continue;
             }
-            let message = daemon.ask(&["message", "show", id, "--json"]);
+            let message = daemon.get(&format!("/v1/message/{id}"));
             let recipient = &message["recipients"][index as usize]["forward_path"];
             // A message that has left the queue meanwhile was not tried again before that.
             if let Some(recipient) = recipient.as_str() {
