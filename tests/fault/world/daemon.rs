@@ -180,6 +180,7 @@ impl Daemon {
         let was_running = self.is_running();
         self.child.kill().unwrap();
         self.wait();
+        self.tell_descriptors();
         (was_running, self.usage())
     }
 
@@ -201,7 +202,16 @@ impl Daemon {
         if self.is_running() {
             self.signal(Signal::TERM);
         }
-        (Ok(self.wait()), self.usage())
+        let status = self.wait();
+        self.tell_descriptors();
+        (Ok(status), self.usage())
+    }
+
+    fn tell_descriptors(&self) {
+        let open = self.monitor.open();
+        if !open.is_empty() {
+            println!("descriptors: {open:?}");
+        }
     }
 
     fn is_empty(&self) -> bool {

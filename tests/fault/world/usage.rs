@@ -1,5 +1,6 @@
 //! What a process uses: memory, descriptors, processor time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+/// So many descriptors are looked at one by one.
+const MANY: u64 = 400;
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(200);
 
@@ -29,6 +32,8 @@ impl Usage {
 #[derive(Debug, Default)]
 struct Seen {
     most: Usage,
+    /// What the descriptors were when there were most of them, and more than a few.
+    open: BTreeMap<String, usize>,
     /// Resident memory over time.
     samples: Vec<(Duration, u64)>,
 }
@@ -47,10 +52,16 @@ impl Monitor {
         let thread = {
             let (seen, stop, started) = (Arc::clone(&seen), Arc::clone(&stop), Instant::now());
             thread::spawn(move || {
+                // Another process may get the number of one that has ended.
+                let birth = born(process);
                 while !stop.load(Ordering::Relaxed)
                     && let Some((now, usage)) = look(process)
+                    && born(process) == birth
                 {
                     let mut seen = seen.lock();
+                    if usage.descriptors > seen.most.descriptors.max(MANY) {
+                        seen.open = kinds(process);
+                    }
                     seen.most = seen.most.most(usage);
                     seen.samples.push((started.elapsed(), now));
                     drop(seen);
@@ -63,6 +74,11 @@ impl Monitor {
 
     pub fn usage(&self) -> Usage {
         self.seen.lock().most
+    }
+
+    /// What the descriptors were when there were most of them, if they were many.
+    pub fn open(&self) -> BTreeMap<String, usize> {
+        self.seen.lock().open.clone()
     }
 
     pub fn samples(&self) -> Vec<(Duration, u64)> {
@@ -89,6 +105,23 @@ fn look(process: u32) -> Option<(u64, Usage)> {
     };
     let usage = Usage { memory: number("VmHWM:")? << 10, descriptors: open_descriptors(process)? };
     Some((number("VmRSS:")? << 10, usage))
+}
+
+/// When a process began, in ticks since the machine did.
+fn born(process: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit(") ").next()?.split(' ').nth(19)?.parse().ok()
+}
+
+/// What the open descriptors of a process are, by kind: a word, or a folder.
+fn kinds(process: u32) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    let entries = std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().map_while(Result::ok);
+    for target in entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()) {
+        let text = target.parent().filter(|parent| parent.is_absolute()).unwrap_or(&target).display().to_string();
+        *kinds.entry(text.split(":[").next().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    kinds
 }
 
 /// How many descriptors a process has open.
