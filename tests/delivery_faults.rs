@@ -246,6 +246,7 @@ async fn a_fault_at_any_step_has_the_outcome_of_the_table() {
             }
         }
     }
+    println!("runs: {}", cells.len());
     while let Some(cell) = cells.join_next().await {
         cell.unwrap();
     }

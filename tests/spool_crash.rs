@@ -18,6 +18,7 @@ fn size(quick: u64, full: u64) -> u64 {
 
 /// Runs `body` for all seeds on as many threads as there are processors.
 fn for_seeds(count: u64, body: impl Fn(u64) + Sync) {
+    println!("runs: {count}");
     let next = std::sync::atomic::AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {

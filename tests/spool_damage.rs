@@ -76,6 +76,7 @@ fn damage(octets: &mut Vec<u8>, random: &mut Random) {
 #[test]
 fn damage_affects_only_what_it_hits() {
     let count = if std::env::var_os("HIKYAKU_FULL").is_some() { 5_000 } else { 300 };
+    println!("runs: {count}");
     for seed in 0..count {
         let mut random = Random::new(seed);
         let (storage, live, finished) = sample(seed % 10);

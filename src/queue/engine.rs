@@ -285,11 +285,16 @@ impl Engine {
             if let Some(address) = pending.in_doubt {
                 self.doubts.insert(message.id, pending.recipient, address);
             }
-            let is_due = pending.due <= wall || pending.in_doubt.is_some();
+            // Later than any retry can be: the clock was ahead when that was noted, or the schedule longer.
+            let due = match pending.attempts {
+                0 => pending.due,
+                attempts => pending.due.min(self.settings().retry.latest(attempts, wall)),
+            };
+            let is_due = due <= wall || pending.in_doubt.is_some();
             let domain = self.domains.intern(recipient.forward_path.domain());
             let fresh = Entry::new(message.id, envelope, (recipient, pending.recipient), domain, flow.clone());
             let entry = Entry {
-                due: pending.due,
+                due,
                 attempts: pending.attempts,
                 marks: fresh
                     .marks

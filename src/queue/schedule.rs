@@ -36,6 +36,13 @@ impl Retry {
         now.plus(wait.max(Duration::from_secs(1))).min(self.end(accepted))
     }
 
+    /// The latest time that [`Retry::due`] can have given for the attempt after number `attempts`, if it was asked now.
+    pub(super) fn latest(&self, attempts: u16, now: UnixTime) -> UnixTime {
+        let percent = self.jitter_percent.max(MASS_JITTER);
+        let wait = self.wait(attempts);
+        now.plus(wait + wait * u32::from(percent) / 100 + Duration::from_secs(1))
+    }
+
     /// When the time of a recipient is over.
     pub(super) fn end(&self, accepted: UnixTime) -> UnixTime {
         accepted.plus(self.max_age)
@@ -101,6 +108,17 @@ mod tests {
         let (least, most) = (0..10_000).map(due).fold((u64::MAX, 0), |(a, b), wait| (a.min(wait), b.max(wait)));
 
         assert!((2_880..2_920).contains(&least) && (4_280..=4_320).contains(&most), "{least} {most}");
+    }
+
+    #[test]
+    fn no_wait_is_longer_than_the_latest() {
+        for attempts in 1..8 {
+            let latest = Retry::default().latest(attempts, NOW);
+            let longest = (0..2_000).map(|id| Retry::default().due(MessageId(id), attempts, NOW, NOW, true)).max();
+
+            assert!(longest <= Some(latest), "{attempts}: {longest:?} {latest:?}");
+            assert!(latest.since(NOW) <= Retry::default().wait(attempts) * 5 / 4 + Duration::from_secs(1));
+        }
     }
 
     #[test]

@@ -195,6 +195,19 @@ async fn recovered_recipients_go_on_where_they_were_those_in_doubt_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovered_recipient_waits_no_longer_than_the_schedule_says_though_the_clock_was_set_back() {
+    let stage = Stage::new(every_second());
+    let tomorrow = stage.clock.wall().plus(Duration::from_secs(86_400));
+    let pending = Pending { recipient: 0, attempts: 1, due: tomorrow, delay_reported: false, in_doubt: None };
+    let envelope = Arc::new(Envelope { accepted_at: tomorrow, ..stage.envelope(&["a@d1.test"]) });
+
+    stage.queue.recover(Recovered { id: MessageId::new(9, 1), envelope, pending: vec![pending] });
+    stage.start();
+
+    stage.until_done(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn domains_whose_resolver_is_silent_do_not_hold_up_one_that_answers() {
     let stage = Stage::in_zone(Settings { lookups: 4, ..Settings::default() }, |zone| {
         for n in 0..12 {

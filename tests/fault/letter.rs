@@ -8,6 +8,8 @@ const TO: &str = "to.test";
 const SPILLED: usize = 300 << 10;
 /// Enough of these and segments fill up.
 const LARGE: usize = 100 << 10;
+/// More than the buffers of a connection.
+const HEAVY: usize = 8 << 20;
 const LINE: &[u8] = b"no line of this is like the one at its place in another message, for it begins elsewhere\r\n";
 
 /// A number's look-alike of chance.
@@ -18,18 +20,66 @@ pub fn scrambled(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// One of them.
+/// One of them. The highest digit of its number, in base 16, is its kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Letter(pub u32);
+
+/// What a letter is like and what is to become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of any size, with one to four recipients; some of them are never taken, or at the second try only.
+    Mixed,
+    /// Small, with one recipient that is taken.
+    Plain,
+    /// Small, with one recipient that is never taken.
+    Refused,
+    /// Small, to one of 256 domains, which the last two digits tell.
+    Routed,
+    /// Small, to one of 256 domains that no mail can be sent to.
+    Unroutable,
+    /// Larger than what the kernels hold of a connection, to a domain as above.
+    Heavy,
+}
+
+impl Kind {
+    /// The first number of this kind; its numbers are the next 2^28.
+    pub fn first(self) -> u32 {
+        (self as u32) << 28
+    }
+}
+
+/// The domain of the letters whose number ends with `index`: one that mail can reach, or one that it cannot.
+pub fn routed_domain(is_reachable: bool, index: u8) -> String {
+    format!("{}{index}.test", if is_reachable { "c" } else { "b" })
+}
 
 impl Letter {
     pub fn reverse_path(self) -> String {
         format!("sender-{}@{FROM}", self.0)
     }
 
+    pub fn kind(self) -> Kind {
+        match self.0 >> 28 {
+            0 => Kind::Mixed,
+            1 => Kind::Plain,
+            2 => Kind::Refused,
+            3 => Kind::Routed,
+            4 => Kind::Unroutable,
+            _ => Kind::Heavy,
+        }
+    }
+
     /// The sink takes `ok` and, at the second try, `later`; it never takes `refused`.
     pub fn forward_paths(self) -> Vec<String> {
         let number = self.0;
+        let [.., index] = number.to_be_bytes();
+        match self.kind() {
+            Kind::Mixed => {}
+            Kind::Plain => return vec![format!("ok-{number}-0@{TO}")],
+            Kind::Refused => return vec![format!("refused-{number}-0@{TO}")],
+            Kind::Routed | Kind::Heavy => return vec![format!("ok-{number}-0@{}", routed_domain(true, index))],
+            Kind::Unroutable => return vec![format!("refused-{number}-0@{}", routed_domain(false, index))],
+        }
         let mut paths = vec![format!("ok-{number}-0@{TO}")];
         for (every, kind) in [(5, "ok"), (13, "later"), (11, "refused")] {
             if number.is_multiple_of(every) {
@@ -54,6 +104,8 @@ impl Letter {
         let number = self.0;
         let chance = scrambled(u64::from(number)) as usize;
         let size = match number % 16 {
+            _ if self.kind() == Kind::Heavy => HEAVY,
+            _ if self.kind() != Kind::Mixed => 500 + chance % 1_000,
             7 => SPILLED,
             1 | 5 | 9 | 13 => LARGE,
             _ => 500 + chance % 8_000,
