@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::dns::{Plan, Planner};
 use crate::limit::rate::Rate;
+use crate::message::MessageId;
 
 use super::engine::Engine;
 use super::gates::Gates;
@@ -88,6 +89,20 @@ impl Engine {
             site.apply(self, &change, now);
         }
         self.gates.wake_all(self, now);
+    }
+}
+
+impl Engine {
+    /// Messages of which recipients are being tried.
+    pub fn in_hand(&self) -> Vec<MessageId> {
+        let mut ids = Vec::new();
+        for site in self.all_sites() {
+            let state = site.state.lock();
+            ids.extend(state.paths.iter().flatten().flat_map(|path| path.in_hand.iter()).map(|taken| taken.id));
+        }
+        ids.sort_unstable_by_key(|id| id.0);
+        ids.dedup();
+        ids
     }
 }
 

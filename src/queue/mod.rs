@@ -196,6 +196,11 @@ impl Queue {
         self.engine.planner().clone()
     }
 
+    /// Messages of which recipients are being tried. Takes many short locks.
+    pub fn in_hand(&self) -> Vec<MessageId> {
+        self.engine.in_hand()
+    }
+
     /// Counts for people. Takes many short locks: not for the hot path.
     pub fn view(&self) -> View {
         self.engine.view()
