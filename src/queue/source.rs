@@ -247,9 +247,21 @@ impl Chooser {
         if self.by_sender.is_empty() { None } else { self.by_sender.get(domain).copied() }
     }
 
+    /// The source of this name, unless it is retired.
+    pub fn named(&self, name: &str) -> Option<u16> {
+        self.sources().find(|(_, source, _)| *source.name == *name).map(|(index, ..)| index)
+    }
+
+    /// The pool of an entry: its sender's, else its tenant's, else the one for all.
+    fn pool_for(&self, entry: &Entry) -> Option<&Pool> {
+        let of_tenant = || entry.flow.tenant.pool().and_then(|pool| self.pool_at(pool));
+        let own = entry.flow.pool.and_then(|pool| self.pool_at(pool));
+        own.or_else(of_tenant).or_else(|| self.pool_at(self.default))
+    }
+
     /// Sources of an entry's pool beside this one, by turns.
     pub fn others(&self, entry: &Entry, source: u16) -> Vec<u16> {
-        let Some(pool) = self.pools.get(usize::from(entry.flow.pool)) else { return Vec::new() };
+        let Some(pool) = self.pool_for(entry) else { return Vec::new() };
         let start = usize::try_from(pool.next.fetch_add(1, Ordering::Relaxed)).unwrap_or(0) % pool.turns.len().max(1);
         let mut others: Vec<u16> = Vec::new();
         for other in pool.turns.iter().cycle().skip(start).take(pool.turns.len()) {
@@ -262,9 +274,7 @@ impl Chooser {
 
     /// The source for the next attempt of an entry.
     pub fn choose(&self, entry: &Entry, now: UnixTime, gates: &Gates) -> u16 {
-        let of_tenant = || entry.flow.tenant.pool().and_then(|pool| self.pool_at(pool));
-        let own = entry.flow.pool.and_then(|pool| self.pool_at(pool));
-        let Some(pool) = own.or_else(of_tenant).or_else(|| self.pool_at(self.default)) else { return 0 };
+        let Some(pool) = self.pool_for(entry) else { return 0 };
         match entry.marks.source() {
             Some(source) if pool.has(source) && now.since(entry.accepted) < STICKY => source,
             _ => pool.choose(gates),
