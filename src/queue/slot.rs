@@ -46,6 +46,8 @@ pub struct Slot {
     is_yielding: bool,
     /// It was told to make way for another site.
     has_made_way: bool,
+    /// It is one too many since a limit was lowered; its seat has of which.
+    is_leaving: bool,
     /// Wakes at the end of an idle time; kept and re-armed late, since most waits are short.
     alarm: Option<Pin<Box<Sleep>>>,
 }
@@ -146,6 +148,7 @@ impl Slot {
             has_worked: AtomicBool::new(false),
             is_yielding: false,
             has_made_way: false,
+            is_leaving: false,
             alarm: None,
         }
     }
@@ -258,12 +261,16 @@ impl Slot {
     }
 
     /// Whether this connection is one too many since a limit was lowered.
-    fn is_surplus(&self) -> bool {
+    fn is_surplus(&mut self) -> bool {
+        if self.is_leaving {
+            return true;
+        }
         let leaving = Leaving::claim(&self.site, &self.engine.gates, self.source_index);
         if leaving.is_some() {
             self.seat.state.lock().leaving = leaving;
+            self.is_leaving = true;
         }
-        leaving.is_some()
+        self.is_leaving
     }
 
     /// What became of an assignment: one outcome for each of its recipients, in their order.

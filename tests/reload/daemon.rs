@@ -113,11 +113,6 @@ impl Daemon {
         self.log.lock().iter().filter(is_it).cloned().collect()
     }
 
-    /// Log events of this level.
-    pub fn logged_at(&self, level: &str) -> usize {
-        self.log.lock().iter().filter(|event| event["level"] == level).count()
-    }
-
     /// Where it has begun to listen, in that order.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let events = self.logged("listening for submissions");
@@ -194,6 +189,7 @@ impl Client {
         stream.set_nodelay(true).unwrap();
         let mut client = Self { stream: BufReader::new(stream), greeting: String::new() };
         client.greeting = client.reply();
+        client.say("EHLO client.test");
         client
     }
 

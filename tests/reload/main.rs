@@ -15,20 +15,20 @@ use fake_mx::{FakeMx, Running};
 use tokio::runtime::Runtime;
 
 /// Receivers beside a test that blocks.
-pub struct Receivers(Runtime);
+struct Receivers(Runtime);
 
 impl Receivers {
-    pub fn new() -> Self {
+    fn new() -> Self {
         Self(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap())
     }
 
-    pub fn start(&self, receiver: FakeMx) -> Running {
+    fn start(&self, receiver: FakeMx) -> Running {
         self.0.block_on(receiver.start())
     }
 }
 
 /// The subjects of what a receiver took, in order.
-pub fn subjects(receiver: &Running) -> Vec<String> {
+fn subjects(receiver: &Running) -> Vec<String> {
     let subject = |content: &[u8]| {
         let text = String::from_utf8_lossy(content).into_owned();
         text.lines().find_map(|line| line.strip_prefix("Subject: ").map(str::to_owned)).unwrap_or_default()
