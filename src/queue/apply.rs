@@ -65,7 +65,7 @@ impl Leaving {
 impl Engine {
     /// Goes by `settings` from now on, save what is fixed at the start: the number of shards. With `planner`, every domain is
     /// looked up anew and whatever is ready finds its way again.
-    pub fn apply(self: &Arc<Self>, mut settings: Settings, planner: Option<Arc<Planner>>) {
+    pub fn reconfigure(self: &Arc<Self>, mut settings: Settings, planner: Option<Arc<Planner>>) {
         settings.shards = self.settings().shards;
         self.gates.limit_all(settings.connections);
         let sources = self.sources.load().followed_by(&settings.egress, |source| self.gates.used(source) > 0);

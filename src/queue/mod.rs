@@ -188,7 +188,7 @@ impl Queue {
     /// Goes by other settings from now on, without cutting a connection. With `planner`, every domain is looked up anew. Takes
     /// many short locks and time in proportion to what is ready.
     pub fn apply(&self, settings: Settings, planner: Option<Arc<Planner>>) {
-        self.engine.apply(settings, planner);
+        self.engine.reconfigure(settings, planner);
     }
 
     /// Who makes delivery plans now.
