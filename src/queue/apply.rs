@@ -27,6 +27,8 @@ struct Change {
     sources: Arc<Chooser>,
     /// Plans are made by other rules.
     is_replanned: bool,
+    /// Ready entries may belong elsewhere: they find their way again.
+    is_rerouted: bool,
 }
 
 /// A limit that was lowered, because of which a connection ends.
@@ -64,9 +66,10 @@ impl Leaving {
 
 impl Engine {
     /// Goes by `settings` from now on, save what is fixed at the start: the number of shards. With `planner`, every domain is
-    /// looked up anew and whatever is ready finds its way again.
+    /// looked up anew. What is ready finds its way again if that may be another one.
     pub fn reconfigure(self: &Arc<Self>, mut settings: Settings, planner: Option<Arc<Planner>>) {
         settings.shards = self.settings().shards;
+        let is_rerouted = planner.is_some() || !settings.leaves_as(&self.settings());
         self.gates.limit_all(settings.connections);
         let sources = self.sources.load().followed_by(&settings.egress, |source| self.gates.used(source) > 0);
         for (index, _, connections) in sources.sources() {
@@ -83,7 +86,7 @@ impl Engine {
             self.tenants.apply(&settings, |name| sources.pool(name));
         }
         let weights = self.tenants.all().iter().map(|tenant| (tenant.key, tenant.weight())).collect();
-        let change = Change { weights, sources: before, is_replanned };
+        let change = Change { weights, sources: before, is_replanned, is_rerouted };
         let now = self.clock.now();
         for site in self.all_sites() {
             site.apply(self, &change, now);
@@ -117,11 +120,10 @@ impl Site {
                 state.limit(&limits, now);
             }
             for place in state.places() {
-                let is_gone = state.path(place).is_some_and(|path| engine.source(path.key.source).is_none());
                 if change.is_replanned {
                     state.outdate(place, now);
                 }
-                if change.is_replanned || is_gone {
+                if change.is_rerouted {
                     state.evict(place, out);
                 }
                 if let Some(path) = state.path(place) {

@@ -34,7 +34,7 @@ impl Source {
 }
 
 /// Which sources there are and who uses which.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Egress {
     /// Every source; pools refer to them by index.
     pub sources: Vec<Arc<Source>>,

@@ -160,9 +160,19 @@ fn a_rate_is_changed_and_taken_away_while_mail_waits_for_it() {
 
 #[test]
 fn what_waits_for_a_source_that_is_removed_leaves_from_another() {
+    leave_from_another(&[("b", 12)]);
+}
+
+#[test]
+fn what_waits_for_a_source_that_its_pool_has_no_more_leaves_from_another() {
+    leave_from_another(&[("b", 12), ("a", 11)]);
+}
+
+/// What waits while the pool has the source `a` only, at last leaves from that of the sources `then` which comes first.
+fn leave_from_another(then: &[(&str, u8)]) {
     let receivers = Receivers::new();
-    // The only connection is held by the first message until it is released by the receiver's clock.
-    let receiver = receivers.start(FakeMx::new().on(Step::EndOfData, Act::Delay(Duration::from_millis(700))));
+    // The only connection is held by the first message, for far longer than a reload takes.
+    let receiver = receivers.start(FakeMx::new().on(Step::EndOfData, Act::Delay(Duration::from_secs(4))));
     let text = |sources: &[(&str, u8)]| {
         let mut text = format!("[limits]\nsite_connections = 1\n{}", route("a.test", receiver.address));
         for (name, last) in sources {
@@ -177,7 +187,7 @@ fn what_waits_for_a_source_that_is_removed_leaves_from_another() {
     }
     until("the first has left", || receiver.commands().iter().any(|command| command.starts_with("DATA")));
 
-    daemon.reload(&text(&[("b", 12)]));
+    daemon.reload(&text(then));
     daemon.until_empty();
     daemon.reload(&text(&[("b", 13)]));
     assert!(client.send("5", "x@a.test").starts_with("250"));
