@@ -10,7 +10,19 @@ use toml::Value;
 use super::Config;
 
 /// Options that hold until the next start; every other one a reload applies.
-pub const NEEDS_RESTART: [&str; 4] = ["threads", "spool.path", "spool.sync", "log.format"];
+pub const NEEDS_RESTART: [&str; 11] = [
+    "threads",
+    "spool.path",
+    "spool.sync",
+    "journal.enabled",
+    "journal.path",
+    "journal.max_size",
+    "journal.max_age",
+    "journal.keep",
+    "journal.max_total",
+    "journal.buffer",
+    "log.format",
+];
 
 /// One option, or one item of a list, that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -46,6 +58,7 @@ impl Config {
         self.threads = running.threads;
         self.spool.path = running.spool.path.clone();
         self.spool.sync = running.spool.sync;
+        self.journal = running.journal.clone();
         self.log.format = running.log.format;
         self
     }
@@ -155,8 +168,8 @@ mod tests {
     #[test]
     fn options_that_need_a_restart_are_those_that_are_kept() {
         let running = Config::default();
-        let text =
-            "threads = 7\n[spool]\npath = \"/elsewhere\"\nsync = false\nreserve = \"2GiB\"\n[log]\nformat = \"json\"\n";
+        let text = "threads = 7\n[spool]\npath = \"/elsewhere\"\nsync = false\nreserve = \"2GiB\"\n[journal]\nenabled = false\npath = \"/elsewhere\"\nmax_size = \"1MiB\"\nmax_age = \"1h\"\nkeep = \"2d\"\n\
+                    max_total = \"1GiB\"\nbuffer = \"1MiB\"\n[log]\nformat = \"json\"\n";
         let next = Config::parse(text, std::path::Path::new("x")).unwrap();
 
         let told = running.changes(&next).into_iter().filter(Change::needs_restart).count();

@@ -144,6 +144,7 @@ fn configure(folder: &Path, text: &str) {
     let mut whole = text.to_owned();
     let more = [
         ("[spool]", format!("path = \"{place}/spool\"\nsegment_size = \"1MiB\"\nreserve = \"1MiB\"\n")),
+        ("[journal]", format!("path = \"{place}/journal\"\n")),
         ("[admin]", format!("socket = \"{place}/admin.sock\"\n")),
         ("[metrics]", "address = \"127.0.0.1:0\"\n".to_owned()),
         ("[log]", "format = \"json\"\n".to_owned()),

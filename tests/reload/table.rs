@@ -29,7 +29,7 @@ fn documented() -> BTreeMap<String, String> {
 fn base(place: &str) -> String {
     format!(
         "hostname = \"old.test\"\n[spool]\npath = \"{place}/spool\"\nsegment_size = \"1MiB\"\nreserve = \"1MiB\"\n\
-         [admin]\nsocket = \"{place}/admin.sock\"\n[metrics]\naddress = \"127.0.0.1:0\"\n\
+         [journal]\npath = \"{place}/journal\"\n[admin]\nsocket = \"{place}/admin.sock\"\n[metrics]\naddress = \"127.0.0.1:0\"\n\
          [[listener]]\naddress = \"127.0.0.1:0\"\n[limits]\nsite_rate = \"1/s\"\n[[limits.site]]\nname = \"a\"\n\
          connections = 1\nmessages_per_connection = 1\nrecipients_per_transaction = 1\nrate = \"1/s\"\n\
          connections_per_minute = 1\n[[queue.tenant]]\nname = \"a\"\nweight = 2\nmax_recipients = 5\nin_doubt = \"hold\"\n\
@@ -73,6 +73,7 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
     match name {
         "spool.path" => text(&format!("{place}/other")),
         "admin.socket" => text(&format!("{place}/other.sock")),
+        "journal.path" => text(&format!("{place}/other")),
         "spool.attempts" => text("sync"),
         "spool.deadline" => text("2m"),
         "listener.address" | "metrics.address" => text("127.0.0.2:0"),
