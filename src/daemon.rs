@@ -3,7 +3,10 @@
 //! [`Daemon::start`] returns when mail can be submitted, however much is queued: recovery goes on beside it.
 //! [`Daemon::stop`] ends accepting first, then lets transactions finish within a grace, then closes the spool.
 
+mod doors;
+mod drain;
 mod gauges;
+mod reload;
 mod settings;
 
 use std::io;
@@ -13,7 +16,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -31,14 +35,13 @@ use crate::spool::{Recovered, Recovery, Spool};
 use crate::state::Orders;
 use crate::{admin, delivery, dns, spool, state, submission};
 
+use doors::Doors;
+pub use drain::Remains;
+pub use reload::{ReloadError, SetLogFilter};
 pub use settings::is_local;
 
 /// Histograms collect samples until somebody folds them; every few seconds is what the exporter's authors advise.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Connections that wait to be accepted; as many as a burst of clients may open at once.
-const LISTEN_BACKLOG: u32 = 4096;
-/// How long a stop waits for the journal's disk, which may hang.
-const JOURNAL_GRACE: Duration = Duration::from_secs(5);
 /// Lines of log about recipients in doubt: one transaction at each of 2,000 connections, and 5 ms of outcomes.
 const MAX_NAMED_DOUBTS: usize = 20_000;
 
@@ -87,35 +90,61 @@ pub enum Error {
     Thread(io::Error),
 }
 
+/// What a process gives to the one daemon that it runs from a file.
+pub struct Attachment {
+    /// Where requests for a reload go; whoever reads them calls [`Daemon::reload_file`].
+    pub reload: mpsc::Sender<admin::Reload>,
+    /// Changes what the log shows.
+    pub set_log_filter: SetLogFilter,
+}
+
 /// A running daemon.
-#[derive(Debug)]
 pub struct Daemon {
+    /// What holds now, options that need a restart being those of the start.
+    config: Config,
+    /// Of the runtime.
+    threads: usize,
     spool: Spool,
     queue: Queue,
     journal: Journal,
     deliverer: Arc<Deliverer>,
     registry: Registry,
-    /// Ends accepting.
-    stop_submission: CancellationToken,
-    submissions: JoinSet<()>,
+    doors: Doors,
+    control: admin::Control,
+    started: Instant,
+    set_log_filter: Option<SetLogFilter>,
+    reloads: reload::Meters,
     /// Ends what watches: admin, metrics, upkeep.
     stop_watching: CancellationToken,
     watchers: JoinSet<()>,
     recovery: Option<thread::JoinHandle<()>>,
-    submission_addresses: Vec<SocketAddr>,
-    metrics_address: Option<SocketAddr>,
-    admin_socket: Option<PathBuf>,
+    metrics: Option<reload::Server<SocketAddr>>,
+    admin: Option<reload::Server<PathBuf>>,
+}
+
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Daemon").field("doors", &self.doors).field("metrics", &self.metrics).finish_non_exhaustive()
+    }
 }
 
 impl Daemon {
     /// Builds and starts every part; must be called on a Tokio runtime.
     pub async fn start(config: Config) -> Result<Self, Error> {
+        Self::start_attached(config, None).await
+    }
+
+    /// The same for a process that can have it reload its file.
+    pub async fn start_attached(config: Config, attachment: Option<Attachment>) -> Result<Self, Error> {
+        let (reload, set_log_filter) =
+            attachment.map(|attachment| (attachment.reload, attachment.set_log_filter)).unzip();
         let clock = Clock::system();
         let registry = Registry::new()?;
         let hostname = hostname(&config);
         let threads = tokio::runtime::Handle::current().metrics().num_workers();
 
-        let listeners = bind_all(&config)?;
+        // Before anything else is built, so that a second daemon fails at once.
+        let bound = doors::bind_all(&config)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
         let (spool, recovery) = Spool::open(settings::spool(&config), disk.clone(), clock, &registry)?;
         let orders = Orders::open(disk, clock.wall())?;
@@ -136,40 +165,50 @@ impl Daemon {
             }
         });
 
+        let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry);
         let mut daemon = Self {
+            threads,
             spool,
             queue,
             journal,
             deliverer,
+            doors: Doors::new(services),
+            control: admin::Control::new(hostname.clone(), reload),
+            started: Instant::now(),
+            set_log_filter,
+            reloads: reload::Meters::new(&registry),
             registry,
-            stop_submission: CancellationToken::new(),
-            submissions: JoinSet::new(),
             stop_watching: CancellationToken::new(),
             watchers,
             recovery: None,
-            submission_addresses: Vec::new(),
-            metrics_address: None,
-            admin_socket: None,
+            metrics: None,
+            admin: None,
+            config,
         };
         daemon.recovery = Some(daemon.recover(recovery)?);
-        daemon.watch(&config, &hostname).await?;
-        daemon.accept(&config, listeners, clock, &hostname)?;
+        daemon.watch().await?;
+        daemon.doors.commit(bound, &daemon.config, &hostname);
         Ok(daemon)
     }
 
     /// Where mail can be submitted, in the order of the configuration.
-    pub fn submission_addresses(&self) -> &[SocketAddr] {
-        &self.submission_addresses
+    pub fn submission_addresses(&self) -> Vec<SocketAddr> {
+        self.doors.addresses()
     }
 
     /// Where Prometheus can scrape.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics_address
+        self.metrics.as_ref().map(|server| server.place)
     }
 
     /// Where the command line reaches it.
     pub fn admin_socket(&self) -> Option<&Path> {
-        self.admin_socket.as_deref()
+        self.admin.as_ref().map(|server| server.place.as_path())
+    }
+
+    /// What it goes by, options that need a restart being those of the start.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// What is to be delivered.
@@ -216,86 +255,31 @@ impl Daemon {
         thread::Builder::new().name("recovery".to_owned()).spawn(run).map_err(Error::Thread)
     }
 
-    async fn watch(&mut self, config: &Config, hostname: &Arc<str>) -> Result<(), Error> {
-        if !config.admin.socket.as_os_str().is_empty() {
-            let path = config.admin.socket.clone();
-            let socket = admin::bind_unix(&path).map_err(|error| Error::Socket { path: path.clone(), error })?;
-            let state = admin::State {
-                hostname: hostname.clone(),
-                started: Instant::now(),
-                spool: self.spool.clone(),
-                queue: self.queue.clone(),
-                stopping: self.stop_submission.clone(),
-            };
-            self.watchers.spawn(admin::serve_unix(socket, state, self.stop_watching.clone()));
-            self.admin_socket = Some(path);
+    async fn watch(&mut self) -> Result<(), Error> {
+        let path = self.config.admin.socket.clone();
+        if !path.as_os_str().is_empty() {
+            let socket = admin::bind_unix(&path).map_err(|error| Error::Socket { path, error })?;
+            self.serve_admin(socket);
         }
-        if config.metrics.enabled {
-            let address = config.metrics.address;
-            let listen = |error| Error::Listen { address, error };
-            let listener = TcpListener::bind(address).await.map_err(listen)?;
-            self.metrics_address = Some(listener.local_addr().map_err(listen)?);
-            self.watchers.spawn(admin::serve_metrics(listener, self.registry.clone(), self.stop_watching.clone()));
+        if self.config.metrics.enabled {
+            let address = self.config.metrics.address;
+            let listener = TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })?;
+            self.serve_metrics(listener);
         }
         let gauges = gauges::SpoolGauges::new(&self.registry);
         self.watchers.spawn(upkeep(self.registry.clone(), self.spool.clone(), gauges, self.stop_watching.clone()));
         Ok(())
     }
 
-    fn accept(
-        &mut self,
-        config: &Config,
-        listeners: Vec<TcpListener>,
-        clock: Clock,
-        hostname: &Arc<str>,
-    ) -> Result<(), Error> {
-        let services =
-            submission::Services::new(self.spool.clone(), self.queue.clone(), clock, hostname.clone(), &self.registry);
-        for (listener, section) in listeners.into_iter().zip(&config.listeners) {
-            let listen = |error| Error::Listen { address: section.address, error };
-            let address = listener.local_addr().map_err(listen)?;
-            info!(%address, tenant = section.tenant, "listening for submissions");
-            self.submission_addresses.push(address);
-            let settings = Arc::new(settings::submission(config, section));
-            let stop = self.stop_submission.clone();
-            self.submissions.spawn(submission::serve(listener, settings, services.clone(), stop));
+    /// What the admin interface shows.
+    fn admin_state(&self) -> admin::State {
+        admin::State {
+            control: self.control.clone(),
+            started: self.started,
+            spool: self.spool.clone(),
+            queue: self.queue.clone(),
+            stopping: self.doors.stop.clone(),
         }
-        Ok(())
-    }
-
-    /// Ends accepting, lets what is under way finish within `grace`, and closes the spool.
-    pub async fn stop(mut self, grace: Duration) {
-        let end = Instant::now() + grace;
-        let left = || end.saturating_duration_since(Instant::now());
-        self.stop_submission.cancel();
-        self.queue.stop_dispatch();
-        if tokio::time::timeout(left(), async { while self.submissions.join_next().await.is_some() {} }).await.is_err()
-        {
-            warn!("submission sessions did not end in time");
-        }
-        self.submissions.shutdown().await;
-        self.deliverer.drain(left()).await;
-        // Until its DSN is stored a delivered recipient counts as unfinished, and would be sent to again.
-        if tokio::time::timeout(left(), self.queue.settled()).await.is_err() {
-            warn!(
-                in_flight = self.queue.in_flight(),
-                "DSNs were not stored in time; what they report will be tried again"
-            );
-        }
-        self.spool.close().await;
-        let journal = self.journal.clone();
-        let closed = tokio::task::spawn_blocking(move || journal.close());
-        if !matches!(tokio::time::timeout(JOURNAL_GRACE, closed).await, Ok(Ok(()))) {
-            warn!("the journal's disk did not take the last events in time");
-        }
-        self.stop_watching.cancel();
-        self.watchers.shutdown().await;
-        if let Some(recovery) = self.recovery.take().filter(thread::JoinHandle::is_finished)
-            && recovery.join().is_err()
-        {
-            error!("the recovery thread panicked");
-        }
-        info!(in_flight = self.queue.in_flight(), "stopped");
     }
 }
 
@@ -330,18 +314,6 @@ fn name_doubts(recovered: &Recovered, named: &mut usize) {
             warn!(MAX_NAMED_DOUBTS, "more may be in doubt: `hikyaku queue list --in-doubt` lists them");
         }
     }
-}
-
-/// Binds before anything else is built, so that a second daemon fails at once and the addresses of port 0 are known.
-fn bind_all(config: &Config) -> Result<Vec<TcpListener>, Error> {
-    let bind = |address: SocketAddr| -> io::Result<TcpListener> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(LISTEN_BACKLOG)
-    };
-    let addresses = config.listeners.iter().map(|listener| listener.address);
-    addresses.map(|address| bind(address).map_err(|error| Error::Listen { address, error })).collect()
 }
 
 /// The configured name, else the system's.

@@ -93,7 +93,7 @@ fn without_a_daemon_the_spool_on_disk_is_shown() {
 }
 
 #[test]
-fn daemon_tells_systemd_that_it_is_ready_survives_sighup_and_drains_at_sigterm() {
+fn daemon_tells_systemd_that_it_is_ready_reloads_at_sighup_and_drains_at_sigterm() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().display();
     let config = write(
@@ -106,7 +106,7 @@ fn daemon_tells_systemd_that_it_is_ready_survives_sighup_and_drains_at_sigterm()
     let notified = UnixDatagram::bind(folder.path().join("notify")).unwrap();
     notified.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let heard = || {
-        let mut buffer = [0; 64];
+        let mut buffer = [0; 256];
         // A signal may interrupt the wait.
         let length = loop {
             match notified.recv(&mut buffer) {
@@ -124,14 +124,21 @@ fn daemon_tells_systemd_that_it_is_ready_survives_sighup_and_drains_at_sigterm()
         .spawn()
         .unwrap();
     let process = Pid::from_child(&daemon);
-    assert_eq!(heard(), "READY=1");
+    let first = |said: String| said.lines().next().map(str::to_owned).unwrap();
+    assert_eq!(first(heard()), "READY=1");
     let status = || hikyaku(&["status", "--socket", folder.path().join("admin.sock").to_str().unwrap()]);
     assert_eq!(code(&status()), 0);
     kill_process(process, Signal::HUP).unwrap();
+    let reloading = heard();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    let micros = reloading.lines().nth(1).unwrap().trim_start_matches("MONOTONIC_USEC=");
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec;
+    assert!((now - micros.parse::<i64>().unwrap() / 1_000_000).abs() < 60, "{reloading}");
+    assert_eq!(heard(), "READY=1\nSTATUS=Accepting messages; configuration reloaded");
     assert_eq!(code(&status()), 0, "{}", errors(&status()));
     kill_process(process, Signal::TERM).unwrap();
 
-    assert_eq!(heard(), "STOPPING=1");
+    assert_eq!(first(heard()), "STOPPING=1");
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
     assert!(!folder.path().join("admin.sock").exists(), "the socket is removed");
     assert_eq!(code(&status()), 3);

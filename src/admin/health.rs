@@ -29,11 +29,12 @@ pub(super) async fn spool(Shared(state): Shared<State>) -> Result<Json<Stat>, Re
 /// The daemon at a glance.
 pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>, Refusal> {
     let look = move || Status {
-        hostname: state.hostname.to_string(),
+        hostname: state.control.hostname.lock().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_seconds: state.started.elapsed().as_secs(),
         not_ready: not_ready(&state),
+        draining: state.control.draining(),
         queue: state.queue.view().totals,
         spool: state.spool.stat(),
     };
@@ -43,7 +44,14 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
 /// Why messages are better sent elsewhere.
 fn not_ready(state: &State) -> Option<String> {
     if state.stopping.is_cancelled() {
-        return Some("stopping: submissions get 421, what is under way is finished".to_owned());
+        return Some(match state.control.draining() {
+            Some(left) => format!(
+                "draining for {} more seconds: {} transactions and DSNs, {} connections, {} sessions are left; submissions \
+                 get 421",
+                left.seconds_left, left.in_flight, left.connections, left.sessions
+            ),
+            None => "stopping: submissions get 421, what is under way is finished".to_owned(),
+        });
     }
     reason(state.spool.recovery_failure().as_deref(), state.spool.health())
 }

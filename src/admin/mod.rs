@@ -8,6 +8,7 @@
 //! | `/healthz` | 200 while the process works |
 //! | `/readyz` | 200 while messages are accepted and recovery has not failed, else 503 with the reason |
 //! | `/v1/status` | [`Status`] |
+//! | POST `/v1/reload` | [`Reloaded`]: what the configuration file, read again, has changed; 422 and 409: nothing |
 //! | `/v1/spool` | [`Stat`] |
 //! | `/v1/queue` | [`crate::queue::View`]: counts by site and tenant |
 //! | `/v1/queue/entries?domain=&...&in_doubt=&limit=` | [`crate::queue::EntryView`]s that match a [`crate::state::Selection`] |
@@ -21,6 +22,7 @@
 //! Errors are [`Problem`]s: what is wrong and what to do. The socket is mode 0600: whoever may open it may do
 //! everything. Nothing here is on a message's path.
 
+mod control;
 mod error;
 mod health;
 mod message_view;
@@ -29,7 +31,6 @@ mod queue_view;
 mod server;
 mod socket;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
@@ -42,6 +43,7 @@ use crate::queue::Queue;
 use crate::queue::view::Totals;
 use crate::spool::{Spool, Stat};
 
+pub use control::{Change, Control, Drain, Draining, Left, Reload, ReloadRefused, Reloaded};
 pub use error::Problem;
 pub use message_view::{MessageView, RecipientView};
 pub use orders::Flush;
@@ -56,8 +58,8 @@ const LARGEST_BODY: usize = 64 << 10;
 /// What the interface shows; made by the daemon.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// The daemon's own name.
-    pub hostname: Arc<str>,
+    /// The daemon as a whole.
+    pub control: Control,
     /// When it started.
     pub started: Instant,
     /// What is kept.
@@ -81,6 +83,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Why messages are better sent elsewhere; absent when all is well.
     pub not_ready: Option<String>,
+    /// What a stop still waits for; absent unless one is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Draining>,
     /// What is to be delivered, counted.
     pub queue: Totals,
     /// The spool in numbers.
@@ -92,6 +97,7 @@ fn router(state: State) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/v1/status", get(health::status))
+        .route("/v1/reload", post(control::reload))
         .route("/v1/spool", get(health::spool))
         .route("/v1/message/{id}", get(message_view::message))
         .route("/v1/queue", get(queue_view::view))

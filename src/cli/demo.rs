@@ -56,7 +56,7 @@ const MEAN_SIZE: u64 = 14_000;
 
 impl Demo {
     pub(super) fn execute(self) -> exit::Result {
-        start_log(&Logging { filter: self.log.clone(), ..Logging::default() })?;
+        let _ = start_log(&Logging { filter: self.log.clone(), ..Logging::default() })?;
         let runtime = runtime(0)?;
         let result = runtime.block_on(self.interruptible());
         runtime.shutdown_background();

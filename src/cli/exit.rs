@@ -3,8 +3,8 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | done, nothing wrong found |
-//! | 1 | done, and a problem was found; or the daemon refused (no such message, ...) |
-//! | 2 | wrong usage or configuration |
+//! | 1 | done, and a problem was found; or the daemon refused (no such message, ...); `run`: ended by a second signal |
+//! | 2 | wrong usage or configuration, also of the file that the daemon was to `reload` |
 //! | 3 | the daemon could not be reached |
 //!
 //! Scripts rely on these; they do not change.

@@ -14,6 +14,7 @@ mod notify;
 mod orders;
 mod patience;
 mod queue;
+mod reload;
 mod run;
 mod selection;
 mod spool;
@@ -46,6 +47,8 @@ enum Command {
     Run(run::Run),
     /// Check a configuration file and say what is wrong with it
     Check(check::Check),
+    /// Have the daemon read its configuration file again, without dropping a connection
+    Reload(reload::Reload),
     /// Show what the running daemon is doing
     Status(status::Status),
     /// Show what waits to be delivered, and why
@@ -90,6 +93,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
     let result = match arguments.command {
         Command::Run(command) => command.execute(),
         Command::Check(command) => command.execute(),
+        Command::Reload(command) => wait(command.execute()),
         Command::Status(command) => wait(command.execute()),
         Command::Queue(command) => wait(command.execute()),
         Command::Orders(command) => wait(command.execute()),

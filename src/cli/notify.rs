@@ -1,4 +1,4 @@
-//! Telling systemd that the daemon is ready or stopping: the sd_notify protocol (one datagram to `NOTIFY_SOCKET`).
+//! Telling systemd that the daemon is ready, reloading or stopping: the sd_notify protocol (one datagram to `NOTIFY_SOCKET`).
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -6,9 +6,26 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Listening: dependent units may start.
-pub(super) const READY: &str = "READY=1";
+const READY: &str = "READY=1";
 /// Draining.
-pub(super) const STOPPING: &str = "STOPPING=1";
+const STOPPING: &str = "STOPPING=1";
+
+/// A reload has begun; [`READY`] follows. systemd wants the time too, to tell it from an earlier one (sd_notify(3)).
+pub(super) fn reloading() -> String {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
+    format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=Reading the configuration again")
+}
+
+/// Ready, with a line for `systemctl status`.
+pub(super) fn ready(status: &str) -> String {
+    format!("{READY}\nSTATUS={status}")
+}
+
+/// Stopping, with a line for `systemctl status`.
+pub(super) fn stopping(status: &str) -> String {
+    format!("{STOPPING}\nSTATUS={status}")
+}
 
 /// Sends `state` if systemd asked for it; nothing is done under another parent.
 pub(super) fn notify(state: &str) -> io::Result<()> {

@@ -1,21 +1,30 @@
 //! `hikyaku run`: the daemon in the foreground, until SIGTERM or SIGINT.
 //!
 //! The first signal drains: accepting ends, transactions that are under way finish within `delivery.drain`, the spool
-//! is synced and closed. A second one ends at once, which is safe: the spool is made for it. SIGHUP changes nothing.
+//! is synced and closed. A second one ends at once with exit code 1, which is safe: the spool is made for it. SIGHUP reads
+//! the configuration file again, as `hikyaku reload` does.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Handle;
 
 use super::check::DEFAULT_CONFIG;
 use super::exit::{self, Exit, Failure};
 use super::notify::{self, notify};
+use crate::admin::{Left, ReloadRefused, Reloaded};
 use crate::config::{Config, LogFormat, Logging};
-use crate::daemon::Daemon;
+use crate::daemon::{Attachment, Daemon, SetLogFilter};
+
+/// Requests for a reload that wait while one is under way; more wait at their end.
+const RELOADS: usize = 4;
+/// [`Exit::Problem`], for an end that runs no destructors.
+const EXIT_BY_SECOND_SIGNAL: i32 = 1;
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
@@ -28,29 +37,74 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(self) -> exit::Result {
         let config = Config::load(&self.config).map_err(Failure::usage)?;
-        start_log(&config.log)?;
+        let set_log_filter = start_log(&config.log)?;
         raise_descriptor_limit();
         let runtime = runtime(config.threads)?;
-        let result = runtime.block_on(serve(config));
+        let result = runtime.block_on(serve(self.config, config, set_log_filter));
         // Look-ups that still block are of no use to anybody.
         runtime.shutdown_background();
         result
     }
 }
 
-async fn serve(config: Config) -> exit::Result {
+async fn serve(file: PathBuf, config: Config, set_log_filter: SetLogFilter) -> exit::Result {
     let mut signals = Signals::catch()?;
-    let grace = config.delivery.drain.0;
-    let daemon = Daemon::start(config).await.map_err(Failure::usage)?;
-    tell_systemd(notify::READY);
-    signals.termination().await;
-    tell_systemd(notify::STOPPING);
-    tracing::info!(grace_seconds = grace.as_secs(), "draining; a second signal ends at once");
+    let (reload, mut requests) = mpsc::channel(RELOADS);
+    let attachment = Attachment { reload, set_log_filter };
+    let mut daemon = Daemon::start_attached(config, Some(attachment)).await.map_err(Failure::usage)?;
+    tell_systemd(&notify::ready("Accepting messages"));
+    loop {
+        // One reload after the other; signals that come during one are one more.
+        let asked = tokio::select! {
+            biased;
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => None,
+            Some(asked) = requests.recv() => Some(asked),
+        };
+        let answer = reloaded(&mut daemon, &file).await;
+        if let Some(asked) = asked {
+            // Who asked may have gone; the log tells it anyway.
+            let _ = asked.send(answer);
+        }
+    }
+    // Who asks from now on is told that we are stopping.
+    drop(requests);
+    drain(daemon, signals).await
+}
+
+/// Has the daemon read its file again; tells systemd.
+async fn reloaded(daemon: &mut Daemon, file: &Path) -> Result<Reloaded, ReloadRefused> {
+    tell_systemd(&notify::reloading());
+    let result = daemon.reload_file(file).await;
+    let status = match &result {
+        Ok(done) if done.needs_restart.is_empty() => "Accepting messages; configuration reloaded",
+        Ok(_) => "Accepting messages; configuration reloaded, but part of it needs a restart",
+        Err(_) => "Accepting messages; the configuration file could not be used: see the log",
+    };
+    tell_systemd(&notify::ready(status));
+    result.map_err(|error| (&error).into())
+}
+
+/// Stops within `delivery.drain`, or at once by a second signal.
+async fn drain(daemon: Daemon, mut signals: Signals) -> exit::Result {
+    let grace = daemon.config().delivery.drain.0;
+    let left = daemon.remains();
+    let (sessions, connections, in_flight) = (left.sessions(), left.connections(), left.in_flight());
+    tell_systemd(&notify::stopping(&format!("Draining: {connections} connections, {sessions} sessions")));
+    let grace_seconds = grace.as_secs();
+    tracing::info!(grace_seconds, sessions, connections, in_flight, "draining; a second signal ends at once");
     tokio::select! {
         () = daemon.stop(grace) => Ok(Exit::Ok),
         () = signals.termination() => {
-            tracing::warn!("ended by a second signal before the drain was done");
-            Ok(Exit::Problem)
+            tracing::warn!(
+                sessions = left.sessions(),
+                connections = left.connections(),
+                in_flight = left.in_flight(),
+                "ended by a second signal before the drain was done; what was in flight is in doubt"
+            );
+            // Without destructors: they would write out and sync what the disk may take long for. The spool is made for it.
+            std::process::exit(EXIT_BY_SECOND_SIGNAL)
         }
     }
 }
@@ -79,17 +133,36 @@ pub(super) fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure
     Ok(builder.enable_all().thread_name("hikyaku").build().context("cannot start the runtime")?)
 }
 
-/// Sends the daemon's log to standard error.
-pub(super) fn start_log(settings: &Logging) -> Result<(), Failure> {
+/// Sends the daemon's log to standard error; gives what changes its filter.
+pub(super) fn start_log(settings: &Logging) -> Result<SetLogFilter, Failure> {
     let filter = EnvFilter::try_new(&settings.filter)
         .with_context(|| format!("log.filter: {:?} is not a filter", settings.filter))
         .map_err(Failure::usage)?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match settings.format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
-    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}").into())
+    match settings.format {
+        LogFormat::Text => {
+            let log = log.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.try_init().map(|()| setter(handle))
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.try_init().map(|()| setter(handle))
+        }
+    }
+    .map_err(|error| anyhow::anyhow!("cannot start the log: {error}").into())
+}
+
+/// What is not a filter never comes here: the configuration has been checked.
+fn setter<S: 'static>(handle: Handle<EnvFilter, S>) -> SetLogFilter {
+    Box::new(move |filter| {
+        let changed = EnvFilter::try_new(filter).map_err(|error| error.to_string());
+        let changed = changed.and_then(|filter| handle.reload(filter).map_err(|error| error.to_string()));
+        if let Err(error) = changed {
+            tracing::error!(error, filter, "the log's filter stays as it is");
+        }
+    })
 }
 
 /// The signals that the daemon listens to.
@@ -112,14 +185,9 @@ impl Signals {
 
     /// Waits for SIGTERM or SIGINT.
     pub(super) async fn termination(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP changes nothing: restart the daemon for a new configuration");
-                }
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -61,7 +61,12 @@ impl PoolMember {
     }
 }
 
+/// Most sources: the queue counts them in ten bits, and those that reloads have taken away keep theirs for a while.
+const MOST_SOURCES: usize = 1_000;
+
 pub(super) fn check(sources: &[Source], pools: &[Pool], complaints: &mut Complaints) {
+    let text = format!("{} sources are too many; allowed: up to {MOST_SOURCES}", sources.len());
+    complaints.unless(sources.len() <= MOST_SOURCES, "source", text);
     for (index, source) in sources.iter().enumerate() {
         let key = format!("source[{index}]");
         complaints.name(format!("{key}.name"), &source.name);

@@ -3,6 +3,7 @@
 //! [`Config::load`] reads and checks a file; nothing is applied here. The daemon turns the sections into each module's
 //! own settings. `config.example.toml` lists every option; `tests/config.rs` holds it equal to the defaults here.
 
+pub mod changes;
 pub mod delivery;
 pub mod egress;
 pub mod journal;

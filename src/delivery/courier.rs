@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
 
 use super::work::{NotRecorded, Unreadable, Work};
@@ -18,7 +19,8 @@ use crate::spool::{LoadError, Spool};
 /// Delivers what the queue dispatches.
 #[derive(Debug)]
 pub struct Deliverer {
-    shared: Arc<Shared>,
+    /// Of connections to come; replaced by [`Deliverer::apply`].
+    shared: ArcSwap<Shared>,
     spool: Spool,
     /// Owns the connection tasks; [`Deliverer::drain`] waits for them.
     tasks: TaskTracker,
@@ -28,23 +30,35 @@ impl Deliverer {
     /// Built once for a daemon.
     pub fn new(settings: Settings, spool: Spool, clock: Clock, registry: &Registry) -> Result<Arc<Self>, Error> {
         let shared = Shared::new(settings, clock, registry)?;
-        Ok(Arc::new(Self { shared, spool, tasks: TaskTracker::new() }))
+        Ok(Arc::new(Self { shared: ArcSwap::new(shared), spool, tasks: TaskTracker::new() }))
+    }
+
+    /// Has connections to come go by other settings.
+    pub fn apply(&self, settings: Settings) {
+        self.shared.store(Arc::new(self.shared.load().followed_by(settings)));
+    }
+
+    /// Connections that are open or being opened.
+    pub fn connections(&self) -> usize {
+        self.tasks.len()
     }
 
     /// Waits for the connections to end, which they do once the queue gives no more work. What is open after `within`
-    /// stays in doubt by its attempt record.
-    pub async fn drain(&self, within: Duration) {
+    /// stays in doubt by its attempt record; false if there is any.
+    pub async fn drain(&self, within: Duration) -> bool {
         self.tasks.close();
-        if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
+        let is_done = tokio::time::timeout(within, self.tasks.wait()).await.is_ok();
+        if !is_done {
             tracing::warn!(connections = self.tasks.len(), "connections still open at the end of the drain");
         }
+        is_done
     }
 }
 
 impl Courier for Deliverer {
     fn dispatch(&self, slot: Slot, first: Assignment) {
         let work = Errand { slot, spool: self.spool.clone() };
-        self.tasks.spawn(deliver(Arc::clone(&self.shared), work, first));
+        self.tasks.spawn(deliver(self.shared.load_full(), work, first));
     }
 }
 

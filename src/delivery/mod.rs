@@ -43,15 +43,15 @@ pub enum Error {
     Tls(#[from] rustls::Error),
 }
 
-/// What all connection tasks share.
-#[derive(Debug)]
+/// What all connection tasks share; a reload makes another one for those to come.
+#[derive(Clone, Debug)]
 pub struct Shared {
     settings: Settings,
-    hosts: hosts::Hosts,
+    hosts: Arc<hosts::Hosts>,
     meters: meters::Meters,
     tls: tls::Tls,
     clock: Clock,
-    shuffle: route::Shuffle,
+    shuffle: Arc<route::Shuffle>,
 }
 
 impl Shared {
@@ -59,12 +59,17 @@ impl Shared {
     pub fn new(settings: Settings, clock: Clock, registry: &Registry) -> Result<Arc<Self>, Error> {
         Ok(Arc::new(Self {
             settings,
-            hosts: hosts::Hosts::default(),
+            hosts: Arc::default(),
             meters: meters::Meters::new(registry),
             tls: tls::Tls::opportunistic()?,
             clock,
-            shuffle: route::Shuffle::default(),
+            shuffle: Arc::default(),
         }))
+    }
+
+    /// The same by other settings.
+    fn followed_by(&self, settings: Settings) -> Self {
+        Self { settings, ..self.clone() }
     }
 }
 

@@ -129,7 +129,17 @@ pub struct Finder {
 
 impl Finder {
     /// A finder by the settings.
-    pub fn new(mut settings: Settings, clock: Clock, registry: &Registry) -> Result<Self, Error> {
+    pub fn new(settings: Settings, clock: Clock, registry: &Registry) -> Result<Self, Error> {
+        let resolver = Resolver::new(&settings, clock, registry).map_err(|error| Error::Resolver(error.to_string()))?;
+        Self::with(settings, Arc::new(resolver))
+    }
+
+    /// A finder by other settings that asks the same resolver, whose answers stay good.
+    pub fn followed_by(&self, settings: Settings) -> Result<Self, Error> {
+        Self::with(settings, self.resolver.clone())
+    }
+
+    fn with(mut settings: Settings, resolver: Arc<Resolver>) -> Result<Self, Error> {
         let mut routes = Patterns::default();
         for route in std::mem::take(&mut settings.routes) {
             routes.insert(&route.pattern, route.next_hop)?;
@@ -137,8 +147,7 @@ impl Finder {
         for name in &mut settings.own_names {
             *name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         }
-        let resolver = Resolver::new(&settings, clock, registry).map_err(|error| Error::Resolver(error.to_string()))?;
-        Ok(Self { routes, providers: Map::built_in()?, resolver: Arc::new(resolver), settings })
+        Ok(Self { routes, providers: Map::built_in()?, resolver, settings })
     }
 
     /// The next hop of a domain.

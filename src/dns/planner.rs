@@ -32,7 +32,9 @@ pub struct Planner {
     default_tls: TlsPolicy,
     /// How long a plan serves after its end while the resolver fails.
     stale: Duration,
-    plans: Cache<Known>,
+    /// Shared with the planner before, if that one's rules were the same.
+    plans: Arc<Cache<Known>>,
+    made_from: Settings,
     clock: Clock,
     metrics: Metrics,
 }
@@ -62,19 +64,50 @@ impl Timed for Known {
 
 impl Planner {
     /// A planner by the settings; must be made inside a Tokio runtime.
-    pub fn new(mut settings: Settings, clock: Clock, registry: &Registry) -> Result<Self, Error> {
+    pub fn new(settings: Settings, clock: Clock, registry: &Registry) -> Result<Self, Error> {
+        let finder = Finder::new(settings.clone(), clock, registry)?;
+        let plans = Arc::new(Cache::new(settings.cache_size));
+        Self::with(settings, finder, plans, (clock, Metrics::new(registry)))
+    }
+
+    /// A planner by other settings. It keeps whatever of what is known the change has not made wrong: DNS answers as long as
+    /// the resolvers are the same, plans as long as the rules are.
+    pub fn followed_by(&self, settings: Settings, registry: &Registry) -> Result<Self, Error> {
+        let finder = match settings.asks_as(&self.made_from) {
+            true => self.finder.followed_by(settings.clone())?,
+            false => Finder::new(settings.clone(), self.clock, registry)?,
+        };
+        let plans = match settings.plans_as(&self.made_from) {
+            true => self.plans.clone(),
+            false => Arc::new(Cache::new(settings.cache_size)),
+        };
+        Self::with(settings, finder, plans, (self.clock, self.metrics.clone()))
+    }
+
+    /// Whether a planner by `settings` would do the same.
+    pub fn is_as(&self, settings: &Settings) -> bool {
+        settings.asks_as(&self.made_from) && settings.plans_as(&self.made_from)
+    }
+
+    fn with(
+        settings: Settings,
+        finder: Finder,
+        plans: Arc<Cache<Known>>,
+        (clock, metrics): (Clock, Metrics),
+    ) -> Result<Self, Error> {
         let mut tls = Patterns::default();
-        for (pattern, policy) in std::mem::take(&mut settings.tls) {
-            tls.insert(&pattern, policy)?;
+        for (pattern, policy) in &settings.tls {
+            tls.insert(pattern, *policy)?;
         }
         Ok(Self {
             tls,
             default_tls: settings.default_tls,
             stale: settings.stale,
-            plans: Cache::new(settings.cache_size),
-            finder: Finder::new(settings, clock, registry)?,
+            plans,
+            finder,
+            made_from: settings,
             clock,
-            metrics: Metrics::new(registry),
+            metrics,
         })
     }
 
@@ -153,7 +186,7 @@ impl Planner {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Metrics {
     found: Counter,
     stale: Counter,

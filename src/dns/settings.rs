@@ -61,6 +61,32 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Whether the same resolvers are asked in the same way.
+    pub(super) fn asks_as(&self, other: &Self) -> bool {
+        self.resolvers == other.resolvers
+            && self.timeout == other.timeout
+            && self.attempts == other.attempts
+            && self.families == other.families
+            && self.cache_size == other.cache_size
+    }
+
+    /// Whether the same answers make the same plans.
+    pub(super) fn plans_as(&self, other: &Self) -> bool {
+        self.routes == other.routes
+            && self.port == other.port
+            && self.families == other.families
+            && self.allow_networks == other.allow_networks
+            && self.own_names == other.own_names
+            && self.own_addresses == other.own_addresses
+            && std::ptr::fn_addr_eq(self.is_own, other.is_own)
+            && self.tls == other.tls
+            && self.default_tls == other.default_tls
+            && self.cache_size == other.cache_size
+            && self.stale == other.stale
+    }
+}
+
 /// Address families that are looked up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Families {

@@ -178,6 +178,13 @@ impl<T> Fair<T> {
         child.time
     }
 
+    /// Gives every child the weight that `weight` tells for its key; where it tells none, the old one stays.
+    pub fn reweigh(&mut self, weight: impl Fn(usize) -> Option<u32>) {
+        for child in self.places.iter_mut().flatten() {
+            child.weight = weight(child.key).unwrap_or(child.weight);
+        }
+    }
+
     /// Every child, in no particular order.
     pub fn items(&self) -> impl Iterator<Item = &T> {
         self.places.iter().flatten().map(|child| &child.item)

@@ -23,9 +23,18 @@ impl Rate {
     ///
     /// `origin` is any time not after the first use.
     pub fn new(count: u32, per: Duration, origin: Instant) -> Self {
-        let interval = nanos(per).checked_div(u64::from(count)).unwrap_or(u64::MAX >> 2).max(1);
-        let tolerance = interval.max(nanos(BURST));
+        let (interval, tolerance) = pace(count, per);
         Self { origin, interval, tolerance, arrival: AtomicU64::new(0) }
+    }
+
+    /// Goes on as `count` per `per`. What is owed now stays owed, in units: they count at the new pace.
+    pub fn change(&mut self, count: u32, per: Duration, now: Instant) {
+        let (interval, tolerance) = pace(count, per);
+        let now = self.since_origin(now);
+        let owed = self.arrival.get_mut().saturating_sub(now);
+        let owed = u128::from(owed) * u128::from(interval) / u128::from(self.interval);
+        *self.arrival.get_mut() = now.saturating_add(u64::try_from(owed).unwrap_or(u64::MAX >> 2));
+        (self.interval, self.tolerance) = (interval, tolerance);
     }
 
     /// Whether `units` may pass now; if not, when.
@@ -78,6 +87,12 @@ impl Rate {
 /// worth is what receivers that count by the minute do not notice.
 const BURST: Duration = Duration::from_millis(500);
 
+/// Nanoseconds between two units, and how far they may run ahead.
+fn pace(count: u32, per: Duration) -> (u64, u64) {
+    let interval = nanos(per).checked_div(u64::from(count)).unwrap_or(u64::MAX >> 2).max(1);
+    (interval, interval.max(nanos(BURST)))
+}
+
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX >> 2)
 }
@@ -123,6 +138,19 @@ mod tests {
         assert!(rate.look(1, origin).is_err());
         rate.refund(1);
         assert_eq!(rate.commit(1, origin), Ok(()));
+    }
+
+    #[test]
+    fn a_changed_rate_goes_on_from_what_is_owed() {
+        let origin = Instant::now();
+        let mut rate = Rate::new(60, Duration::from_secs(60), origin);
+        assert_eq!(rate.commit(1, origin), Ok(()));
+
+        rate.change(6, Duration::from_secs(60), origin);
+
+        assert_eq!(rate.commit(1, origin), Err(origin + Duration::from_secs(10)), "one unit is owed");
+        rate.change(600, Duration::from_secs(60), origin);
+        assert_eq!(rate.commit(1, origin + Duration::from_millis(100)), Ok(()));
     }
 
     #[test]

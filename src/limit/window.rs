@@ -9,13 +9,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub struct Window {
     /// Raised by [`Window::commit`], lowered by [`Window::release`].
     used: AtomicU32,
-    ceiling: u32,
+    /// Set by [`Window::set_ceiling`]; places taken beyond a lowered one stay until they are released.
+    ceiling: AtomicU32,
+    /// Those inside that leave because the ceiling was lowered: raised by [`Window::leave`], lowered by [`Window::left`].
+    leaving: AtomicU32,
 }
 
 impl Window {
     /// A window that is open for `ceiling` at the same time.
     pub const fn new(ceiling: u32) -> Self {
-        Self { used: AtomicU32::new(0), ceiling }
+        Self { used: AtomicU32::new(0), ceiling: AtomicU32::new(ceiling), leaving: AtomicU32::new(0) }
     }
 
     /// Whether there is room for one more.
@@ -25,7 +28,7 @@ impl Window {
 
     /// Whether there is room for one more and for `spare` others.
     pub fn look_leaving(&self, spare: u32) -> bool {
-        self.used() < self.ceiling.saturating_sub(spare)
+        self.used() < self.ceiling().saturating_sub(spare)
     }
 
     /// Takes a place, unless there is none.
@@ -35,7 +38,7 @@ impl Window {
 
     /// Takes a place, unless that would leave less than `spare` of them.
     pub fn commit_leaving(&self, spare: u32) -> bool {
-        let most = self.ceiling.saturating_sub(spare);
+        let most = self.ceiling().saturating_sub(spare);
         let one_more = |used: u32| (used < most).then_some(used.saturating_add(1));
         self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).is_ok()
     }
@@ -53,8 +56,32 @@ impl Window {
     }
 
     /// Places there are.
-    pub const fn ceiling(&self) -> u32 {
-        self.ceiling
+    pub fn ceiling(&self) -> u32 {
+        self.ceiling.load(Ordering::Relaxed)
+    }
+
+    /// Opens it for `ceiling` from now on. Who is inside stays, even if those are more.
+    pub fn set_ceiling(&self, ceiling: u32) {
+        self.ceiling.store(ceiling, Ordering::Relaxed);
+    }
+
+    /// How many inside are to leave and have not said so.
+    pub fn surplus(&self) -> u32 {
+        self.used().saturating_sub(self.ceiling()).saturating_sub(self.leaving.load(Ordering::Relaxed))
+    }
+
+    /// Whether the caller, who is inside, is to leave because the ceiling was lowered: as many are told so as are too many.
+    /// Who is told calls [`Window::left`] after its release.
+    pub fn leave(&self) -> bool {
+        let surplus = self.used().saturating_sub(self.ceiling());
+        let one_more = |leaving: u32| (leaving < surplus).then_some(leaving + 1);
+        surplus > 0 && self.leaving.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    /// One that was told to leave has gone.
+    pub fn left(&self) {
+        let one_less = |leaving: u32| leaving.checked_sub(1);
+        let _ = self.leaving.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_less);
     }
 }
 
@@ -83,6 +110,27 @@ mod tests {
         assert!(!window.look_leaving(1) && !window.commit_leaving(1));
         assert!(window.look() && window.commit());
         assert!(!window.commit());
+    }
+
+    #[test]
+    fn a_lowered_ceiling_lets_nobody_in_until_the_surplus_is_gone() {
+        let window = Window::new(3);
+        assert!(window.commit() && window.commit() && window.commit());
+
+        window.set_ceiling(1);
+
+        assert!(window.leave());
+        assert_eq!(window.surplus(), 1);
+        assert!(window.leave() && !window.leave(), "two are too many");
+        for _ in 0..2 {
+            window.release();
+            window.left();
+        }
+        assert!(!window.commit());
+        window.release();
+        assert!(window.commit());
+        window.set_ceiling(2);
+        assert!(window.commit());
     }
 
     #[test]

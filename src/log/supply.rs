@@ -31,7 +31,7 @@ pub struct Fresh {
     pub file: Arc<dyn StorageFile>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// Made by the thread, taken by the committer.
     ready: Option<Fresh>,
@@ -41,6 +41,8 @@ struct State {
     making: u64,
     /// Set by the owner to end the thread.
     stopping: bool,
+    /// What is made next; `size` and `spare` may be changed by [`Supply::change`].
+    plan: Plan,
 }
 
 #[derive(Debug)]
@@ -103,11 +105,12 @@ pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan) -> io::Result<Fres
 impl Supply {
     /// Starts the thread; it makes the first segment at once.
     pub fn start(storage: Arc<dyn Storage>, plan: Plan) -> io::Result<Self> {
-        let state = Mutex::new(State { making: next_size(&*storage, plan), ..State::default() });
+        let making = next_size(&*storage, plan);
+        let state = Mutex::new(State { ready: None, failure: None, making, stopping: false, plan });
         let shared = Arc::new(Shared { state, changed: Condvar::new() });
         let thread = std::thread::Builder::new().name("spool-supply".into()).spawn({
             let shared = shared.clone();
-            move || run(&shared, &*storage, plan)
+            move || run(&shared, &*storage)
         })?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -140,6 +143,12 @@ impl Supply {
         self.shared.state.lock().making
     }
 
+    /// Segments that are made from now on are of this size and leave so much free; one is always ready before.
+    pub fn change(&self, size: u64, spare: u64) {
+        let mut state = self.shared.state.lock();
+        state.plan = Plan { size, spare, ..state.plan };
+    }
+
     /// Room was made: try again now.
     pub fn retry(&self) {
         if self.shared.state.lock().failure.is_some() {
@@ -169,10 +178,12 @@ fn next_size(storage: &dyn Storage, plan: Plan) -> u64 {
     plan.size_for(free).unwrap_or_default()
 }
 
-fn run(shared: &Shared, storage: &dyn Storage, plan: Plan) {
-    let mut sequence = plan.first;
+fn run(shared: &Shared, storage: &dyn Storage) {
+    let mut sequence = shared.state.lock().plan.first;
     loop {
-        shared.state.lock().making = next_size(storage, plan);
+        let plan = shared.state.lock().plan;
+        let next = next_size(storage, plan);
+        shared.state.lock().making = next;
         let made = make(storage, sequence, plan);
         let mut state = shared.state.lock();
         state.making = 0;

@@ -330,6 +330,11 @@ impl Writer {
         self.shared.supply.making()
     }
 
+    /// Changes the size of segments to come, and what a whole one leaves free.
+    pub fn change_supply(&self, size: u64, spare: u64) {
+        self.shared.supply.change(size, spare);
+    }
+
     /// Room was made on the disk.
     pub fn retry_supply(&self) {
         self.shared.supply.retry();

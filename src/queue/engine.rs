@@ -60,16 +60,19 @@ pub(super) struct Engine {
     /// Replaced as a whole by a reload; read through [`Engine::settings`].
     settings: ArcSwap<Settings>,
     pub spool: Spool,
-    pub planner: Arc<Planner>,
+    /// Replaced by a reload; read through [`Engine::planner`].
+    planner: ArcSwap<Planner>,
     pub clock: Clock,
     pub tenants: Tenants,
     pub domains: Domains,
     /// By name; written when a plan leads to a new site and by the sweep.
     sites: Mutex<Sites>,
-    limits: Arc<Limits>,
+    /// Limits of sites that have none of their own; replaced by a reload.
+    limits: ArcSwap<Limits>,
     pub timers: Timers,
     pub gates: Gates,
-    pub sources: Chooser,
+    /// Replaced by a reload.
+    pub sources: ArcSwap<Chooser>,
     pub doubts: Doubts,
     pub held: Held,
     pub orders: Orders,
@@ -124,10 +127,10 @@ impl Engine {
             tenants: Tenants::default(),
             domains: Domains::new(settings.shards),
             sites: Mutex::default(),
-            limits: Arc::new(settings.limits.clone()),
+            limits: ArcSwap::from_pointee(settings.limits.clone()),
             timers: Timers::new(settings.shards),
             gates: Gates::new(settings.connections, &settings.egress.sources),
-            sources: Chooser::new(&settings.egress),
+            sources: ArcSwap::from_pointee(Chooser::new(&settings.egress)),
             doubts: Doubts::default(),
             held: Held::default(),
             orders: Orders::new(orders),
@@ -148,7 +151,7 @@ impl Engine {
             storing: Mutex::default(),
             settings: ArcSwap::from_pointee(settings),
             spool,
-            planner,
+            planner: ArcSwap::new(planner),
             clock,
         }
     }
@@ -156,6 +159,11 @@ impl Engine {
     /// What holds now. Not to be kept across an await.
     pub fn settings(&self) -> Guard<Arc<Settings>> {
         self.settings.load()
+    }
+
+    /// Who makes delivery plans now.
+    pub fn planner(&self) -> Guard<Arc<Planner>> {
+        self.planner.load()
     }
 
     /// Whether work is handed out.
@@ -201,7 +209,7 @@ impl Engine {
     pub fn room(&self, tenant: &str, recipients: usize) -> Result<(), QueueFull> {
         self.room_in_all(recipients)?;
         let (queued, capacity) = match self.tenants.find(tenant) {
-            Some(tenant) => (tenant.queued.load(Ordering::Relaxed), tenant.capacity),
+            Some(tenant) => (tenant.queued.load(Ordering::Relaxed), tenant.capacity()),
             None => (0, self.settings().tenant_capacity(tenant)),
         };
         if queued.saturating_add(recipients) > capacity { Err(QueueFull::Tenant) } else { Ok(()) }
@@ -209,17 +217,16 @@ impl Engine {
 
     /// The tenant of this name.
     pub fn tenant(&self, name: &str) -> Arc<Tenant> {
-        self.tenants.intern(name, &self.settings(), |name| self.sources.pool(name))
+        self.tenants.intern(name, || self.settings(), |name| self.sources.load().pool(name))
     }
 
     /// The flow of a message of `tenant`.
     fn flow(&self, tenant: &Arc<Tenant>, envelope: &Envelope) -> Arc<Flow> {
         let sender = match &envelope.reverse_path {
-            crate::smtp::address::ReversePath::Mailbox(address) => self.sources.pool_of_sender(address.domain()),
+            crate::smtp::address::ReversePath::Mailbox(address) => self.sources.load().pool_of_sender(address.domain()),
             crate::smtp::address::ReversePath::Null => None,
         };
-        let pool = sender.or(tenant.pool).unwrap_or(0);
-        tenant.flow(envelope.lane, &envelope.campaign, pool, &self.tenants.hasher)
+        tenant.flow(envelope.lane, &envelope.campaign, sender, &self.tenants.hasher)
     }
 
     /// Counts recipients in.
@@ -354,8 +361,9 @@ impl Engine {
             return;
         }
         drop(state);
-        if let Some(planned) = self.planner.cached(&domain.name) {
-            self.follow(domain, planned, entries, now);
+        let planner = self.planner();
+        if let Some(planned) = planner.cached(&domain.name) {
+            self.follow(domain, &planner, planned, entries, now);
             return;
         }
         self.waiting_for_dns.fetch_add(entries.len(), Ordering::Relaxed);
@@ -367,17 +375,28 @@ impl Engine {
         }
     }
 
-    /// Entries of a domain go where its plan says.
-    pub fn follow(self: &Arc<Self>, domain: &Arc<Domain>, planned: Planned, entries: Vec<Entry>, now: Instant) {
+    /// Entries of a domain go where its plan says, if `planner`, who made it, is still asked.
+    pub fn follow(
+        self: &Arc<Self>,
+        domain: &Arc<Domain>,
+        planner: &Arc<Planner>,
+        planned: Planned,
+        entries: Vec<Entry>,
+        now: Instant,
+    ) {
         match planned {
             Ok(plan) => {
                 let site = self.site_of(&plan, now);
                 let route = Route { plan, site };
-                {
-                    let mut state = domain.state.lock();
-                    state.route = Some(route.clone());
-                    state.failure = None;
+                let mut state = domain.state.lock();
+                // Looked at under the lock: a reload replaces the planner, then has each domain forget its route.
+                if !Arc::ptr_eq(&self.planner(), planner) {
+                    drop(state);
+                    return self.admit(domain, entries);
                 }
+                state.route = Some(route.clone());
+                state.failure = None;
+                drop(state);
                 let mut entries = entries.into_iter().peekable();
                 while entries.peek().is_some() {
                     self.make_ready(&route, entries.by_ref().take(BATCH).collect(), now);
@@ -393,9 +412,9 @@ impl Engine {
     fn make_ready(self: &Arc<Self>, route: &Route, entries: Vec<Entry>, now: Instant) {
         let version = self.orders.version();
         if self.orders.is_empty() {
-            let wall = self.clock.wall();
+            let (wall, sources) = (self.clock.wall(), self.sources.load());
             let choose = |entry: Entry| {
-                let source = self.sources.choose(&entry, wall, &self.gates);
+                let source = sources.choose(&entry, wall, &self.gates);
                 (entry, source)
             };
             self.push_ready(route, entries.into_iter().map(choose), now);
@@ -429,18 +448,29 @@ impl Engine {
     /// Looks up the plan of a path again. Where the same path still is the way, it goes on; else its entries find
     /// their way anew.
     pub fn refresh(self: &Arc<Self>, site: &Arc<Site>, place: u32, domain: Arc<str>) {
-        if let Some(planned) = self.planner.cached(&domain) {
+        if let Some(planned) = self.planner().cached(&domain) {
             return site.on_refresh(self, place, planned);
         }
         let Some(handle) = self.handle() else { return };
         let (engine, site) = (self.clone(), site.clone());
         let look_up = async move {
             tokio::select! {
-                planned = engine.planner.plan(&domain) => site.on_refresh(&engine, place, planned),
+                (_, planned) = engine.plan(&domain) => site.on_refresh(&engine, place, planned),
                 () = engine.stopped.cancelled() => {}
             }
         };
         self.tasks.spawn_on(look_up, handle);
+    }
+
+    /// The plan of a domain, and who made it: whoever is asked at the end of the look-up.
+    pub async fn plan(&self, domain: &str) -> (Arc<Planner>, Planned) {
+        loop {
+            let planner = self.planner.load_full();
+            let planned = planner.plan(domain).await;
+            if Arc::ptr_eq(&self.planner(), &planner) {
+                return (planner, planned);
+            }
+        }
     }
 
     /// The site that a plan leads to.
@@ -450,11 +480,32 @@ impl Engine {
             return site.clone();
         }
         let name = plan.site.clone();
-        let limits = self.settings().sites.get(&*name).map_or_else(|| self.limits.clone(), |own| Arc::new(own.clone()));
+        let limits = self.limits_of(&name);
         let shard = usize::try_from(sites.hasher().hash_one(&*name) >> 32).unwrap_or_default();
         let site = Arc::new(Site::new(name.clone(), limits, shard, now));
         sites.insert(name, site.clone());
         site
+    }
+
+    /// What a site of this name is offered.
+    pub fn limits_of(&self, site: &str) -> Arc<Limits> {
+        self.settings().sites.get(site).map_or_else(|| self.limits.load_full(), |own| Arc::new(own.clone()))
+    }
+
+    /// Replaces what is read at each use.
+    pub fn replace(&self, settings: Settings, sources: Chooser) {
+        self.limits.store(Arc::new(settings.limits.clone()));
+        self.sources.store(Arc::new(sources));
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Has `planner` make plans, and domains forget theirs.
+    pub fn replan(&self, planner: Arc<Planner>) {
+        self.planner.store(planner);
+        self.domains.for_each(|domain| {
+            let mut state = domain.state.lock();
+            (state.route, state.failure) = (None, None);
+        });
     }
 
     /// Every site.
@@ -486,8 +537,8 @@ impl Engine {
         self.settings().retry.dead_before(self.clock.wall())
     }
 
-    /// The source of this index.
+    /// The source of this index; none: a reload took it away.
     pub fn source(&self, index: u16) -> Option<Arc<Source>> {
-        self.settings().egress.sources.get(usize::from(index)).cloned()
+        self.sources.load().source(index).cloned()
     }
 }

@@ -4,8 +4,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, Hasher};
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -21,12 +22,12 @@ pub(super) struct Tenant {
     pub name: Box<str>,
     /// Distinguishes tenants within this daemon.
     pub key: usize,
-    /// Its share beside others.
-    pub weight: u32,
+    /// Its share beside others; written by [`Tenants::apply`], like the two below.
+    weight: AtomicU32,
     /// Recipients it may have queued.
-    pub capacity: usize,
-    /// Index of its egress pool, if it has one of its own.
-    pub pool: Option<u16>,
+    capacity: AtomicUsize,
+    /// Index of its egress pool, if it has one of its own; else [`NO_POOL`].
+    pool: AtomicU16,
     /// Its unfinished recipients: raised by put and recover, lowered when one is finished.
     pub queued: AtomicUsize,
     flows: Mutex<HashMap<u64, Arc<Flow>, State>>,
@@ -39,13 +40,53 @@ pub(super) struct Flow {
     pub lane: Lane,
     /// Empty: none.
     pub campaign: Box<str>,
-    /// Index of the egress pool.
-    pub pool: u16,
+    /// Index of the egress pool that the sender's domain has, if it has one: it comes before the tenant's.
+    pub pool: Option<u16>,
 }
 
+/// A tenant without a pool of its own.
+const NO_POOL: u16 = u16::MAX;
+
 impl Tenant {
+    fn new(name: &str, key: usize, settings: &Settings, pool: impl Fn(&str) -> Option<u16>) -> Self {
+        let tenant = Self {
+            name: name.into(),
+            key,
+            weight: AtomicU32::new(1),
+            capacity: AtomicUsize::new(0),
+            pool: AtomicU16::new(NO_POOL),
+            queued: AtomicUsize::new(0),
+            flows: Mutex::default(),
+        };
+        tenant.apply(settings, pool);
+        tenant
+    }
+
+    fn apply(&self, settings: &Settings, pool: impl Fn(&str) -> Option<u16>) {
+        let own = settings.tenants.get(&*self.name);
+        let pool = own.and_then(|own| own.pool.as_deref()).and_then(pool).unwrap_or(NO_POOL);
+        self.weight.store(own.map_or(1, |own| own.weight.max(1)), Ordering::Relaxed);
+        self.capacity.store(settings.tenant_capacity(&self.name), Ordering::Relaxed);
+        self.pool.store(pool, Ordering::Relaxed);
+    }
+
+    /// Its share beside others.
+    pub fn weight(&self) -> u32 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    /// Recipients it may have queued.
+    pub fn capacity(&self) -> usize {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Index of its egress pool, if it has one of its own.
+    pub fn pool(&self) -> Option<u16> {
+        Some(self.pool.load(Ordering::Relaxed)).filter(|pool| *pool != NO_POOL)
+    }
+
     /// The flow of this tenant with these properties.
-    pub fn flow(self: &Arc<Self>, lane: Lane, campaign: &str, pool: u16, hasher: &State) -> Arc<Flow> {
+    pub fn flow(self: &Arc<Self>, lane: Lane, campaign: &str, pool: Option<u16>, hasher: &State) -> Arc<Flow> {
         let hash = hasher.hash_one((lane, campaign, pool));
         let mut flows = self.flows.lock();
         if let Some(flow) = flows.get(&hash)
@@ -61,7 +102,7 @@ impl Tenant {
 }
 
 impl Flow {
-    fn is(&self, lane: Lane, campaign: &str, pool: u16) -> bool {
+    fn is(&self, lane: Lane, campaign: &str, pool: Option<u16>) -> bool {
         self.lane == lane && self.pool == pool && *self.campaign == *campaign
     }
 
@@ -108,27 +149,32 @@ impl Tenants {
         self.table.read().get(name).map(|found| found.0.clone())
     }
 
-    /// The tenant of this name.
-    pub fn intern(&self, name: &str, settings: &Settings, pool: impl Fn(&str) -> Option<u16>) -> Arc<Tenant> {
+    /// The tenant of this name. `settings` is asked under the table's lock, so that a change of them is never missed: it is
+    /// made before [`Tenants::apply`].
+    pub fn intern<S: Deref<Target = Arc<Settings>>>(
+        &self,
+        name: &str,
+        settings: impl Fn() -> S,
+        pool: impl Fn(&str) -> Option<u16>,
+    ) -> Arc<Tenant> {
         if let Some(tenant) = self.find(name) {
             return tenant;
         }
-        let own = settings.tenants.get(name);
-        let tenant = Arc::new(Tenant {
-            name: name.into(),
-            key: self.next_key.fetch_add(1, Ordering::Relaxed),
-            weight: own.map_or(1, |own| own.weight.max(1)),
-            capacity: settings.tenant_capacity(name),
-            pool: own.and_then(|own| own.pool.as_deref()).and_then(pool),
-            queued: AtomicUsize::new(0),
-            flows: Mutex::default(),
-        });
         let mut table = self.table.write();
         if let Some(found) = table.get(name) {
             return found.0.clone();
         }
+        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        let tenant = Arc::new(Tenant::new(name, key, &settings(), pool));
         table.insert(ByName(tenant.clone()));
         tenant
+    }
+
+    /// Has every tenant go by changed settings.
+    pub fn apply(&self, settings: &Settings, pool: impl Fn(&str) -> Option<u16>) {
+        for tenant in self.table.write().iter() {
+            tenant.0.apply(settings, &pool);
+        }
     }
 
     /// Every tenant.
@@ -154,12 +200,12 @@ mod tests {
 
     #[test]
     fn equal_flows_are_shared_and_swept_when_unused() {
-        let (tenants, settings) = (Tenants::default(), Settings::default());
-        let tenant = tenants.intern("acme", &settings, |_| None);
+        let (tenants, settings) = (Tenants::default(), Arc::new(Settings::default()));
+        let tenant = tenants.intern("acme", || &settings, |_| None);
 
-        let first = tenant.flow(Lane::Bulk, "spring", 0, &tenants.hasher);
-        let second = tenant.flow(Lane::Bulk, "spring", 0, &tenants.hasher);
-        let other = tenant.flow(Lane::Urgent, "spring", 0, &tenants.hasher);
+        let first = tenant.flow(Lane::Bulk, "spring", None, &tenants.hasher);
+        let second = tenant.flow(Lane::Bulk, "spring", None, &tenants.hasher);
+        let other = tenant.flow(Lane::Urgent, "spring", None, &tenants.hasher);
 
         assert!(Arc::ptr_eq(&first, &second));
         assert!(!Arc::ptr_eq(&first, &other));
@@ -170,8 +216,8 @@ mod tests {
 
     #[test]
     fn a_tenant_with_queued_recipients_survives_a_sweep() {
-        let (tenants, settings) = (Tenants::default(), Settings::default());
-        tenants.intern("acme", &settings, |_| None).queued.store(1, Ordering::Relaxed);
+        let (tenants, settings) = (Tenants::default(), Arc::new(Settings::default()));
+        tenants.intern("acme", || &settings, |_| None).queued.store(1, Ordering::Relaxed);
 
         tenants.sweep();
 

@@ -1,11 +1,11 @@
-//! Windows of connections that sites share: the global one and one for each egress source that has a ceiling.
+//! Windows of connections that sites share: the global one and one for each egress source.
 //!
 //! A site that finds one full queues up at it; each release wakes one site. The last tenth of a window is for sites that
 //! have no connection at all: those whose connections are stuck cannot keep it from everyone else.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::limit::window::Window;
 
 use super::engine::Engine;
+use super::entry::MOST_SOURCES;
 use super::site::Site;
 use super::source::Source;
 
@@ -30,8 +31,6 @@ pub(super) struct Turnstile {
 pub(super) struct Gate {
     pub window: Window,
     source: Option<u16>,
-    /// Places for sites without connections only.
-    reserve: u32,
     /// Sites without connections.
     fresh: Waiters,
     /// Sites that have some and want more.
@@ -68,26 +67,33 @@ impl Waiters {
 #[derive(Debug)]
 pub(super) struct Gates {
     global: Gate,
-    sources: Vec<Option<Gate>>,
+    /// By index; made for each index when its source is first known, never taken away.
+    sources: Box<[OnceLock<Box<Gate>>]>,
     /// Connections that were told to make way for a waiting site and have not ended yet.
     asked: AtomicUsize,
     /// Sites that had connections without work when they came here.
     idle: Mutex<VecDeque<Weak<Site>>>,
 }
 
+/// The ceiling of a source without a limit of its own.
+const NO_LIMIT: u32 = u32::MAX;
 /// Sites that are asked for an idle connection at one refusal.
 const PATIENCE: usize = 16;
 
 impl Gate {
     fn new(ceiling: u32, source: Option<u16>) -> Self {
-        let reserve = if ceiling < 2 { 0 } else { (ceiling / 10).max(1) };
         let (fresh, others) = Default::default();
-        Self { window: Window::new(ceiling), source, reserve, fresh, others }
+        Self { window: Window::new(ceiling), source, fresh, others }
     }
 
     /// Places that a site must leave to others.
     pub fn spare(&self, is_fresh: bool) -> u32 {
-        if is_fresh { 0 } else { self.reserve }
+        match self.window.ceiling() {
+            _ if is_fresh => 0,
+            // A source without a limit has nothing to keep.
+            0 | 1 | NO_LIMIT => 0,
+            ceiling => (ceiling / 10).max(1),
+        }
     }
 
     fn waiters(&self) -> usize {
@@ -110,13 +116,41 @@ impl Gate {
 impl Gates {
     /// The windows of the settings.
     pub fn new(connections: u32, sources: &[Arc<Source>]) -> Self {
-        let gate = |(source, index): (&Arc<Source>, u16)| Some(Gate::new(source.connections?, Some(index)));
-        let gates = sources.iter().zip(0..).map(gate);
-        Self {
+        let gates = Self {
             global: Gate::new(connections, None),
-            sources: gates.collect(),
+            sources: (0..=MOST_SOURCES).map(|_| OnceLock::new()).collect(),
             asked: AtomicUsize::new(0),
             idle: Mutex::default(),
+        };
+        for (source, index) in sources.iter().zip(0..) {
+            gates.limit(index, source.connections);
+        }
+        gates
+    }
+
+    /// Sets the ceiling of everything.
+    pub fn limit_all(&self, connections: u32) {
+        self.global.window.set_ceiling(connections);
+    }
+
+    /// Sets the ceiling of a source.
+    pub fn limit(&self, source: u16, connections: Option<u32>) {
+        let ceiling = connections.unwrap_or(NO_LIMIT);
+        if let Some(gate) = self.sources.get(usize::from(source)) {
+            gate.get_or_init(|| Box::new(Gate::new(ceiling, Some(source)))).window.set_ceiling(ceiling);
+        }
+    }
+
+    /// Connections from a source.
+    pub fn used(&self, source: u16) -> u32 {
+        self.of(source).map_or(0, |gate| gate.window.used())
+    }
+
+    /// Wakes sites that wait at any gate, as far as there is room. No lock may be held.
+    pub fn wake_all(&self, engine: &Arc<Engine>, now: Instant) {
+        self.global.wake(engine, now);
+        for gate in self.sources.iter().filter_map(OnceLock::get) {
+            gate.wake(engine, now);
         }
     }
 
@@ -125,9 +159,9 @@ impl Gates {
         &self.global
     }
 
-    /// The window of a source, if it has one.
+    /// The window of a source.
     pub fn of(&self, source: u16) -> Option<&Gate> {
-        self.sources.get(usize::from(source)).and_then(Option::as_ref)
+        self.sources.get(usize::from(source)).and_then(OnceLock::get).map(Box::as_ref)
     }
 
     /// Gives the places of one connection back.

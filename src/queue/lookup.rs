@@ -106,8 +106,8 @@ async fn work(engine: Arc<Engine>) {
 }
 
 async fn look_up(engine: Arc<Engine>, domain: Arc<Domain>) {
-    let planned = tokio::select! {
-        planned = engine.planner.plan(&domain.name) => planned,
+    let (planner, planned) = tokio::select! {
+        found = engine.plan(&domain.name) => found,
         // The entries stay where they are; the spool has them.
         () = engine.stopped.cancelled() => return,
     };
@@ -117,5 +117,5 @@ async fn look_up(engine: Arc<Engine>, domain: Arc<Domain>) {
         std::mem::take(&mut state.waiting)
     };
     engine.waiting_for_dns.fetch_sub(entries.len(), Ordering::Relaxed);
-    engine.follow(&domain, planned, entries, engine.clock.now());
+    engine.follow(&domain, &planner, planned, entries, engine.clock.now());
 }

@@ -16,6 +16,7 @@
 //! | the parked ones of an order | the end of the order | it has ended, or the order is one to suspend and its time is over |
 //! | the held ones | an operator: its message is damaged, or in doubt | it is flushed, or an order ends it |
 
+mod apply;
 mod assignment;
 mod domain;
 mod doubts;
@@ -182,6 +183,22 @@ impl Queue {
     /// Assignments not yet reported, and DSNs not yet on stable storage.
     pub fn in_flight(&self) -> usize {
         self.engine.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Goes by other settings from now on, without cutting a connection. With `planner`, every domain is looked up anew. Takes
+    /// many short locks and time in proportion to what is ready.
+    pub fn apply(&self, settings: Settings, planner: Option<Arc<Planner>>) {
+        self.engine.reconfigure(settings, planner);
+    }
+
+    /// Who makes delivery plans now.
+    pub fn planner(&self) -> Arc<Planner> {
+        self.engine.planner().clone()
+    }
+
+    /// Messages of which recipients are being tried. Takes many short locks.
+    pub fn in_hand(&self) -> Vec<MessageId> {
+        self.engine.in_hand()
     }
 
     /// Counts for people. Takes many short locks: not for the hot path.

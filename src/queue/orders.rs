@@ -171,7 +171,7 @@ impl Engine {
             let is_stop = |standing: &&Arc<Standing>| !matches!(standing.order.action, Action::Move { .. });
             orders.iter().filter(is_stop).find(|standing| self.concerns(standing, entry, at))
         };
-        let chosen = self.sources.choose(entry, self.clock.wall(), &self.gates);
+        let chosen = self.sources.load().choose(entry, self.clock.wall(), &self.gates);
         let name = name_of(chosen);
         let at = Whereabouts { site: Some(site), source: name.as_deref() };
         let moved = orders.iter().rev().find_map(|standing| match &standing.order.action {
@@ -182,7 +182,7 @@ impl Engine {
         let Some(order) = stopped(source) else { return Verdict::Go(source) };
         if order.matcher.asks_source() && !order.order.action.is_final() && moved.is_none() {
             // Another source of its pool may do it.
-            let other = self.sources.others(entry, source).into_iter().find(|other| stopped(*other).is_none());
+            let other = self.sources.load().others(entry, source).into_iter().find(|other| stopped(*other).is_none());
             if let Some(other) = other {
                 return Verdict::Go(other);
             }
@@ -267,7 +267,6 @@ impl Engine {
 
     /// The index of the source of this name.
     pub fn source_named(&self, name: &str) -> Option<u16> {
-        let sources = &self.settings().egress.sources;
-        sources.iter().position(|source| *source.name == *name).and_then(|index| u16::try_from(index).ok())
+        self.sources.load().named(name)
     }
 }

@@ -61,7 +61,7 @@ impl Site {
         act: impl FnOnce(&Context<'_>, &mut SiteState, &mut Outbox) -> T,
     ) -> T {
         let dead_before = engine.dead_before();
-        let take = Take { most: self.limits.recipients_per_message.max(1), dead_before };
+        let take = Take { most: self.limits.load().recipients_per_message.max(1), dead_before };
         let context = Context { engine, site: self, now, take };
         let mut out = Outbox::default();
         let mut state: MutexGuard<'_, SiteState> = self.state.lock();
@@ -194,7 +194,11 @@ impl SiteState {
             return Step::Rest;
         }
         let source = path.key.source;
-        let Some(origin) = context.engine.source(source) else { return Step::Rest };
+        let Some(origin) = context.engine.source(source) else {
+            // A reload took it away: its work finds another.
+            self.evict(place, out);
+            return Step::Rest;
+        };
         if let Err(refusal) = self.acquire(context, source) {
             return self.refuse(context, place, refusal, out);
         }
@@ -228,7 +232,7 @@ impl SiteState {
 
     /// Takes every permit that a new connection with a message needs.
     fn acquire(&mut self, context: &Context<'_>, source: u16) -> Result<(), Refusal> {
-        if let Some(most) = context.site.limits.connections_per_source {
+        if let Some(most) = context.site.limits.load().connections_per_source {
             self.per_source.entry(source).or_insert_with(|| Window::new(most));
         }
         permit::acquire(&self.limits(context, source), context.now)
@@ -345,7 +349,7 @@ impl SiteState {
     pub fn watch_growth(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) {
         if let Some(path) = self.path(place)
             && !path.has_growth_alarm
-            && path.want < context.site.limits.connections
+            && path.want < context.site.limits.load().connections
         {
             path.has_growth_alarm = true;
             self.arm(context.now + GROWTH, place, Alarm::Growth, out);
@@ -383,7 +387,7 @@ impl SiteState {
     }
 
     fn on_growth(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) {
-        let most = context.site.limits.connections;
+        let most = context.site.limits.load().connections;
         let Some(path) = self.path(place) else { return };
         path.has_growth_alarm = false;
         if path.ready.is_empty() {

@@ -110,7 +110,7 @@ impl Ready {
             0 => entry.accepted,
             _ => self.accepted_since.min(entry.accepted),
         };
-        let tenant = self.tenants.child(flow.tenant.key, flow.tenant.weight, now, || {
+        let tenant = self.tenants.child(flow.tenant.key, flow.tenant.weight(), now, || {
             let account = account();
             account.fetch_max(now, Ordering::Relaxed);
             TenantPart { key: flow.tenant.key, account, lanes: Fair::default(), len: 0 }
@@ -157,6 +157,11 @@ impl Ready {
             return Some(batch);
         }
         None
+    }
+
+    /// Gives tenants other shares, by their key.
+    pub fn reweigh(&mut self, weight: impl Fn(usize) -> Option<u32>) {
+        self.tenants.reweigh(weight);
     }
 
     /// All, in no particular order.

@@ -28,7 +28,7 @@ impl Reservation {
         if !add_up_to(&engine.queued, recipients, engine.settings().capacity) {
             return Err(QueueFull::Queue);
         }
-        if !add_up_to(&tenant.queued, recipients, tenant.capacity) {
+        if !add_up_to(&tenant.queued, recipients, tenant.capacity()) {
             engine.queued.fetch_sub(recipients, Ordering::Relaxed);
             return Err(QueueFull::Tenant);
         }

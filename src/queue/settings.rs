@@ -1,6 +1,6 @@
 //! What the queue is told by the configuration; the daemon fills it in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +70,15 @@ impl Settings {
     /// Recipients that a tenant may have queued.
     pub(super) fn tenant_capacity(&self, tenant: &str) -> usize {
         self.tenants.get(tenant).and_then(|own| own.capacity).unwrap_or(self.tenant_capacity)
+    }
+
+    /// Whether every message would leave from the same sources.
+    pub(super) fn leaves_as(&self, other: &Self) -> bool {
+        let pools = |of: &Self| -> BTreeMap<Box<str>, Box<str>> {
+            let own = of.tenants.iter().filter_map(|(name, tenant)| Some((name.clone(), tenant.pool.clone()?)));
+            own.collect()
+        };
+        self.egress == other.egress && pools(self) == pools(other)
     }
 
     /// What becomes of a tenant's recipients in doubt.

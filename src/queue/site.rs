@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::dns::Plan;
@@ -35,7 +36,8 @@ type State = foldhash::fast::RandomState;
 #[derive(Debug)]
 pub(super) struct Site {
     pub name: Arc<str>,
-    pub limits: Arc<Limits>,
+    /// Written by a reload.
+    pub limits: ArcSwap<Limits>,
     /// Which timer wakes it.
     pub shard: usize,
     /// Connections from all sources.
@@ -145,7 +147,7 @@ impl Site {
             shard,
             connections: Window::new(limits.connections),
             state: Mutex::new(SiteState::new(rate, openings)),
-            limits,
+            limits: ArcSwap::new(limits),
         }
     }
 }
@@ -436,8 +438,8 @@ mod tests {
     fn entries_of_domains_whose_plans_are_over_leave_the_path_at_the_end_of_its_back_off() {
         let now = Instant::now();
         let site = Arc::new(Site::new(Arc::from("mx.test"), Arc::default(), 0, now));
-        let (domains, tenants) = (Domains::new(1), Tenants::default());
-        let flow = tenants.intern("t", &Settings::default(), |_| None).flow(Lane::Normal, "", 0, &tenants.hasher);
+        let (domains, tenants, settings) = (Domains::new(1), Tenants::default(), Arc::new(Settings::default()));
+        let flow = tenants.intern("t", || &settings, |_| None).flow(Lane::Normal, "", None, &tenants.hasher);
         let plan = |domain: &str, left: Duration| {
             Arc::new(Plan {
                 domain: Arc::from(domain),

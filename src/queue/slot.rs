@@ -18,6 +18,7 @@ use crate::dns::Plan;
 use crate::message::{Outcome, Phase, Report};
 use crate::smtp::status::Status;
 
+use super::apply::Leaving;
 use super::assignment::Assignment;
 use super::engine::Engine;
 use super::path::{Cause, Path, Wait};
@@ -45,6 +46,8 @@ pub struct Slot {
     is_yielding: bool,
     /// It was told to make way for another site.
     has_made_way: bool,
+    /// It is one too many since a limit was lowered; its seat has of which.
+    is_leaving: bool,
     /// Wakes at the end of an idle time; kept and re-armed late, since most waits are short.
     alarm: Option<Pin<Box<Sleep>>>,
 }
@@ -62,6 +65,8 @@ struct SeatState {
     is_ended: bool,
     /// It was ended for another path of its site, which counts on it.
     is_owed: bool,
+    /// It ends because a limit was lowered.
+    leaving: Option<Leaving>,
 }
 
 impl Seat {
@@ -78,6 +83,16 @@ impl Seat {
         state.is_ended = true;
         state.is_owed = is_owed;
         wake.extend(state.waker.take());
+    }
+
+    /// Tells its connection to end, since a limit was lowered or its source changed.
+    pub fn dismiss(&self, leaving: Option<Leaving>, wake: &mut Vec<Waker>) {
+        self.state.lock().leaving = leaving;
+        self.end(false, wake);
+    }
+
+    fn leaving(&self) -> Option<Leaving> {
+        self.state.lock().leaving
     }
 
     fn poll(&self, task: &TaskContext<'_>) -> Poll<Option<Assignment>> {
@@ -133,6 +148,7 @@ impl Slot {
             has_worked: AtomicBool::new(false),
             is_yielding: false,
             has_made_way: false,
+            is_leaving: false,
             alarm: None,
         }
     }
@@ -190,10 +206,10 @@ impl Slot {
             self.sent += 1;
             return Found::Work(assignment);
         }
-        let most = self.site.limits.messages_per_connection;
+        let most = self.site.limits.load().messages_per_connection;
         let is_over =
             self.is_yielding || self.has_made_way || most.is_some_and(|most| self.sent >= most) || self.seat.is_ended();
-        if is_over || !self.engine.is_dispatching() {
+        if is_over || !self.engine.is_dispatching() || self.is_outdated() || self.is_surplus() {
             return Found::End;
         }
         if self.sent >= TURN && self.engine.gates.ask(self.source_index) {
@@ -237,6 +253,24 @@ impl Slot {
         self.is_yielding |= found.0;
         self.sent += u32::from(matches!(found.1, Found::Work(_)));
         found.1
+    }
+
+    /// A reload changed its source, or took it away.
+    fn is_outdated(&self) -> bool {
+        !self.engine.sources.load().source(self.source_index).is_some_and(|source| Arc::ptr_eq(source, &self.source))
+    }
+
+    /// Whether this connection is one too many since a limit was lowered.
+    fn is_surplus(&mut self) -> bool {
+        if self.is_leaving {
+            return true;
+        }
+        let leaving = Leaving::claim(&self.site, &self.engine.gates, self.source_index);
+        if leaving.is_some() {
+            self.seat.state.lock().leaving = leaving;
+            self.is_leaving = true;
+        }
+        self.is_leaving
     }
 
     /// What became of an assignment: one outcome for each of its recipients, in their order.
@@ -300,6 +334,9 @@ impl Drop for Slot {
             self.engine.gates.made_way();
         }
         self.engine.gates.release(self.source_index);
+        if let Some(leaving) = self.seat.leaving() {
+            leaving.gone(&self.site, &self.engine.gates, self.source_index);
+        }
         // Sites that wait come before this one.
         self.engine.gates.wake(self.source_index, &self.engine, now);
         self.site.with(&self.engine, now, |context, state, out| {

@@ -46,7 +46,7 @@ pub fn path() -> String {
 
 /// Writes a checkpoint if it is time, or if `thorough` and it would cover anything more.
 pub fn write_if_due(inner: &Inner, thorough: bool) -> io::Result<()> {
-    let distance = if thorough { 1 } else { distance(inner.settings.segment_size) };
+    let distance = if thorough { 1 } else { distance(inner.settings.load().segment_size) };
     let last = inner.checkpoint.load(std::sync::atomic::Ordering::Relaxed);
     let Some(through) = inner.ledger.settled_through() else { return Ok(()) };
     if through < last.saturating_add(distance) {

@@ -49,7 +49,7 @@ struct Copy {
 /// The segment to copy from next, if any.
 pub fn candidate(inner: &Inner) -> Option<u32> {
     let space = inner.storage.space().ok();
-    let is_low = space.is_some_and(|space| space.free < 2 * reserve(&inner.settings, space.total));
+    let is_low = space.is_some_and(|space| space.free < 2 * reserve(&inner.settings.load(), space.total));
     inner.ledger.with(|segments| {
         let stuck = stuck(segments);
         let can_go = |(sequence, _): &(&u32, &Segment)| !stuck.contains(sequence);
@@ -64,7 +64,7 @@ pub fn candidate(inner: &Inner) -> Option<u32> {
         let thinnest = eligible().min_by_key(|(_, segment)| share(segment));
         let given_up = sealed().find(|(_, segment)| segment.is_given_up);
         let limit = if is_low { 90 } else { 25 };
-        let is_over = total > live * 5 / 2 + SLACK * inner.settings.segment_size;
+        let is_over = total > live * 5 / 2 + SLACK * inner.settings.load().segment_size;
         given_up
             .or_else(|| thinnest.filter(|(_, segment)| share(segment) < limit))
             .or_else(|| is_over.then(|| eligible().next()).flatten())

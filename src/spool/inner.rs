@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -29,7 +30,8 @@ use super::{codec, read};
 /// The spool's parts.
 #[derive(Debug)]
 pub struct Inner {
-    pub settings: Settings,
+    /// Replaced by [`super::Spool::apply`].
+    pub settings: ArcSwap<Settings>,
     pub storage: Arc<dyn Storage>,
     pub writer: Writer,
     pub ledger: Arc<Ledger>,
@@ -216,7 +218,7 @@ impl Inner {
     /// Syncs a spill file and its name.
     fn settle(&self, spilled: &spill::Spilled, offset: u64, length: u64) -> io::Result<codec::SpillPlace> {
         let checksum = read::checksum(&*spilled.file, offset, length)?;
-        if self.settings.sync {
+        if self.settings.load().sync {
             spilled.file.sync_data()?;
             self.storage.sync_dir(spill::DIRECTORY)?;
         }

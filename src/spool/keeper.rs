@@ -144,8 +144,8 @@ fn watch_space(inner: &Inner) {
     // Asked first: what is ready by then is in the figures of the disk.
     let making = inner.writer.making();
     let Ok(space) = inner.storage.space() else { return };
-    let reserve = reserve(&inner.settings, space.total);
-    if let Some(is_full) = inner.room.look(space, reserve, inner.settings.segment_size) {
+    let reserve = reserve(&inner.settings.load(), space.total);
+    if let Some(is_full) = inner.room.look(space, reserve, inner.settings.load().segment_size) {
         tracing::warn!(free = space.free, reserve, accepting = !is_full, "free space of the spool");
     }
     inner.room.set_aside(making);

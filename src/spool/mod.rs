@@ -85,7 +85,7 @@ impl Spool {
         }
         let _active = Active::new(&self.inner);
         let encoded = inner::encode(&self.inner, &message, None).await?;
-        let deadline = message.ended_at + self.inner.settings.deadline;
+        let deadline = message.ended_at + self.inner.settings.load().deadline;
         let withdrawal = Some(Withdrawal { key: message.id.0, deadline });
         let committed = self.inner.commit(message, encoded, Vec::new(), withdrawal).await?;
         self.inner.ledger.settle(committed);
@@ -146,7 +146,7 @@ impl Spool {
 
     /// Notes that content is about to leave for `mx`; resolves when that survives a kill of this process.
     pub async fn attempt(&self, id: MessageId, recipients: &[u32], mx: SocketAddr) -> Result<(), Fault> {
-        if self.inner.settings.attempts == Attempts::Off {
+        if self.inner.settings.load().attempts == Attempts::Off {
             return Ok(());
         }
         let ticket = {
@@ -157,7 +157,7 @@ impl Spool {
             self.inner.writer.append(segment, |out| codec::write_attempt(out, id, recipients, mx))
         };
         self.inner.writer.written(ticket).await?;
-        if self.inner.settings.attempts == Attempts::Sync {
+        if self.inner.settings.load().attempts == Attempts::Sync {
             self.inner.writer.sync().await?;
         }
         Ok(())
@@ -177,6 +177,20 @@ impl Spool {
     /// start can read them.
     pub fn recovery_failure(&self) -> Option<String> {
         self.inner.recovery_failure.lock().clone()
+    }
+
+    /// Goes by other settings from now on, save the path and whether there are syncs. One segment of the size before is ready.
+    pub fn apply(&self, settings: Settings) {
+        let inner = &self.inner;
+        let before = inner.settings.load_full();
+        let settings = Settings { path: before.path.clone(), sync: before.sync, ..settings };
+        if settings.cache != before.cache {
+            inner.cache.set_capacity(settings.cache);
+        }
+        // Without a look at the disk its reserve is that of the configuration; the log's next segment asks again.
+        let spare = inner.storage.space().map_or(settings.reserve, |space| keeper::reserve(&settings, space.total));
+        inner.writer.change_supply(settings.segment_size, spare);
+        inner.settings.store(Arc::new(settings));
     }
 
     /// The state in numbers.

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
@@ -80,7 +81,7 @@ impl Spool {
         let inner = Inner {
             cache: Cache::with_weighter(most_messages, settings.cache, Weigh),
             spills: Spills::new(storage.clone(), room.clone()),
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             storage,
             writer,
             ledger,

@@ -163,7 +163,7 @@ impl Pass<'_> {
         let storage: &dyn Storage = &*inner.storage;
         let source = self.patiently(|| {
             let source = source::read(storage, sequence, false)?;
-            if source.as_ref().is_some_and(|source| !source.is_indexed) && inner.settings.sync {
+            if source.as_ref().is_some_and(|source| !source.is_indexed) && inner.settings.load().sync {
                 // After a kill it may be in the kernel's memory only, and what is said from now on relies on it.
                 storage.open(&segment::path(sequence))?.sync_data()?;
             }

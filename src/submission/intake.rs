@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use governor::clock::DefaultClock;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
@@ -22,14 +23,39 @@ type PerAddress = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>;
 /// One listener's counts.
 #[derive(Debug)]
 pub struct Intake {
-    max_sessions: usize,
-    max_sessions_per_address: Option<NonZeroU32>,
+    /// Replaced by [`Intake::apply`]; the counts go on.
+    limits: ArcSwap<Limits>,
     /// Sessions that are open; written when a [`Place`] is made and dropped.
     open: AtomicUsize,
     /// The same by address, for addresses that have any.
     open_by_address: Mutex<HashMap<IpAddr, u32>>,
-    sessions: Option<PerAddress>,
-    messages: Option<PerAddress>,
+}
+
+/// What is allowed, and the rates that are used up.
+#[derive(Debug)]
+struct Limits {
+    max_sessions: usize,
+    max_sessions_per_address: Option<NonZeroU32>,
+    sessions: PerMinute,
+    messages: PerMinute,
+}
+
+/// A rate by address; shared with the limits after it as long as it is the same.
+#[derive(Clone, Debug)]
+struct PerMinute {
+    most: Option<NonZeroU32>,
+    limiter: Option<Arc<PerAddress>>,
+}
+
+impl PerMinute {
+    fn new(most: Option<NonZeroU32>) -> Self {
+        let limiter = |most| Arc::new(RateLimiter::hashmap(Quota::per_minute(most)));
+        Self { most, limiter: most.map(limiter) }
+    }
+
+    fn is_used_up(&self, address: &IpAddr) -> bool {
+        self.limiter.as_ref().is_some_and(|limiter| limiter.check_key(address).is_err())
+    }
 }
 
 /// Room for one session; given back when dropped.
@@ -42,47 +68,62 @@ pub struct Place {
 impl Intake {
     /// As `settings` say.
     pub fn new(settings: &Settings) -> Arc<Self> {
-        let limiter = |limit: Option<NonZeroU32>| limit.map(|most| RateLimiter::hashmap(Quota::per_minute(most)));
-        Arc::new(Self {
+        let limits = Limits {
             max_sessions: settings.max_sessions,
             max_sessions_per_address: settings.max_sessions_per_address,
+            sessions: PerMinute::new(settings.sessions_per_minute),
+            messages: PerMinute::new(settings.messages_per_minute),
+        };
+        Arc::new(Self {
+            limits: ArcSwap::from_pointee(limits),
             open: AtomicUsize::new(0),
             open_by_address: Mutex::new(HashMap::new()),
-            sessions: limiter(settings.sessions_per_minute),
-            messages: limiter(settings.messages_per_minute),
         })
+    }
+
+    /// Allows what `settings` say from now on; who is inside stays. A rate that changes begins afresh.
+    pub fn apply(&self, settings: &Settings) {
+        let before = self.limits.load();
+        let rate = |before: &PerMinute, most| if before.most == most { before.clone() } else { PerMinute::new(most) };
+        self.limits.store(Arc::new(Limits {
+            max_sessions: settings.max_sessions,
+            max_sessions_per_address: settings.max_sessions_per_address,
+            sessions: rate(&before.sessions, settings.sessions_per_minute),
+            messages: rate(&before.messages, settings.messages_per_minute),
+        }));
+    }
+
+    /// Sessions that are open.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Takes a place for a new session.
     pub fn enter(self: &Arc<Self>, client: IpAddr) -> Result<Place, Refusal> {
-        let address = key(client);
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.max_sessions {
+        let (address, limits) = (key(client), self.limits.load());
+        if self.open.fetch_add(1, Ordering::Relaxed) >= limits.max_sessions {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(refusal::OVERLOAD);
         }
         *self.open_by_address.lock().entry(address).or_default() += 1;
         let place = Place { intake: Arc::clone(self), address };
         let here = self.open_by_address.lock().get(&address).copied().unwrap_or_default();
-        if self.max_sessions_per_address.is_some_and(|most| here > most.get()) {
+        if limits.max_sessions_per_address.is_some_and(|most| here > most.get()) {
             return Err(refusal::OVERLOAD_BY_ADDRESS);
         }
-        match &self.sessions {
-            Some(sessions) if sessions.check_key(&address).is_err() => Err(refusal::SESSION_RATE),
-            _ => Ok(place),
-        }
+        if limits.sessions.is_used_up(&address) { Err(refusal::SESSION_RATE) } else { Ok(place) }
     }
 
     /// Whether `client` may send one more message this minute.
     pub fn message(&self, client: IpAddr) -> Result<(), Refusal> {
-        match &self.messages {
-            Some(messages) if messages.check_key(&key(client)).is_err() => Err(refusal::MESSAGE_RATE),
-            _ => Ok(()),
-        }
+        if self.limits.load().messages.is_used_up(&key(client)) { Err(refusal::MESSAGE_RATE) } else { Ok(()) }
     }
 
     /// Forgets the rates of addresses that have been quiet.
     pub fn forget(&self) {
-        [&self.sessions, &self.messages].into_iter().flatten().for_each(RateLimiter::retain_recent);
+        let limits = self.limits.load();
+        let limiters = [&limits.sessions, &limits.messages].into_iter().filter_map(|rate| rate.limiter.as_ref());
+        limiters.for_each(|limiter| limiter.retain_recent());
     }
 }
 
@@ -150,6 +191,24 @@ mod tests {
 
         assert_eq!(results, [true, true, false]);
         assert!(intake.message(address("127.0.0.2")).is_ok());
+    }
+
+    #[test]
+    fn changed_limits_hold_for_those_to_come_and_a_rate_that_stays_is_not_begun_afresh() {
+        let rate = NonZeroU32::new(1);
+        let settings = Settings { max_sessions: 1, messages_per_minute: rate, ..Settings::default() };
+        let intake = Intake::new(&settings);
+        let _inside = intake.enter(address("127.0.0.1")).unwrap();
+        assert!(intake.message(address("127.0.0.1")).is_ok());
+
+        intake.apply(&Settings { max_sessions: 2, ..settings.clone() });
+
+        assert!(intake.message(address("127.0.0.1")).is_err());
+        let _second = intake.enter(address("127.0.0.1")).unwrap();
+        intake.apply(&Settings { messages_per_minute: NonZeroU32::new(5), ..settings });
+        assert!(intake.message(address("127.0.0.1")).is_ok());
+        assert_eq!(intake.enter(address("127.0.0.1")).unwrap_err(), refusal::OVERLOAD);
+        assert_eq!(intake.open(), 2);
     }
 
     #[test]

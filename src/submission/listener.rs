@@ -1,5 +1,6 @@
 //! A listener: accepts connections, turns away what is too much, and runs a task per session.
 //!
+//! A [`Door`] holds what the listener goes by, and can be given other settings or be closed while sessions are open.
 //! [`serve`] ends when `stop` is cancelled and every session has ended; sessions get 421 at their next command boundary, and
 //! content that is coming in has [`Settings::stop_grace`] to end, and a message whose 250 is pending is finished. How long
 //! that may take in all is the daemon's decision: it drops the future.
@@ -9,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -28,35 +30,71 @@ const STRANGER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the rates of quiet addresses are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
-/// Accepts messages on `listener` until `stop`.
-pub async fn serve(listener: TcpListener, settings: Arc<Settings>, services: Services, stop: CancellationToken) {
-    let intake = Intake::new(&settings);
-    let strangers = Strangers::new(&settings);
+/// What one listener goes by; the daemon holds it too, to change it.
+pub struct Door {
+    /// Taken by each new session, which keeps it.
+    rules: ArcSwap<Rules>,
+    intake: Arc<Intake>,
+    /// No session is begun any more.
+    closed: CancellationToken,
+}
+
+struct Rules {
+    services: Services,
+    settings: Arc<Settings>,
+    /// For clients of networks that are not allowed.
+    strangers: Arc<Settings>,
+}
+
+impl Rules {
+    fn new(settings: Settings, services: Services) -> Self {
+        let strangers = Settings { timeout: settings.timeout.min(STRANGER_TIMEOUT), ..settings.clone() };
+        Self { services, settings: Arc::new(settings), strangers: Arc::new(strangers) }
+    }
+}
+
+impl Door {
+    /// A door by the settings.
+    pub fn new(settings: Settings, services: Services) -> Arc<Self> {
+        let intake = Intake::new(&settings);
+        let rules = ArcSwap::from_pointee(Rules::new(settings, services));
+        Arc::new(Self { rules, intake, closed: CancellationToken::new() })
+    }
+
+    /// Has sessions to come go by other settings. Those that are open keep theirs, but count and share the rate of messages.
+    pub fn apply(&self, settings: Settings, services: Services) {
+        self.intake.apply(&settings);
+        self.rules.store(Arc::new(Rules::new(settings, services)));
+    }
+
+    /// Begins no session any more; those that are open go on.
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+
+    /// Sessions that are open.
+    pub fn open(&self) -> usize {
+        self.intake.open()
+    }
+}
+
+/// Accepts messages on `listener` until `stop`, or until the door is closed and its sessions have ended.
+pub async fn serve(listener: TcpListener, door: Arc<Door>, stop: CancellationToken) {
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MOST));
     let mut sessions = JoinSet::new();
     let mut forget = tokio::time::interval(FORGET_EVERY);
     let mut pause = PAUSES.0;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            () = door.closed.cancelled() => break,
             Some(ended) = sessions.join_next() => report(ended),
-            _ = forget.tick() => intake.forget(),
+            _ = forget.tick() => door.intake.forget(),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     pause = PAUSES.0;
-                    let (settings, place) = if is_allowed(peer.ip(), &settings) {
-                        (&settings, intake.enter(peer.ip()).map(Room::Place))
-                    } else {
-                        (&strangers.settings, strangers.enter().map(Room::Stranger))
-                    };
-                    match place {
-                        Ok(place) => {
-                            let _ = stream.set_nodelay(true);
-                            let (settings, intake) = (Arc::clone(settings), Arc::clone(&intake));
-                            let connection = Connection::new(stream, peer.ip(), settings, services.clone(), intake);
-                            sessions.spawn(run(connection, stop.child_token(), place));
-                        }
-                        Err(refusal) => turn_away(&stream, &refusal, &services),
-                    }
+                    let Some((connection, room)) = receive(stream, peer.ip(), &door, &strangers) else { continue };
+                    sessions.spawn(run(connection, stop.child_token(), room));
                 }
                 Err(error) => {
                     if !is_of_one_connection(&error) {
@@ -71,6 +109,29 @@ pub async fn serve(listener: TcpListener, settings: Arc<Settings>, services: Ser
     drop(listener);
     while let Some(ended) = sessions.join_next().await {
         report(ended);
+    }
+}
+
+/// A connection that has been accepted, with its room; none if it was turned away.
+fn receive(stream: TcpStream, client: IpAddr, door: &Door, strangers: &Arc<Semaphore>) -> Option<(Connection, Room)> {
+    let rules = door.rules.load();
+    let (settings, room) = if is_allowed(client, &rules.settings) {
+        (&rules.settings, door.intake.enter(client).map(Room::Place))
+    } else {
+        // They may say QUIT after their 554 (RFC 5321, 3.1), but they take no place of those who may submit.
+        let permit = Arc::clone(strangers).try_acquire_owned();
+        (&rules.strangers, permit.map(Room::Stranger).map_err(|_| refusal::RELAY_DENIED))
+    };
+    match room {
+        Ok(room) => {
+            let _ = stream.set_nodelay(true);
+            let (settings, services) = (Arc::clone(settings), rules.services.clone());
+            Some((Connection::new(stream, client, settings, services, Arc::clone(&door.intake)), room))
+        }
+        Err(refusal) => {
+            turn_away(&stream, &refusal, &rules.services);
+            None
+        }
     }
 }
 
@@ -93,24 +154,6 @@ enum Room {
 async fn run(connection: Connection, stop: CancellationToken, room: Room) {
     connection.run(stop).await;
     drop(room);
-}
-
-/// Clients of networks that are not allowed: they may say QUIT after their 554 (RFC 5321, 3.1), but they take no place of
-/// those who may submit.
-struct Strangers {
-    settings: Arc<Settings>,
-    room: Arc<Semaphore>,
-}
-
-impl Strangers {
-    fn new(settings: &Settings) -> Self {
-        let settings = Settings { timeout: settings.timeout.min(STRANGER_TIMEOUT), ..settings.clone() };
-        Self { settings: Arc::new(settings), room: Arc::new(Semaphore::new(STRANGERS_MOST)) }
-    }
-
-    fn enter(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        Arc::clone(&self.room).try_acquire_owned().map_err(|_| refusal::RELAY_DENIED)
-    }
 }
 
 /// Says 421 or 554 and closes, without a task: the reply fits into the empty socket buffer of a new connection.

@@ -23,7 +23,7 @@ use crate::queue::Queue;
 use crate::spool::Spool;
 
 pub use collector::LineEndings;
-pub use listener::serve;
+pub use listener::{Door, serve};
 pub use settings::Settings;
 
 /// What every listener of a daemon shares. Cheap to clone.
@@ -40,5 +40,10 @@ impl Services {
     /// `hostname` is what greetings, Received and Message-ID fields say.
     pub fn new(spool: Spool, queue: Queue, clock: Clock, hostname: Arc<str>, registry: &Registry) -> Self {
         Self { spool, queue, clock, hostname, metrics: Arc::new(metrics::Metrics::new(registry)) }
+    }
+
+    /// The same under another name.
+    pub fn named(&self, hostname: Arc<str>) -> Self {
+        Self { hostname, ..self.clone() }
     }
 }

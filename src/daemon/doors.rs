@@ -1,0 +1,137 @@
+//! The submission listeners: bound, changed and closed while the daemon runs.
+//!
+//! A listener is told by its configured address. Those of one address (port 0) are taken in their order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::config::Config;
+use crate::submission::{self, Door};
+
+use super::{Error, settings};
+
+/// Connections that wait to be accepted; as many as a burst of clients may open at once.
+const LISTEN_BACKLOG: u32 = 4096;
+
+/// What is listened on.
+pub(super) struct Doors {
+    open: Vec<Open>,
+    /// Removed by a reload, with sessions that go on.
+    closed: Vec<Arc<Door>>,
+    services: submission::Services,
+    /// Ends accepting, and sessions at their next command.
+    pub stop: CancellationToken,
+    pub tasks: JoinSet<()>,
+}
+
+impl std::fmt::Debug for Doors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Doors").field("addresses", &self.addresses()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
+struct Open {
+    /// As configured.
+    address: SocketAddr,
+    /// As bound: with the port that was given for port 0.
+    local: SocketAddr,
+    door: Arc<Door>,
+}
+
+/// Everything of a change that can fail, done: one element for each configured listener.
+pub(super) struct Prepared(Vec<Place>);
+
+enum Place {
+    Kept(Open),
+    New(TcpListener, SocketAddr),
+}
+
+impl Doors {
+    /// None yet.
+    pub fn new(services: submission::Services) -> Self {
+        let (open, closed) = Default::default();
+        Self { open, closed, services, stop: CancellationToken::new(), tasks: JoinSet::new() }
+    }
+
+    /// Binds what is new. Nothing is changed yet: what is bound and not used is closed again.
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, Error> {
+        let mut kept: Vec<Option<&Open>> = self.open.iter().map(Some).collect();
+        let mut places = Vec::with_capacity(config.listeners.len());
+        for section in &config.listeners {
+            let is_it = |open: &&mut Option<&Open>| open.is_some_and(|open| open.address == section.address);
+            let place = match kept.iter_mut().find(is_it).and_then(Option::take) {
+                Some(open) => Place::Kept(open.clone()),
+                None => bind(section.address)?,
+            };
+            places.push(place);
+        }
+        Ok(Prepared(places))
+    }
+
+    /// Listens as `config`, for which `prepared` was made, says. Sessions of listeners that are no longer in it go on.
+    pub fn commit(&mut self, prepared: Prepared, config: &Config, hostname: &Arc<str>) {
+        self.services = self.services.named(hostname.clone());
+        let before = std::mem::take(&mut self.open);
+        for (place, section) in prepared.0.into_iter().zip(&config.listeners) {
+            let settings = settings::submission(config, section);
+            let open = match place {
+                Place::Kept(open) => {
+                    open.door.apply(settings, self.services.clone());
+                    open
+                }
+                Place::New(listener, local) => {
+                    info!(address = %local, tenant = section.tenant, "listening for submissions");
+                    let door = Door::new(settings, self.services.clone());
+                    self.tasks.spawn(submission::serve(listener, door.clone(), self.stop.clone()));
+                    Open { address: section.address, local, door }
+                }
+            };
+            self.open.push(open);
+        }
+        while self.tasks.try_join_next().is_some() {}
+        self.closed.retain(|door| door.open() > 0);
+        for gone in before {
+            if !self.open.iter().any(|open| Arc::ptr_eq(&open.door, &gone.door)) {
+                info!(address = %gone.local, sessions = gone.door.open(), "no longer listening; open sessions go on");
+                gone.door.close();
+                self.closed.push(gone.door);
+            }
+        }
+    }
+
+    /// Where mail can be submitted, in the order of the configuration.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.open.iter().map(|open| open.local).collect()
+    }
+
+    /// Every door behind which there may be sessions.
+    pub fn all(&self) -> Vec<Arc<Door>> {
+        self.open.iter().map(|open| &open.door).chain(&self.closed).cloned().collect()
+    }
+}
+
+/// Binds everything, for a start.
+pub(super) fn bind_all(config: &Config) -> Result<Prepared, Error> {
+    let places: Result<_, _> = config.listeners.iter().map(|listener| bind(listener.address)).collect();
+    Ok(Prepared(places?))
+}
+
+fn bind(address: SocketAddr) -> Result<Place, Error> {
+    let bind = || -> io::Result<(TcpListener, SocketAddr)> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(LISTEN_BACKLOG)?;
+        let local = listener.local_addr()?;
+        Ok((listener, local))
+    };
+    let (listener, local) = bind().map_err(|error| Error::Listen { address, error })?;
+    Ok(Place::New(listener, local))
+}

@@ -1,0 +1,261 @@
+//! Taking on another configuration while mail goes through.
+//!
+//! Two phases: everything that can fail is made first (addresses are bound, resolvers set up); then all of it is put into
+//! use, which cannot fail. So a reload happens or it does not. No connection is cut by it: what runs goes on under what it
+//! was begun with where a change cannot reach it, and `docs/configuration.md` tells which options that is so of.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use metrics::{Counter, Gauge};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, AdminSocket, ReloadRefused, Reloaded};
+use crate::config::changes::Change;
+use crate::config::{Config, ConfigError};
+use crate::dns::Planner;
+use crate::metrics::Registry;
+
+use super::doors::Prepared;
+use super::{Daemon, Error, hostname, settings};
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file cannot be read or used.
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    /// It asks for something that cannot be had.
+    #[error(transparent)]
+    Unavailable(#[from] Error),
+}
+
+impl From<&ReloadError> for ReloadRefused {
+    fn from(error: &ReloadError) -> Self {
+        match error {
+            ReloadError::File(error) => Self::File(error.to_string()),
+            ReloadError::Unavailable(error) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// Changes what the log shows; there is one log a process, so the daemon is given this.
+pub type SetLogFilter = Box<dyn Fn(&str) + Send + Sync>;
+
+/// How reloads went.
+#[derive(Debug)]
+pub(super) struct Meters {
+    ok: Counter,
+    failed: Counter,
+    success: Gauge,
+    timestamp: Gauge,
+}
+
+impl Meters {
+    /// The start counts as a success.
+    pub fn new(registry: &Registry) -> Self {
+        let reloads = |result| {
+            let help = "Reloads of the configuration, by result; one that failed changed nothing.";
+            registry.counter("hikyaku_config_reloads_total", help, &[("result", result)])
+        };
+        let success = "1: the configuration file was good when it was read last, at the start or by a reload.";
+        let timestamp = "When the configuration that holds was read.";
+        let meters = Self {
+            ok: reloads("ok"),
+            failed: reloads("failed"),
+            success: registry.gauge("hikyaku_config_last_reload_success", success, &[]),
+            timestamp: registry.gauge("hikyaku_config_last_reload_timestamp_seconds", timestamp, &[]),
+        };
+        meters.read();
+        meters
+    }
+
+    fn read(&self) {
+        self.success.set(1.0);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.timestamp.set(now.as_secs_f64());
+    }
+
+    fn failed(&self) {
+        self.failed.increment(1);
+        self.success.set(0.0);
+    }
+}
+
+/// A server of the admin interface or of the metrics, which another one may replace.
+#[derive(Debug)]
+pub(super) struct Server<Place> {
+    pub place: Place,
+    pub stop: CancellationToken,
+}
+
+/// What becomes of a server.
+enum Next<Bound> {
+    Stays,
+    Ends,
+    Is(Bound),
+}
+
+/// Everything that can fail, made.
+struct Preparation {
+    doors: Prepared,
+    admin: Next<AdminSocket>,
+    metrics: Next<TcpListener>,
+    planner: Option<Arc<Planner>>,
+    hostname: Arc<str>,
+}
+
+impl Daemon {
+    /// Reads `file` and takes it on; tells in the log and the metrics how that went.
+    pub async fn reload_file(&mut self, file: &Path) -> Result<Reloaded, ReloadError> {
+        let reloaded = match Config::load(file) {
+            Ok(config) => self.reload(config).await.map_err(ReloadError::from),
+            Err(error) => Err(error.into()),
+        };
+        match reloaded {
+            Ok((changed, needs_restart)) => {
+                self.reloads.ok.increment(1);
+                self.reloads.read();
+                for Change { key, old, new } in &changed {
+                    info!(key, old, new, "changed by the reload");
+                }
+                for Change { key, old, new } in &needs_restart {
+                    warn!(key, old, new, "holds only after a restart");
+                }
+                let (changes, left) = (changed.len(), needs_restart.len());
+                info!(file = %file.display(), changed = changes, needs_restart = left, "configuration reloaded");
+                let all = |changes: Vec<Change>| changes.into_iter().map(shown).collect();
+                let (changed, needs_restart) = (all(changed), all(needs_restart));
+                Ok(Reloaded { file: file.display().to_string(), changed, needs_restart })
+            }
+            Err(error) => {
+                self.reloads.failed();
+                error!(%error, "the configuration was not reloaded; the one before holds");
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes on another configuration; gives what changed, and what would but needs a restart. On an error nothing has
+    /// changed.
+    pub async fn reload(&mut self, config: Config) -> Result<(Vec<Change>, Vec<Change>), Error> {
+        let changes = self.config.changes(&config);
+        let (needs_restart, changed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::needs_restart);
+        if changed.is_empty() {
+            return Ok((changed, needs_restart));
+        }
+        let config = config.without_restart(&self.config);
+        let preparation = self.prepare(&config).await?;
+        self.commit(preparation, config);
+        Ok((changed, needs_restart))
+    }
+
+    /// Makes everything that can fail. What of it is not used is closed again.
+    async fn prepare(&self, config: &Config) -> Result<Preparation, Error> {
+        let hostname = hostname(config);
+        let rules = settings::dns(config, &hostname)?;
+        let planner = self.queue.planner();
+        let planner = match planner.is_as(&rules) {
+            true => None,
+            false => Some(Arc::new(planner.followed_by(rules, &self.registry)?)),
+        };
+        let (admin, metrics) = (self.prepare_admin(config)?, self.prepare_metrics(config).await?);
+        Ok(Preparation { doors: self.doors.prepare(config)?, admin, metrics, planner, hostname })
+    }
+
+    fn prepare_admin(&self, config: &Config) -> Result<Next<AdminSocket>, Error> {
+        let path = &config.admin.socket;
+        if self.admin.as_ref().map_or(path.as_os_str().is_empty(), |server| server.place == *path) {
+            return Ok(Next::Stays);
+        }
+        if path.as_os_str().is_empty() {
+            return Ok(Next::Ends);
+        }
+        let socket = admin::bind_unix(path).map_err(|error| Error::Socket { path: path.clone(), error })?;
+        Ok(Next::Is(socket))
+    }
+
+    async fn prepare_metrics(&self, config: &Config) -> Result<Next<TcpListener>, Error> {
+        let address = config.metrics.address;
+        match (&self.metrics, config.metrics.enabled) {
+            (None, false) => return Ok(Next::Stays),
+            (Some(_), true) if self.config.metrics.address == address => return Ok(Next::Stays),
+            (Some(_), false) => return Ok(Next::Ends),
+            (_, true) => {}
+        }
+        let listener = TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })?;
+        Ok(Next::Is(listener))
+    }
+
+    /// Puts everything into use.
+    fn commit(&mut self, preparation: Preparation, config: Config) {
+        let Preparation { doors, admin, metrics, planner, hostname } = preparation;
+        *self.control.hostname.lock() = hostname.clone();
+        self.spool.apply(settings::spool(&config));
+        self.deliverer.apply(settings::delivery(&config));
+        self.queue.apply(settings::queue(&config, &hostname, self.threads), planner);
+        self.doors.commit(doors, &config, &hostname);
+        self.commit_admin(admin);
+        self.commit_metrics(metrics);
+        if let Some(set) = &self.set_log_filter
+            && config.log.filter != self.config.log.filter
+        {
+            set(&config.log.filter);
+        }
+        self.config = config;
+    }
+
+    fn commit_admin(&mut self, next: Next<AdminSocket>) {
+        match next {
+            Next::Stays => {}
+            Next::Ends => self.end_admin(),
+            Next::Is(socket) => {
+                self.end_admin();
+                self.serve_admin(socket);
+            }
+        }
+    }
+
+    /// Requests that are being answered, this reload perhaps among them, are finished.
+    fn end_admin(&mut self) {
+        if let Some(server) = self.admin.take() {
+            server.stop.cancel();
+        }
+    }
+
+    /// Serves the admin interface on a socket.
+    pub(super) fn serve_admin(&mut self, socket: AdminSocket) {
+        let stop = self.stop_watching.child_token();
+        let place = socket.path().to_owned();
+        self.watchers.spawn(admin::serve_unix(socket, self.admin_state(), stop.clone()));
+        self.admin = Some(Server { place, stop });
+    }
+
+    fn commit_metrics(&mut self, next: Next<TcpListener>) {
+        if matches!(next, Next::Stays) {
+            return;
+        }
+        if let Some(server) = self.metrics.take() {
+            server.stop.cancel();
+        }
+        if let Next::Is(listener) = next {
+            self.serve_metrics(listener);
+        }
+    }
+
+    /// Serves the metrics on a listener.
+    pub(super) fn serve_metrics(&mut self, listener: TcpListener) {
+        let Ok(place) = listener.local_addr() else { return };
+        let stop = self.stop_watching.child_token();
+        self.watchers.spawn(admin::serve_metrics(listener, self.registry.clone(), stop.clone()));
+        self.metrics = Some(Server { place, stop });
+    }
+}
+
+fn shown(change: Change) -> admin::Change {
+    let Change { key, old, new } = change;
+    admin::Change { key, old, new }
+}
