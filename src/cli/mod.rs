@@ -5,12 +5,15 @@
 
 mod check;
 pub mod client;
+mod completions;
 mod demo;
 pub mod exit;
 mod journal;
+mod man;
 mod message;
 mod notify;
 mod orders;
+mod out;
 mod patience;
 mod queue;
 mod run;
@@ -63,6 +66,10 @@ enum Command {
     Spool(spool::Spool),
     /// Send many messages through a daemon on loopback and account for each of them
     Demo(demo::Demo),
+    /// Print the script by which a shell completes the command's words
+    Completions(completions::Completions),
+    /// Print a manual page, or write all of them into a directory
+    Man(man::Manual),
 }
 
 /// Which daemon to ask, and how to print.
@@ -96,6 +103,8 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Journal(command) => wait(command.execute()),
         Command::Spool(command) => wait(command.execute()),
         Command::Demo(command) => command.execute(),
+        Command::Completions(command) => command.execute(),
+        Command::Man(command) => command.execute(),
     };
     match result {
         Ok(exit) => exit.into(),
