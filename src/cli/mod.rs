@@ -15,9 +15,12 @@ mod notify;
 mod orders;
 mod out;
 mod patience;
+mod pools;
 mod queue;
 mod run;
 mod selection;
+mod site;
+mod sites;
 mod spool;
 mod status;
 pub mod table;
@@ -48,8 +51,12 @@ enum Command {
     Run(run::Run),
     /// Check a configuration file and say what is wrong with it
     Check(check::Check),
-    /// Show what the running daemon is doing
+    /// Say on one screen whether all is well with the running daemon, and if not, what
     Status(status::Status),
+    /// Show every site: what is ready, what waits for its time, connections, back-off, last reply
+    Sites(sites::Sites),
+    /// Show connections by egress source and MX set
+    Pools(pools::Pools),
     /// Show what waits to be delivered, and why
     #[command(subcommand)]
     Queue(queue::Queue),
@@ -97,6 +104,8 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Run(command) => command.execute(),
         Command::Check(command) => command.execute(),
         Command::Status(command) => wait(command.execute()),
+        Command::Sites(command) => wait(command.execute()),
+        Command::Pools(command) => wait(command.execute()),
         Command::Queue(command) => wait(command.execute()),
         Command::Orders(command) => wait(command.execute()),
         Command::Message(command) => wait(command.execute()),
@@ -136,7 +145,7 @@ fn wait(command: impl Future<Output = exit::Result>) -> exit::Result {
 
 /// Prints a value as JSON for scripts.
 fn print_json(value: &impl serde::Serialize) -> exit::Result {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    out::write(format!("{}\n", serde_json::to_string_pretty(value)?).as_bytes())?;
     Ok(Exit::Ok)
 }
 
