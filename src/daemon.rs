@@ -31,7 +31,7 @@ use crate::spool::{Recovered, Recovery, Spool};
 use crate::state::Orders;
 use crate::{admin, delivery, dns, spool, state, submission};
 
-pub use settings::is_local;
+pub use settings::{dns as dns_settings, is_local};
 
 /// Histograms collect samples until somebody folds them; every few seconds is what the exporter's authors advise.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -342,7 +342,7 @@ fn bind_all(config: &Config) -> Result<Vec<TcpListener>, Error> {
 }
 
 /// The configured name, else the system's.
-fn hostname(config: &Config) -> Arc<str> {
+pub fn hostname(config: &Config) -> Arc<str> {
     if !config.hostname.is_empty() {
         return Arc::from(config.hostname.to_lowercase());
     }

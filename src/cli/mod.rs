@@ -24,6 +24,7 @@ mod sites;
 mod spool;
 mod status;
 pub mod table;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Command {
     Check(check::Check),
     /// Say on one screen whether all is well with the running daemon, and if not, what
     Status(status::Status),
+    /// Watch sites and tenants live
+    Top(top::Top),
     /// Show every site: what is ready, what waits for its time, connections, back-off, last reply
     Sites(sites::Sites),
     /// Show connections by egress source and MX set
@@ -104,6 +107,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Run(command) => command.execute(),
         Command::Check(command) => command.execute(),
         Command::Status(command) => wait(command.execute()),
+        Command::Top(command) => command.execute(),
         Command::Sites(command) => wait(command.execute()),
         Command::Pools(command) => wait(command.execute()),
         Command::Queue(command) => wait(command.execute()),

@@ -55,16 +55,16 @@ impl Site {
         why.into_iter().flatten().next().map_or("", String::as_str)
     }
 
-    /// In one line: how much is held up, and why.
-    pub(super) fn held_up(&self) -> String {
+    /// How much is held up and for how long, and what was said; the second line may be empty.
+    pub(super) fn held_up(&self) -> [String; 2] {
         let what = match (self.back_off_seconds, &self.waiting_for) {
             (Some(seconds), _) => format!("back-off for {}", span(seconds)),
-            (None, Some(cause)) if Some(cause.as_str()) != self.last_reply.as_deref() => format!("waits for {cause}"),
+            (None, Some(cause)) => format!("waits for {cause}"),
             _ => "deferred".to_owned(),
         };
         let said = self.back_off_reason.as_ref().or(self.last_reply.as_ref());
-        let said = said.map(|said| format!(": {said}")).unwrap_or_default();
-        format!("{}: {} recipients, {what}{said}", self.site, thousands(self.ready + self.scheduled))
+        let said = said.map(|said| format!("      {said}")).unwrap_or_default();
+        [format!("  {}: {} recipients, {what}", self.site, thousands(self.ready + self.scheduled)), said]
     }
 }
 

@@ -85,9 +85,6 @@ struct Process {
     most_descriptors: Option<u64>,
 }
 
-/// Columns of a terminal that is not one.
-const WIDTH: usize = 80;
-
 impl Status {
     pub(super) async fn execute(self) -> exit::Result {
         let Some(seconds) = self.watch else { return self.once("").await };
@@ -105,7 +102,7 @@ impl Status {
         if self.remote.json {
             print_json(&answer)?;
         } else {
-            out::write(format!("{before}{}", status.screen(terminal_width().unwrap_or(WIDTH))).as_bytes())?;
+            out::write(format!("{before}{}", status.screen(terminal_width())).as_bytes())?;
         }
         let is_well = status.problems.is_empty() && status.not_ready.is_none();
         Ok(if is_well { Exit::Ok } else { Exit::Problem })
@@ -113,8 +110,8 @@ impl Status {
 }
 
 impl Answer {
-    /// At most 24 lines of `width`, problems first.
-    fn screen(&self, width: usize) -> String {
+    /// At most 24 lines, cut to `width` on a terminal, problems first.
+    fn screen(&self, width: Option<usize>) -> String {
         let mut lines = self.verdict();
         let problems = lines.len();
         lines.push(format!(
@@ -151,12 +148,14 @@ impl Answer {
         lines.push(format!("process   {} of memory, {descriptors} of {most} descriptors", octets(process.memory)));
         // What is left of the 24 lines, one left for the prompt.
         let room = 23_usize.saturating_sub(problems + 10);
-        if !self.outline.holding_up.is_empty() && room > 1 {
+        if !self.outline.holding_up.is_empty() && room > 2 {
             lines.push("holding up".to_owned());
-            let sites = self.outline.holding_up.iter().take(room - 1);
-            lines.extend(sites.map(|site| format!("  {}", site.held_up())));
+            let sites = self.outline.holding_up.iter().map(Site::held_up);
+            lines.extend(sites.flatten().filter(|line| !line.is_empty()).take(room - 1));
         }
-        lines.iter().map(|line| cut(&plain(line), width) + "\n").collect()
+        let fitted =
+            lines.iter().map(|line| plain(line)).map(|line| width.map_or(line.clone(), |width| cut(&line, width)));
+        fitted.map(|line| line + "\n").collect()
     }
 
     fn verdict(&self) -> Vec<String> {
@@ -223,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_healthy_daemon_says_so_first() {
-        let screen = answer(serde_json::json!({"hostname": "mta.test", "state": "accepting"})).screen(80);
+        let screen = answer(serde_json::json!({"hostname": "mta.test", "state": "accepting"})).screen(Some(80));
 
         assert!(screen.starts_with("all is well\nmta.test"), "{screen}");
     }
@@ -236,7 +235,7 @@ mod tests {
             "hostname": "mta.test", "state": "accepting", "problems": vec![problem; 9],
             "outline": {"holding_up": vec![site; 3], "dns_failing": 3, "dns_example": "d\r\n.test: no answer"},
         }))
-        .screen(80);
+        .screen(Some(80));
 
         assert!(screen.lines().count() <= 23, "{screen}");
         assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
@@ -250,8 +249,9 @@ mod tests {
             "outline": {"holding_up": [{"site": "big.test", "ready": 5, "scheduled": 1_200, "back_off_seconds": 12,
                 "back_off_reason": "greeting at mx: 421 4.7.0 later"}]},
         }))
-        .screen(80);
+        .screen(Some(80));
 
-        assert!(screen.contains("big.test: 1,205 recipients, back-off for 12s: greeting at mx: 421"), "{screen}");
+        assert!(screen.contains("  big.test: 1,205 recipients, back-off for 12s\n"), "{screen}");
+        assert!(screen.contains("      greeting at mx: 421 4.7.0 later\n"), "{screen}");
     }
 }

@@ -14,7 +14,6 @@ async fn a_daemon_that_delivers_is_well_and_tells_its_rates() {
     assert_eq!(code, 0, "{screen}");
     assert!(screen.starts_with("all is well\n"), "{screen}");
     assert!(screen.contains("accepting messages") && screen.lines().count() <= 24, "{screen}");
-    assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
     assert!(answer["outline"]["rates"]["submitted"].as_f64().unwrap() > 0.0, "{answer}");
     assert!(answer["process"]["memory"].as_u64().unwrap() > 1 << 20, "{answer}");
     assert_eq!(answer["problems"], serde_json::json!([]));
@@ -128,7 +127,7 @@ async fn a_back_off_is_told_with_its_end_and_its_cause() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_rate_is_told_with_the_time_when_it_has_room() {
-    let slow = |config: &mut hikyaku::config::Config| config.limits.site_rate = Some("1/1h".parse().unwrap());
+    let slow = |config: &mut hikyaku::config::Config| config.limits.site_rate = Some("1/h".parse().unwrap());
     let running = Running::start_with(&[("fine.test", Character::Takes)], slow).await;
     for _ in 0..4 {
         running.submit(&["a@fine.test"]).await;
