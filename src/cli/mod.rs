@@ -3,6 +3,7 @@
 //! Exit codes are in [`exit`]. Errors go to standard error, results to standard output; `--json` prints exactly what
 //! the admin interface answered.
 
+mod bench;
 mod check;
 pub mod client;
 mod completions;
@@ -76,6 +77,8 @@ enum Command {
     Spool(spool::Spool),
     /// Send many messages through a daemon on loopback and account for each of them
     Demo(demo::Demo),
+    /// Measure this machine: a load, a sink, and a daemon between them
+    Bench(bench::Bench),
     /// Print the script by which a shell completes the command's words
     Completions(completions::Completions),
     /// Print a manual page, or write all of them into a directory
@@ -116,6 +119,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Journal(command) => wait(command.execute()),
         Command::Spool(command) => wait(command.execute()),
         Command::Demo(command) => command.execute(),
+        Command::Bench(command) => command.execute(),
         Command::Completions(command) => command.execute(),
         Command::Man(command) => command.execute(),
     };
