@@ -174,4 +174,32 @@ mod tests {
     fn command_line_definition_is_consistent() {
         Arguments::command().debug_assert();
     }
+
+    /// Every command below `command` that has none below itself, by its full name.
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+        for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+            let path = format!("{path} {}", below.get_name());
+            found.push((path.clone(), below.clone()));
+            leaves(below, &path, found);
+        }
+    }
+
+    #[test]
+    fn every_command_and_option_is_in_its_document() {
+        let document = include_str!("../../docs/cli.md");
+        let mut commands = Vec::new();
+        leaves(&Arguments::command(), "hikyaku", &mut commands);
+        assert!(commands.len() > 15);
+
+        for (name, command) in commands {
+            let heading = format!("\n## {name}\n");
+            let Some((_, section)) = document.split_once(&heading) else { panic!("docs/cli.md has no `## {name}`") };
+            let section = section.split("\n## ").next().unwrap_or_default();
+            // What a group of commands shares is told once, at the top.
+            let own = command.get_arguments().filter_map(clap::Arg::get_long);
+            for option in own.filter(|option| !["socket", "json", "help"].contains(option)) {
+                assert!(section.contains(&format!("`--{option}")), "docs/cli.md, {name}: no `--{option}`");
+            }
+        }
+    }
 }
