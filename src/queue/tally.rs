@@ -163,9 +163,12 @@ impl Flowing {
         }
     }
 
-    /// What came since the oldest sample (or since `started`), and how long that is.
+    /// What came since the oldest sample, in the first minute since `started`, and how long that is.
     pub fn lately(&self, started: Instant, now: Instant) -> (Counts, Duration) {
-        let (since, before) = self.samples.lock().front().copied().unwrap_or((started, Counts::default()));
+        let begun = (started, Counts::default());
+        let is_young = now.saturating_duration_since(started) <= WINDOW;
+        let oldest = if is_young { None } else { self.samples.lock().front().copied() };
+        let (since, before) = oldest.unwrap_or(begun);
         let all = self.counts();
         let counts = Counts {
             submitted: all.submitted.saturating_sub(before.submitted),
@@ -213,6 +216,17 @@ mod tests {
         let all = sayings.all();
         assert_eq!(all.len(), KINDS);
         assert_eq!((&*all[0].text, all[0].count), ("reply 49", 2));
+    }
+
+    #[test]
+    fn in_the_first_minute_everything_counts() {
+        let (flowing, start) = (Flowing::default(), Instant::now());
+        flowing.submit(7);
+        flowing.sample(start + Duration::from_secs(2));
+
+        let (counts, over) = flowing.lately(start, start + Duration::from_secs(10));
+
+        assert_eq!((counts.submitted, over), (7, Duration::from_secs(10)));
     }
 
     #[test]

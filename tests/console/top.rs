@@ -72,7 +72,8 @@ async fn sites_are_seen_live_and_the_terminal_is_given_back() {
         };
 
         assert_eq!(code, 0, "{text:?}");
-        assert!(text.contains("all is well"), "{text:?}");
+        // Blanks are skipped by moving the cursor, so words come one by one.
+        assert!(text.contains("mta.test") && text.contains("accepting"), "{text:?}");
         assert!(text.rfind(LEFT) > text.rfind("READY"), "{text:?}");
     }
     running.stop().await;
