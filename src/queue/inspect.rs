@@ -202,7 +202,8 @@ impl Engine {
     /// Connections by source and MX set, and the sources.
     pub fn pools(&self) -> Pools {
         let mut found = Vec::new();
-        let sources = self.settings().egress.sources.iter().zip(0..).map(|(source, index)| SourceView {
+        let settings = self.settings();
+        let sources = settings.egress.sources.iter().zip(0..).map(|(source, index)| SourceView {
             source: source.name.to_string(),
             ipv4: source.ipv4.map(|address| address.to_string()),
             ipv6: source.ipv6.map(|address| address.to_string()),
