@@ -38,7 +38,7 @@ use crate::{admin, delivery, dns, spool, state, submission};
 use doors::Doors;
 pub use drain::Remains;
 pub use reload::{ReloadError, SetLogFilter};
-pub use settings::is_local;
+pub use settings::{dns as dns_settings, is_local};
 
 /// Histograms collect samples until somebody folds them; every few seconds is what the exporter's authors advise.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -317,7 +317,7 @@ fn name_doubts(recovered: &Recovered, named: &mut usize) {
 }
 
 /// The configured name, else the system's.
-fn hostname(config: &Config) -> Arc<str> {
+pub fn hostname(config: &Config) -> Arc<str> {
     if !config.hostname.is_empty() {
         return Arc::from(config.hostname.to_lowercase());
     }

@@ -143,3 +143,32 @@ fn daemon_tells_systemd_that_it_is_ready_reloads_at_sighup_and_drains_at_sigterm
     assert!(!folder.path().join("admin.sock").exists(), "the socket is removed");
     assert_eq!(code(&status()), 3);
 }
+
+#[test]
+fn every_shell_gets_its_completions_and_every_command_its_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = hikyaku(&["completions", shell]);
+        let script = String::from_utf8(output.stdout.clone()).unwrap();
+        assert!(code(&output) == 0 && script.contains("status") && script.contains("in-doubt"), "{shell}: {script}");
+    }
+    assert_eq!(code(&hikyaku(&["completions", "cmd"])), 2);
+    assert_eq!(code(&hikyaku(&["man", "--dir", folder.path().to_str().unwrap()])), 0);
+    let pages = std::fs::read_dir(folder.path()).unwrap().count();
+    assert!(pages > 10, "{pages}");
+    let page = hikyaku(&["man", "queue", "list"]);
+    assert!(code(&page) == 0 && String::from_utf8_lossy(&page.stdout).contains("hikyaku\\-queue\\-list"));
+    assert_eq!(code(&hikyaku(&["man", "queue", "nothing"])), 2);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let script =
+        format!("{} completions zsh | head -n 1 >/dev/null; echo ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_hikyaku"));
+
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "0", "{}", errors(&output));
+    assert!(output.stderr.is_empty(), "{}", errors(&output));
+}

@@ -1,11 +1,11 @@
-//! Health, readiness, the spool in numbers and the daemon at a glance.
+//! Health, readiness and the spool in numbers.
 
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 
+use super::State;
 use super::error::Refusal;
-use super::{State, Status};
 use crate::spool::{AcceptError, Stat};
 
 /// Answers while the process can answer at all.
@@ -26,23 +26,8 @@ pub(super) async fn spool(Shared(state): Shared<State>) -> Result<Json<Stat>, Re
     Ok(Json(tokio::task::spawn_blocking(move || state.spool.stat()).await?))
 }
 
-/// The daemon at a glance.
-pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>, Refusal> {
-    let look = move || Status {
-        hostname: state.control.hostname.lock().to_string(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
-        uptime_seconds: state.started.elapsed().as_secs(),
-        not_ready: not_ready(&state),
-        draining: state.control.draining(),
-        queue: state.queue.view().totals,
-        spool: state.spool.stat(),
-    };
-    Ok(Json(tokio::task::spawn_blocking(look).await?))
-}
-
 /// Why messages are better sent elsewhere.
-fn not_ready(state: &State) -> Option<String> {
+pub(super) fn not_ready(state: &State) -> Option<String> {
     if state.stopping.is_cancelled() {
         return Some(match state.control.draining() {
             Some(left) => format!(

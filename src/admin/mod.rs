@@ -11,6 +11,8 @@
 //! | POST `/v1/reload` | [`Reloaded`]: what the configuration file, read again, has changed; 422 and 409: nothing |
 //! | `/v1/spool` | [`Stat`] |
 //! | `/v1/queue` | [`crate::queue::View`]: counts by site and tenant |
+//! | `/v1/queue/site?name=` | [`crate::queue::view::SiteDetail`]: one site, by its name or a domain that goes to it |
+//! | `/v1/pools` | [`crate::queue::view::Pools`]: connections by source and MX set |
 //! | `/v1/queue/entries?domain=&...&in_doubt=&limit=` | [`crate::queue::EntryView`]s that match a [`crate::state::Selection`] |
 //! | `/v1/queue/count?domain=&...` | [`crate::queue::Counts`] of them |
 //! | POST `/v1/queue/flush` | [`Flush`]: [`crate::queue::Flushed`] |
@@ -27,6 +29,7 @@ mod error;
 mod health;
 mod message_view;
 mod orders;
+mod overview;
 mod queue_view;
 mod server;
 mod socket;
@@ -40,13 +43,14 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::queue::Queue;
-use crate::queue::view::Totals;
+use crate::queue::view::{Outline, Totals};
 use crate::spool::{Spool, Stat};
 
 pub use control::{Change, Control, Drain, Draining, Left, Reload, ReloadRefused, Reloaded};
 pub use error::Problem;
 pub use message_view::{MessageView, RecipientView};
 pub use orders::Flush;
+pub use overview::{Process, Trouble};
 pub use server::{serve_metrics, serve_unix};
 pub use socket::{AdminSocket, bind_unix};
 
@@ -81,26 +85,36 @@ pub struct Status {
     pub pid: u32,
     /// Since it started.
     pub uptime_seconds: u64,
-    /// Why messages are better sent elsewhere; absent when all is well.
+    /// `accepting`, `recovering` (and accepting), `refusing` or `draining`.
+    pub state: &'static str,
+    /// What is wrong, the worst first; empty when all is well.
+    pub problems: Vec<Trouble>,
+    /// Why messages are better sent elsewhere; absent when they are welcome.
     pub not_ready: Option<String>,
     /// What a stop still waits for; absent unless one is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draining: Option<Draining>,
     /// What is to be delivered, counted.
     pub queue: Totals,
+    /// Rates, and what holds mail up.
+    pub outline: Outline,
     /// The spool in numbers.
     pub spool: Stat,
+    /// What the process takes from its machine.
+    pub process: Process,
 }
 
 fn router(state: State) -> Router {
     Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
-        .route("/v1/status", get(health::status))
+        .route("/v1/status", get(overview::status))
         .route("/v1/reload", post(control::reload))
         .route("/v1/spool", get(health::spool))
         .route("/v1/message/{id}", get(message_view::message))
         .route("/v1/queue", get(queue_view::view))
+        .route("/v1/queue/site", get(queue_view::site))
+        .route("/v1/pools", get(queue_view::pools))
         .route("/v1/queue/entries", get(queue_view::entries))
         .route("/v1/queue/count", get(orders::count))
         .route("/v1/queue/flush", post(orders::flush))

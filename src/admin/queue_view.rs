@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::State;
 use super::error::Refusal;
+use crate::queue::view::{Pools, SiteDetail};
 use crate::queue::{EntryView, Filter, View};
 use crate::state::{Selection, SelectionError};
 
@@ -45,6 +46,35 @@ impl Selected {
 pub(super) async fn view(Shared(state): Shared<State>) -> Result<Json<View>, Refusal> {
     // Walks every shard: short locks, but many of them.
     Ok(Json(tokio::task::spawn_blocking(move || state.queue.view()).await?))
+}
+
+/// Which site.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SiteName {
+    name: String,
+}
+
+/// One site in detail.
+pub(super) async fn site(
+    Shared(state): Shared<State>,
+    parameters: Result<Query<SiteName>, QueryRejection>,
+) -> Result<Json<SiteDetail>, Refusal> {
+    let wrong = |rejection: QueryRejection| {
+        Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text(), "name is that of a site or domain")
+    };
+    let Query(SiteName { name }) = parameters.map_err(wrong)?;
+    let wanted = name.clone();
+    let detail = tokio::task::spawn_blocking(move || state.queue.inspect(&wanted)).await?;
+    let hint = "`hikyaku sites` lists those with mail or connections; a domain's name is good as well";
+    let unknown =
+        || Refusal::new(StatusCode::NOT_FOUND, format!("nothing is known of a site or domain {name:?}"), hint);
+    detail.map(Json).ok_or_else(unknown)
+}
+
+/// Connections by source and MX set.
+pub(super) async fn pools(Shared(state): Shared<State>) -> Result<Json<Pools>, Refusal> {
+    Ok(Json(tokio::task::spawn_blocking(move || state.queue.pools()).await?))
 }
 
 /// Queued recipients that match.

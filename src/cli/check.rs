@@ -1,13 +1,20 @@
 //! `hikyaku check`: what is wrong with a configuration, all of it at once, and what is suspicious on this machine.
 //!
-//! Nothing is opened but the file: a check beside the running daemon disturbs nothing. Errors are what the daemon would
-//! refuse to start with (exit code 2); warnings are what it would do and you may regret (exit code 0).
+//! Nothing is opened but the file: a check beside the running daemon disturbs nothing. DNS is asked for the names of
+//! egress addresses unless `--offline` is given. Errors are what the daemon would refuse to read (exit code 2); warnings
+//! are what it would do, or stumble over, and you may regret (exit code 0).
+
+mod egress;
+mod files;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::exit::{self, Exit};
+use super::print_json;
 use super::table::plain_lines;
 use crate::config::{Config, ConfigError};
 
@@ -20,28 +27,62 @@ pub(super) struct Check {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
+    /// Do not ask DNS whether egress addresses and EHLO names agree
+    #[arg(long)]
+    offline: bool,
+    /// Print what was found as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that was found.
+#[derive(Debug, Default, Serialize)]
+struct Findings {
+    file: String,
+    /// The daemon would not start.
+    errors: Vec<String>,
+    /// You may regret it.
+    warnings: Vec<String>,
+    /// What could not be looked at.
+    notes: Vec<String>,
 }
 
 impl Check {
     pub(super) fn execute(self) -> exit::Result {
+        let findings = self.look();
+        let exit = if findings.errors.is_empty() { Exit::Ok } else { Exit::Usage };
+        if self.json {
+            print_json(&findings)?;
+            return Ok(exit);
+        }
+        let kinds = [("error", &findings.errors), ("warning", &findings.warnings), ("note", &findings.notes)];
+        for (kind, texts) in kinds {
+            texts.iter().for_each(|text| eprintln!("{kind}: {}", plain_lines(text)));
+        }
+        if exit == Exit::Ok {
+            let found = match findings.warnings.len() {
+                0 => "ok".to_owned(),
+                1 => "usable; 1 warning".to_owned(),
+                count => format!("usable; {count} warnings"),
+            };
+            println!("{}: {found}", self.config.display());
+        }
+        Ok(exit)
+    }
+
+    fn look(&self) -> Findings {
         let (errors, config) = errors(&self.config);
-        for error in &errors {
-            eprintln!("error: {}", plain_lines(error));
+        let mut findings = Findings { file: self.config.display().to_string(), errors, ..Findings::default() };
+        if let Some(config) = &config {
+            findings.warnings = warnings(config);
+            findings.warnings.extend(files::warnings(&self.config, config));
+            if !self.offline && findings.errors.is_empty() {
+                let (warnings, notes) = egress::names(config);
+                findings.warnings.extend(warnings);
+                findings.notes = notes;
+            }
         }
-        let warnings = config.as_ref().map(warnings).unwrap_or_default();
-        for warning in &warnings {
-            eprintln!("warning: {}", plain_lines(warning));
-        }
-        if !errors.is_empty() {
-            return Ok(Exit::Usage);
-        }
-        let found = match warnings.len() {
-            0 => "ok".to_owned(),
-            1 => "usable; 1 warning".to_owned(),
-            count => format!("usable; {count} warnings"),
-        };
-        println!("{}: {found}", self.config.display());
-        Ok(Exit::Ok)
+        findings
     }
 }
 

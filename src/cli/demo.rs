@@ -16,6 +16,7 @@ use super::table::{octets, thousands};
 use crate::config::units::{ByteSize, Span};
 use crate::config::{Config, Logging};
 use crate::daemon::Daemon;
+use crate::demo::content::Shape;
 use crate::demo::folder::Folder;
 use crate::demo::ledger::Ledger;
 use crate::demo::load::{self, Load, Submitted};
@@ -113,7 +114,7 @@ impl Demo {
 
     async fn submit_and_wait(&self, stage: &Stage) -> anyhow::Result<Submitted> {
         let Some(&server) = stage.daemon.submission_addresses().first() else { bail!("the daemon does not listen") };
-        let load = Load { server, messages: self.messages, connections: self.connections };
+        let load = Load { server, messages: self.messages, connections: self.connections, shape: Shape::Mixed };
         let submitted = load::submit(load, &stage.ledger).await?;
         stage.drained().await;
         Ok(submitted)

@@ -3,23 +3,31 @@
 //! Exit codes are in [`exit`]. Errors go to standard error, results to standard output; `--json` prints exactly what
 //! the admin interface answered.
 
+mod bench;
 mod check;
 pub mod client;
+mod completions;
 mod demo;
 pub mod exit;
 mod find;
 mod journal;
+mod man;
 mod message;
 mod notify;
 mod orders;
+mod out;
 mod patience;
+mod pools;
 mod queue;
 mod reload;
 mod run;
 mod selection;
+mod site;
+mod sites;
 mod spool;
 mod status;
 pub mod table;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,8 +57,14 @@ enum Command {
     Check(check::Check),
     /// Have the daemon read its configuration file again, without dropping a connection
     Reload(reload::Reload),
-    /// Show what the running daemon is doing
+    /// Say on one screen whether all is well with the running daemon, and if not, what
     Status(status::Status),
+    /// Watch sites and tenants live
+    Top(top::Top),
+    /// Show every site: what is ready, what waits for its time, connections, back-off, last reply
+    Sites(sites::Sites),
+    /// Show connections by egress source and MX set
+    Pools(pools::Pools),
     /// Show what waits to be delivered, and why
     #[command(subcommand)]
     Queue(queue::Queue),
@@ -67,6 +81,12 @@ enum Command {
     Spool(spool::Spool),
     /// Send many messages through a daemon on loopback and account for each of them
     Demo(demo::Demo),
+    /// Measure this machine: a load, a sink, and a daemon between them
+    Bench(bench::Bench),
+    /// Print the script by which a shell completes the command's words
+    Completions(completions::Completions),
+    /// Print a manual page, or write all of them into a directory
+    Man(man::Manual),
 }
 
 /// Which daemon to ask, and how to print.
@@ -95,12 +115,18 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Check(command) => command.execute(),
         Command::Reload(command) => wait(command.execute()),
         Command::Status(command) => wait(command.execute()),
+        Command::Top(command) => command.execute(),
+        Command::Sites(command) => wait(command.execute()),
+        Command::Pools(command) => wait(command.execute()),
         Command::Queue(command) => wait(command.execute()),
         Command::Orders(command) => wait(command.execute()),
         Command::Message(command) => wait(command.execute()),
         Command::Journal(command) => wait(command.execute()),
         Command::Spool(command) => wait(command.execute()),
         Command::Demo(command) => command.execute(),
+        Command::Bench(command) => command.execute(),
+        Command::Completions(command) => command.execute(),
+        Command::Man(command) => command.execute(),
     };
     match result {
         Ok(exit) => exit.into(),
@@ -132,7 +158,7 @@ fn wait(command: impl Future<Output = exit::Result>) -> exit::Result {
 
 /// Prints a value as JSON for scripts.
 fn print_json(value: &impl serde::Serialize) -> exit::Result {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    out::write(format!("{}\n", serde_json::to_string_pretty(value)?).as_bytes())?;
     Ok(Exit::Ok)
 }
 
@@ -152,5 +178,37 @@ mod tests {
     #[test]
     fn command_line_definition_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// Every command below `command` that has none below itself, by its full name.
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+        for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+            let path = format!("{path} {}", below.get_name());
+            found.push((path.clone(), below.clone()));
+            leaves(below, &path, found);
+        }
+    }
+
+    #[test]
+    fn every_command_and_option_is_in_its_document() {
+        let document = include_str!("../../docs/cli.md");
+        let mut commands = Vec::new();
+        leaves(&Arguments::command(), "hikyaku", &mut commands);
+        assert!(commands.len() > 15);
+
+        for (name, command) in commands {
+            let heading = format!("\n## {name}\n");
+            let Some((_, section)) = document.split_once(&heading) else { panic!("docs/cli.md has no `## {name}`") };
+            let section = section.split("\n## ").next().unwrap_or_default();
+            // What groups of commands share is told once, at the top.
+            let mut shared = vec!["socket", "json", "help"];
+            if section.to_lowercase().contains("[which recipients](#which-recipients)") {
+                shared.extend(["domain", "site", "tenant", "campaign", "lane", "source", "sender", "recipient"]);
+            }
+            let own = command.get_arguments().filter_map(clap::Arg::get_long);
+            for option in own.filter(|option| !shared.contains(option)) {
+                assert!(section.contains(&format!("`--{option}")), "docs/cli.md, {name}: no `--{option}`");
+            }
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! `hikyaku queue`: what waits to be delivered, and why. `sites` counts, `list` shows single recipients; the others steer
-//! (`orders`).
+//! `hikyaku queue`: what waits to be delivered, and why. `list` shows single recipients, `show` one site; the others
+//! steer (`orders`).
 //!
 //! The answers are read field by field with defaults, so a newer or older daemon can be asked as well.
 
@@ -11,6 +11,8 @@ use serde_json::Value;
 use super::exit::Exit;
 use super::orders::{FlushNow, Move, Place, Resume};
 use super::selection::{SelectionArguments, query};
+use super::site::Show;
+use super::sites::Sites;
 use super::table::{Table, below, extra, long, number, span, text, thousands};
 use super::{Remote, exit, print_json};
 use crate::state::Action;
@@ -20,8 +22,10 @@ use crate::state::Action;
 pub(super) enum Queue {
     /// List queued recipients: by site ready ones and those being tried, then those that wait for DNS or for their time
     List(List),
-    /// Count by site: what is ready, what waits for its time, connections, back-off, last reply
+    /// The same as `hikyaku sites`: what is ready, what waits for its time, connections, back-off, last reply
     Sites(Sites),
+    /// Show one site in every detail: depth, replies, limits, connections, and what happens next
+    Show(Show),
     /// Do not try recipients until they are resumed; they expire and report delays as ever
     Suspend(Place),
     /// End orders to suspend: those with the very same selection, or all
@@ -53,21 +57,12 @@ pub(super) struct List {
     remote: Remote,
 }
 
-/// Options of `queue sites`.
-#[derive(Debug, clap::Args)]
-pub(super) struct Sites {
-    /// Only this site
-    #[arg(long)]
-    site: Option<String>,
-    #[command(flatten)]
-    remote: Remote,
-}
-
 impl Queue {
     pub(super) async fn execute(self) -> exit::Result {
         match self {
             Self::List(list) => list.execute().await,
             Self::Sites(sites) => sites.execute().await,
+            Self::Show(show) => show.execute().await,
             Self::Suspend(place) => place.execute(Action::Suspend).await,
             Self::Resume(resume) => resume.execute().await,
             Self::Hold(place) => place.execute(Action::Hold).await,
@@ -191,14 +186,6 @@ impl Attempt<'_> {
     }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct View {
-    totals: Totals,
-    sites: Vec<Site>,
-    overdue: Vec<Overdue>,
-}
-
 /// The daemon's counts; fields as in [`crate::queue::view::Totals`].
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -228,74 +215,6 @@ impl Totals {
             format!("{ready} ready, {scheduled} scheduled, {waiting_for_dns} for DNS, {in_flight} in flight"),
         ]
     }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Site {
-    site: String,
-    ready: u64,
-    scheduled: u64,
-    in_flight: u64,
-    connections: u64,
-    oldest_seconds: u64,
-    back_off_seconds: Option<u64>,
-    back_off_reason: Option<String>,
-    waiting_for: Option<String>,
-    last_reply: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Overdue {
-    cause: String,
-    entries: u64,
-}
-
-impl Sites {
-    async fn execute(self) -> exit::Result {
-        let answer: Value = self.remote.client().get("/v1/queue").await?;
-        if self.remote.json {
-            return print_json(&answer);
-        }
-        let view: View = serde_json::from_value(answer)?;
-        let is_wanted = |site: &&Site| self.site.as_ref().is_none_or(|wanted| *wanted == site.site);
-        site_table(view.sites.iter().filter(is_wanted)).print();
-        for line in view.totals.summary() {
-            eprintln!("{line}");
-        }
-        for overdue in &view.overdue {
-            eprintln!("OVERDUE: {} entries wait for {}", overdue.entries, super::table::plain(&overdue.cause));
-        }
-        Ok(if view.overdue.iter().any(|overdue| overdue.entries > 0) { Exit::Problem } else { Exit::Ok })
-    }
-}
-
-fn site_table<'a>(sites: impl Iterator<Item = &'a Site>) -> Table {
-    let mut table = Table::new(&[
-        long("SITE"),
-        number("READY"),
-        number("SCHEDULED"),
-        number("IN FLIGHT"),
-        number("CONNS"),
-        number("OLDEST"),
-        text("BACK-OFF"),
-        below("WHY / LAST REPLY"),
-    ]);
-    for site in sites {
-        let why = [&site.back_off_reason, &site.waiting_for, &site.last_reply];
-        table.row([
-            site.site.clone(),
-            site.ready.to_string(),
-            site.scheduled.to_string(),
-            site.in_flight.to_string(),
-            site.connections.to_string(),
-            span(site.oldest_seconds),
-            site.back_off_seconds.map(span).unwrap_or_default(),
-            why.into_iter().flatten().next().cloned().unwrap_or_default(),
-        ]);
-    }
-    table
 }
 
 #[cfg(test)]
@@ -329,19 +248,6 @@ mod tests {
     #[test]
     fn tables_and_summaries_of_a_large_queue_fit_80_columns() {
         let million = 1_234_567;
-        let site = Site {
-            site: "a-provider-with-a-name.example".into(),
-            ready: million,
-            scheduled: million,
-            in_flight: 2_000,
-            connections: 2_000,
-            oldest_seconds: 400_000,
-            back_off_seconds: Some(300),
-            back_off_reason: Some(
-                "connect at mx1.a-provider.example: 421 4.7.0 too many connections, try later".into(),
-            ),
-            ..Site::default()
-        };
         let entry = Entry {
             message_id: "0000000000001".into(),
             domain: "a-domain-with-a-long-name.example".into(),
@@ -366,26 +272,13 @@ mod tests {
             suspended: 0,
         };
 
-        let sites = site_table([&site].into_iter()).render(Some(80));
         let entries = entry_table(&[entry], 1_400_000).render(Some(80));
 
         let summary = totals.summary().map(|line| format!("queue  {line}"));
-        let lines = sites.lines().chain(entries.lines()).chain(summary.iter().map(String::as_str));
+        let lines = entries.lines().chain(summary.iter().map(String::as_str));
         for line in lines {
             assert!(line.chars().count() <= 80, "{line}");
         }
-        assert!(sites.contains("421 4.7.0 too many connections"), "{sites}");
         assert!(entries.contains("mailbox is busy, try again later"), "{entries}");
-    }
-
-    #[test]
-    fn site_line_prefers_the_reason_of_a_back_off() {
-        let answer = serde_json::json!({"sites": [{"site": "a.test", "back_off_seconds": 30,
-            "back_off_reason": "421 too busy", "last_reply": "450 older", "unknown_field": 1}]});
-        let view: View = serde_json::from_value(answer).unwrap();
-
-        let table = site_table(view.sites.iter()).render(None);
-
-        assert!(table.contains("30s") && table.contains("421 too busy") && !table.contains("450"), "{table}");
     }
 }

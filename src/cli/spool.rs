@@ -184,7 +184,8 @@ impl Stat {
     pub(super) fn summary(&self) -> String {
         let live = self.live_octets * 100 / self.octets.max(1);
         let (messages, size) = (thousands(self.messages), octets(self.octets));
-        let mut line = format!("{messages} messages, {size} in {} segments, {live} % live", thousands(self.segments));
+        let (segments, free) = (thousands(self.segments), octets(self.free));
+        let mut line = format!("{messages} messages, {size} in {segments} segments, {live} % live, {free} free");
         for (is_so, text) in [
             (self.recovering, "RECOVERING"),
             (self.full, "FULL"),

@@ -1,17 +1,24 @@
-//! `hikyaku status`: the daemon at a glance.
+//! `hikyaku status`: one screen that says whether all is well, and if not, what.
+
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::exit::Exit;
 use super::queue::Totals;
+use super::sites::Site;
 use super::spool::Stat;
-use super::table::{plain, span};
-use super::{Remote, exit, print_json};
+use super::table::{cut, octets, plain, span, terminal_width, thousands};
+use super::{Remote, exit, out, print_json};
 
 /// Options of `status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Status {
+    /// Show it again every so many seconds, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+        value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    watch: Option<u32>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -23,38 +30,228 @@ struct Answer {
     version: String,
     pid: u32,
     uptime_seconds: u64,
+    state: String,
+    problems: Vec<Trouble>,
     not_ready: Option<String>,
     queue: Totals,
+    outline: Outline,
     spool: Stat,
+    process: Process,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Trouble {
+    what: String,
+    next: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Outline {
+    sites: u64,
+    most_connections: u64,
+    in_doubt: u64,
+    held: Vec<Held>,
+    dns_failing: u64,
+    dns_domains: u64,
+    dns_example: Option<String>,
+    rates: Rates,
+    holding_up: Vec<Site>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Held {
+    reason: String,
+    recipients: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Rates {
+    over_seconds: f64,
+    submitted: f64,
+    delivered: f64,
+    deferred: f64,
+    bounced: f64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Process {
+    memory: u64,
+    descriptors: u64,
+    most_descriptors: Option<u64>,
 }
 
 impl Status {
     pub(super) async fn execute(self) -> exit::Result {
+        let Some(seconds) = self.watch else { return self.once("").await };
+        loop {
+            // ED and CUP of ECMA-48: the screen begins anew.
+            let clear = if terminal_width().is_some() && !self.remote.json { "\u{1b}[2J\u{1b}[H" } else { "" };
+            self.once(clear).await?;
+            tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+        }
+    }
+
+    async fn once(&self, before: &str) -> exit::Result {
         let answer: Value = self.remote.client().get("/v1/status").await?;
+        let status: Answer = serde_json::from_value(answer.clone())?;
         if self.remote.json {
-            return print_json(&answer);
+            print_json(&answer)?;
+        } else {
+            out::write(format!("{before}{}", status.screen(terminal_width())).as_bytes())?;
         }
-        let status: Answer = serde_json::from_value(answer)?;
-        println!(
-            "{}  hikyaku {}  pid {}  up {}",
-            plain(&status.hostname),
-            plain(&status.version),
-            status.pid,
-            span(status.uptime_seconds)
-        );
-        for (title, line) in ["queue", ""].into_iter().zip(status.queue.summary()) {
-            println!("{title:<7}{line}");
+        let is_well = status.problems.is_empty() && status.not_ready.is_none();
+        Ok(if is_well { Exit::Ok } else { Exit::Problem })
+    }
+}
+
+impl Answer {
+    /// At most 24 lines, cut to `width` on a terminal, problems first.
+    fn screen(&self, width: Option<usize>) -> String {
+        let mut lines = self.verdict();
+        let problems = lines.len();
+        lines.push(format!(
+            "{}  hikyaku {}  pid {}  up {}  {}",
+            self.hostname,
+            self.version,
+            self.pid,
+            span(self.uptime_seconds),
+            self.welcome()
+        ));
+        let rates = &self.outline.rates;
+        lines.push(format!(
+            "rates     {} submitted, {} delivered, {} deferred, {} bounced a second ({:.0} s)",
+            rate(rates.submitted),
+            rate(rates.delivered),
+            rate(rates.deferred),
+            rate(rates.bounced),
+            rates.over_seconds
+        ));
+        let [first, second] = self.queue.summary();
+        lines.push(format!("queue     {first}"));
+        lines.push(format!("          {second}"));
+        lines.push(format!(
+            "          {} sites; at most {} connections",
+            thousands(self.outline.sites),
+            thousands(self.outline.most_connections)
+        ));
+        lines.push(format!("held      {}", self.held()));
+        lines.push(format!("spool     {}", self.spool.summary()));
+        lines.push(format!("dns       {}", self.dns()));
+        let process = &self.process;
+        let most = process.most_descriptors.map_or_else(|| "unlimited".to_owned(), thousands);
+        let descriptors = thousands(process.descriptors);
+        lines.push(format!("process   {} of memory, {descriptors} of {most} descriptors", octets(process.memory)));
+        // What is left of the 24 lines, one left for the prompt.
+        let room = 23_usize.saturating_sub(problems + 10);
+        if !self.outline.holding_up.is_empty() && room > 2 {
+            lines.push("holding up".to_owned());
+            let sites = self.outline.holding_up.iter().map(Site::held_up);
+            lines.extend(sites.flatten().filter(|line| !line.is_empty()).take(room - 1));
         }
-        println!("spool  {}", status.spool.summary());
-        match status.not_ready {
-            None => {
-                println!("accepting messages");
-                Ok(Exit::Ok)
+        let fitted =
+            lines.iter().map(|line| plain(line)).map(|line| width.map_or(line.clone(), |width| cut(&line, width)));
+        fitted.map(|line| line + "\n").collect()
+    }
+
+    fn verdict(&self) -> Vec<String> {
+        if self.problems.is_empty() {
+            return vec![match &self.not_ready {
+                None => "all is well".to_owned(),
+                Some(reason) => format!("NOT READY: {reason}"),
+            }];
+        }
+        /// Problems told one by one, two lines each.
+        const TOLD: usize = 5;
+        let (count, more) = (self.problems.len(), self.problems.len().saturating_sub(TOLD));
+        let mut lines = vec![format!("{count} {}", if count == 1 { "PROBLEM" } else { "PROBLEMS" })];
+        for trouble in self.problems.iter().take(TOLD) {
+            lines.push(format!("! {}", trouble.what));
+            lines.push(format!("    look at: {}", trouble.next));
+        }
+        if more > 0 {
+            lines.push(format!("! and {more} more: --json tells all"));
+        }
+        lines
+    }
+
+    fn welcome(&self) -> &str {
+        match self.state.as_str() {
+            "" | "accepting" => "accepting messages",
+            "recovering" => "accepting messages, still raising earlier ones",
+            "refusing" => "REFUSING MESSAGES",
+            "draining" => "DRAINING",
+            other => other,
+        }
+    }
+
+    fn held(&self) -> String {
+        let held = &self.outline.held;
+        let parts = held.iter().map(|held| format!("{} {}", thousands(held.recipients), held.reason));
+        let held = if held.is_empty() { "none".to_owned() } else { parts.collect::<Vec<_>>().join(", ") };
+        format!("{held}; {} tried again in doubt", thousands(self.outline.in_doubt))
+    }
+
+    fn dns(&self) -> String {
+        let outline = &self.outline;
+        match (outline.dns_failing, &outline.dns_example) {
+            (0, _) | (_, None) => "no trouble".to_owned(),
+            (count, Some(example)) => {
+                format!("{count} of {} domains with mail have no plan, such as {example}", outline.dns_domains)
             }
-            Some(reason) => {
-                println!("NOT READY: {}", plain(&reason));
-                Ok(Exit::Problem)
-            }
         }
+    }
+}
+
+/// A rate for people.
+fn rate(a_second: f64) -> String {
+    if a_second == 0.0 || a_second >= 10.0 { format!("{a_second:.0}") } else { format!("{a_second:.2}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(value: serde_json::Value) -> Answer {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_healthy_daemon_says_so_first() {
+        let screen = answer(serde_json::json!({"hostname": "mta.test", "state": "accepting"})).screen(Some(80));
+
+        assert!(screen.starts_with("all is well\nmta.test"), "{screen}");
+    }
+
+    #[test]
+    fn the_worst_case_fits_a_screen_and_hostile_text_does_not_reach_the_terminal() {
+        let problem = serde_json::json!({"what": "x".repeat(200), "next": "y\u{1b}[2J"});
+        let site = serde_json::json!({"site": "a\u{1b}]0;x\u{7}.test", "ready": 9, "last_reply": "z".repeat(300)});
+        let screen = answer(serde_json::json!({
+            "hostname": "mta.test", "state": "accepting", "problems": vec![problem; 9],
+            "outline": {"holding_up": vec![site; 3], "dns_failing": 3, "dns_example": "d\r\n.test: no answer"},
+        }))
+        .screen(Some(80));
+
+        assert!(screen.lines().count() <= 23, "{screen}");
+        assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
+        assert!(!screen.contains('\u{1b}') && !screen.contains('\r'), "{screen}");
+        assert!(screen.starts_with("9 PROBLEMS") && screen.contains("and 4 more"), "{screen}");
+    }
+
+    #[test]
+    fn sites_that_hold_mail_up_are_named_with_their_cause() {
+        let screen = answer(serde_json::json!({
+            "outline": {"holding_up": [{"site": "big.test", "ready": 5, "scheduled": 1_200, "back_off_seconds": 12,
+                "back_off_reason": "greeting at mx: 421 4.7.0 later"}]},
+        }))
+        .screen(Some(80));
+
+        assert!(screen.contains("  big.test: 1,205 recipients, back-off for 12s\n"), "{screen}");
+        assert!(screen.contains("      greeting at mx: 421 4.7.0 later\n"), "{screen}");
     }
 }

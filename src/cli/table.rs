@@ -112,7 +112,8 @@ impl Table {
 
     /// Prints to standard output, fitted if that is a terminal.
     pub fn print(&self) {
-        print!("{}", self.render(terminal_width()));
+        // What cannot be printed has no reader.
+        let _ = super::out::write(self.render(terminal_width()).as_bytes());
     }
 
     /// Which columns stand in a row of at most `limit` characters, and the width of every column.
@@ -179,7 +180,8 @@ fn whole(shown: &[usize], widths: &[usize]) -> usize {
     sum + GAP * shown.len().saturating_sub(1)
 }
 
-fn cut(cell: &str, width: usize) -> String {
+/// A text of at most `width` characters.
+pub fn cut(cell: &str, width: usize) -> String {
     if cell.chars().count() <= width {
         return cell.to_owned();
     }

@@ -74,7 +74,8 @@ pub(super) fn submission(config: &Config, listener: &config::Listener) -> submis
     }
 }
 
-pub(super) fn dns(config: &Config, hostname: &str) -> Result<dns::Settings, dns::settings::NextHopError> {
+/// How next hops are found.
+pub fn dns(config: &Config, hostname: &str) -> Result<dns::Settings, dns::settings::NextHopError> {
     let mut routes = Vec::with_capacity(config.routes.len());
     for route in &config.routes {
         routes.push(dns::Route { pattern: route.domain.clone(), next_hop: route.next_hop.parse()? });

@@ -17,6 +17,7 @@ use super::stuffing::Stuffer;
 use super::transaction::{Mismatch, Verdict, mismatch, outcome, report};
 use super::work::{Ticket, Unreadable, Work};
 use crate::message::{Outcome, Phase, Report};
+use crate::queue::{Doing, Watch};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
@@ -60,10 +61,12 @@ pub(super) struct Connection<'a> {
     alone: bool,
     /// After how many messages this host ended a session the last time.
     session_limit: Option<u32>,
+    /// Where it is noted what it does.
+    watch: Option<Arc<Watch>>,
 }
 
 impl<'a> Connection<'a> {
-    pub(super) fn new(shared: &'a Shared, opened: Opened, alone: bool) -> Self {
+    pub(super) fn new(shared: &'a Shared, opened: Opened, alone: bool, watch: Option<Arc<Watch>>) -> Self {
         let Opened { io, session } = opened;
         let looks_ahead = shared.settings.look_ahead && !shared.hosts.closes_in_look_ahead(&session.peer().host);
         let session_limit = shared.hosts.session_limit(&session.peer().host);
@@ -77,6 +80,14 @@ impl<'a> Connection<'a> {
             awaited: None,
             alone,
             session_limit,
+            watch,
+        }
+    }
+
+    /// Notes for people what it does from now on.
+    pub(super) fn note(&self, doing: Doing) {
+        if let Some(watch) = &self.watch {
+            watch.note(doing, self.shared.clock.now());
         }
     }
 
@@ -177,6 +188,7 @@ impl<'a> Connection<'a> {
 
     /// Waits for work; none as well when the receiver says something or closes, which is when it ends the session.
     async fn idle<W: Work>(&mut self, work: &mut W) -> Option<W::Ticket> {
+        self.note(Doing::Idle);
         let ticket = tokio::select! {
             biased;
             ticket = work.take(self.shared.settings.idle) => ticket?,
@@ -286,6 +298,7 @@ impl<'a> Connection<'a> {
         if self.awaited != Some(replies) {
             self.io.set_deadline(wait);
             self.awaited = Some(replies);
+            self.note(Doing::Transaction(self.session.phase()));
         }
         self.io.read(self.session.room()).await
     }
@@ -384,6 +397,7 @@ impl<'a> Connection<'a> {
 
     /// Says goodbye; what the receiver answers changes nothing.
     async fn quit(&mut self) {
+        self.note(Doing::Closing);
         let wait = self.shared.settings.timeouts.quit;
         self.io.set_deadline(wait);
         let mut room = Vec::new();

@@ -13,7 +13,8 @@ use super::job::Job;
 use super::session::{Lost, Step};
 use super::transaction::Transaction;
 use super::work::Work;
-use crate::message::Content;
+use crate::message::{Content, Phase};
+use crate::queue::Doing;
 
 /// Octets of a file's content in memory at a time.
 const CHUNK: usize = 256 * 1024;
@@ -36,6 +37,7 @@ impl Connection<'_> {
         self.awaited = None;
         self.shared.meters.attempts.increment(u64::try_from(recipients.len()).unwrap_or_default());
         let next = if may_look_ahead { self.begin_ahead(work, under_way).await } else { None };
+        self.note(Doing::Transaction(Phase::Content));
         match content {
             Content::Memory(octets) => self.send_memory(&octets, next).await,
             Content::File { .. } => self.send_file(content, next).await,

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::dns::Plan;
 use crate::message::{Message, MessageId, Outcome};
 use crate::metrics::Registry;
-use crate::queue::{Assignment, Courier, Slot, Source};
+use crate::queue::{Assignment, Courier, Slot, Source, Watch};
 use crate::spool::{LoadError, Spool};
 
 /// Delivers what the queue dispatches.
@@ -77,6 +77,10 @@ impl Work for Errand {
 
     fn source(&self) -> &Arc<Source> {
         self.slot.source()
+    }
+
+    fn watch(&self) -> Option<Arc<Watch>> {
+        Some(self.slot.watch())
     }
 
     fn try_take(&mut self) -> Option<Assignment> {

@@ -14,6 +14,7 @@ use super::route::Target;
 use super::session::{Lost, Session};
 use super::transaction::Peer;
 use crate::message::Phase;
+use crate::queue::{Doing, Watch};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
@@ -32,16 +33,22 @@ enum Trouble {
 }
 
 /// Opens a connection to `target`; with opportunistic TLS if `tls`, in clear on a second connection if that fails.
-pub(super) async fn open(shared: &Shared, target: &Target, ehlo_name: &str, tls: bool) -> Result<Opened, Failure> {
+pub(super) async fn open(
+    shared: &Shared,
+    target: &Target,
+    ehlo_name: &str,
+    tls: bool,
+    watch: Option<&Watch>,
+) -> Result<Opened, Failure> {
     let memory = shared.settings.tls_failure_memory;
     let tls = tls && !shared.hosts.avoids_tls(&target.host, shared.clock.now(), memory);
-    let result = match attempt(shared, target, ehlo_name, tls).await {
+    let result = match attempt(shared, target, ehlo_name, tls, watch).await {
         Err(Trouble::Tls(failure)) => {
             shared.meters.failed(&failure);
             shared.hosts.tls_failed(&target.host, shared.clock.now());
             tracing::info!(mx_host = %target.host, mx_address = %target.address, reason = %failure.reply.text,
                 "TLS failed, going on in clear");
-            attempt(shared, target, ehlo_name, false).await
+            attempt(shared, target, ehlo_name, false, watch).await
         }
         result => result,
     };
@@ -52,9 +59,18 @@ pub(super) async fn open(shared: &Shared, target: &Target, ehlo_name: &str, tls:
     })
 }
 
-async fn attempt(shared: &Shared, target: &Target, ehlo_name: &str, tls: bool) -> Result<Opened, Trouble> {
+async fn attempt(
+    shared: &Shared,
+    target: &Target,
+    ehlo_name: &str,
+    tls: bool,
+    watch: Option<&Watch>,
+) -> Result<Opened, Trouble> {
     let timeouts = &shared.settings.timeouts;
     let begun = shared.clock.now();
+    if let Some(watch) = watch {
+        watch.note_peer(&target.host, target.address, begun);
+    }
     let stream = connect(target, timeouts.connect).await.map_err(Trouble::Failed)?;
     shared.meters.connect_seconds.record(begun.elapsed().as_secs_f64());
     let mut io = Io::new(Stream::Plain(stream), timeouts.tick());
@@ -65,6 +81,9 @@ async fn attempt(shared: &Shared, target: &Target, ehlo_name: &str, tls: bool) -
         match opening.step() {
             Step::Read => {
                 let phase = opening.phase();
+                if let Some(watch) = watch {
+                    watch.note(Doing::Opening(phase), shared.clock.now());
+                }
                 // Each reply is asked for by output, save the greeting; octets that are no reply yet renew nothing.
                 if !opening.output().is_empty() {
                     io.set_deadline(timeouts.of(phase));
@@ -91,6 +110,9 @@ async fn attempt(shared: &Shared, target: &Target, ehlo_name: &str, tls: bool) -
     shared.meters.connections.increment(1);
     if secured {
         shared.meters.tls.increment(1);
+    }
+    if let Some(watch) = watch {
+        watch.note_open(secured, shared.clock.now());
     }
     let (mut extensions, reader) = opening.into_parts();
     extensions.chunking &= shared.settings.chunking;

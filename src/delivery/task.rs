@@ -10,6 +10,7 @@ use super::route::{self, Target};
 use super::work::{Ticket, Work};
 use crate::dns::{TlsPolicy, Transport};
 use crate::message::{Outcome, Phase, Report};
+use crate::queue::Watch;
 use crate::smtp::status::Status;
 
 /// Which hosts a ticket has already been to.
@@ -26,6 +27,7 @@ pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket)
     if work.plan().transport == Transport::Discard {
         return discard(shared, work, first).await;
     }
+    let watch = work.watch();
     let mut ticket = first;
     let mut detour = Detour::default();
     loop {
@@ -35,7 +37,7 @@ pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket)
         let all = targets.len();
         targets.truncate(shared.settings.addresses);
         let tls = plan.tls == TlsPolicy::Opportunistic;
-        let (opened, target) = match connect(shared, &targets, &source.ehlo_name, tls).await {
+        let (opened, target) = match connect(shared, &targets, &source.ehlo_name, tls, watch.as_deref()).await {
             Ok(opened) => opened,
             Err(failures) => {
                 let outcome = outcome_of(&failures, failures.len() < all);
@@ -52,7 +54,7 @@ pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket)
         work.connected();
         let is_other = |host: &Arc<str>| *host != target.host && !detour.excluded.contains(host);
         let alone = detour.is_over || !plan.hosts.iter().any(|host| is_other(&host.name));
-        match Connection::new(shared, opened, alone).converse(&mut work, ticket).await {
+        match Connection::new(shared, opened, alone, watch.clone()).converse(&mut work, ticket).await {
             Ending::Over => return,
             Ending::Elsewhere(next, None) => {
                 ticket = next;
@@ -75,6 +77,7 @@ async fn connect(
     targets: &[Target],
     ehlo_name: &str,
     tls: bool,
+    watch: Option<&Watch>,
 ) -> Result<(Opened, Target), Vec<(Target, Failure)>> {
     let begun = shared.clock.now();
     let mut failures = Vec::new();
@@ -82,7 +85,7 @@ async fn connect(
         if !failures.is_empty() && begun.elapsed() >= shared.settings.opening {
             break;
         }
-        match dial::open(shared, target, ehlo_name, tls).await {
+        match dial::open(shared, target, ehlo_name, tls, watch).await {
             Ok(opened) => return Ok((opened, target.clone())),
             Err(failure) => {
                 tracing::debug!(mx_host = %target.host, mx_address = %target.address, phase = failure.phase.as_str(),

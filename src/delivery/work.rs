@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::dns::Plan;
 use crate::message::{Message, MessageId, Outcome};
-use crate::queue::{Assignment, Source};
+use crate::queue::{Assignment, Source, Watch};
 
 /// One message for recipients of one domain.
 pub trait Ticket: Send + Sync + 'static {
@@ -64,6 +64,10 @@ pub trait Work: Send + Sync + 'static {
     fn plan(&self) -> &Arc<Plan>;
     /// From where.
     fn source(&self) -> &Arc<Source>;
+    /// Where it is noted what the connection does, if anybody looks.
+    fn watch(&self) -> Option<Arc<Watch>> {
+        None
+    }
     /// The next work, if it holds all its permits now.
     fn try_take(&mut self) -> Option<Self::Ticket>;
     /// The next work within `idle`; none: close. Work is not lost when the future is dropped.

@@ -9,19 +9,46 @@ use memchr::memmem;
 use super::sites::{self, SENDER_DOMAIN};
 
 const FIELD: &str = "X-Demo:";
+/// Octets of a header section, about.
+const HEAD: usize = 250;
 /// Octets of a body line with its CRLF.
 const LINE: usize = 74;
 /// Lines to cut bodies from: over 100 KB with room for different beginnings.
 const LINES: usize = 2_000;
 
+/// Who the messages go to, and how large they are.
+#[derive(Clone, Debug, Default)]
+pub enum Shape {
+    /// The demonstration's sites by their shares; sizes mixed.
+    #[default]
+    Mixed,
+    /// Domains in turn, all messages of one size.
+    Even {
+        /// Not empty.
+        domains: Vec<String>,
+        /// Octets of a content, about.
+        size: usize,
+    },
+}
+
 /// Makes contents. One for all messages: bodies are slices of the same lines.
 #[derive(Debug)]
 pub struct Maker {
+    shape: Shape,
     lines: Vec<u8>,
+    /// The body of every message of an even shape, with its checksum.
+    even: Option<(Vec<u8>, u32)>,
 }
 
 impl Default for Maker {
     fn default() -> Self {
+        Self::new(Shape::Mixed)
+    }
+}
+
+impl Maker {
+    /// Makes contents of a shape.
+    pub fn new(shape: Shape) -> Self {
         const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz      ";
         let mut lines = Vec::with_capacity(LINES * LINE);
         let mut state = 0x7_7e57_u64;
@@ -34,21 +61,45 @@ impl Default for Maker {
             }
             lines.extend_from_slice(b"\r\n");
         }
-        Self { lines }
+        let even = match &shape {
+            Shape::Mixed => None,
+            Shape::Even { size, .. } => {
+                let count = size.saturating_sub(HEAD).div_ceil(LINE).max(1);
+                let body: Vec<u8> = lines.chunks(LINE).cycle().take(count).flatten().copied().collect();
+                let checksum = crc32c::crc32c(&body);
+                Some((body, checksum))
+            }
+        };
+        Self { shape, lines, even }
     }
-}
 
-impl Maker {
+    /// Whom message `number` goes to.
+    pub fn forward_path(&self, number: u32) -> String {
+        match &self.shape {
+            Shape::Mixed => forward_path(number),
+            Shape::Even { domains, .. } => {
+                let place = usize::try_from(number).unwrap_or_default() % domains.len().max(1);
+                format!("user-{number}@{}", domains.get(place).map_or("", String::as_str))
+            }
+        }
+    }
+
     /// Appends the content of message `number`, CRLF lines, without the final dot.
     pub fn write(&self, number: u32, out: &mut BytesMut) {
-        let lines = lines_of(number);
-        let start = usize::try_from(scrambled(u64::from(number) + 7) % 500).unwrap_or_default() * LINE;
-        let body = self.lines.get(start..start + lines * LINE).unwrap_or(&self.lines);
+        let (body, checksum) = match &self.even {
+            Some((body, checksum)) => (body.as_slice(), *checksum),
+            None => {
+                let lines = lines_of(number);
+                let start = usize::try_from(scrambled(u64::from(number) + 7) % 500).unwrap_or_default() * LINE;
+                let body = self.lines.get(start..start + lines * LINE).unwrap_or(&self.lines);
+                (body, crc32c::crc32c(body))
+            }
+        };
         let head = format!(
             "From: Demo <sender@{SENDER_DOMAIN}>\r\nTo: <{}>\r\nSubject: Demonstration message {number}\r\n{FIELD} \
              {number} {:08x}\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\n",
-            forward_path(number),
-            crc32c::crc32c(body),
+            self.forward_path(number),
+            checksum,
         );
         out.reserve(head.len() + body.len());
         out.put_slice(head.as_bytes());
@@ -132,6 +183,20 @@ mod tests {
         *received.last_mut().unwrap() = b'!';
 
         assert_eq!(recognise(&received), Some(Received { number: 42, is_intact: false }));
+    }
+
+    #[test]
+    fn an_even_shape_gives_one_size_and_takes_domains_in_turn() {
+        for size in [1, 10_000, 500_000] {
+            let domains = vec!["a.test".to_owned(), "b.test".to_owned()];
+            let maker = Maker::new(Shape::Even { domains, size });
+            let mut out = BytesMut::new();
+            maker.write(7, &mut out);
+
+            assert_eq!(maker.forward_path(7), "user-7@b.test");
+            assert_eq!(recognise(&out), Some(Received { number: 7, is_intact: true }));
+            assert!(out.len().abs_diff(size) < HEAD + 2 * LINE, "{size}: {}", out.len());
+        }
     }
 
     #[test]

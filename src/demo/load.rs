@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 
-use super::content::{self, Maker};
+use super::content::{self, Maker, Shape};
 use super::ledger::Ledger;
 
 /// For each reply; the daemon answers in milliseconds unless its disk stalls.
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PATIENCE: u32 = 600;
 
 /// What is to be submitted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Load {
     /// The submission listener.
     pub server: SocketAddr,
@@ -35,6 +35,8 @@ pub struct Load {
     pub messages: u32,
     /// Over so many connections.
     pub connections: u32,
+    /// To whom, and of what size.
+    pub shape: Shape,
 }
 
 /// How it went, beside what the ledger knows.
@@ -77,16 +79,17 @@ struct Shared {
 /// Submits everything; ends with the first error.
 pub async fn submit(load: Load, ledger: &Arc<Ledger>) -> Result<Submitted, LoadError> {
     let started = Instant::now();
+    let count = load.connections;
     let shared = Arc::new(Shared {
+        maker: Maker::new(load.shape.clone()),
         load,
         ledger: Arc::clone(ledger),
-        maker: Maker::default(),
         next: AtomicU32::new(0),
         retries: AtomicU64::new(0),
         unknown: AtomicU64::new(0),
     });
     let mut connections = JoinSet::new();
-    for _ in 0..load.connections {
+    for _ in 0..count {
         connections.spawn(work(Arc::clone(&shared)));
     }
     while let Some(ended) = connections.join_next().await {
@@ -124,7 +127,7 @@ async fn work(shared: Arc<Shared>) -> Result<(), LoadError> {
                 Some(open) => open,
                 None => connection.insert(Connection::open(shared.load.server).await?),
             };
-            let reply = match open.transact(number, &content, size, &shared.ledger).await? {
+            let reply = match open.transact(number, &content, size, &shared).await? {
                 Tried::Accepted => break,
                 Tried::Unknown => {
                     shared.unknown.fetch_add(1, Ordering::Relaxed);
@@ -171,9 +174,10 @@ impl Connection {
         number: u32,
         content: &[u8],
         size: usize,
-        ledger: &Ledger,
+        shared: &Shared,
     ) -> Result<Tried, LoadError> {
-        let (reverse_path, forward_path) = (content::reverse_path(number), content::forward_path(number));
+        let ledger = &shared.ledger;
+        let (reverse_path, forward_path) = (content::reverse_path(number), shared.maker.forward_path(number));
         let envelope = format!("MAIL FROM:<{reverse_path}> SIZE={size}\r\nRCPT TO:<{forward_path}>\r\nDATA\r\n");
         self.writer.write_all(envelope.as_bytes()).await?;
         for _ in 0..3 {

@@ -31,7 +31,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Receiver {
     /// What it is.
-    pub site: &'static Site,
+    pub site: Site,
     /// What it did.
     pub counts: Counts,
     /// From submission to arrival here.
@@ -64,7 +64,8 @@ impl Counts {
 }
 
 impl Receiver {
-    pub(super) fn new(site: &'static Site, ledger: Arc<Ledger>, messages: u32) -> Self {
+    /// A receiver that enters what it takes into `ledger`; `messages` are expected at most.
+    pub fn new(site: Site, ledger: Arc<Ledger>, messages: u32) -> Self {
         let has_memory = matches!(site.character, Character::Greylisting { .. } | Character::Moody { .. });
         let first_tries = if has_memory { (0..messages).map(|_| AtomicU32::new(0)).collect() } else { Vec::new() };
         Self {
@@ -99,11 +100,11 @@ pub struct Receivers {
 impl Receivers {
     /// Binds every address on one free port and serves; `messages` are expected at most.
     pub async fn start(ledger: &Arc<Ledger>, messages: u32) -> io::Result<Self> {
-        let (port, listeners) = bind().await?;
+        let (port, listeners) = bind(&SITES.map(|site| site.address)).await?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let mut sites = Vec::new();
         for (site, listener) in SITES.iter().zip(listeners) {
-            let receiver = Arc::new(Receiver::new(site, Arc::clone(ledger), messages));
+            let receiver = Arc::new(Receiver::new(*site, Arc::clone(ledger), messages));
             sites.push(Arc::clone(&receiver));
             tasks.spawn(listen(receiver, listener, stop.clone(), tasks.clone()));
         }
@@ -123,14 +124,14 @@ impl Receivers {
     }
 }
 
-/// One port that is free on the address of every site.
-async fn bind() -> io::Result<(u16, Vec<TcpListener>)> {
+/// One port that is free on every address, with listeners there.
+pub async fn bind(addresses: &[Ipv4Addr]) -> io::Result<(u16, Vec<TcpListener>)> {
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..PORT_ATTEMPTS {
         let first = TcpListener::bind((Ipv4Addr::new(127, 77, 0, 0), 0)).await?;
         let port = first.local_addr()?.port();
         drop(first);
-        match bind_port(port).await {
+        match bind_port(addresses, port).await {
             Ok(listeners) => return Ok((port, listeners)),
             Err(error) => last = error,
         }
@@ -138,15 +139,16 @@ async fn bind() -> io::Result<(u16, Vec<TcpListener>)> {
     Err(last)
 }
 
-async fn bind_port(port: u16) -> io::Result<Vec<TcpListener>> {
+async fn bind_port(addresses: &[Ipv4Addr], port: u16) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
-    for site in &SITES {
-        listeners.push(TcpListener::bind(SocketAddr::from((site.address, port))).await?);
+    for address in addresses {
+        listeners.push(TcpListener::bind(SocketAddr::from((*address, port))).await?);
     }
     Ok(listeners)
 }
 
-async fn listen(receiver: Arc<Receiver>, listener: TcpListener, stop: CancellationToken, tasks: TaskTracker) {
+/// Serves one listener until `stop`; sessions are among `tasks`.
+pub async fn listen(receiver: Arc<Receiver>, listener: TcpListener, stop: CancellationToken, tasks: TaskTracker) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,

@@ -216,7 +216,7 @@ mod tests {
         let ledger = Arc::new(Ledger::new(10_000));
         ledger.note_acknowledged(0, Duration::from_millis(1));
         let receivers: Vec<Receiver> =
-            SITES.iter().map(|site| Receiver::new(site, Arc::clone(&ledger), 10_000)).collect();
+            SITES.iter().map(|site| Receiver::new(*site, Arc::clone(&ledger), 10_000)).collect();
         let submitted = Submitted { took: Duration::from_secs(2), retries: 1_000, ..Submitted::default() };
 
         let text = Report::new(&ledger, submitted, receivers.iter(), 0).to_string();

@@ -75,7 +75,9 @@ impl Session {
             "EHLO" => {
                 self.reset();
                 let chunking = match receiver.site.character {
-                    Character::Fast { has_chunking: true } => "250-CHUNKING\r\n",
+                    Character::Fast { has_chunking: true } | Character::Sink { has_chunking: true, .. } => {
+                        "250-CHUNKING\r\n"
+                    }
                     _ => "",
                 };
                 let domain = receiver.site.domain;
@@ -120,6 +122,11 @@ impl Session {
 
     fn recipient(&mut self, rest: &str, receiver: &Receiver) -> &'static str {
         let path = rest.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| path);
+        if matches!(receiver.site.character, Character::Sink { .. }) {
+            // Mail that is none of ours has a number that the ledger does not know.
+            self.recipients.push(path.and_then(content::number_in).unwrap_or(u32::MAX));
+            return "250 2.1.5 ok";
+        }
         let number = path.filter(|path| path.ends_with(receiver.site.domain)).and_then(content::number_in);
         let Some(number) = number.filter(|_| self.has_mail) else {
             Counts::add(&receiver.counts.refused);
@@ -240,7 +247,7 @@ mod tests {
 
     fn receiver(domain: &str) -> Receiver {
         let site = SITES.iter().find(|site| site.domain == domain).unwrap();
-        Receiver::new(site, Arc::new(Ledger::new(1_000)), 1_000)
+        Receiver::new(*site, Arc::new(Ledger::new(1_000)), 1_000)
     }
 
     fn number_of(domain: &str, is_wanted: impl Fn(u32) -> bool) -> u32 {
@@ -334,6 +341,19 @@ mod tests {
         talk(&receiver, dsn.as_bytes(), 4_096);
 
         assert_eq!(receiver.ledger.tally().bounced, 1);
+    }
+
+    #[test]
+    fn a_sink_takes_mail_that_is_none_of_ours_and_counts_it() {
+        let character = Character::Sink { has_chunking: false, delay: Duration::ZERO };
+        let receiver = Receiver { site: sites::Site { character, ..SITES[0] }, ..receiver("fast.test") };
+        let mail = b"MAIL FROM:<>\r\nRCPT TO:<who@ever.test>\r\nDATA\r\nSubject: x\r\n\r\nhi\r\n.\r\n";
+
+        let codes = talk(&receiver, mail, 4_096);
+
+        assert_eq!(codes, ["250", "250", "354", "250"]);
+        assert_eq!(receiver.counts.delivered.load(std::sync::atomic::Ordering::Relaxed), 1);
+        assert_eq!(receiver.ledger.tally(), Tally::default());
     }
 
     #[test]

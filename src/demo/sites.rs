@@ -40,13 +40,20 @@ pub enum Character {
     },
     /// Where the senders' DSNs come to.
     Sender,
+    /// Takes everything from everybody, and counts.
+    Sink {
+        /// Offers CHUNKING.
+        has_chunking: bool,
+        /// Before every answer.
+        delay: Duration,
+    },
 }
 
 impl Character {
     /// How long every answer takes.
     pub fn delay(&self) -> Duration {
         match self {
-            Self::Slow { delay } | Self::FewConnections { delay, .. } => *delay,
+            Self::Slow { delay } | Self::FewConnections { delay, .. } | Self::Sink { delay, .. } => *delay,
             _ => Duration::ZERO,
         }
     }
@@ -64,6 +71,7 @@ impl Character {
             Self::UnknownUsers { one_in } => format!("550 to one recipient in {one_in}"),
             Self::Moody { one_in } => format!("451 at the end of data, once, one in {one_in}"),
             Self::Sender => "takes the DSNs".to_owned(),
+            Self::Sink { delay, .. } => format!("takes everything after {} ms", delay.as_millis()),
         }
     }
 }

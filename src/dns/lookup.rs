@@ -156,6 +156,17 @@ impl Resolver {
         Ok((mx::answer(records.into_iter()), hold))
     }
 
+    /// The host names that a name under in-addr.arpa or ip6.arpa points to, lower case, without final dots.
+    pub async fn pointers(&self, name: &Name) -> Result<Vec<String>, Miss> {
+        let lookup = self.query(name, RecordType::PTR).await.map_err(|(miss, _)| miss)?;
+        let names = lookup.answers().iter().filter_map(|record| match &record.data {
+            RData::PTR(pointer) => Some(pointer.to_ascii().trim_end_matches('.').to_ascii_lowercase()),
+            _ => None,
+        });
+        let names: Vec<String> = names.collect();
+        if names.is_empty() { Err(Miss::NoRecord) } else { Ok(names) }
+    }
+
     /// The addresses of a host: from the cache, from a look-up under way, or asked now.
     pub async fn addresses(&self, host: &str) -> HostAnswer {
         let answer = self.hosts.get_or_make(host, || self.clock.now(), |host| self.ask_addresses(host)).await;

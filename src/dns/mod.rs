@@ -9,6 +9,7 @@ mod lookup;
 mod mx;
 pub mod network;
 mod planner;
+pub mod reverse;
 pub mod settings;
 
 use std::net::IpAddr;

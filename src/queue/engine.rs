@@ -44,6 +44,7 @@ use super::settings::{InDoubt, Limits, Settings};
 use super::site::Site;
 use super::slot::Slot;
 use super::source::{Chooser, Source};
+use super::tally::Flowing;
 use super::timers::Timers;
 use super::unread::Unread;
 use super::{Courier, QueueFull};
@@ -97,6 +98,10 @@ pub(super) struct Engine {
     pub notices: Arc<Semaphore>,
     /// Recipients whose DSN is being made or stored.
     pub storing: Mutex<InHand>,
+    /// What came and went, for rates.
+    pub flowing: Flowing,
+    /// When it was made.
+    pub started: Instant,
 }
 
 struct Runtime {
@@ -149,6 +154,8 @@ impl Engine {
             stopped: CancellationToken::new(),
             notices: Arc::new(Semaphore::new(NOTICES)),
             storing: Mutex::default(),
+            flowing: Flowing::default(),
+            started: clock.now(),
             settings: ArcSwap::from_pointee(settings),
             spool,
             planner: ArcSwap::new(planner),

@@ -81,19 +81,27 @@ impl<T> Fifo<T> {
 
     /// How many satisfy `is_before`; those that do precede those that do not.
     pub fn partition_point(&self, is_before: impl Fn(&T) -> bool) -> usize {
-        let mut count = 0;
-        for chunk in &self.chunks {
-            if !chunk.back().is_some_and(&is_before) {
-                return count + chunk.partition_point(&is_before);
-            }
-            count += chunk.len();
-        }
-        count
+        // Only the lengths of the chunks before are read: a million entries must not be walked under a lock.
+        let whole = self.chunks.partition_point(|chunk| chunk.back().is_some_and(&is_before));
+        let before: usize = self.chunks.iter().take(whole).map(VecDeque::len).sum();
+        before + self.chunks.get(whole).map_or(0, |chunk| chunk.partition_point(&is_before))
     }
 
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flatten()
+    }
+
+    /// Those behind the first `skip`, in order; chunks that are skipped are not walked.
+    pub fn iter_from(&self, skip: usize) -> impl Iterator<Item = &T> {
+        let mut left = skip;
+        let skipped = self.chunks.iter().take_while(|chunk| {
+            let is_skipped = left >= chunk.len();
+            left -= if is_skipped { chunk.len() } else { 0 };
+            is_skipped
+        });
+        let whole = skipped.count();
+        self.chunks.iter().skip(whole).flatten().skip(left)
     }
 
     /// Takes out those that `is_wanted` does not want.
@@ -225,6 +233,23 @@ mod tests {
         assert_eq!(out, (-1..1_000).collect::<Vec<_>>());
         assert_eq!(fifo.len(), 0);
         assert!(fifo.chunks.iter().map(VecDeque::capacity).sum::<usize>() < CHUNK);
+    }
+
+    #[test]
+    fn a_list_can_be_read_on_from_any_place_and_counted_up_to_any() {
+        let mut fifo = Fifo::default();
+        (0..200).for_each(|n| fifo.push_back(n));
+        (0..5).for_each(|n| assert_eq!(fifo.pop_front(), Some(n)));
+        fifo.push_front(4);
+
+        for skip in 0..=200 {
+            let rest: Vec<i32> = fifo.iter_from(skip).copied().collect();
+            assert_eq!(rest, fifo.iter().copied().skip(skip).collect::<Vec<_>>(), "{skip}");
+        }
+        for time in 0..=201 {
+            let expected = fifo.iter().filter(|n| **n < time).count();
+            assert_eq!(fifo.partition_point(|n| *n < time), expected, "{time}");
+        }
     }
 
     #[test]

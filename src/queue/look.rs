@@ -138,12 +138,13 @@ impl Site {
         }
         seen.oldest_seconds = wall.0.saturating_sub(oldest_due.0);
         seen.last_reply = state.last_reply.as_deref().map(describe);
+        [seen.delivered, seen.deferred, seen.bounced] = state.outcomes;
         seen
     }
 }
 
 impl Path {
-    fn look(&self, now: Instant, seen: &mut SiteView) {
+    pub(super) fn look(&self, now: Instant, seen: &mut SiteView) {
         seen.ready += self.ready.len();
         seen.in_flight += usize::try_from(self.in_flight).unwrap_or_default();
         seen.connections += usize::try_from(self.connections).unwrap_or_default();

@@ -26,6 +26,7 @@ mod flow;
 mod gates;
 mod held;
 mod in_hand;
+mod inspect;
 mod line;
 mod look;
 mod lookup;
@@ -46,6 +47,7 @@ mod slot;
 pub mod source;
 mod storm;
 mod sweep;
+mod tally;
 mod timers;
 mod told;
 mod unread;
@@ -53,6 +55,7 @@ mod upkeep;
 pub mod view;
 mod visit;
 mod waiting;
+pub mod watch;
 
 use std::io;
 use std::net::IpAddr;
@@ -76,6 +79,7 @@ pub use settings::Settings;
 pub use slot::Slot;
 pub use source::{Egress, EgressPool, Source};
 pub use view::{Counts, EntryView, Filter, Flushed, OrderView, Placed, Undone, View};
+pub use watch::{Doing, Watch};
 
 /// What `delivery` implements and the daemon hands to the queue.
 pub trait Courier: Send + Sync + 'static {
@@ -204,6 +208,21 @@ impl Queue {
     /// Counts for people. Takes many short locks: not for the hot path.
     pub fn view(&self) -> View {
         self.engine.view()
+    }
+
+    /// The daemon's work in numbers, with the sites that hold most up. Takes many short locks.
+    pub fn outline(&self) -> view::Outline {
+        self.engine.outline()
+    }
+
+    /// Everything about the site of this name, or the one that mail of this domain goes to. Takes many short locks.
+    pub fn inspect(&self, name: &str) -> Option<view::SiteDetail> {
+        self.engine.inspect(name)
+    }
+
+    /// Connections by source and MX set, and the sources. Takes many short locks.
+    pub fn pools(&self) -> view::Pools {
+        self.engine.pools()
     }
 
     /// Entries that match, up to the filter's limit. Takes many short locks, and may block on the disk.

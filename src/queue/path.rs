@@ -109,6 +109,8 @@ pub(super) struct Path {
     pub ready: Ready,
     /// Connections without work, the one that was used last at the end.
     pub idle: Vec<Arc<Seat>>,
+    /// Every connection's seat, in no order; for people.
+    pub seats: Vec<Arc<Seat>>,
     /// Open and opening ones.
     pub connections: u32,
     /// Those that have not said EHLO yet.
@@ -139,6 +141,7 @@ impl Path {
             plan,
             ready: Ready::default(),
             idle: Vec::new(),
+            seats: Vec::new(),
             connections: 0,
             opening: 0,
             in_flight: 0,

@@ -169,6 +169,12 @@ impl Ready {
         self.lines().flat_map(Line::iter)
     }
 
+    /// By tenant and lane: how many there are, and the first of one of its flows.
+    pub fn depths(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        let lanes = self.tenants.items().flat_map(|tenant| tenant.lanes.items());
+        lanes.filter_map(|lane| Some((lane.len, lane.campaigns.items().find_map(Line::front)?)))
+    }
+
     fn lines(&self) -> impl Iterator<Item = &Line> {
         let lanes = self.tenants.items().flat_map(|tenant| tenant.lanes.items());
         lanes.flat_map(|lane| lane.campaigns.items())

@@ -39,6 +39,7 @@ impl Reservation {
     /// with so many recipients.
     pub fn put(mut self, id: MessageId, envelope: &Envelope) {
         debug_assert_eq!(envelope.recipients.len(), self.recipients);
+        self.engine.flowing.submit(self.recipients);
         // From here on each recipient is counted out when it is finished.
         self.recipients = 0;
         self.engine.put_counted(id, envelope, &self.tenant);

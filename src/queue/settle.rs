@@ -27,6 +27,7 @@ use super::notice::Notice;
 use super::orders::Standing;
 use super::settings::BackOff;
 use super::site::Site;
+use super::tally::refusals;
 use super::unread::Settlement;
 
 /// Circumstances of the outcomes of one attempt.
@@ -88,13 +89,16 @@ impl Engine {
         let all = u32::try_from(outcomes.len()).unwrap_or(u32::MAX);
         let refusal = outcomes.iter().find(|outcome| !matches!(outcome, Outcome::Delivered(_)));
         let last_reply = refusal.map(|outcome| Arc::new(outcome.report().clone()));
+        let heard = refusals(&outcomes);
         let throttle = outcomes.iter().filter(|_| refusal.is_some()).find(|outcome| is_throttle(outcome));
         let throttle = throttle.map(|outcome| Arc::new(outcome.report().clone()));
         let (is_mass, source) = {
             let mut state = site.state.lock();
             if last_reply.is_some() {
                 state.last_reply = last_reply;
+                state.sayings.add(heard, now);
             }
+            state.count_outcomes(&outcomes);
             let is_mass = state.storm.count(all, deferred, now);
             let source = state.path(place).map(|path| {
                 path.in_flight = path.in_flight.saturating_sub(1);
@@ -190,6 +194,7 @@ impl Engine {
     ) {
         let mut ledger = Ledger { events: Vec::with_capacity(outcomes.len()), ..Ledger::default() };
         let mut id = None;
+        let (mut delivered, mut deferred, mut bounced) = (0, 0, 0);
         for (mut entry, outcome) in outcomes {
             id = Some(entry.id);
             if entry.marks.has(Marks::IN_DOUBT) {
@@ -198,6 +203,11 @@ impl Engine {
             }
             if outcome.report().in_doubt {
                 self.meters.unanswered.increment(1);
+            }
+            match &outcome {
+                Outcome::Delivered(_) => delivered += 1,
+                Outcome::Deferred(_) => deferred += 1,
+                Outcome::Bounced(_) | Outcome::Expired(_) => bounced += 1,
             }
             match outcome {
                 Outcome::Delivered(report) => self.deliver(entry, report, &attempt, &mut ledger),
@@ -218,6 +228,7 @@ impl Engine {
             }
         }
         let Some(id) = id else { return };
+        self.flowing.settle(delivered, deferred, bounced);
         if !ledger.events.is_empty() {
             self.spool.record(id, &ledger.events);
         }

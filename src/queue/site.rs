@@ -28,6 +28,7 @@ use super::ready::{Account, Take};
 use super::settings::Limits;
 use super::slot::Slot;
 use super::storm::Storm;
+use super::tally::Sayings;
 use super::waiting::Waiting;
 
 type State = foldhash::fast::RandomState;
@@ -106,6 +107,10 @@ pub(super) struct SiteState {
     pub storm: Storm,
     /// The last reply that was not a success.
     pub last_reply: Option<Arc<Report>>,
+    /// Kinds of replies that were none.
+    pub sayings: Sayings,
+    /// Recipients that were delivered, deferred and bounced since the site was met.
+    pub outcomes: [u64; 3],
 }
 
 /// What is done after a site's lock is released.
@@ -178,6 +183,8 @@ impl SiteState {
             is_listed: false,
             storm: Storm::default(),
             last_reply: None,
+            sayings: Sayings::default(),
+            outcomes: [0; 3],
         }
     }
 

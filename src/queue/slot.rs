@@ -25,6 +25,7 @@ use super::path::{Cause, Path, Wait};
 use super::pump::TURN;
 use super::site::{Context, Site};
 use super::source::Source;
+use super::watch::Watch;
 
 /// Permission to have one connection to an MX set; returned when dropped.
 #[derive(Debug)]
@@ -53,9 +54,11 @@ pub struct Slot {
 }
 
 /// Where work is laid for a connection that waits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Seat {
     state: Mutex<SeatState>,
+    /// What the connection does; for people.
+    pub watch: Arc<Watch>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +73,10 @@ struct SeatState {
 }
 
 impl Seat {
+    fn new(now: Instant) -> Self {
+        Self { state: Mutex::default(), watch: Arc::new(Watch::new(now)) }
+    }
+
     /// Lays work on it. It stands among the idle ones, so nothing lies there yet.
     pub fn offer(&self, assignment: Assignment, wake: &mut Vec<Waker>) {
         let mut state = self.state.lock();
@@ -134,7 +141,9 @@ enum Found {
 
 impl Slot {
     /// A slot of `path`, whose permits the caller has taken.
-    pub(super) fn new(context: &Context<'_>, place: u32, path: &Path, source: Arc<Source>) -> Self {
+    pub(super) fn new(context: &Context<'_>, place: u32, path: &mut Path, source: Arc<Source>) -> Self {
+        let seat = Arc::new(Seat::new(context.now));
+        path.seats.push(seat.clone());
         Self {
             engine: context.engine.clone(),
             site: context.site.clone(),
@@ -142,7 +151,7 @@ impl Slot {
             plan: path.plan.clone(),
             source,
             source_index: path.key.source,
-            seat: Arc::default(),
+            seat,
             sent: 1,
             is_settled: AtomicBool::new(false),
             has_worked: AtomicBool::new(false),
@@ -161,6 +170,11 @@ impl Slot {
     /// From where.
     pub fn source(&self) -> &Arc<Source> {
         &self.source
+    }
+
+    /// What the connection does, to be kept up to date by its task.
+    pub fn watch(&self) -> Arc<Watch> {
+        self.seat.watch.clone()
     }
 
     /// The next work, if there is some with all its permits now. None also when the connection is to end or wait.
@@ -276,6 +290,7 @@ impl Slot {
     /// What became of an assignment: one outcome for each of its recipients, in their order.
     pub fn report(&self, assignment: Assignment, outcomes: Vec<Outcome>) {
         self.has_worked.store(true, Ordering::Relaxed);
+        self.seat.watch.note_message();
         assignment.report(outcomes);
     }
 
@@ -347,6 +362,7 @@ impl Drop for Slot {
             }
             let Some(path) = state.path(place) else { return };
             path.connections = path.connections.saturating_sub(1);
+            path.seats.retain(|other| !Arc::ptr_eq(other, seat));
             if !was_settled {
                 path.opening = path.opening.saturating_sub(1);
                 if !self.has_worked.load(Ordering::Relaxed) {

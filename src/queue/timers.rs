@@ -18,6 +18,9 @@ use super::site::Site;
 /// Entries that become ready between two yields.
 const BATCH: usize = 256;
 
+/// Entries that are looked at under one hold of the lock: some ten microseconds.
+const SLICE: usize = 1_024;
+
 /// All shards.
 #[derive(Debug)]
 pub(super) struct Timers {
@@ -158,14 +161,23 @@ impl Shard {
         (due, next)
     }
 
-    /// Calls `each` with every entry, a bucket at a time, until it returns false.
+    /// Calls `each` with every entry until it returns false. The lock is held for [`SLICE`] of them at a time, so entries
+    /// that become ready meanwhile may hide as many others.
     pub fn for_each(&self, mut each: impl FnMut(&Entry) -> bool) {
         let seconds: Vec<u32> = self.state.lock().buckets.keys().copied().collect();
         for second in seconds {
-            let state = self.state.lock();
-            let Some(bucket) = state.buckets.get(&second) else { continue };
-            if !bucket.entries.iter().all(&mut each) {
-                return;
+            let mut seen = 0;
+            loop {
+                let state = self.state.lock();
+                let Some(bucket) = state.buckets.get(&second) else { break };
+                let mut slice = bucket.entries.iter_from(seen).take(SLICE);
+                if !slice.by_ref().all(&mut each) {
+                    return;
+                }
+                seen += SLICE;
+                if seen >= bucket.entries.len() {
+                    break;
+                }
             }
         }
     }

@@ -30,6 +30,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             () = engine.stopped.cancelled() => return,
         }
         round = round.wrapping_add(1);
+        engine.flowing.sample(engine.clock.now());
         let mut sites = engine.all_sites().len();
         for (number, site) in engine.all_sites().into_iter().enumerate() {
             site.expire_dead(&engine);

@@ -67,6 +67,12 @@ pub struct SiteView {
     pub waiting_for: Option<&'static str>,
     /// The last reply that was not a success.
     pub last_reply: Option<String>,
+    /// Recipients delivered since the site was met.
+    pub delivered: u64,
+    /// Deferrals since then.
+    pub deferred: u64,
+    /// Recipients bounced since then.
+    pub bounced: u64,
 }
 
 /// One tenant.
@@ -198,4 +204,214 @@ pub struct EntryView {
     pub accepted: u32,
     /// When it is or was due, in seconds since 1970.
     pub due: u32,
+}
+
+/// The daemon's work at one moment, with what holds it up.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Outline {
+    /// All sites together.
+    pub totals: Totals,
+    /// Sites known.
+    pub sites: usize,
+    /// Recipients that may be queued at most.
+    pub capacity: usize,
+    /// Connections that may be open at most.
+    pub most_connections: u32,
+    /// Recipients whose attempt before the start has no known outcome.
+    pub in_doubt: usize,
+    /// Held recipients by reason.
+    pub held: Vec<HeldView>,
+    /// Domains whose mail waits because DNS gave no plan for it, and one of them.
+    pub dns_failing: usize,
+    /// Domains with mail that waits for a plan or for its time.
+    pub dns_domains: usize,
+    /// One of those domains, and why.
+    pub dns_example: Option<String>,
+    /// Recipients a second, over the last minute.
+    pub rates: Rates,
+    /// The sites with most recipients that cannot go on now, at most three.
+    pub holding_up: Vec<SiteView>,
+    /// Entries past their time by more than a minute, by cause.
+    pub overdue: Vec<OverdueView>,
+}
+
+/// Held recipients of one reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct HeldView {
+    /// Why.
+    pub reason: &'static str,
+    /// How many.
+    pub recipients: usize,
+}
+
+/// Recipients a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Rates {
+    /// Of so many seconds.
+    pub over_seconds: f64,
+    /// Submitted.
+    pub submitted: f64,
+    /// Delivered.
+    pub delivered: f64,
+    /// Deferred.
+    pub deferred: f64,
+    /// Bounced, or expired.
+    pub bounced: f64,
+}
+
+/// Everything about one site.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SiteDetail {
+    /// Counts, back-off and last reply.
+    pub summary: SiteView,
+    /// Recipients by tenant and lane, the deepest first; at most 100.
+    pub depth: Vec<DepthView>,
+    /// Kinds of replies that were not a success, the last heard first.
+    pub replies: Vec<ReplyView>,
+    /// Limits in force and how much of them is used.
+    pub limits: Vec<LimitView>,
+    /// MX sets by source.
+    pub paths: Vec<PathView>,
+    /// Open and opening connections; at most 200, `summary.connections` counts all.
+    pub connections: Vec<ConnectionView>,
+    /// What happens next, the earliest first.
+    pub next: Vec<EventView>,
+}
+
+/// Recipients of one tenant in one lane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DepthView {
+    /// Its name.
+    pub tenant: String,
+    /// `urgent`, `normal` or `bulk`.
+    pub lane: &'static str,
+    /// Waiting for a connection.
+    pub ready: usize,
+    /// Waiting for their time.
+    pub scheduled: usize,
+    /// Age in seconds of the oldest, since it was accepted.
+    pub oldest_seconds: u32,
+}
+
+/// A kind of reply.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReplyView {
+    /// The reply, with `*` for what differs from recipient to recipient.
+    pub reply: String,
+    /// For how many recipients.
+    pub recipients: u64,
+    /// When it came the last time, in seconds before now.
+    pub seconds_ago: u64,
+}
+
+/// A limit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LimitView {
+    /// What is limited.
+    pub what: &'static str,
+    /// Of what: the site, a source, or the daemon.
+    pub of: String,
+    /// How much; absent: no limit.
+    pub most: Option<u64>,
+    /// Per so many seconds, for a rate.
+    pub per_seconds: Option<u64>,
+    /// How much of it is used, where that can be told.
+    pub used: Option<u64>,
+    /// A rate has room again in so many seconds; absent: it has.
+    pub room_in_seconds: Option<f64>,
+}
+
+/// One MX set from one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PathView {
+    /// The site it belongs to.
+    pub site: String,
+    /// The MX hosts' names.
+    pub mx_set: String,
+    /// TCP port.
+    pub port: u16,
+    /// `opportunistic` or `none`.
+    pub tls: &'static str,
+    /// The egress source.
+    pub source: String,
+    /// Waiting for a connection.
+    pub ready: usize,
+    /// Messages being tried.
+    pub in_flight: u32,
+    /// Connections on which transactions may begin.
+    pub open: u32,
+    /// Those of them without work.
+    pub idle: usize,
+    /// Connections being opened.
+    pub opening: u32,
+    /// Connections that the work is worth.
+    pub wanted: u32,
+    /// What ready entries wait for.
+    pub waiting_for: Option<&'static str>,
+}
+
+/// One connection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ConnectionView {
+    /// `opening`, `idle`, `transaction` or `closing`.
+    pub state: &'static str,
+    /// The step within it.
+    pub step: Option<&'static str>,
+    /// For so many seconds in this step.
+    pub for_seconds: f64,
+    /// The MX host.
+    pub mx_host: Option<String>,
+    /// Address and port.
+    pub mx_address: Option<String>,
+    /// The egress source.
+    pub source: String,
+    /// Secured by TLS.
+    pub tls: bool,
+    /// Messages that got their outcome over it.
+    pub messages: u32,
+    /// Since when it exists, in seconds before now.
+    pub age_seconds: u64,
+}
+
+/// Something that will happen at a site.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct EventView {
+    /// In so many seconds; absent: when something else has happened.
+    pub in_seconds: Option<f64>,
+    /// What.
+    pub event: String,
+    /// Why.
+    pub cause: Option<String>,
+}
+
+/// Connections by source and MX set.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Pools {
+    /// Egress sources in the order of the configuration.
+    pub sources: Vec<SourceView>,
+    /// Paths with connections or ready entries, most connections first; at most 1,000.
+    pub pools: Vec<PathView>,
+    /// How many there are.
+    pub all: usize,
+}
+
+/// An egress source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SourceView {
+    /// Its name.
+    pub source: String,
+    /// Local address; absent: that family is not used; unspecified: the system chooses.
+    pub ipv4: Option<String>,
+    /// The same.
+    pub ipv6: Option<String>,
+    /// What it says in EHLO.
+    pub ehlo_name: String,
+    /// Connections open or being opened.
+    pub connections: u32,
+    /// Those without work.
+    pub idle: usize,
+    /// Messages being tried.
+    pub in_flight: u32,
+    /// Connections at most; absent: no limit of its own.
+    pub most_connections: Option<u32>,
 }

@@ -218,3 +218,78 @@ async fn a_view_of_many_entries_does_not_stall_deliveries() {
     assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
     assert_eq!(view.totals.queued, 100_000);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_and_what_their_sites_wait_for_are_told() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", Receiver { is_stalled: true, ..Receiver::default() });
+    stage.put(Envelope { tenant: "acme".into(), ..stage.envelope(&["a@d1.test"]) });
+    stage
+        .until("a connection", |stage| stage.queue.inspect("d1.test").is_some_and(|site| site.connections.len() == 1))
+        .await;
+    for _ in 0..3 {
+        stage.put(Envelope { tenant: "acme".into(), ..stage.envelope(&["b@d1.test"]) });
+    }
+
+    let site = stage.queue.inspect("D1.Test.").expect("a domain leads to its site");
+    let pools = stage.queue.pools();
+
+    assert_eq!((site.summary.in_flight, site.summary.ready), (1, 3), "{site:?}");
+    assert_eq!((&*site.depth[0].tenant, site.depth[0].lane, site.depth[0].ready), ("acme", "normal", 3));
+    assert_eq!((pools.all, pools.sources[0].connections, pools.pools[0].ready), (1, 1, 3), "{pools:?}");
+    assert!(stage.queue.inspect("nobody.test").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_queue_can_be_looked_at_while_it_is_filled() {
+    let is_full = std::env::var_os("HIKYAKU_FULL").is_some();
+    let (sites, each) = if is_full { (10_000, 100) } else { (200, 5) };
+    // Few connections, and none of them ends: nearly everything stays ready.
+    let stage = Arc::new(Stage::wide(Settings { connections: 50, ..Settings::default() }, sites));
+    stage.script.set("*", Receiver { is_stalled: true, ..Receiver::default() });
+    stage.start();
+    let fill = |sites: u16, each: usize| {
+        for site in 0..sites {
+            let envelope = Arc::new(stage.envelope(&[&format!("a@{site}.wide.test")]));
+            (0..each).for_each(|_| stage.queue.put(stage.spool.next_id(), &envelope));
+        }
+    };
+    fill(sites, each);
+    let all = usize::from(sites) * each;
+    stage.until("plans", |stage| stage.queue.outline().totals.waiting_for_dns == 0).await;
+    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (other, over) = (stage.clone(), is_over.clone());
+    // What somebody who submits meanwhile waits at most.
+    let putter = std::thread::spawn(move || {
+        let envelope = Arc::new(other.envelope(&["a@7.wide.test"]));
+        let (mut longest, mut count) = (Duration::ZERO, 0);
+        while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            let begun = std::time::Instant::now();
+            other.queue.put(other.spool.next_id(), &envelope);
+            longest = longest.max(begun.elapsed());
+            count += 1;
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        (longest, count)
+    });
+
+    let mut took = Vec::new();
+    let mut timed = |name: &'static str, look: &mut dyn FnMut()| {
+        let begun = std::time::Instant::now();
+        look();
+        took.push((name, begun.elapsed()));
+    };
+    let mut outline = None;
+    timed("status", &mut || outline = Some(stage.queue.outline()));
+    timed("sites", &mut || drop(stage.queue.view()));
+    timed("queue show", &mut || drop(stage.queue.inspect("7.wide.test")));
+    timed("pools", &mut || drop(stage.queue.pools()));
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (longest, count) = putter.join().unwrap();
+
+    println!("{all} entries at {sites} sites: {took:?}; {count} puts meanwhile, the longest {longest:?}");
+    let outline = outline.unwrap();
+    assert!(outline.totals.queued >= all && outline.sites <= usize::from(sites), "{outline:?}");
+    let site = stage.queue.inspect("7.wide.test").unwrap();
+    assert_eq!(site.summary.ready + site.summary.in_flight, each + count, "{:?}", site.summary);
+}

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 /// Aliases followed in one answer.
@@ -53,6 +53,8 @@ pub enum Kind {
     Cname,
     /// TXT.
     Txt,
+    /// PTR.
+    Ptr,
 }
 
 impl Kind {
@@ -63,6 +65,7 @@ impl Kind {
             RecordType::AAAA => Self::Aaaa,
             RecordType::CNAME => Self::Cname,
             RecordType::TXT => Self::Txt,
+            RecordType::PTR => Self::Ptr,
             _ => return None,
         })
     }
@@ -76,6 +79,7 @@ enum Entry {
     Address(IpAddr),
     Cname(String),
     Txt(String),
+    Ptr(String),
 }
 
 impl Entry {
@@ -86,6 +90,7 @@ impl Entry {
             Self::Address(IpAddr::V6(_)) => Kind::Aaaa,
             Self::Cname(_) => Kind::Cname,
             Self::Txt(_) => Kind::Txt,
+            Self::Ptr(_) => Kind::Ptr,
         }
     }
 }
@@ -152,6 +157,11 @@ impl Zone {
     /// A TXT record.
     pub fn txt(&mut self, name: &str, text: &str) -> &mut Self {
         self.add(name, Entry::Txt(text.to_owned()))
+    }
+
+    /// What an address points to.
+    pub fn ptr(&mut self, address: IpAddr, target: &str) -> &mut Self {
+        self.add(&Name::from(address).to_ascii(), Entry::Ptr(target.to_owned()))
     }
 
     /// The TTL of all records of a name, as it stands on the wire.
@@ -268,6 +278,7 @@ fn data(entry: &Entry, asked: &str) -> Option<RData> {
         Entry::Address(IpAddr::V6(address)) => RData::AAAA(AAAA::from(Ipv6Addr::from(address.octets()))),
         Entry::Cname(target) => RData::CNAME(CNAME(name(target)?)),
         Entry::Txt(text) => RData::TXT(TXT::new(vec![text.clone()])),
+        Entry::Ptr(target) => RData::PTR(PTR(name(target)?)),
     })
 }
 

@@ -1,0 +1,454 @@
+//! What `top` shows, and what keys do to it. Pure: answers and events go in, a frame comes out.
+//!
+//! Text from the network is escaped before it becomes part of a frame.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::time::Instant;
+
+use ratatui::Frame;
+use ratatui::crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::{Cell, Paragraph, Row, Table};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::cli::sites::Site;
+use crate::cli::table::{plain, span, thousands};
+
+/// What an event means for the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reaction {
+    Stay,
+    Quit,
+}
+
+/// What is listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Sites,
+    Tenants,
+}
+
+/// By what rows are ordered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sort {
+    #[default]
+    Depth,
+    Rate,
+    Deferrals,
+    Connections,
+    Oldest,
+    Name,
+}
+
+impl Sort {
+    const ALL: [Self; 6] = [Self::Depth, Self::Rate, Self::Deferrals, Self::Connections, Self::Oldest, Self::Name];
+
+    fn next(self) -> Self {
+        let at = Self::ALL.iter().position(|sort| *sort == self).unwrap_or_default();
+        Self::ALL.get((at + 1) % Self::ALL.len()).copied().unwrap_or_default()
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Depth => "depth",
+            Self::Rate => "delivered",
+            Self::Deferrals => "deferred",
+            Self::Connections => "connections",
+            Self::Oldest => "oldest",
+            Self::Name => "name",
+        }
+    }
+}
+
+/// One row: a site or a tenant.
+#[derive(Clone, Debug, Default)]
+struct Item {
+    site: Site,
+    /// Recipients a second since the last look.
+    delivered: f64,
+    deferred: f64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct View {
+    sites: Vec<Site>,
+    tenants: Vec<Tenant>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Tenant {
+    tenant: String,
+    queued: u64,
+}
+
+/// The state of the screen.
+#[derive(Debug, Default)]
+pub(super) struct Screen {
+    kind: Kind,
+    sort: Sort,
+    is_reversed: bool,
+    filter: String,
+    is_typing: bool,
+    is_paused: bool,
+    /// Rows that lie above the screen.
+    offset: usize,
+    head: [String; 3],
+    failure: Option<String>,
+    sites: Vec<Item>,
+    tenants: Vec<Item>,
+    /// Delivered and deferred at the last look, by site, and when that was.
+    before: HashMap<String, (u64, u64)>,
+    at: Option<Instant>,
+}
+
+const HELP: &str = "q quit  p pause  s sort  r reverse  t sites/tenants  / filter  ↑↓ PgUp PgDn";
+
+impl Screen {
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// The daemon did not answer; what was there stays.
+    pub(super) fn fail(&mut self, error: &str) {
+        self.failure = error.lines().next().map(plain);
+    }
+
+    /// Takes answers of `/v1/status` and `/v1/queue`.
+    pub(super) fn take(&mut self, status: &Value, queue: &Value, now: Instant) {
+        self.failure = None;
+        self.head = head(status);
+        let view: View = serde_json::from_value(queue.clone()).unwrap_or_default();
+        let seconds = self.at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
+        let before = std::mem::take(&mut self.before);
+        let a_second = |now: u64, before: u64| {
+            if seconds > 0.0 { now.saturating_sub(before) as f64 / seconds } else { 0.0 }
+        };
+        self.sites = view
+            .sites
+            .into_iter()
+            .map(|site| {
+                // A site that was not there has begun to count since.
+                let (delivered, deferred) = before.get(&site.site).copied().unwrap_or_default();
+                let delivered = a_second(site.delivered, delivered);
+                let deferred = a_second(site.deferred, deferred);
+                self.before.insert(site.site.clone(), (site.delivered, site.deferred));
+                Item { site, delivered, deferred }
+            })
+            .collect();
+        self.tenants = view
+            .tenants
+            .into_iter()
+            .map(|tenant| {
+                let site = Site { site: tenant.tenant, ready: tenant.queued, ..Site::default() };
+                Item { site, ..Item::default() }
+            })
+            .collect();
+        self.at = Some(now);
+    }
+
+    /// Does what a key says.
+    pub(super) fn react(&mut self, event: &Event) -> Reaction {
+        let Event::Key(key) = event else { return Reaction::Stay };
+        if key.kind == KeyEventKind::Release {
+            return Reaction::Stay;
+        }
+        if key.modifiers.contains(KeyModifiers::CONTROL) && matches!(key.code, KeyCode::Char('c' | 'd')) {
+            return Reaction::Quit;
+        }
+        if self.is_typing {
+            self.type_filter(key.code);
+            return Reaction::Stay;
+        }
+        match key.code {
+            KeyCode::Char('q') => return Reaction::Quit,
+            KeyCode::Char('p' | ' ') => self.is_paused = !self.is_paused,
+            KeyCode::Char('s') => self.sort = self.sort.next(),
+            KeyCode::Char('r') => self.is_reversed = !self.is_reversed,
+            KeyCode::Char('t') | KeyCode::Tab => {
+                self.kind = if self.kind == Kind::Sites { Kind::Tenants } else { Kind::Sites };
+                self.offset = 0;
+            }
+            KeyCode::Char('/') => self.is_typing = true,
+            KeyCode::Esc => self.filter.clear(),
+            KeyCode::Down | KeyCode::Char('j') => self.offset = self.offset.saturating_add(1),
+            KeyCode::Up | KeyCode::Char('k') => self.offset = self.offset.saturating_sub(1),
+            KeyCode::PageDown => self.offset = self.offset.saturating_add(10),
+            KeyCode::PageUp => self.offset = self.offset.saturating_sub(10),
+            KeyCode::Home => self.offset = 0,
+            _ => {}
+        }
+        Reaction::Stay
+    }
+
+    fn type_filter(&mut self, key: KeyCode) {
+        match key {
+            KeyCode::Enter => self.is_typing = false,
+            KeyCode::Esc => {
+                self.is_typing = false;
+                self.filter.clear();
+            }
+            KeyCode::Backspace => drop(self.filter.pop()),
+            KeyCode::Char(c) if !c.is_control() => self.filter.push(c),
+            _ => {}
+        }
+        self.offset = 0;
+    }
+
+    /// Rows in their order, those that the filter leaves.
+    fn rows(&self) -> Vec<&Item> {
+        let all = if self.kind == Kind::Sites { &self.sites } else { &self.tenants };
+        let filter = self.filter.to_lowercase();
+        let mut rows: Vec<&Item> = all.iter().filter(|item| item.site.site.to_lowercase().contains(&filter)).collect();
+        rows.sort_by(|a, b| {
+            let order = compare(self.sort, a, b).then_with(|| a.site.site.cmp(&b.site.site));
+            if self.is_reversed { order.reverse() } else { order }
+        });
+        rows
+    }
+
+    /// Draws everything, whatever the size.
+    pub(super) fn draw(&mut self, frame: &mut Frame<'_>) {
+        let areas = Layout::vertical([Constraint::Length(3), Constraint::Min(0), Constraint::Length(1)]);
+        let [head, body, foot] = areas.areas(frame.area());
+        let lines = self.head.iter().map(|line| Line::raw(line.as_str()));
+        frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), head);
+        let rows = self.rows().len();
+        let room = usize::from(body.height.saturating_sub(1));
+        self.offset = self.offset.min(rows.saturating_sub(room));
+        self.draw_table(frame, body, room);
+        frame.render_widget(Paragraph::new(self.foot(rows)), foot);
+    }
+
+    fn draw_table(&self, frame: &mut Frame<'_>, area: Rect, room: usize) {
+        let bold = Style::new().add_modifier(Modifier::BOLD);
+        let rows = self.rows();
+        let shown = rows.iter().skip(self.offset).take(room);
+        let numbers = |width| Constraint::Length(width);
+        let table = if self.kind == Kind::Tenants {
+            let cells = shown.map(|item| Row::new([name(item), number(thousands(item.site.ready))]));
+            let titles = Row::new([Cell::from("TENANT"), number("QUEUED".to_owned())]);
+            Table::new(cells, [Constraint::Min(12), numbers(14)]).header(titles.style(bold))
+        } else {
+            let titles = ["READY", "SCHED", "FLIGHT", "CONNS", "DELIV/S", "DEFER/S", "OLDEST"];
+            let titles = [Cell::from("SITE")].into_iter().chain(titles.map(|title| number(title.to_owned())));
+            let titles = titles.chain([Cell::from("WHY")]);
+            let widths = [
+                Constraint::Min(12),
+                numbers(9),
+                numbers(9),
+                numbers(6),
+                numbers(6),
+                numbers(8),
+                numbers(8),
+                numbers(7),
+                Constraint::Percentage(25),
+            ];
+            Table::new(shown.map(|item| site_row(item)), widths).header(Row::new(titles).style(bold))
+        };
+        frame.render_widget(table, area);
+    }
+
+    fn foot(&self, rows: usize) -> String {
+        if let Some(failure) = &self.failure {
+            return failure.clone();
+        }
+        if self.is_typing {
+            return format!("filter: {}_", plain(&self.filter));
+        }
+        let paused = if self.is_paused { "PAUSED  " } else { "" };
+        let filter = if self.filter.is_empty() { String::new() } else { format!("filter {}  ", plain(&self.filter)) };
+        let reversed = if self.is_reversed { " reversed" } else { "" };
+        format!("{paused}{filter}{rows} by {}{reversed}  {HELP}", self.sort.as_str())
+    }
+}
+
+fn compare(sort: Sort, a: &Item, b: &Item) -> Ordering {
+    let depth = |item: &Item| item.site.ready + item.site.scheduled;
+    match sort {
+        Sort::Depth => depth(b).cmp(&depth(a)),
+        Sort::Rate => b.delivered.total_cmp(&a.delivered),
+        Sort::Deferrals => b.deferred.total_cmp(&a.deferred),
+        Sort::Connections => b.site.connections.cmp(&a.site.connections),
+        Sort::Oldest => b.site.oldest_seconds.cmp(&a.site.oldest_seconds),
+        Sort::Name => Ordering::Equal,
+    }
+}
+
+fn name(item: &Item) -> Cell<'static> {
+    Cell::from(plain(&item.site.site))
+}
+
+fn number(text: String) -> Cell<'static> {
+    Cell::from(Line::raw(text).right_aligned())
+}
+
+fn site_row(item: &Item) -> Row<'static> {
+    let Item { site, delivered, deferred } = item;
+    let back_off = site.back_off_seconds.map(|seconds| format!("back-off {}: ", span(seconds))).unwrap_or_default();
+    Row::new([
+        name(item),
+        number(thousands(site.ready)),
+        number(thousands(site.scheduled)),
+        number(site.in_flight.to_string()),
+        number(site.connections.to_string()),
+        number(format!("{delivered:.1}")),
+        number(format!("{deferred:.1}")),
+        number(span(site.oldest_seconds)),
+        Cell::from(plain(&format!("{back_off}{}", site.why()))),
+    ])
+}
+
+/// The lines above the table.
+fn head(status: &Value) -> [String; 3] {
+    let text = |value: &Value| plain(value.as_str().unwrap_or_default());
+    let count = |value: &Value| value.as_u64().unwrap_or_default();
+    let problems = status["problems"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let verdict = match problems {
+        [] => "all is well".to_owned(),
+        [first, ..] => format!("{} PROBLEMS: {}", problems.len(), text(&first["what"])),
+    };
+    let rates = &status["outline"]["rates"];
+    let rate = |name: &str| rates[name].as_f64().unwrap_or_default();
+    let queue = &status["queue"];
+    let number = |name: &str| thousands(count(&queue[name]));
+    [
+        format!(
+            "{}  {}  up {}  {verdict}",
+            text(&status["hostname"]),
+            text(&status["state"]),
+            span(count(&status["uptime_seconds"]))
+        ),
+        format!(
+            "{:.1} submitted, {:.1} delivered, {:.1} deferred, {:.1} bounced a second",
+            rate("submitted"),
+            rate("delivered"),
+            rate("deferred"),
+            rate("bounced")
+        ),
+        format!(
+            "{} queued: {} ready, {} scheduled, {} for DNS, {} in flight; {} connections",
+            number("queued"),
+            number("ready"),
+            number("scheduled"),
+            number("waiting_for_dns"),
+            number("in_flight"),
+            number("connections")
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use ratatui::crossterm::event::KeyEvent;
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(code: KeyCode) -> Event {
+        Event::Key(KeyEvent::new(code, KeyModifiers::NONE))
+    }
+
+    fn press(screen: &mut Screen, keys: &str) {
+        keys.chars().for_each(|c| assert_eq!(screen.react(&key(KeyCode::Char(c))), Reaction::Stay));
+    }
+
+    fn queue(delivered: u64) -> Value {
+        json!({"sites": [
+            {"site": "big.test", "ready": 1_000_000, "scheduled": 5, "connections": 2, "delivered": delivered},
+            {"site": "quick.test", "ready": 1, "connections": 9, "delivered": delivered * 10, "last_reply": "450 \u{1b}[2Jbusy"},
+        ], "tenants": [{"tenant": "acme", "queued": 12_345}]})
+    }
+
+    fn status() -> Value {
+        json!({"hostname": "mta.test", "state": "accepting", "uptime_seconds": 61, "problems": [],
+            "queue": {"queued": 1_000_006}, "outline": {"rates": {"submitted": 12.5}}})
+    }
+
+    fn screen() -> Screen {
+        let mut screen = Screen::default();
+        let now = Instant::now();
+        screen.take(&status(), &queue(100), now);
+        screen.take(&status(), &queue(300), now + Duration::from_secs(2));
+        screen
+    }
+
+    fn drawn(screen: &mut Screen, width: u16, height: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let cells = buffer.content().chunks(usize::from(width.max(1)));
+        cells.map(|row| row.iter().map(|cell| cell.symbol()).collect()).collect()
+    }
+
+    #[test]
+    fn sites_are_shown_with_their_rates_since_the_last_look() {
+        let lines = drawn(&mut screen(), 100, 24);
+
+        assert!(lines[0].contains("mta.test  accepting  up 1m 1s  all is well"), "{lines:#?}");
+        assert!(lines[1].contains("12.5 submitted") && lines[2].contains("1,000,006 queued"), "{lines:#?}");
+        assert!(lines[4].starts_with("big.test") && lines[4].contains("1,000,000"), "{lines:#?}");
+        assert!(lines[4].contains(" 100.0 ") && lines[5].contains(" 1000.0 "), "{lines:#?}");
+        assert!(lines[23].contains("2 by depth"), "{lines:#?}");
+    }
+
+    #[test]
+    fn keys_sort_filter_turn_and_pause() {
+        let mut screen = screen();
+
+        press(&mut screen, "s");
+        assert!(drawn(&mut screen, 100, 24)[4].starts_with("quick.test"));
+        press(&mut screen, "r");
+        assert!(drawn(&mut screen, 100, 24)[4].starts_with("big.test"));
+        press(&mut screen, "/QUICK");
+        let lines = drawn(&mut screen, 100, 24);
+        assert!(lines[4].starts_with("quick.test") && lines[5].trim().is_empty(), "{lines:#?}");
+        assert!(lines[23].contains("filter: QUICK_"), "{lines:#?}");
+        screen.react(&key(KeyCode::Esc));
+        press(&mut screen, "tp");
+        let lines = drawn(&mut screen, 100, 24);
+        assert!(lines[4].starts_with("acme") && lines[4].contains("12,345"), "{lines:#?}");
+        assert!(lines[23].contains("PAUSED") && screen.is_paused(), "{lines:#?}");
+        assert_eq!(screen.react(&key(KeyCode::Char('q'))), Reaction::Quit);
+    }
+
+    #[test]
+    fn no_size_and_no_scrolling_breaks_it() {
+        let mut screen = screen();
+        for _ in 0..100 {
+            screen.react(&key(KeyCode::PageDown));
+        }
+
+        for (width, height) in [(1, 1), (3, 2), (20, 4), (80, 5), (500, 100)] {
+            drawn(&mut screen, width, height);
+        }
+        assert!(drawn(&mut screen, 100, 24)[4].starts_with("big.test"), "scrolling ends at the last page");
+    }
+
+    #[test]
+    fn control_characters_of_replies_do_not_reach_the_terminal() {
+        let text = drawn(&mut screen(), 200, 24).concat();
+
+        assert!(!text.contains('\u{1b}') && text.contains("\\u{1b}[2Jbusy"), "{text}");
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_answer_leaves_what_was_there_and_is_told() {
+        let mut screen = screen();
+
+        screen.fail("cannot reach the daemon at /x\nmore");
+
+        let lines = drawn(&mut screen, 100, 24);
+        assert!(lines[23].contains("cannot reach the daemon") && lines[4].starts_with("big.test"), "{lines:#?}");
+    }
+}

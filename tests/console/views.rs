@@ -1,0 +1,170 @@
+//! `status`, `sites`, `queue show` and `pools`.
+
+use crate::running::{Character, Running};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_delivers_is_well_and_tells_its_rates() {
+    let running = Running::start(&[("fine.test", Character::Takes)]).await;
+    running.submit(&["a@fine.test", "b@fine.test"]).await;
+
+    let delivered = |answer: &serde_json::Value| answer["outline"]["rates"]["delivered"].as_f64().unwrap() > 0.0;
+    let answer = running.until_json(&["status"], delivered).await;
+    let (code, screen, _) = running.command(&["status"]).await;
+
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.starts_with("all is well\n"), "{screen}");
+    assert!(screen.contains("accepting messages") && screen.lines().count() <= 24, "{screen}");
+    assert!(answer["outline"]["rates"]["submitted"].as_f64().unwrap() > 0.0, "{answer}");
+    assert!(answer["process"]["memory"].as_u64().unwrap() > 1 << 20, "{answer}");
+    assert_eq!(answer["problems"], serde_json::json!([]));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_that_holds_mail_up_is_named_and_is_no_problem_of_the_daemon() {
+    let running = Running::start(&[("busy.test", Character::Busy)]).await;
+    running.submit(&["a@busy.test"]).await;
+
+    let (code, screen) = running.until(&["status"], |screen| screen.contains("holding up")).await;
+
+    assert_eq!(code, 0, "{screen}");
+    assert!(screen.contains("back-off for") && screen.contains("421 4.7.0 too many connections"), "{screen}");
+    for command in [&["sites"][..], &["queue", "sites"]] {
+        let (code, sites, _) = running.command(command).await;
+        assert!(code == 0 && sites.contains("421 4.7.0 too many connections"), "{sites}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_daemon_ends_status_with_1_and_says_what() {
+    let running = Running::start(&[("stalls.test", Character::Stalls)]).await;
+    running.submit(&["a@stalls.test"]).await;
+    let in_transaction = |text: &str| text.contains("end-of-data");
+    running.until(&["queue", "show", "stalls.test"], in_transaction).await;
+
+    let Running { daemon, folder } = running;
+    let socket = folder.path().join("admin.sock");
+    let stopping = tokio::spawn(daemon.stop(std::time::Duration::from_secs(3)));
+    let mut seen = None;
+    while !stopping.is_finished() {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_hikyaku"))
+            .args(["status", "--socket", socket.to_str().unwrap()])
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        if text.contains("DRAINING") {
+            seen = Some((output.status.code(), text));
+            break;
+        }
+    }
+    stopping.await.unwrap();
+
+    let (code, text) = seen.expect("status while it drains");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.starts_with("1 PROBLEM\n! stopping"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_waits_is_shown_with_its_step_host_and_time() {
+    let running = Running::start(&[("stalls.test", Character::Stalls)]).await;
+    running.submit(&["a@stalls.test"]).await;
+
+    let waits = |answer: &serde_json::Value| answer["connections"][0]["step"] == "end-of-data";
+    let answer = running.until_json(&["queue", "show", "stalls.test"], waits).await;
+    let (code, text, _) = running.command(&["queue", "show", "stalls.test"]).await;
+    let (_, pools, _) = running.command(&["pools"]).await;
+
+    let connection = &answer["connections"][0];
+    assert_eq!((connection["state"].as_str(), connection["messages"].as_u64()), (Some("transaction"), Some(0)));
+    assert!(connection["mx_address"].as_str().unwrap().starts_with("127.0.0.1:"), "{connection}");
+    assert_eq!(answer["summary"]["in_flight"], 1, "{answer}");
+    let site = answer["limits"].as_array().unwrap().iter().find(|limit| limit["of"] == "site").unwrap();
+    assert_eq!((site["what"].as_str(), site["used"].as_u64()), (Some("connections"), Some(1)));
+    assert!(code == 0 && text.contains("transaction end-of-data") && text.contains("LIMIT"), "{text}");
+    assert!(pools.contains("mta.test") && pools.contains("127.0.0.1"), "{pools}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_of_one_kind_are_counted_together_and_cannot_disturb_the_terminal() {
+    let running = Running::start(&[("defers.test", Character::Defers)]).await;
+    running.submit(&["a@defers.test"]).await;
+    running.submit(&["b@defers.test"]).await;
+
+    let both =
+        |answer: &serde_json::Value| answer["replies"][0]["recipients"] == 2 && answer["summary"]["scheduled"] == 2;
+    let answer = running.until_json(&["queue", "show", "Defers.Test."], both).await;
+    let (code, text, _) = running.command(&["queue", "show", "defers.test"]).await;
+
+    assert_eq!(answer["replies"].as_array().unwrap().len(), 1, "{answer}");
+    assert_eq!(answer["depth"][0]["scheduled"], 2, "{answer}");
+    assert_eq!((answer["depth"][0]["lane"].as_str(), answer["depth"][0]["ready"].as_u64()), (Some("normal"), Some(0)));
+    assert!(code == 0 && text.contains("450 4.2.0 *"), "{text}");
+    assert!(text.contains("the next retry is due"), "{text}");
+    for command in [&["queue", "show", "defers.test"][..], &["sites"], &["status"], &["queue", "list"]] {
+        let (_, text, errors) = running.command(command).await;
+        assert!(!text.contains('\u{1b}') && !errors.contains('\u{1b}'), "{command:?}: {text}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_back_off_is_told_with_its_end_and_its_cause() {
+    let running = Running::start(&[("busy.test", Character::Busy)]).await;
+    // Several, so that some are ready while the path pauses.
+    for _ in 0..5 {
+        running.submit(&["a@busy.test"]).await;
+    }
+
+    let is_told = |text: &str| text.contains("the back-off ends") && text.contains("because of greeting at");
+    let (code, text) = running.until(&["queue", "show", "busy.test"], is_told).await;
+
+    assert_eq!(code, 0, "{text}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_rate_is_told_with_the_time_when_it_has_room() {
+    let slow = |config: &mut hikyaku::config::Config| config.limits.site_rate = Some("1/h".parse().unwrap());
+    let running = Running::start_with(&[("fine.test", Character::Takes)], slow).await;
+    for _ in 0..4 {
+        running.submit(&["a@fine.test"]).await;
+    }
+
+    let (_, text) =
+        running.until(&["queue", "show", "fine.test"], |text| text.contains("the message rate has room")).await;
+
+    assert!(text.contains("1 messages in 3600 s") && text.contains("1/1h 0m"), "{text}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_site_ends_with_1_and_says_where_to_look() {
+    let running = Running::start(&[]).await;
+
+    let (code, text, errors) = running.command(&["queue", "show", "nobody.test"]).await;
+
+    assert!(code == 1 && text.is_empty() && errors.contains("hikyaku sites"), "{errors}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_domain_without_a_plan_is_explained() {
+    let no_resolver = |config: &mut hikyaku::config::Config| {
+        config.dns.resolvers = vec!["127.0.0.1:9".parse().unwrap()];
+        config.dns.attempts = 1;
+        config.dns.timeout = hikyaku::config::units::Span(std::time::Duration::from_millis(100));
+    };
+    let running = Running::start_with(&[], no_resolver).await;
+    running.submit(&["a@planless.test"]).await;
+
+    let is_told = |text: &str| text.contains("1 scheduled");
+    let (code, text) = running.until(&["queue", "show", "planless.test"], is_told).await;
+    let (_, screen, _) = running.command(&["status"]).await;
+
+    assert_eq!(code, 0, "{text}");
+    assert!(screen.contains("1 of 1 domains with mail have no plan, such as planless.test"), "{screen}");
+    running.stop().await;
+}
