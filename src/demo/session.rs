@@ -346,7 +346,8 @@ mod tests {
     #[test]
     fn a_sink_takes_mail_that_is_none_of_ours_and_counts_it() {
         let character = Character::Sink { has_chunking: false, delay: Duration::ZERO };
-        let receiver = Receiver { site: sites::Site { character, ..SITES[0] }, ..receiver("fast.test") };
+        let site = sites::Site { character, ..SITES[0] };
+        let receiver = Receiver::new(site, Arc::new(Ledger::new(10_000)), 10_000);
         let mail = b"MAIL FROM:<>\r\nRCPT TO:<who@ever.test>\r\nDATA\r\nSubject: x\r\n\r\nhi\r\n.\r\n";
 
         let codes = talk(&receiver, mail, 4_096);
