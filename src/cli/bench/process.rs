@@ -106,6 +106,7 @@ fn config<'a>(
         section.max_message_size = ByteSize(64 << 20);
     }
     config.spool.path = folder.join("spool");
+    config.journal.path = folder.join("journal");
     config.admin.socket = folder.join("admin.sock");
     config.metrics.enabled = false;
     config.delivery.tls = crate::config::TlsMode::None;
