@@ -307,24 +307,18 @@ fn site_row(item: &Item) -> Row<'static> {
 
 /// The lines above the table.
 fn head(status: &Value) -> [String; 3] {
-    let text = |value: &Value| plain(value.as_str().unwrap_or_default());
-    let count = |value: &Value| value.as_u64().unwrap_or_default();
-    let problems = status["problems"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let verdict = match problems {
-        [] => "all is well".to_owned(),
-        [first, ..] => format!("{} PROBLEMS: {}", problems.len(), text(&first["what"])),
+    let at = |pointer: &str| status.pointer(pointer).unwrap_or(&Value::Null);
+    let text = |pointer: &str| plain(at(pointer).as_str().unwrap_or_default());
+    let verdict = match at("/problems").as_array().map_or(0, Vec::len) {
+        0 => "all is well".to_owned(),
+        1 => format!("PROBLEM: {}", text("/problems/0/what")),
+        count => format!("{count} PROBLEMS: {}", text("/problems/0/what")),
     };
-    let rates = &status["outline"]["rates"];
-    let rate = |name: &str| rates[name].as_f64().unwrap_or_default();
-    let queue = &status["queue"];
-    let number = |name: &str| thousands(count(&queue[name]));
+    let rate = |name: &str| at(&format!("/outline/rates/{name}")).as_f64().unwrap_or_default();
+    let number = |name: &str| thousands(at(&format!("/queue/{name}")).as_u64().unwrap_or_default());
+    let up = span(at("/uptime_seconds").as_u64().unwrap_or_default());
     [
-        format!(
-            "{}  {}  up {}  {verdict}",
-            text(&status["hostname"]),
-            text(&status["state"]),
-            span(count(&status["uptime_seconds"]))
-        ),
+        format!("{}  {}  up {up}  {verdict}", text("/hostname"), text("/state")),
         format!(
             "{:.1} submitted, {:.1} delivered, {:.1} deferred, {:.1} bounced a second",
             rate("submitted"),
