@@ -157,7 +157,8 @@ fn case(way: &impl Way, when: When, mut world: World, launch: &Launch<'_>) -> En
     world.load(&Plan::of(FEW, 2, &world.numbers), address).join();
     let mut doubts = Doubts::default();
     let is_tried = |entry: &Value| entry["attempts"].as_u64() > Some(0);
-    let mut look = || doubts.look(&daemon, &world.checker);
+    let admin = daemon.admin();
+    let mut look = || doubts.look(&admin, &world.checker);
     let is_noticed = world.until(|| look().is_some_and(|entries| entries.iter().any(is_tried)));
     way.repair(&world);
     assert!(is_noticed, "{}: nobody notices", world.name);

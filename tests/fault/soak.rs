@@ -19,15 +19,13 @@ use super::row::{Row, seed};
 use super::world::World;
 use super::world::client::{Load, Numbers, Plan};
 use super::world::daemon::{Daemon, Launch};
-use super::world::doubts::Doubts;
+use super::world::doubts::Watch;
 use super::world::sink::Mood;
 use super::world::strace::{Fault, strace_obstacle};
 use super::world::usage::open_descriptors;
 
 /// How long a fault lasts.
 const LASTS: Duration = Duration::from_secs(3);
-/// Between two looks for recipients in doubt: shorter than the wait before they are tried again.
-const LOOK: Duration = Duration::from_millis(200);
 /// Between two messages of a client.
 const PAUSE: Duration = Duration::from_millis(40);
 /// Clients that are slow at once.
@@ -91,7 +89,6 @@ struct Soak {
     refused: Arc<Numbers>,
     random: Random,
     can_trace: bool,
-    doubts: Doubts,
     troubles: usize,
 }
 
@@ -117,19 +114,10 @@ impl Soak {
         self.begin()
     }
 
-    /// Lets time pass, and looks for recipients in doubt.
-    fn wait(&mut self, life: &Life, time: Duration) {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            self.doubts.look(&life.daemon, &self.world.checker);
-            thread::sleep(LOOK.min(end.saturating_duration_since(Instant::now())));
-        }
-    }
-
-    fn trace(&mut self, life: &mut Life, fault: &Fault<'_>) {
+    fn trace(&self, life: &mut Life, fault: &Fault<'_>) {
         if self.can_trace {
             life.daemon.attach(fault);
-            self.wait(life, LASTS);
+            thread::sleep(LASTS);
             life.daemon.release();
         }
     }
@@ -150,7 +138,7 @@ impl Soak {
                 let open = open_descriptors(raw(life.daemon.id())).unwrap();
                 limit_descriptors(life.daemon.id(), Some(open + 2));
                 let more = self.world.load(&Plan::of(200, 10, &self.world.numbers), life.server);
-                self.wait(&life, LASTS);
+                thread::sleep(LASTS);
                 limit_descriptors(life.daemon.id(), None);
                 more.join();
             }
@@ -158,8 +146,8 @@ impl Soak {
                 let counts = Arc::new(Counts::default());
                 assert!(flood(Slow::Content, SLOW, life.server, &counts), "slow clients are not thrown out");
             }
-            Trouble::Silence(mood) => self.be(mood, &life),
-            Trouble::Deferrals => self.be(Mood::Defer, &life),
+            Trouble::Silence(mood) => self.be(mood),
+            Trouble::Deferrals => self.be(Mood::Defer),
             Trouble::Refusals => self.world.load(&Plan::of(100, 4, &self.refused), life.server).join(),
             Trouble::Clock => {
                 let step = CLOCK_STEPS[self.random.below(3) as usize];
@@ -170,9 +158,9 @@ impl Soak {
         life
     }
 
-    fn be(&mut self, mood: Mood, life: &Life) {
+    fn be(&self, mood: Mood) {
         self.world.sink.set_mood(mood);
-        self.wait(life, LASTS);
+        thread::sleep(LASTS);
         self.world.sink.set_mood(Mood::Normal);
     }
 
@@ -183,7 +171,7 @@ impl Soak {
             life = self.make(trouble, life);
             let (accepted, places) = (self.world.checker.accepted(), self.world.checker.places());
             let pause = Duration::from_millis(1_000 + self.random.below(3_000));
-            self.wait(&life, pause);
+            thread::sleep(pause);
             let checker = Arc::clone(&self.world.checker);
             let goes_on = self.world.until(|| checker.accepted() > accepted && checker.places() > places);
             assert!(goes_on, "after {trouble:?} it does not go on");
@@ -219,31 +207,26 @@ fn after_hours_of_trouble_nothing_is_lost_and_memory_does_not_grow() {
     set_clock(&world.folder().join("clock"), 0);
     let can_trace = strace_obstacle().is_none();
     let (refused, random) = (Numbers::of(Kind::Refused), Random::new(seed()));
-    let mut soak = Soak { world, refused, random, can_trace, doubts: Doubts::default(), troubles: 0 };
+    let mut soak = Soak { world, refused, random, can_trace, troubles: 0 };
     let begun = Instant::now();
 
     let life = soak.begin();
+    let watch = Watch::start(life.daemon.admin(), Arc::clone(&soak.world.checker));
     let life = soak.trouble(life, &[&FATAL[..], &BEARABLE[..]].concat(), begun + total / 3);
     let life = soak.end(life, Trouble::Stop);
     let life = soak.trouble(life, &BEARABLE, begun + total);
 
     let Life { daemon, clients, .. } = life;
     clients.stop();
-    // Silent connections are noticed within their time-outs.
-    let end = Instant::now() + super::world::PROGRESS;
-    while soak.doubts.look(&daemon, &soak.world.checker).is_none_or(|entries| !entries.is_empty())
-        && Instant::now() < end
-    {
-        thread::sleep(LOOK);
-    }
     let samples = daemon.samples();
     let settled = &samples[samples.len() / 3..];
     let kib_an_hour = slope(settled) / 1_024.0;
     let (first, last) = (settled[0].1 >> 10, settled[settled.len() - 1].1 >> 10);
     row.note(&format!("{minutes} minutes, {} troubles", soak.troubles));
     row.note(&format!("memory {first} KiB, later {last} KiB, slope {kib_an_hour:+.0} KiB an hour"));
-    soak.world.allow_duplicates(soak.doubts.count());
-    let troubles = soak.troubles;
-    let ending = soak.world.finish_with(daemon);
-    row.add(troubles, ending);
+    let (troubles, world) = (soak.troubles, &mut soak.world);
+    // Silent connections are noticed within their time-outs; nobody is named any more when the queue is empty.
+    assert!(world.until(|| daemon.is_empty()), "messages are left");
+    world.allow_duplicates(watch.stop());
+    row.add(troubles, soak.world.finish_with(daemon));
 }

@@ -36,6 +36,29 @@ pub struct Daemon {
     socket: PathBuf,
 }
 
+/// The admin interface without the command line: quick enough for what is gone soon.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    socket: PathBuf,
+}
+
+impl Admin {
+    /// What it answers; null if it does not.
+    pub fn get(&self, path: &str) -> Value {
+        let answer = || -> std::io::Result<Vec<u8>> {
+            let mut stream = UnixStream::connect(&self.socket)?;
+            stream.set_read_timeout(Some(ANSWER))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: daemon\r\nConnection: close\r\n\r\n")?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            Ok(answer)
+        };
+        let answer = answer().unwrap_or_default();
+        let body = memchr::memmem::find(&answer, b"\r\n\r\n").map_or(answer.len(), |end| end + 4);
+        serde_json::from_slice(&answer[body..]).unwrap_or(Value::Null)
+    }
+}
+
 /// What it has logged.
 #[derive(Debug)]
 pub struct Log {
@@ -214,7 +237,8 @@ impl Daemon {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether its spool has no message left.
+    pub fn is_empty(&self) -> bool {
         let state = self.ask(&["spool", "stat", "--json"]);
         state["messages"] == 0 && state["recovering"] == false
     }
@@ -226,19 +250,9 @@ impl Daemon {
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
     }
 
-    /// What the admin interface answers, without the command line: quick enough for what is gone soon. Null if it does not.
-    pub fn get(&self, path: &str) -> Value {
-        let answer = || -> std::io::Result<Vec<u8>> {
-            let mut stream = UnixStream::connect(&self.socket)?;
-            stream.set_read_timeout(Some(ANSWER))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: daemon\r\nConnection: close\r\n\r\n")?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer)?;
-            Ok(answer)
-        };
-        let answer = answer().unwrap_or_default();
-        let body = memchr::memmem::find(&answer, b"\r\n\r\n").map_or(answer.len(), |end| end + 4);
-        serde_json::from_slice(&answer[body..]).unwrap_or(Value::Null)
+    /// Its admin interface.
+    pub fn admin(&self) -> Admin {
+        Admin { socket: self.socket.clone() }
     }
 
     /// Its log is read to its end, so that all doubts are known.

@@ -2,16 +2,23 @@
 //! of data. The queue names them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::daemon::Daemon;
+use super::daemon::Admin;
 use crate::checker::Checker;
 
 /// What the queue says of a recipient whose receiver did not say whether it took the message.
 const UNANSWERED: &str = "end-of-data at ";
 /// The entries of the queue: more than there ever are in these tests.
 const ENTRIES: &str = "/v1/queue/entries?limit=5000";
+
+/// Between two looks of a [`Watch`]: much shorter than the wait before somebody in doubt is tried again.
+const EVERY: Duration = Duration::from_millis(150);
 
 /// What was seen so far.
 #[derive(Debug, Default)]
@@ -22,8 +29,8 @@ pub struct Doubts {
 
 impl Doubts {
     /// Looks into the queue and tells the checker who is newly in doubt. Gives the entries.
-    pub fn look(&mut self, daemon: &Daemon, checker: &Checker) -> Option<Vec<Value>> {
-        let Value::Array(entries) = daemon.get(ENTRIES) else { return None };
+    pub fn look(&mut self, admin: &Admin, checker: &Checker) -> Option<Vec<Value>> {
+        let Value::Array(entries) = admin.get(ENTRIES) else { return None };
         for entry in &entries {
             let is_unanswered = entry["last_reply"].as_str().is_some_and(|reply| reply.starts_with(UNANSWERED));
             let (Some(id), Some(index)) = (entry["message_id"].as_str(), entry["recipient"].as_u64()) else { continue };
@@ -31,7 +38,7 @@ impl Doubts {
             if !is_unanswered || self.known.contains(&key) {
                 continue;
             }
-            let message = daemon.get(&format!("/v1/message/{id}"));
+            let message = admin.get(&format!("/v1/message/{id}"));
             let recipient = &message["recipients"][index as usize]["forward_path"];
             // A message that has left the queue meanwhile was not tried again before that.
             if let Some(recipient) = recipient.as_str() {
@@ -45,5 +52,34 @@ impl Doubts {
     /// How many were named.
     pub fn count(&self) -> u64 {
         self.known.len() as u64
+    }
+}
+
+/// Looks all the time, whatever daemon is there.
+#[derive(Debug)]
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Watch {
+    pub fn start(admin: Admin, checker: Arc<Checker>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut doubts = Doubts::default();
+            while !stopped.load(Ordering::Relaxed) {
+                doubts.look(&admin, &checker);
+                thread::sleep(EVERY);
+            }
+            doubts.count()
+        });
+        Self { stop, thread }
+    }
+
+    /// How many were named.
+    pub fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
     }
 }
