@@ -47,7 +47,7 @@ pub(super) async fn place(
 pub(super) async fn undo(Shared(state): Shared<State>, Path(id): Path<String>) -> Result<Json<Undone>, Refusal> {
     let id = parse(&id)?;
     let undone = tokio::task::spawn_blocking(move || state.queue.undo(id)).await?;
-    let undone = undone.map_err(|error| PlaceError::Store(error))?;
+    let undone = undone.map_err(PlaceError::Store)?;
     undone.map(Json).ok_or_else(|| no_such_order(id))
 }
 

@@ -17,7 +17,7 @@ pub(super) enum Message {
     /// Show an unfinished message: envelope, recipients and header section
     Show(Show),
     /// Find messages by recipient, sender, tenant or campaign, queued or ended
-    Find(Find),
+    Find(Box<Find>),
     /// Give up what is left of a message, without a DSN
     Delete(End),
     /// Give up what is left of a message, with a DSN to its sender

@@ -232,7 +232,7 @@ impl Client {
         self.say(&format!("MAIL FROM:<{from}>"))?;
         for to in to {
             let (path, parameters) = to.split_once(' ').unwrap_or((to, ""));
-            let said = self.say(&format!("RCPT TO:<{path}> {parameters}").trim_end())?;
+            let said = self.say(format!("RCPT TO:<{path}> {parameters}").trim_end())?;
             assert!(said.starts_with("250"), "{said}");
         }
         self.say("DATA")?;
