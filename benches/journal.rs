@@ -1,10 +1,11 @@
 //! What the journal costs for one message: its `received` and its `delivered` line.
 //!
-//! * `tell`: both are told, by one thread, to a journal that nobody writes to disk in that time: what delivery pays;
-//! * `whole`: a million messages told to a journal on a real folder, rotated and compressed; processor time of all threads
-//!   (user and system) for each message, printed.
+//! * `tell`: both are told, by one thread as fast as it can, while the journal's thread writes them: wall time, so of
+//!   use only on an idle machine;
+//! * `whole`: a million messages told to a journal on a real folder, in one file or rotated and compressed; processor
+//!   time of all threads (user and system, to 10 ms) for each message, printed.
 //!
-//! Load: one recipient, addresses, campaign and reply as a campaign's mail has them (about 860 octets in both lines).
+//! Load: one recipient, addresses, campaign and reply as a campaign's mail has them (1013 octets in both lines).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;

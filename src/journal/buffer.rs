@@ -1,8 +1,8 @@
 //! Lines that are not written yet, and what was lost because there were too many of them.
 //!
-//! Whoever has something to tell writes its line here, under a lock held for a fraction of a microsecond; nobody waits for
-//! the disk. When the buffer is full everything is counted as lost until the writer has taken what there is, so that what
-//! is lost lies in one piece behind it.
+//! Whoever has something to tell writes its line here, under a lock held for a fraction of a microsecond; nobody waits
+//! for the disk. When the buffer is full everything is counted as lost until the writer has taken what there is, so
+//! that what is lost lies in one piece behind it.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Reading on from an event, through rotation, compression and restarts of the daemon.
 //!
 //! The cursor is the id of the last event that was seen. Ids only grow, names of files tell the first id in each, and
-//! the first line of a file tells the last event before it; so nothing is given twice, and what was removed before it could
-//! be read is noticed. A [`Follower`] needs no daemon and asks for nothing but the files.
+//! the first line of a file tells the last event before it; so nothing is given twice, and what was removed before it
+//! could be read is noticed. A [`Follower`] needs no daemon and asks for nothing but the files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,13 +44,17 @@ pub enum FollowError {
         oldest: EventId,
     },
     /// This journal never gave that id.
-    #[error("no event of this journal has the id {cursor}{}", newest.map(|id| format!("; the newest is {id}")).unwrap_or_default())]
+    #[error("no event of this journal has the id {cursor}{}", beside(*newest))]
     Unknown {
         /// The cursor.
         cursor: EventId,
         /// The newest event.
         newest: Option<EventId>,
     },
+}
+
+fn beside(newest: Option<EventId>) -> String {
+    newest.map(|id| format!("; the newest is {id}")).unwrap_or_default()
 }
 
 /// Events that were removed before they were read.
@@ -114,8 +118,8 @@ impl Follower {
         self.damaged
     }
 
-    /// Gives every line that is there and was not given yet, in order. Ends early, to be called again, when `each` fails;
-    /// the line that it failed for counts as not given.
+    /// Gives every line that is there and was not given yet, in order. Ends early, to be called again, when `each`
+    /// fails; the line that it failed for counts as not given.
     pub fn read(&mut self, each: &mut dyn FnMut(&Record<'_>) -> io::Result<()>) -> io::Result<()> {
         loop {
             if self.current.is_none() && !self.begin()? {

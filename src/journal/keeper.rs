@@ -1,7 +1,8 @@
 //! The thread that keeps finished files: compresses them, and removes those that are too old or too many.
 //!
 //! A file is compressed under another name, synced, renamed and only then removed in its plain form, so that readers
-//! find each event at any time and a crash at any point leaves all of them. The file that is being written is never touched.
+//! find each event at any time and a crash at any point leaves all of them. The file that is being written is never
+//! touched.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

@@ -1,10 +1,11 @@
 //! The journal: one line of JSON for each thing that happens to a recipient, in files that are rotated, compressed and
 //! cleaned. Format and promises in `docs/journal.md`.
 //!
-//! [`Journal::tell`] is for everybody: it writes a line into a buffer in memory and returns, whatever the disk does. One
-//! thread writes the buffer to the current file (handed to the kernel a few milliseconds later, not synced); another one
-//! compresses finished files and removes old ones. When the buffer is full, events are counted and a `gap` line says how
-//! many are missing. Reading needs no daemon: [`Follower`] goes through the files and on, [`search()`] looks for events.
+//! [`Journal::tell`] is for everybody: it writes a line into a buffer in memory and returns, whatever the disk does.
+//! One thread writes the buffer to the current file (handed to the kernel a few milliseconds later, not synced);
+//! another one compresses finished files and removes old ones. When the buffer is full, events are counted and a `gap`
+//! line says how many are missing. Reading needs no daemon: [`Follower`] goes through the files and on, [`search()`]
+//! looks for events.
 //!
 //! | part | does |
 //! |---|---|
@@ -76,7 +77,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// The folder or a file in it cannot be made.
-    #[error("journal.path: cannot write a journal in {}: {error}; enabled = false in [journal] goes without one", path.display())]
+    #[error(
+        "journal.path: cannot write a journal in {}: {error}; enabled = false in [journal] goes without one",
+        path.display()
+    )]
     Folder {
         /// The folder.
         path: PathBuf,

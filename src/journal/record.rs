@@ -1,5 +1,5 @@
-//! Looking at a line without parsing it: lines are flat and have no spaces, and a quotation mark inside a value is escaped,
-//! so `"name":` occurs only where a field begins.
+//! Looking at a line without parsing it: lines are flat and have no spaces, and a quotation mark inside a value is
+//! escaped, so `"name":` occurs only where a field begins.
 
 use std::time::Duration;
 
@@ -80,7 +80,10 @@ pub(super) fn escaped(text: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    const LINE: &str = r#"{"v":1,"id":"000000000001a","time":"1970-01-01T00:00:02.500Z","event":"bounced","reply_text":"\"domain\":\"x\" \\","domain":"d.test","reply_code":550,"last":7}"#;
+    const LINE: &str = concat!(
+        r#"{"v":1,"id":"000000000001a","time":"1970-01-01T00:00:02.500Z","event":"bounced","#,
+        r#""reply_text":"\"domain\":\"x\" \\","domain":"d.test","reply_code":550,"last":7}"#
+    );
 
     #[test]
     fn fields_are_found_and_never_inside_a_value() {

@@ -1,8 +1,8 @@
-//! Outcomes that no transaction has brought, and what else concerns messages that nobody has read: their envelopes are read
-//! for the journal before they are settled, since a finished message cannot be read any more.
+//! Outcomes that no transaction has brought, and what else concerns messages that nobody has read: their envelopes are
+//! read for the journal before they are settled, since a finished message cannot be read any more.
 //!
-//! Done by one thread at a time, so that a site or a resolver that is down cannot occupy every thread that may block. What
-//! waits here counts as in flight. Without a journal nothing waits.
+//! Done by one thread at a time, so that a site or a resolver that is down cannot occupy every thread that may block.
+//! What waits here counts as in flight. Without a journal nothing waits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
