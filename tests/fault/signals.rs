@@ -7,8 +7,8 @@ use rustix::process::Signal;
 
 use super::letter::{Kind, scrambled};
 use super::row::{Row, in_parallel, seed, sized};
-use super::world::World;
 use super::world::client::{Numbers, Plan};
+use super::world::{Ending, World};
 
 /// Signals in one life.
 const HANGUPS: u32 = 100;
@@ -40,24 +40,65 @@ fn sigterm_under_load_finishes_what_is_under_way_and_repeats_nothing() {
     assert_eq!((sum.unknown, sum.broken), (0, 0), "every client is told what became of its message: {sum}");
 }
 
+/// What the log says of a reload.
+const RELOADED: &str = "configuration reloaded";
+const REFUSED: &str = "the configuration was not reloaded; the one before holds";
+/// Files that no daemon takes.
+const BAD: [&str; 4] = ["", "no TOML", "[limits]\nsite_connections = 0\n", "[nonsense]\n"];
+
+/// A file with other limits than the one before.
+fn change(world: &mut World, number: u32) {
+    let (number, file) = (i64::from(number), world.file());
+    world.options.set("limits.site_connections", 5 + number % 16).set("listener.max_hops", 50 + number);
+    world.options.set("delivery.idle", format!("{}s", 1 + number % 9)).write(&file);
+}
+
+/// A file that is refused: one of those, or a good one that is cut off.
+fn spoil(world: &World, number: u32) {
+    let whole = std::fs::read_to_string(world.file()).unwrap();
+    let text = match BAD[number as usize % BAD.len()] {
+        "" => format!("{}\n[limits", &whole[..whole.len() / 2]),
+        bad => bad.to_owned(),
+    };
+    std::fs::write(world.file(), text).unwrap();
+}
+
+fn hang_up() -> Ending {
+    let mut world = World::new("SIGHUP", Numbers::of(Kind::Mixed));
+    let (daemon, address) = world.start();
+    let clients = world.load(&Plan::endless(4, &world.numbers), address);
+    for number in 0..HANGUPS {
+        // Every fifth file is bad; of the others, some come while the one before is worked on.
+        let is_bad = number % 5 == 4;
+        let refused = daemon.log.count(REFUSED);
+        if is_bad {
+            spoil(&world, number / 5);
+        } else {
+            change(&mut world, number);
+        }
+        daemon.signal(Signal::HUP);
+        if is_bad {
+            assert!(world.until(|| daemon.log.count(REFUSED) > refused), "bad file {number} is not told");
+        }
+        thread::sleep(BETWEEN);
+    }
+    let reloaded = daemon.log.count(RELOADED);
+    change(&mut world, HANGUPS);
+    daemon.signal(Signal::HUP);
+    assert!(world.until(|| daemon.log.count(RELOADED) > reloaded), "a good file is not taken after bad ones");
+    clients.stop();
+    assert_eq!(daemon.log.count(REFUSED), u64::from(HANGUPS / 5), "bad files that were refused");
+    assert!(reloaded > u64::from(HANGUPS / 5), "good files are taken: {reloaded}");
+    world.finish_with(daemon)
+}
+
 #[test]
-fn a_hundred_sighups_under_load_change_nothing_that_a_client_or_receiver_sees() {
-    let mut row = Row::of("F18 SIGHUP x 100");
+fn a_hundred_sighups_with_good_and_bad_files_under_load_are_seen_by_no_client_or_receiver() {
+    let mut row = Row::of("F18 SIGHUP x 100, bad files");
     let lives = sized(1, 3);
 
-    let ending = in_parallel(1, lives, |_| {
-        let world = World::new("SIGHUP", Numbers::of(Kind::Mixed));
-        let (daemon, address) = world.start();
-        let clients = world.load(&Plan::endless(4, &world.numbers), address);
-        for _ in 0..HANGUPS {
-            daemon.signal(Signal::HUP);
-            thread::sleep(BETWEEN);
-        }
-        clients.stop();
-        world.finish_with(daemon)
-    });
+    row.add(lives, in_parallel(1, lives, |_| hang_up()));
 
-    row.add(lives, ending);
     let sum = row.sum();
     assert!(sum.accepted > 50, "hardly any load: {sum}");
     assert_eq!((sum.duplicates, sum.unknown, sum.refused, sum.broken), (0, 0, 0, 0), "{sum}");

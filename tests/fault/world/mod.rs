@@ -62,6 +62,8 @@ impl Default for Caps {
 pub struct World {
     pub name: String,
     folder: TempDir,
+    /// As the configuration file has them.
+    pub options: Options,
     pub checker: Arc<Checker>,
     pub sink: Sink,
     pub numbers: Arc<Numbers>,
@@ -125,6 +127,7 @@ impl World {
         Self {
             name: name.to_owned(),
             folder,
+            options,
             checker,
             sink,
             numbers,
@@ -140,6 +143,11 @@ impl World {
 
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The configuration file.
+    pub fn file(&self) -> PathBuf {
+        self.folder().join("config.toml")
     }
 
     /// Where the spool is, or the disk that it is on.
