@@ -16,6 +16,7 @@ use super::exit::{self, Exit, Failure};
 use super::notify::{self, notify};
 use crate::config::{Config, LogFormat, Logging};
 use crate::daemon::Daemon;
+use crate::panics;
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,7 @@ impl Run {
     pub(super) fn execute(self) -> exit::Result {
         let config = Config::load(&self.config).map_err(Failure::usage)?;
         start_log(&config.log)?;
+        panics::log_panics();
         raise_descriptor_limit();
         let runtime = runtime(config.threads)?;
         let result = runtime.block_on(serve(config));
