@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use fake_mx::{Act, FakeMx, Running, Step};
 use hikyaku::clock::Clock;
-use hikyaku::delivery::{self, Deliverer, Probe, Timeouts};
+use hikyaku::delivery::{self, Deliverer, Timeouts};
 use hikyaku::dns::settings::{Host, NextHop, Route};
 use hikyaku::dns::{self, Planner};
 use hikyaku::log::disk::Disk;
 use hikyaku::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Recipient, Ret};
 use hikyaku::metrics::Registry;
+use hikyaku::panics::Probe;
 use hikyaku::queue::settings::{BackOff, Limits, Retry};
 use hikyaku::queue::{self, Filter, Queue};
 use hikyaku::smtp::address::ReversePath;
@@ -201,7 +202,7 @@ async fn deliver_around_a_panic(extensions: &[&str], count: usize) -> (usize, us
     let receiver = FakeMx::with(extensions).start().await;
     let poison: Arc<OnceLock<MessageId>> = Arc::default();
     let known = poison.clone();
-    let probe = Probe(Arc::new(move |id| assert!(known.get() != Some(&id), "a bug in this message")));
+    let probe = Probe(Arc::new(move |id| assert!(known.get() != Some(&MessageId(id)), "a bug in this message")));
     let daemon = Daemon::probed(&[("x.test", &receiver)], 16 << 20, Some(probe));
     // Known before it can be tried: two more go before it, but hardly all of them.
     let mut sent = HashMap::new();

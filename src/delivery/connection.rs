@@ -255,7 +255,7 @@ impl<'a> Connection<'a> {
     /// A transaction of this message begins.
     pub(super) fn probe<T: Ticket>(&self, job: Option<&Job<T>>) {
         if let (Some(probe), Some(job)) = (&self.shared.settings.probe, job) {
-            (probe.0)(job.ticket.id());
+            (probe.0)(job.ticket.id().0);
         }
     }
 

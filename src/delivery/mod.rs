@@ -35,7 +35,7 @@ use crate::metrics::Registry;
 use crate::panics::Bulkhead;
 
 pub use courier::Deliverer;
-pub use settings::{Probe, Settings, Timeouts};
+pub use settings::{Settings, Timeouts};
 
 /// Why delivery cannot start.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -1,11 +1,10 @@
 //! What delivery is told by the configuration; the daemon fills it in.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dns::MOST_ADDRESSES;
-use crate::message::{MessageId, Phase};
+use crate::message::Phase;
+use crate::panics::Probe;
 
 /// How mail is delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,27 +25,9 @@ pub struct Settings {
     pub look_ahead: bool,
     /// How long a message that was begun ahead waits for the reply to the end of data before it.
     pub look_ahead_patience: Duration,
-    /// Called with each message whose transaction begins; none, but in tests of what a panic at that point does.
+    /// Called with the id of each message whose transaction begins; none, but in tests of what a panic there does.
     pub probe: Option<Probe>,
 }
-
-/// What [`Settings::probe`] is.
-#[derive(Clone)]
-pub struct Probe(pub Arc<dyn Fn(MessageId) + Send + Sync>);
-
-impl fmt::Debug for Probe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Probe").finish_non_exhaustive()
-    }
-}
-
-impl PartialEq for Probe {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for Probe {}
 
 impl Default for Settings {
     fn default() -> Self {

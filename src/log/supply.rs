@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::panics::Bulkhead;
+
 use super::segment::{self, Header};
 use super::storage::{Storage, StorageFile, is_full};
 
@@ -102,12 +104,12 @@ pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan) -> io::Result<Fres
 
 impl Supply {
     /// Starts the thread; it makes the first segment at once.
-    pub fn start(storage: Arc<dyn Storage>, plan: Plan) -> io::Result<Self> {
+    pub fn start(storage: Arc<dyn Storage>, wall: Bulkhead, plan: Plan) -> io::Result<Self> {
         let state = Mutex::new(State { making: next_size(&*storage, plan), ..State::default() });
         let shared = Arc::new(Shared { state, changed: Condvar::new() });
         let thread = std::thread::Builder::new().name("spool-supply".into()).spawn({
             let shared = shared.clone();
-            move || run(&shared, &*storage, plan)
+            move || run(&shared, &*storage, &wall, plan)
         })?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -169,11 +171,15 @@ fn next_size(storage: &dyn Storage, plan: Plan) -> u64 {
     plan.size_for(free).unwrap_or_default()
 }
 
-fn run(shared: &Shared, storage: &dyn Storage, plan: Plan) {
+fn run(shared: &Shared, storage: &dyn Storage, wall: &Bulkhead, plan: Plan) {
     let mut sequence = plan.first;
     loop {
-        shared.state.lock().making = next_size(storage, plan);
-        let made = make(storage, sequence, plan);
+        let made = wall.call(|| {
+            shared.state.lock().making = next_size(storage, plan);
+            make(storage, sequence, plan)
+        });
+        // Tried again like what an error prevented.
+        let made = made.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         let mut state = shared.state.lock();
         state.making = 0;
         match made {

@@ -282,3 +282,127 @@ impl Site {
 fn report(panic: &Panic) -> Report {
     Report::local(Phase::Queue, Status::new(4, 3, 0), panic.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::clock::{Clock, UnixTime};
+    use crate::dns::{self, Planner};
+    use crate::log::simulated::Simulated;
+    use crate::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, Notify, Recipient};
+    use crate::queue::settings::Settings;
+    use crate::smtp::address::ReversePath;
+    use crate::spool::{self, Attempts, NewMessage, Spool};
+
+    async fn engine() -> Arc<Engine> {
+        let (clock, registry) = (Clock::system(), Registry::new().unwrap());
+        let settings = spool::Settings {
+            path: "unused".into(),
+            segment_size: 1 << 20,
+            reserve: 0,
+            sync: true,
+            attempts: Attempts::Write,
+            deadline: Duration::from_secs(60),
+            cache: 0,
+        };
+        let (spool, _) = Spool::open(settings, Arc::new(Simulated::new(1)), clock, &registry).unwrap();
+        let resolvers = vec!["127.0.0.1:9".parse().unwrap()];
+        let planner = Planner::new(dns::Settings { resolvers, ..Default::default() }, clock, &registry).unwrap();
+        Arc::new(Engine::new(Settings::default(), spool, Arc::new(planner), clock, &registry))
+    }
+
+    /// A message to so many recipients that the spool has, and the queue has lost.
+    async fn lose(engine: &Arc<Engine>, recipients: usize) -> MessageId {
+        let id = engine.spool.next_id();
+        let recipient =
+            Recipient { forward_path: "a@x.test".parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
+        let envelope = Arc::new(Envelope {
+            reverse_path: ReversePath::Null,
+            recipients: vec![recipient; recipients],
+            accepted_at: engine.clock.wall(),
+            tenant: "t".into(),
+            campaign: "".into(),
+            lane: Lane::Normal,
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            traits: ContentTraits::default(),
+            ret: None,
+            envid: None,
+            kind: Kind::Submitted,
+        });
+        let content = Content::Memory(Bytes::from_static(b"\r\n"));
+        let message = NewMessage { id, envelope, content, ended_at: engine.clock.now() };
+        engine.spool.accept(message).await.unwrap();
+        id
+    }
+
+    fn panic() -> Panic {
+        Bulkhead::default().call(|| panic!("a bug")).map(|()| 0).unwrap_err()
+    }
+
+    fn held(engine: &Engine) -> Vec<Key> {
+        let mut keys = Vec::new();
+        engine.held.for_each(|entry, hold| {
+            assert_eq!(hold, Hold::Damaged);
+            assert_eq!(engine.replies.of(entry).unwrap().reply.text, "panic: a bug".into());
+            keys.push((entry.id, entry.recipient));
+            true
+        });
+        keys
+    }
+
+    fn scheduled(engine: &Engine) -> Vec<(Key, UnixTime)> {
+        let mut found = Vec::new();
+        for shard in engine.timers.shards() {
+            shard.for_each(|entry| {
+                found.push(((entry.id, entry.recipient), entry.due));
+                true
+            });
+        }
+        found.sort_unstable_by_key(|(_, due)| *due);
+        found
+    }
+
+    #[tokio::test]
+    async fn what_was_lost_in_a_panic_over_one_message_is_held_and_the_rest_of_it_is_left_alone() {
+        let engine = engine().await;
+        let id = lose(&engine, 3).await;
+        let envelope = engine.spool.envelope(id).unwrap();
+        let pending = engine.spool.pending(id);
+        // One is where it belongs, one is finished.
+        let entry = engine.entry_of(id, &envelope, &engine.flow_of(&envelope), &pending[1]).unwrap();
+        engine.timers.schedule(std::iter::once(entry));
+        engine.spool.record(id, &[spool::RecipientEvent { recipient: 2, event: spool::Event::Delivered }]);
+
+        engine.salvage((0..3).map(|index| (id, index)).collect(), Blame::Certain, panic());
+
+        assert_eq!(held(&engine), [(id, 0)]);
+        assert_eq!(scheduled(&engine).iter().map(|(key, _)| *key).collect::<Vec<_>>(), [(id, 1)]);
+        assert_eq!(engine.in_flight.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn of_many_messages_each_is_tried_alone_and_held_when_it_panics_again() {
+        let engine = engine().await;
+        let (one, two) = (lose(&engine, 1).await, lose(&engine, 1).await);
+        let before = engine.clock.wall();
+
+        engine.salvage(vec![(one, 0), (two, 0)], Blame::Shared, panic());
+
+        assert_eq!(held(&engine), []);
+        let later = scheduled(&engine);
+        assert_eq!(later.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [(one, 0), (two, 0)]);
+        assert!(later[0].1 >= before.plus(PAUSE) && later[1].1 > later[0].1, "{later:?}");
+        for shard in engine.timers.shards() {
+            shard.extract(|_| true, &mut Vec::new());
+        }
+        engine.salvage(vec![(two, 0)], Blame::Shared, panic());
+        assert_eq!(held(&engine), [(two, 0)]);
+        assert_eq!(*engine.walls.suspects.lock(), [(one, 0)].into());
+        engine.spool.record(one, &[spool::RecipientEvent { recipient: 0, event: spool::Event::Delivered }]);
+        engine.sweep_suspects();
+        assert!(engine.walls.suspects.lock().is_empty());
+    }
+}

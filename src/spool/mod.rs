@@ -33,6 +33,7 @@ use std::sync::atomic::Ordering;
 
 use crate::log::writer::Withdrawal;
 use crate::message::{Content, Envelope, Message, MessageId};
+use crate::panics::Panic;
 
 pub use check::{CheckError, CheckReport, Region, check, check_storage, stat};
 pub use contract::*;
@@ -177,6 +178,11 @@ impl Spool {
     /// start can read them.
     pub fn recovery_failure(&self) -> Option<String> {
         self.inner.recovery_failure.lock().clone()
+    }
+
+    /// Recovery panicked: what it had not raised waits for the next start. Nothing is deleted until then.
+    pub fn recovery_panicked(&self, panic: &Panic) {
+        *self.inner.recovery_failure.lock() = Some(panic.to_string());
     }
 
     /// The state in numbers.

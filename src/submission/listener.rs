@@ -32,31 +32,35 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 pub async fn serve(listener: TcpListener, settings: Arc<Settings>, services: Services, stop: CancellationToken) {
     let intake = Intake::new(&settings);
     let strangers = Strangers::new(&settings);
+    let begin = |sessions: &mut JoinSet<()>, stream: TcpStream, client: IpAddr| {
+        let (settings, place) = if is_allowed(client, &settings) {
+            (&settings, intake.enter(client).map(Room::Place))
+        } else {
+            (&strangers.settings, strangers.enter().map(Room::Stranger))
+        };
+        match place {
+            Ok(place) => {
+                let _ = stream.set_nodelay(true);
+                let (settings, intake) = (Arc::clone(settings), Arc::clone(&intake));
+                let connection = Connection::new(stream, client, settings, services.clone(), intake);
+                sessions.spawn(run(connection, stop.child_token(), place));
+            }
+            Err(refusal) => turn_away(&stream, &refusal, &services),
+        }
+    };
     let mut sessions = JoinSet::new();
     let mut forget = tokio::time::interval(FORGET_EVERY);
     let mut pause = PAUSES.0;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(ended) = sessions.join_next() => report(ended),
+            Some(_) = sessions.join_next() => {}
             _ = forget.tick() => intake.forget(),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     pause = PAUSES.0;
-                    let (settings, place) = if is_allowed(peer.ip(), &settings) {
-                        (&settings, intake.enter(peer.ip()).map(Room::Place))
-                    } else {
-                        (&strangers.settings, strangers.enter().map(Room::Stranger))
-                    };
-                    match place {
-                        Ok(place) => {
-                            let _ = stream.set_nodelay(true);
-                            let (settings, intake) = (Arc::clone(settings), Arc::clone(&intake));
-                            let connection = Connection::new(stream, peer.ip(), settings, services.clone(), intake);
-                            sessions.spawn(run(connection, stop.child_token(), place));
-                        }
-                        Err(refusal) => turn_away(&stream, &refusal, &services),
-                    }
+                    // Behind a wall of its own: the listener goes on, and so do its sessions.
+                    let _ = services.wall.call(|| begin(&mut sessions, stream, peer.ip()));
                 }
                 Err(error) => {
                     if !is_of_one_connection(&error) {
@@ -69,9 +73,7 @@ pub async fn serve(listener: TcpListener, settings: Arc<Settings>, services: Ser
         }
     }
     drop(listener);
-    while let Some(ended) = sessions.join_next().await {
-        report(ended);
-    }
+    while sessions.join_next().await.is_some() {}
 }
 
 /// Errors that tell of a connection that was gone before it was accepted (accept(2)); the next one may be fine.
@@ -90,8 +92,13 @@ enum Room {
     Stranger(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit),
 }
 
+/// A session that panics is closed without a reply, so its client keeps a message that it has no 250 for; what the spool
+/// has not acknowledged yet is withdrawn.
 async fn run(connection: Connection, stop: CancellationToken, room: Room) {
-    connection.run(stop).await;
+    let services = connection.services().clone();
+    if services.wall.run(connection.run(stop)).await.is_err() {
+        services.metrics.sessions.decrement(1.0);
+    }
     drop(room);
 }
 
@@ -117,10 +124,4 @@ impl Strangers {
 fn turn_away(stream: &TcpStream, refusal: &Refusal, services: &Services) {
     services.metrics.count(refusal.cause);
     let _ = stream.try_write(format!("{} {} {}\r\n", refusal.code, refusal.status, refusal.text).as_bytes());
-}
-
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "a submission session ended by a panic");
-    }
 }

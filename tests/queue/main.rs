@@ -8,6 +8,7 @@ mod fairness;
 mod gates;
 mod notices;
 mod orders;
+mod panics;
 mod permits;
 mod safety;
 mod timing;
