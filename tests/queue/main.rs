@@ -13,3 +13,4 @@ mod permits;
 mod safety;
 mod timing;
 mod view;
+mod week;
