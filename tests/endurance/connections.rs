@@ -49,8 +49,7 @@ fn a_session_and_a_connection_take_one_descriptor_each() {
     assert!(more_others <= others + 4, "{others} grew to {more_others}");
     let probe = Probe::start(daemon.address);
     std::thread::sleep(Duration::from_secs(if is_full() { 20 } else { 2 }));
-    let took = probe.end("with all of them open");
-    assert!(!took.is_empty());
+    assert!(probe.end("with all of them open") > 0);
 
     sink.answer();
     daemon.until("all delivered", long, |_| sink.recipients() == count as u64);

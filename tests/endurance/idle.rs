@@ -34,7 +34,9 @@ fn a_domain_that_has_gone_quiet_costs_little_and_is_forgotten_by_the_queue() {
     let mut session = Session::open(daemon.address);
     let mut submit = |from: usize, to: usize| {
         let all: Vec<String> = (from..to).map(|number| format!("a@d{number}.test")).collect();
-        all.chunks(RECIPIENTS).for_each(|some| session.submit(some));
+        for some in all.chunks(RECIPIENTS) {
+            session.submit(some);
+        }
     };
     let long = Duration::from_secs(1_800);
     // Buffers, threads and tables have their first sizes after these.

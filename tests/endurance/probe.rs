@@ -43,16 +43,18 @@ impl Session {
         }
     }
 
-    /// One message, to its 250.
-    pub fn submit(&mut self, to: &[String]) {
+    /// One message, to its 250; how long that took from the end of data on.
+    pub fn submit(&mut self, to: &[String]) -> Duration {
         let rcpts: String = to.iter().map(|to| format!("RCPT TO:<{to}>\r\n")).collect();
         self.say(&format!("MAIL FROM:<>\r\n{rcpts}DATA\r\n"));
         for _ in 0..=to.len() {
             self.expect("250");
         }
         self.expect("354");
+        let begun = Instant::now();
         self.say("Subject: probe\r\n\r\nHello.\r\n.\r\n");
         self.expect("250");
+        begun.elapsed()
     }
 
     pub fn quit(mut self) {
@@ -64,7 +66,8 @@ impl Session {
 /// A client at work, and beside it a thread that only sleeps: what it oversleeps the machine is to blame for.
 pub struct Probe {
     is_over: Arc<AtomicBool>,
-    client: JoinHandle<Vec<Duration>>,
+    /// Until EHLO is answered, the envelope, from the end of data on.
+    client: JoinHandle<Vec<[Duration; 3]>>,
     sleeper: JoinHandle<Vec<Duration>>,
 }
 
@@ -77,8 +80,9 @@ impl Probe {
             while !over.load(Ordering::Relaxed) {
                 let begun = Instant::now();
                 let mut session = Session::open(address);
-                session.submit(&["a@discard.test".to_owned()]);
-                took.push(begun.elapsed());
+                let opened = begun.elapsed();
+                let stored = session.submit(&["a@discard.test".to_owned()]);
+                took.push([opened, begun.elapsed() - opened - stored, stored]);
                 session.quit();
                 thread::sleep(PAUSE);
             }
@@ -98,12 +102,15 @@ impl Probe {
     }
 
     /// Ends it and prints what it saw.
-    pub fn end(self, name: &str) -> Vec<Duration> {
+    pub fn end(self, name: &str) -> usize {
         self.is_over.store(true, Ordering::Relaxed);
         let took = self.client.join().unwrap();
-        print(&format!("{name}: connection to 250"), took.clone());
+        print(&format!("{name}: connection to 250"), took.iter().map(|steps| steps.iter().sum()).collect());
+        for (step, what) in ["connection to EHLO", "envelope", "end of data to 250 (a sync)"].iter().enumerate() {
+            print(&format!("{name}:   {what}"), took.iter().map(|steps| steps[step]).collect());
+        }
         print(&format!("{name}: a thread that only sleeps"), self.sleeper.join().unwrap());
-        took
+        took.len()
     }
 }
 
