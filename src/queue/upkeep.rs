@@ -19,6 +19,8 @@ use super::site::Site;
 
 /// How often the gauges are set and the dead are looked for.
 const SHOW: Duration = Duration::from_secs(2);
+/// Sites that are looked at in one go: a microsecond each, or two.
+const MANY_SITES: usize = 1_000;
 /// The unused is forgotten every so many times.
 const SWEEP: u32 = 12;
 
@@ -32,7 +34,9 @@ pub(super) async fn run(engine: Arc<Engine>) {
         }
         round = round.wrapping_add(1);
         let wall = &engine.walls.upkeep;
-        for (number, site) in engine.all_sites().into_iter().enumerate() {
+        let sites = engine.all_sites();
+        let is_long = sites.len() > MANY_SITES;
+        for (number, site) in sites.into_iter().enumerate() {
             // Each by itself: one that panics keeps no other from being looked at.
             let _ = wall.call(|| site.expire_dead(&engine));
             let _ = wall.call(|| site.report_delays(&engine));
@@ -40,7 +44,14 @@ pub(super) async fn run(engine: Arc<Engine>) {
                 tokio::task::yield_now().await;
             }
         }
-        let _ = wall.call(|| show(&engine, round));
+        if is_long {
+            // Not on a thread of the runtime: what waits for that thread would wait as long.
+            let engine = engine.clone();
+            let show = move || drop(engine.walls.upkeep.call(|| show(&engine, round)));
+            let _ = tokio::task::spawn_blocking(show).await;
+        } else {
+            let _ = wall.call(|| show(&engine, round));
+        }
     }
 }
 
