@@ -30,8 +30,9 @@ use crate::dns::Planner;
 use crate::journal::{self, Journal};
 use crate::log::disk::Disk;
 use crate::metrics::Registry;
+use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
-use crate::spool::{Recovered, Recovery, Spool};
+use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
 use crate::state::Orders;
 use crate::{admin, delivery, dns, spool, state, submission};
 
@@ -232,15 +233,22 @@ impl Daemon {
         let help = "1: messages of earlier starts were not all raised; restart when the disk is well.";
         let failed_gauge = self.registry.gauge("hikyaku_spool_recovery_failed", help, &[]);
         failed_gauge.set(0.0);
+        let wall = Bulkhead::new(&self.registry, "recovery");
         let run = move || {
             let started = Instant::now();
             let mut messages = 0_u64;
             let mut named = 0;
-            let report = recovery.run(&mut |recovered| {
-                messages += 1;
-                // Before they can be tried again.
-                name_doubts(&recovered, &mut named);
-                queue.recover(recovered);
+            let ran = wall.call(|| {
+                recovery.run(&mut |recovered| {
+                    messages += 1;
+                    // Before they can be tried again.
+                    name_doubts(&recovered, &mut named);
+                    queue.recover(recovered);
+                })
+            });
+            let report = ran.unwrap_or_else(|panic| {
+                spool.recovery_panicked(&panic);
+                RecoveryReport::default()
             });
             let seconds = started.elapsed().as_secs_f64();
             info!(messages, in_doubt = report.in_doubt, seconds, "recovered");
@@ -278,6 +286,7 @@ impl Daemon {
             started: self.started,
             spool: self.spool.clone(),
             queue: self.queue.clone(),
+            wall: Bulkhead::new(&self.registry, "admin"),
             stopping: self.doors.stop.clone(),
         }
     }
@@ -285,16 +294,17 @@ impl Daemon {
 
 /// Sets the spool's gauges and folds histograms until `stop`.
 async fn upkeep(registry: Registry, spool: Spool, gauges: gauges::SpoolGauges, stop: CancellationToken) {
+    let wall = Bulkhead::new(&registry, "gauges");
     loop {
-        let spool = spool.clone();
+        let (spool, behind) = (spool.clone(), wall.clone());
         // Asks the file system for its free space, which may block.
-        if let Ok(stat) = tokio::task::spawn_blocking(move || spool.stat()).await {
+        if let Ok(Ok(stat)) = tokio::task::spawn_blocking(move || behind.call(|| spool.stat())).await {
             gauges.show(&stat);
         }
         if stop.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_none() {
             return;
         }
-        registry.run_upkeep();
+        let _ = wall.call(|| registry.run_upkeep());
     }
 }
 

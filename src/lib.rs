@@ -12,8 +12,8 @@
 //!
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
 //! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`] → [`spool`], [`state`], [`dns`] →
-//! [`bounce`], [`limit`], [`log`] → [`reply`], [`provider`] → [`journal`] → [`message`] → [`smtp`] → [`clock`], [`metrics`],
-//! [`config::units`].
+//! [`bounce`], [`limit`], [`log`] → [`reply`], [`provider`] → [`journal`] → [`message`] → [`smtp`] → [`config::units`] →
+//! [`panics`] → [`clock`], [`metrics`].
 
 // Tests shrink numbers they made themselves; the library proper is linted without this.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
@@ -32,6 +32,7 @@ pub mod limit;
 pub mod log;
 pub mod message;
 pub mod metrics;
+pub mod panics;
 pub mod provider;
 pub mod queue;
 pub mod reply;

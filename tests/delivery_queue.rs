@@ -5,7 +5,7 @@
 mod fake_mx;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fake_mx::{Act, FakeMx, Running, Step};
@@ -14,10 +14,11 @@ use hikyaku::delivery::{self, Deliverer, Timeouts};
 use hikyaku::dns::settings::{Host, NextHop, Route};
 use hikyaku::dns::{self, Planner};
 use hikyaku::log::disk::Disk;
-use hikyaku::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, Notify, Recipient, Ret};
+use hikyaku::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Recipient, Ret};
 use hikyaku::metrics::Registry;
+use hikyaku::panics::Probe;
 use hikyaku::queue::settings::{BackOff, Limits, Retry};
-use hikyaku::queue::{self, Queue};
+use hikyaku::queue::{self, Filter, Queue};
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::spool::{Attempts, NewMessage, Spool};
 use hikyaku::state::Orders;
@@ -35,6 +36,11 @@ struct Daemon {
 impl Daemon {
     /// Delivers each domain to its receiver.
     fn start(routes: &[(&str, &Running)], cache: u64) -> Self {
+        Self::probed(routes, cache, None)
+    }
+
+    /// The same with something called for each transaction.
+    fn probed(routes: &[(&str, &Running)], cache: u64, probe: Option<Probe>) -> Self {
         let (clock, registry, folder) = (Clock::system(), Registry::new().unwrap(), tempfile::tempdir().unwrap());
         let disk = Arc::new(Disk::new(folder.path().join("spool")));
         let settings = hikyaku::spool::Settings {
@@ -64,18 +70,19 @@ impl Daemon {
         let orders = Orders::open(disk, clock.wall()).unwrap();
         let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
         let timeouts = Timeouts::all(Duration::from_secs(5));
-        let settings = delivery::Settings { timeouts, idle: Duration::from_millis(100), ..Default::default() };
+        let idle = Duration::from_millis(100);
+        let settings = delivery::Settings { timeouts, idle, probe, ..Default::default() };
         let deliverer = Deliverer::new(settings, spool.clone(), clock, &registry).unwrap();
         queue.start(deliverer.clone());
         Self { spool, queue, deliverer, registry, clock, _folder: folder }
     }
 
-    async fn submit(&self, number: usize, recipients: &[String]) {
+    async fn submit(&self, number: usize, recipients: &[String]) -> MessageId {
         let content = format!("X-Number: {number}\r\n\r\n.dot\r\n");
-        self.submit_content(&format!("s{number}@sender.test"), recipients, content).await;
+        self.submit_content(&format!("s{number}@sender.test"), recipients, content).await
     }
 
-    async fn submit_content(&self, reverse_path: &str, recipients: &[String], content: String) {
+    async fn submit_content(&self, reverse_path: &str, recipients: &[String], content: String) -> MessageId {
         let recipient =
             |path: &String| Recipient { forward_path: path.parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
         let envelope = Arc::new(Envelope {
@@ -97,6 +104,7 @@ impl Daemon {
         let message = NewMessage { id, envelope: envelope.clone(), content, ended_at: Instant::now() };
         self.spool.accept(message).await.unwrap();
         self.queue.put(id, &envelope);
+        id
     }
 
     async fn until_empty(&self) {
@@ -186,4 +194,65 @@ async fn a_dsn_reaches_a_next_hop_without_8bitmime() {
     let arrived = old.transactions();
     assert_eq!((arrived.len(), arrived[0].mail.as_str()), (1, "MAIL FROM:<>"));
     assert!(arrived[0].content.is_ascii());
+}
+
+/// Sends `count` messages to a receiver while one of them panics whenever its transaction begins; tells how many of the
+/// others arrived, how many are held, and how often there was a panic.
+async fn deliver_around_a_panic(extensions: &[&str], count: usize) -> (usize, usize, u64) {
+    let receiver = FakeMx::with(extensions).start().await;
+    let poison: Arc<OnceLock<MessageId>> = Arc::default();
+    let known = poison.clone();
+    let probe = Probe(Arc::new(move |id| assert!(known.get() != Some(&MessageId(id)), "a bug in this message")));
+    let daemon = Daemon::probed(&[("x.test", &receiver)], 16 << 20, Some(probe));
+    // Known before it can be tried: two more go before it, but hardly all of them.
+    let mut sent = HashMap::new();
+    for number in 0..count {
+        if number == count / 2 {
+            poison.set(MessageId(sent.keys().map(|id: &MessageId| id.0).max().unwrap() + 1)).unwrap();
+        }
+        sent.insert(daemon.submit(number, &["a@x.test".to_owned()]).await, number);
+    }
+    let poison = *poison.get().unwrap();
+    assert!(sent.contains_key(&poison));
+
+    let held = || daemon.queue.list(&Filter { limit: 100, ..Filter::default() });
+    let begun = Instant::now();
+    let is_over = || {
+        let totals = daemon.queue.view().totals;
+        totals.queued == totals.held && daemon.queue.in_flight() == 0
+    };
+    while !(is_over() && held().iter().any(|entry| entry.message_id == poison.to_string())) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?} {}", daemon.queue.view(), daemon.registry.render());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let held = held();
+    assert!(held.iter().all(|entry| entry.state == "damaged"), "{held:?}");
+    let reasons: Vec<_> = held.iter().map(|entry| entry.last_reply.as_deref().unwrap_or_default()).collect();
+    assert!(reasons.iter().all(|reason| reason.contains("panic: a bug in this message")), "{reasons:?}");
+    assert_eq!(daemon.spool.stat().messages as usize, held.len(), "held ones stay in the spool, the others leave it");
+    let arrived = arrivals(&[&receiver]);
+    let suspected: Vec<&str> = held.iter().map(|entry| entry.message_id.as_str()).collect();
+    for (id, number) in &sent {
+        let times =
+            arrived.get(&(format!("s{number}@sender.test"), "a@x.test".to_owned())).copied().unwrap_or_default();
+        // What was under way when the panic came may have arrived, and is held.
+        let is_held = suspected.contains(&id.to_string().as_str());
+        assert!(times == usize::from(!is_held) || (is_held && *id != poison && times <= 1), "{number}: {times}");
+    }
+    let text = daemon.registry.render();
+    let counter = text.lines().find_map(|line| line.strip_prefix("hikyaku_task_panics_total{task=\"delivery\"} "));
+    (sent.len() - held.len(), held.len(), counter.unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_holds_the_message_that_was_under_way_and_no_other() {
+    assert_eq!(deliver_around_a_panic(&[], 40).await, (39, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_begun_ahead_that_panics_is_held_after_one_of_those_before_it_at_most() {
+    let (arrived, held, panics) = deliver_around_a_panic(&["PIPELINING"], 40).await;
+
+    assert!(arrived >= 38 && held as u64 == panics && (1..=2).contains(&panics), "{arrived} {held} {panics}");
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// From the top to the bottom; modules of one row do not import each other.
-const LAYERS: [&[&str]; 13] = [
+const LAYERS: [&[&str]; 14] = [
     &["main", "cli"],
     &["daemon"],
     &["config"],
@@ -17,6 +17,7 @@ const LAYERS: [&[&str]; 13] = [
     &["message"],
     &["smtp"],
     &["config::units"],
+    &["panics"],
     &["clock", "metrics"],
 ];
 

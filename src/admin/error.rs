@@ -1,11 +1,14 @@
 //! Errors of the admin interface: JSON that says what is wrong and what to do.
 
 use axum::Json;
+use axum::extract::State as Shared;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinError;
 
+use crate::panics::Bulkhead;
 use crate::state::SelectionError;
 
 /// The body of every answer that is not a success.
@@ -23,17 +26,27 @@ pub struct Problem {
 pub(super) struct Refusal {
     status: StatusCode,
     problem: Problem,
+    /// A look-up panicked.
+    is_panic: bool,
 }
+
+/// Goes with a response until [`count_panic`] sees it.
+#[derive(Clone, Copy, Debug)]
+struct Panicked;
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { status, problem: Problem { error: error.into(), hint: Some(hint.into()) } }
+        Self { status, problem: Problem { error: error.into(), hint: Some(hint.into()) }, is_panic: false }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.status, Json(self.problem)).into_response()
+        let mut response = (self.status, Json(self.problem)).into_response();
+        if self.is_panic {
+            response.extensions_mut().insert(Panicked);
+        }
+        response
     }
 }
 
@@ -63,11 +76,21 @@ impl From<SelectionError> for Refusal {
     }
 }
 
-/// A blocking look-up that could not be finished: the daemon is going down.
-impl From<tokio::task::JoinError> for Refusal {
-    fn from(error: tokio::task::JoinError) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the look-up failed: {error}"), "see the daemon's log")
+/// A blocking look-up that could not be finished: it panicked, or the daemon is going down.
+impl From<JoinError> for Refusal {
+    fn from(error: JoinError) -> Self {
+        let told = format!("the look-up failed: {error}");
+        let refusal = Self::new(StatusCode::INTERNAL_SERVER_ERROR, told, "see the daemon's log");
+        Self { is_panic: error.is_panic(), ..refusal }
     }
+}
+
+/// Counts the panic that a response tells of, if it does.
+pub(super) async fn count_panic(Shared(wall): Shared<Bulkhead>, response: Response) -> Response {
+    if response.extensions().get::<Panicked>().is_some() {
+        wall.note();
+    }
+    response
 }
 
 pub(super) async fn no_such_path(uri: Uri) -> Refusal {

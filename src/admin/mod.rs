@@ -42,6 +42,7 @@ use axum::routing::{get, post};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::panics::Bulkhead;
 use crate::queue::Queue;
 use crate::queue::view::{Outline, Totals};
 use crate::spool::{Spool, Stat};
@@ -70,6 +71,8 @@ pub struct State {
     pub spool: Spool,
     /// What is to be delivered.
     pub queue: Queue,
+    /// Around whoever answers.
+    pub wall: Bulkhead,
     /// Cancelled by the daemon when it begins to stop.
     pub stopping: CancellationToken,
 }

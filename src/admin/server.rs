@@ -12,6 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State as Shared;
 use axum::http::header;
+use axum::middleware::map_response_with_state;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use hyper::server::conn::http1;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AdminSocket, State, error, router};
 use crate::metrics::Registry;
+use crate::panics::Bulkhead;
 
 /// Connections a listener serves at once.
 const CONNECTIONS: usize = 64;
@@ -39,18 +41,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the admin interface until `stop`; requests that are being answered then are finished.
 pub async fn serve_unix(socket: AdminSocket, state: State, stop: CancellationToken) {
-    let router = router(state);
-    serve(&socket.listener, router, stop).await;
+    let wall = state.wall.clone();
+    serve(&socket.listener, router(state), wall, stop).await;
 }
 
 /// Serves `/metrics` in Prometheus' text format until `stop`.
 pub async fn serve_metrics(listener: TcpListener, registry: Registry, stop: CancellationToken) {
+    let wall = Bulkhead::new(&registry, "admin");
     let router = Router::new()
         .route("/metrics", get(metrics))
         .fallback(error::no_such_metrics_path)
         .method_not_allowed_fallback(error::no_such_method)
         .with_state(registry);
-    serve(&listener, router, stop).await;
+    serve(&listener, router, wall, stop).await;
 }
 
 async fn metrics(Shared(registry): Shared<Registry>) -> Result<impl IntoResponse, error::Refusal> {
@@ -81,7 +84,8 @@ impl Listen for TcpListener {
     }
 }
 
-async fn serve<L: Listen>(listener: &L, router: Router, stop: CancellationToken) {
+async fn serve<L: Listen>(listener: &L, router: Router, wall: Bulkhead, stop: CancellationToken) {
+    let router = router.layer(map_response_with_state(wall.clone(), error::count_panic));
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -93,7 +97,7 @@ async fn serve<L: Listen>(listener: &L, router: Router, stop: CancellationToken)
         };
         match (permit, stream) {
             (Ok(permit), Ok(stream)) => {
-                connections.spawn(converse(stream, router.clone(), permit, stop.clone()));
+                connections.spawn(wall.run(converse(stream, router.clone(), permit, stop.clone())));
             }
             (_, Err(error)) => {
                 tracing::warn!(%error, "admin interface cannot accept a connection");

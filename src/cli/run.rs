@@ -20,6 +20,7 @@ use super::notify::{self, notify};
 use crate::admin::{Left, ReloadRefused, Reloaded};
 use crate::config::{Config, LogFormat, Logging};
 use crate::daemon::{Attachment, Daemon, SetLogFilter};
+use crate::panics;
 
 /// Requests for a reload that wait while one is under way; more wait at their end.
 const RELOADS: usize = 4;
@@ -38,6 +39,7 @@ impl Run {
     pub(super) fn execute(self) -> exit::Result {
         let config = Config::load(&self.config).map_err(Failure::usage)?;
         let set_log_filter = start_log(&config.log)?;
+        panics::log_panics();
         raise_descriptor_limit();
         let runtime = runtime(config.threads)?;
         let result = runtime.block_on(serve(self.config, config, set_log_filter));

@@ -258,9 +258,17 @@ impl<'a> Connection<'a> {
         let Some(transaction) = transaction.filter(|_| self.session.may_begin()) else {
             return false;
         };
+        self.probe(under_way.current.as_ref());
         self.session.begin(transaction);
         self.shared.meters.transactions.increment(1);
         true
+    }
+
+    /// A transaction of this message begins.
+    pub(super) fn probe<T: Ticket>(&self, job: Option<&Job<T>>) {
+        if let (Some(probe), Some(job)) = (&self.shared.settings.probe, job) {
+            (probe.0)(job.ticket.id().0);
+        }
     }
 
     /// Waits for octets of the receiver. A message that was begun ahead does not wait out the time-out of the end of data
@@ -421,7 +429,11 @@ pub(super) async fn load<W: Work>(shared: &Shared, work: &W, ticket: W::Ticket) 
     match work.load(ticket.id()).await {
         Ok(message) => Some(Job::new(ticket, message)),
         Err(Unreadable::Damaged) => {
-            work.hold_damaged(ticket);
+            work.hold_damaged(ticket, None);
+            None
+        }
+        Err(Unreadable::Panicked(panic)) => {
+            work.hold_damaged(ticket, Some(&panic));
             None
         }
         Err(Unreadable::Failed(reason)) => {

@@ -59,6 +59,7 @@ impl Connection<'_> {
         let transaction = job.next_transaction(most)?;
         job.is_ahead = true;
         under_way.next = Some(job);
+        self.probe(under_way.next.as_ref());
         self.shared.meters.look_aheads.increment(1);
         self.shared.meters.transactions.increment(1);
         Some(transaction)
@@ -99,7 +100,14 @@ impl Connection<'_> {
         while sent < length {
             let source = content.clone();
             let reading = tokio::task::spawn_blocking(move || source.chunk(sent, CHUNK));
-            let chunk = reading.await.map_err(|error| Halt::Unreadable(error.into()))?.map_err(Halt::Unreadable)?;
+            let chunk = match reading.await {
+                Ok(read) => read.map_err(Halt::Unreadable)?,
+                Err(error) => match error.try_into_panic() {
+                    // As if it had been in this task, which has the message in its hands.
+                    Ok(payload) => std::panic::resume_unwind(payload),
+                    Err(error) => return Err(Halt::Unreadable(error.into())),
+                },
+            };
             if chunk.is_empty() {
                 return Err(Halt::Unreadable(std::io::ErrorKind::UnexpectedEof.into()));
             }

@@ -7,12 +7,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
 
+use super::carried::{Carried, Wreck};
 use super::work::{NotRecorded, Unreadable, Work};
 use super::{Error, Settings, Shared, deliver};
 use crate::clock::Clock;
 use crate::dns::Plan;
 use crate::message::{Message, MessageId, Outcome};
 use crate::metrics::Registry;
+use crate::panics::{Bulkhead, Panic};
 use crate::queue::{Assignment, Courier, Slot, Source, Watch};
 use crate::spool::{LoadError, Spool};
 
@@ -57,8 +59,17 @@ impl Deliverer {
 
 impl Courier for Deliverer {
     fn dispatch(&self, slot: Slot, first: Assignment) {
-        let work = Errand { slot, spool: self.spool.clone() };
-        self.tasks.spawn(deliver(self.shared.load_full(), work, first));
+        let shared = self.shared.load_full();
+        let wreck = Arc::new(Wreck::default());
+        let first = Carried::new(first, 0, &wreck);
+        let work = Errand { slot, spool: self.spool.clone(), wall: shared.wall.clone(), drawn: 1, wreck };
+        let wreck = work.wreck.clone();
+        let delivery = shared.wall.clone().run(deliver(shared, work, first));
+        self.tasks.spawn(async move {
+            if let Err(panic) = delivery.await {
+                wreck.salvage(&panic);
+            }
+        });
     }
 }
 
@@ -66,10 +77,22 @@ impl Courier for Deliverer {
 struct Errand {
     slot: Slot,
     spool: Spool,
+    wall: Bulkhead,
+    /// Assignments drawn.
+    drawn: u32,
+    wreck: Arc<Wreck>,
+}
+
+impl Errand {
+    fn carry(&mut self, assignment: Assignment) -> Carried {
+        let number = self.drawn;
+        self.drawn = self.drawn.saturating_add(1);
+        Carried::new(assignment, number, &self.wreck)
+    }
 }
 
 impl Work for Errand {
-    type Ticket = Assignment;
+    type Ticket = Carried;
 
     fn plan(&self) -> &Arc<Plan> {
         self.slot.plan()
@@ -83,12 +106,14 @@ impl Work for Errand {
         Some(self.slot.watch())
     }
 
-    fn try_take(&mut self) -> Option<Assignment> {
-        self.slot.try_take()
+    fn try_take(&mut self) -> Option<Carried> {
+        let assignment = self.slot.try_take()?;
+        Some(self.carry(assignment))
     }
 
-    async fn take(&mut self, idle: Duration) -> Option<Assignment> {
-        self.slot.take(idle).await
+    async fn take(&mut self, idle: Duration) -> Option<Carried> {
+        let assignment = self.slot.take(idle).await?;
+        Some(self.carry(assignment))
     }
 
     async fn load(&self, id: MessageId) -> Result<Message, Unreadable> {
@@ -96,10 +121,11 @@ impl Work for Errand {
             return Ok(message);
         }
         // A disk that stalls must not stop the runtime.
-        let spool = self.spool.clone();
+        let (spool, wall) = (self.spool.clone(), self.wall.clone());
         let failed = |error: &dyn std::fmt::Display| Unreadable::Failed(error.to_string().into());
-        let loading = tokio::task::spawn_blocking(move || spool.load(id));
-        loading.await.map_err(|error| failed(&error))?.map_err(|error| match error {
+        let loading = tokio::task::spawn_blocking(move || wall.call(|| spool.load(id)));
+        let loaded = loading.await.map_err(|error| failed(&error))?.map_err(Unreadable::Panicked)?;
+        loaded.map_err(|error| match error {
             LoadError::Damaged => Unreadable::Damaged,
             LoadError::Unknown | LoadError::Io(_) => failed(&error),
         })
@@ -109,23 +135,33 @@ impl Work for Errand {
         self.spool.attempt(id, recipients, mx).await.map_err(|_| NotRecorded)
     }
 
-    fn report(&self, ticket: Assignment, outcomes: Vec<Outcome>) {
-        self.slot.report(ticket, outcomes);
+    fn report(&self, ticket: Carried, outcomes: Vec<Outcome>) {
+        if let Some(assignment) = ticket.into_assignment() {
+            self.slot.report(assignment, outcomes);
+        }
     }
 
-    fn hold_damaged(&self, ticket: Assignment) {
-        self.slot.hold_damaged(ticket);
+    fn hold_damaged(&self, ticket: Carried, panic: Option<&Panic>) {
+        match (ticket.into_assignment(), panic) {
+            (Some(assignment), None) => self.slot.hold_damaged(assignment),
+            (Some(assignment), Some(panic)) => self.slot.hold_panicked(assignment, panic),
+            (None, _) => {}
+        }
     }
 
-    fn give_back(&self, ticket: Assignment) {
-        self.slot.give_back(ticket);
+    fn give_back(&self, ticket: Carried) {
+        if let Some(assignment) = ticket.into_assignment() {
+            self.slot.give_back(assignment);
+        }
     }
 
     fn connected(&self) {
         self.slot.connected();
     }
 
-    fn connection_failed(&self, ticket: Assignment, outcome: Outcome) {
-        self.slot.connection_failed(ticket, outcome);
+    fn connection_failed(&self, ticket: Carried, outcome: Outcome) {
+        if let Some(assignment) = ticket.into_assignment() {
+            self.slot.connection_failed(assignment, outcome);
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! again, when to give up and what to tell whom is the queue's. What the network or a receiver does is never an error
 //! here, and what cannot be understood is a deferral.
 
+mod carried;
 mod connection;
 mod content;
 mod courier;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::metrics::Registry;
+use crate::panics::Bulkhead;
 
 pub use courier::Deliverer;
 pub use settings::{Settings, Timeouts};
@@ -52,6 +54,8 @@ pub struct Shared {
     tls: tls::Tls,
     clock: Clock,
     shuffle: Arc<route::Shuffle>,
+    /// Around each connection's task.
+    wall: Bulkhead,
 }
 
 impl Shared {
@@ -64,6 +68,7 @@ impl Shared {
             tls: tls::Tls::opportunistic()?,
             clock,
             shuffle: Arc::default(),
+            wall: Bulkhead::new(registry, "delivery"),
         }))
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::dns::MOST_ADDRESSES;
 use crate::message::Phase;
+use crate::panics::Probe;
 
 /// How mail is delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Settings {
     pub look_ahead: bool,
     /// How long a message that was begun ahead waits for the reply to the end of data before it.
     pub look_ahead_patience: Duration,
+    /// Called with the id of each message whose transaction begins; none, but in tests of what a panic there does.
+    pub probe: Option<Probe>,
 }
 
 impl Default for Settings {
@@ -40,6 +43,7 @@ impl Default for Settings {
             look_ahead: true,
             // Content filters take seconds; who takes longer has stalled.
             look_ahead_patience: Duration::from_secs(30),
+            probe: None,
         }
     }
 }

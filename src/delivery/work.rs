@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::dns::Plan;
 use crate::message::{Message, MessageId, Outcome};
+use crate::panics::Panic;
 use crate::queue::{Assignment, Source, Watch};
 
 /// One message for recipients of one domain.
@@ -50,6 +51,9 @@ pub enum Unreadable {
     /// It never will.
     #[error("the message is damaged")]
     Damaged,
+    /// Reading it panics.
+    #[error("{0}")]
+    Panicked(Panic),
     /// It may later; the text says why.
     #[error("{0}")]
     Failed(Box<str>),
@@ -83,8 +87,8 @@ pub trait Work: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), NotRecorded>> + Send;
     /// One outcome for each recipient, in their order.
     fn report(&self, ticket: Self::Ticket, outcomes: Vec<Outcome>);
-    /// The message is damaged: its recipients are not to be tried again.
-    fn hold_damaged(&self, ticket: Self::Ticket);
+    /// The message is damaged, or `panic` came of reading it: its recipients are not to be tried again.
+    fn hold_damaged(&self, ticket: Self::Ticket, panic: Option<&Panic>);
     /// Returns work that was not tried.
     fn give_back(&self, ticket: Self::Ticket);
     /// Greeting and EHLO are done.

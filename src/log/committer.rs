@@ -38,7 +38,7 @@ struct Work {
 }
 
 /// An entry that is in the log but not yet synced.
-struct Placed {
+pub(super) struct Placed {
     entry: Entry,
     position: Position,
     /// It was written, and so counted in its segment.
@@ -489,7 +489,7 @@ fn uncount(shared: &Shared, placed: &Placed) {
 }
 
 /// Nothing can be said any more.
-fn fail(shared: &Shared, placed: Vec<Placed>) {
+pub(super) fn fail(shared: &Shared, placed: Vec<Placed>) {
     if !shared.fault.swap(true, Ordering::AcqRel) {
         error!(
             "the spool cannot be written any more: submissions get 421 and nothing is delivered; restart when the disk \

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::panics::Bulkhead;
+
 use super::segment::{self, Header};
 use super::storage::{Storage, StorageFile, is_full};
 
@@ -104,13 +106,13 @@ pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan) -> io::Result<Fres
 
 impl Supply {
     /// Starts the thread; it makes the first segment at once.
-    pub fn start(storage: Arc<dyn Storage>, plan: Plan) -> io::Result<Self> {
+    pub fn start(storage: Arc<dyn Storage>, wall: Bulkhead, plan: Plan) -> io::Result<Self> {
         let making = next_size(&*storage, plan);
         let state = Mutex::new(State { ready: None, failure: None, making, stopping: false, plan });
         let shared = Arc::new(Shared { state, changed: Condvar::new() });
         let thread = std::thread::Builder::new().name("spool-supply".into()).spawn({
             let shared = shared.clone();
-            move || run(&shared, &*storage)
+            move || run(&shared, &*storage, &wall)
         })?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -178,13 +180,17 @@ fn next_size(storage: &dyn Storage, plan: Plan) -> u64 {
     plan.size_for(free).unwrap_or_default()
 }
 
-fn run(shared: &Shared, storage: &dyn Storage) {
+fn run(shared: &Shared, storage: &dyn Storage, wall: &Bulkhead) {
     let mut sequence = shared.state.lock().plan.first;
     loop {
-        let plan = shared.state.lock().plan;
-        let next = next_size(storage, plan);
-        shared.state.lock().making = next;
-        let made = make(storage, sequence, plan);
+        let made = wall.call(|| {
+            let plan = shared.state.lock().plan;
+            let next = next_size(storage, plan);
+            shared.state.lock().making = next;
+            make(storage, sequence, plan)
+        });
+        // Tried again like what an error prevented.
+        let made = made.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         let mut state = shared.state.lock();
         state.making = 0;
         match made {

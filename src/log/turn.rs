@@ -36,7 +36,7 @@ impl Turn {
 
     /// Writes, syncs and answers. Blocks on the disk.
     pub fn commit(self) {
-        committer::run_once(&self.shared);
+        self.shared.guarded(|| committer::run_once(&self.shared));
     }
 }
 

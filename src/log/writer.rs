@@ -22,6 +22,8 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
+use crate::panics::Bulkhead;
+
 use super::Position;
 use super::committer;
 use super::storage::{Storage, is_full};
@@ -135,6 +137,10 @@ pub trait Watch: Send + Sync {
     fn withdrawn(&self, segment: u32, octets: u64);
     /// A batch with entries was synced: how many, and how long write and sync took.
     fn committed(&self, entries: usize, took: Duration);
+    /// The wall around whoever writes. A panic behind it is a fault: what the log holds then, nobody knows.
+    fn wall(&self) -> Bulkhead {
+        Bulkhead::default()
+    }
 }
 
 /// How the writer works.
@@ -188,6 +194,7 @@ pub(super) struct Shared {
     pub tail: Mutex<Tail>,
     pub supply: Supply,
     pub watch: Arc<dyn Watch>,
+    wall: Bulkhead,
     /// The highest ticket whose record has been handed to the kernel.
     pub written: AtomicU64,
     pub fault: AtomicBool,
@@ -227,7 +234,8 @@ impl Writer {
         };
         let made = u32::from(first.is_some());
         let tail = Tail::new(plan.first, first);
-        let supply = Supply::start(storage, Plan { first: plan.first.saturating_add(made), ..plan })?;
+        let wall = watch.wall();
+        let supply = Supply::start(storage, wall.clone(), Plan { first: plan.first.saturating_add(made), ..plan })?;
         let shared = Arc::new(Shared {
             settings,
             pending: Mutex::default(),
@@ -235,6 +243,7 @@ impl Writer {
             tail: Mutex::new(tail),
             supply,
             watch,
+            wall,
             written: AtomicU64::new(0),
             fault: AtomicBool::new(false),
             sessions: AtomicUsize::new(0),
@@ -242,7 +251,7 @@ impl Writer {
         });
         let thread = std::thread::Builder::new().name("spool-commit".into()).spawn({
             let shared = shared.clone();
-            move || committer::run(&shared)
+            move || shared.guarded(|| committer::run(&shared))
         })?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -437,8 +446,19 @@ impl Shared {
         Some(receiver)
     }
 
+    /// Writes. What panics there leaves the log faulty for good.
+    pub fn guarded(&self, write: impl FnOnce()) {
+        if self.wall.call(write).is_err() {
+            committer::fail(self, Vec::new());
+        }
+    }
+
     /// Writes the pending small records unless another thread holds the tail, which then does it.
     pub fn flush(&self) {
+        self.guarded(|| self.write_pending());
+    }
+
+    fn write_pending(&self) {
         loop {
             let Some(mut tail) = self.tail.try_lock() else { return };
             let is_done = !self.write_small(&mut tail);

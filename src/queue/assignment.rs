@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::message::{Message, MessageId, Outcome};
+use crate::message::{Message, MessageId, Outcome, Report};
 
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
 use super::held::Hold;
 use super::in_hand::{InHand, Recipients, Taken};
 use super::path::Wait;
+use super::salvage::Blame;
 use super::settle::Tried;
 use super::site::{Context, Site};
 
@@ -71,26 +72,67 @@ impl Assignment {
 
     /// Takes note of what became of it. Recipients without an outcome are given back.
     pub(super) fn report(mut self, outcomes: Vec<Outcome>) {
+        let id = self.id();
         let mut entries = std::mem::take(&mut self.entries);
         if outcomes.len() < entries.len() {
             let untried = entries.split_off(outcomes.len());
-            self.restore(untried, false);
+            self.restore(id, untried, false);
         }
-        self.engine.settle(&self.site, (self.path, self.taken), entries, outcomes, &self.tried);
+        let settle = || self.engine.settle(&self.site, (self.path, self.taken), entries, outcomes, &self.tried);
+        if let Err(panic) = self.engine.walls.outcomes.call(settle) {
+            self.lose(id);
+            let keys = self.recipients().iter().map(|recipient| (id, *recipient)).collect();
+            self.engine.salvage(keys, Blame::Certain, panic);
+        }
     }
 
     /// Its message is damaged.
     pub(super) fn hold_damaged(mut self) {
-        let entries = std::mem::take(&mut self.entries);
+        let entries = self.take_out();
+        self.engine.hold(entries, Hold::Damaged);
+    }
+
+    /// A panic is blamed on its message.
+    pub(super) fn hold_for(mut self, report: &Arc<Report>) {
+        let entries = self.take_out();
+        self.engine.hold_for(entries, report);
+    }
+
+    /// The queue that it is of.
+    pub(super) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Its entries, which its path has in hand no more.
+    fn take_out(&mut self) -> Vec<Entry> {
         if let Some(path) = self.site.state.lock().path(self.path) {
             path.in_flight = path.in_flight.saturating_sub(1);
             path.in_hand.remove(self.taken);
         }
-        self.engine.hold(entries, Hold::Damaged);
+        std::mem::take(&mut self.entries)
     }
 
-    /// Puts entries back to where they were drawn from.
-    fn restore(&self, entries: Vec<Entry>, is_all: bool) {
+    /// Its entries are gone in a panic: its path has them in hand no more, whether or not it knows that yet.
+    fn lose(&self, id: MessageId) {
+        if let Some(path) = self.site.state.lock().path(self.path)
+            && path.in_hand.remove_of(self.taken, id)
+        {
+            path.in_flight = path.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Puts entries of its message back to where they were drawn from.
+    fn restore(&self, id: MessageId, entries: Vec<Entry>, is_all: bool) {
+        let keys = entries.iter().map(|entry| (id, entry.recipient)).collect();
+        if let Err(panic) = self.engine.walls.outcomes.call(|| self.put_back(entries, is_all)) {
+            if is_all {
+                self.lose(id);
+            }
+            self.engine.salvage(keys, Blame::Certain, panic);
+        }
+    }
+
+    fn put_back(&self, entries: Vec<Entry>, is_all: bool) {
         let place = self.path;
         let now = self.engine.clock.now();
         self.site.with(&self.engine, now, |context, state, out| {
@@ -119,8 +161,9 @@ impl Assignment {
 impl Drop for Assignment {
     fn drop(&mut self) {
         if !self.entries.is_empty() {
+            let id = self.id();
             let entries = std::mem::take(&mut self.entries);
-            self.restore(entries, true);
+            self.restore(id, entries, true);
         }
         self.engine.in_flight.fetch_sub(1, Ordering::AcqRel);
     }

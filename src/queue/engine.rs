@@ -25,7 +25,7 @@ use crate::dns::{Plan, Planned, Planner};
 use crate::journal::Journal;
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::metrics::Registry;
-use crate::spool::{Event, RecipientEvent, Recovered, Spool};
+use crate::spool::{Event, Pending, RecipientEvent, Recovered, Spool};
 use crate::state;
 
 use super::assignment::Assignment;
@@ -40,6 +40,7 @@ use super::lookup::Lookups;
 use super::meters::Meters;
 use super::orders::Orders;
 use super::replies::Replies;
+use super::salvage::{Blame, Walls};
 use super::settings::{InDoubt, Limits, Settings};
 use super::site::Site;
 use super::slot::Slot;
@@ -82,6 +83,7 @@ pub(super) struct Engine {
     pub meters: Meters,
     pub journal: Journal,
     pub unread: Unread,
+    pub walls: Walls,
     /// Unfinished recipients.
     pub queued: AtomicUsize,
     /// Entries that wait for a look-up.
@@ -144,6 +146,7 @@ impl Engine {
             meters: Meters::new(registry),
             journal: Journal::off(),
             unread: Unread::default(),
+            walls: Walls::new(registry),
             queued: AtomicUsize::new(0),
             waiting_for_dns: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
@@ -236,16 +239,21 @@ impl Engine {
         tenant.flow(envelope.lane, &envelope.campaign, sender, &self.tenants.hasher)
     }
 
+    /// The flow of an accepted message.
+    pub fn flow_of(&self, envelope: &Envelope) -> Arc<Flow> {
+        self.flow(&self.tenant(&envelope.tenant), envelope)
+    }
+
     /// Counts recipients in.
     pub fn count_in(&self, tenant: &Tenant, recipients: usize) {
         tenant.queued.fetch_add(recipients, Ordering::Relaxed);
         self.queued.fetch_add(recipients, Ordering::Relaxed);
     }
 
-    /// Counts one finished recipient out.
-    pub fn count_out(&self, flow: &Flow) {
-        flow.tenant.queued.fetch_sub(1, Ordering::Relaxed);
-        self.queued.fetch_sub(1, Ordering::Relaxed);
+    /// Counts finished recipients out.
+    pub fn count_out(&self, flow: &Flow, recipients: usize) {
+        flow.tenant.queued.fetch_sub(recipients, Ordering::Relaxed);
+        self.queued.fetch_sub(recipients, Ordering::Relaxed);
     }
 
     /// Takes entries out of the way of the others, unfinished.
@@ -264,8 +272,18 @@ impl Engine {
         self.put_counted(id, envelope, &tenant);
     }
 
-    /// The same for a message whose recipients are counted in.
+    /// The same for a message whose recipients are counted in. It is ours already, whatever happens here.
     pub fn put_counted(self: &Arc<Self>, id: MessageId, envelope: &Envelope, tenant: &Arc<Tenant>) {
+        if let Err(panic) = self.walls.inlet.call(|| self.put_entries(id, envelope, tenant)) {
+            self.salvage(
+                (0..).zip(&envelope.recipients).map(|(index, _)| (id, index)).collect(),
+                Blame::Certain,
+                panic,
+            );
+        }
+    }
+
+    fn put_entries(self: &Arc<Self>, id: MessageId, envelope: &Envelope, tenant: &Arc<Tenant>) {
         let flow = self.flow(tenant, envelope);
         let entry = |recipient: (&Recipient, u32)| {
             Entry::new(id, envelope, recipient, self.domains.intern(recipient.0.forward_path.domain()), flow.clone())
@@ -279,15 +297,21 @@ impl Engine {
     }
 
     /// Takes over what is left of a message that the spool had at the start.
-    pub fn recover(self: &Arc<Self>, message: &Recovered) {
+    pub fn recover_safely(self: &Arc<Self>, message: &Recovered) {
+        if let Err(panic) = self.walls.inlet.call(|| self.recover(message)) {
+            let keys = message.pending.iter().map(|pending| (message.id, pending.recipient)).collect();
+            self.salvage(keys, Blame::Certain, panic);
+        }
+    }
+
+    fn recover(self: &Arc<Self>, message: &Recovered) {
         let envelope = &message.envelope;
-        let flow = self.flow(&self.tenant(&envelope.tenant), envelope);
+        let flow = self.flow_of(envelope);
         let wall = self.clock.wall();
         let in_doubt = self.settings().in_doubt(&envelope.tenant);
         let (mut now, mut later, mut held, mut assumed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for pending in &message.pending {
-            let index = usize::try_from(pending.recipient).unwrap_or(usize::MAX);
-            let Some(recipient) = envelope.recipients.get(index) else { continue };
+            let Some(entry) = self.entry_of(message.id, envelope, &flow, pending) else { continue };
             if let Some(address) = pending.in_doubt
                 && in_doubt == InDoubt::AssumeDelivered
             {
@@ -299,23 +323,7 @@ impl Engine {
             if let Some(address) = pending.in_doubt {
                 self.doubts.insert(message.id, pending.recipient, address);
             }
-            // Later than any retry can be: the clock was ahead when that was noted, or the schedule longer.
-            let due = match pending.attempts {
-                0 => pending.due,
-                attempts => pending.due.min(self.settings().retry.latest(attempts, wall)),
-            };
-            let is_due = due <= wall || pending.in_doubt.is_some();
-            let domain = self.domains.intern(recipient.forward_path.domain());
-            let fresh = Entry::new(message.id, envelope, (recipient, pending.recipient), domain, flow.clone());
-            let entry = Entry {
-                due,
-                attempts: pending.attempts,
-                marks: fresh
-                    .marks
-                    .with(Marks::IN_DOUBT, pending.in_doubt.is_some())
-                    .with(Marks::DELAY_REPORTED, pending.delay_reported),
-                ..fresh
-            };
+            let is_due = entry.due <= wall || pending.in_doubt.is_some();
             if let Some(order) = self.doom_of(&entry) {
                 self.give_up(&order, vec![entry]);
             } else if pending.in_doubt.is_some() && in_doubt == InDoubt::Hold {
@@ -335,6 +343,23 @@ impl Engine {
         self.timers.schedule(later.into_iter());
         now.sort_by(|a: &Entry, b: &Entry| a.domain.name.cmp(&b.domain.name));
         self.admit_all(now);
+    }
+
+    /// The entry of a recipient that the spool knows.
+    pub fn entry_of(&self, id: MessageId, envelope: &Envelope, flow: &Arc<Flow>, pending: &Pending) -> Option<Entry> {
+        let recipient = envelope.recipients.get(usize::try_from(pending.recipient).ok()?)?;
+        // Later than any retry can be: the clock was ahead when that was noted, or the schedule longer.
+        let due = match pending.attempts {
+            0 => pending.due,
+            attempts => pending.due.min(self.settings().retry.latest(attempts, self.clock.wall())),
+        };
+        let domain = self.domains.intern(recipient.forward_path.domain());
+        let fresh = Entry::new(id, envelope, (recipient, pending.recipient), domain, flow.clone());
+        let marks = fresh
+            .marks
+            .with(Marks::IN_DOUBT, pending.in_doubt.is_some())
+            .with(Marks::DELAY_REPORTED, pending.delay_reported);
+        Some(Entry { due, attempts: pending.attempts, marks, ..fresh })
     }
 
     /// Entries whose time has come: to their site, or to wait for a plan. Runs of one domain go together.
@@ -461,9 +486,20 @@ impl Engine {
         let Some(handle) = self.handle() else { return };
         let (engine, site) = (self.clone(), site.clone());
         let look_up = async move {
-            tokio::select! {
-                (_, planned) = engine.plan(&domain) => site.on_refresh(&engine, place, planned),
-                () = engine.stopped.cancelled() => {}
+            let asked = engine.walls.lookups.run(async {
+                tokio::select! {
+                    (_, planned) = engine.plan(&domain) => Some(planned),
+                    () = engine.stopped.cancelled() => None,
+                }
+            });
+            let planned = match asked.await {
+                Ok(planned) => planned,
+                Err(panic) => Some(engine.failed_lookup(&panic)),
+            };
+            if let Some(planned) = planned
+                && engine.walls.lookups.call(|| site.on_refresh(&engine, place, planned)).is_err()
+            {
+                site.revive(&engine, engine.clock.now());
             }
         };
         self.tasks.spawn_on(look_up, handle);

@@ -71,6 +71,16 @@ impl InHand {
         }
     }
 
+    /// The same if `place` still is of message `id`; whether it was.
+    pub fn remove_of(&mut self, place: u32, id: MessageId) -> bool {
+        let kept = self.places.get(super::site::index(place)).and_then(Option::as_ref);
+        let is_kept = kept.is_some_and(|taken| taken.id == id);
+        if is_kept {
+            self.remove(place);
+        }
+        is_kept
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Taken> {
         self.places.iter().flatten()

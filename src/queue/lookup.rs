@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::domain::Domain;
 use super::engine::Engine;
+use super::salvage::Blame;
 
 /// A look-up that has taken this long is slow: a resolver that must ask others itself usually answers within it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -106,10 +107,20 @@ async fn work(engine: Arc<Engine>) {
 }
 
 async fn look_up(engine: Arc<Engine>, domain: Arc<Domain>) {
-    let (planner, planned) = tokio::select! {
-        found = engine.plan(&domain.name) => found,
-        // The entries stay where they are; the spool has them.
-        () = engine.stopped.cancelled() => return,
+    let asked = engine.walls.lookups.run({
+        let (engine, domain) = (engine.clone(), domain.clone());
+        async move {
+            tokio::select! {
+                found = engine.plan(&domain.name) => Some(found),
+                // The entries stay where they are; the spool has them.
+                () = engine.stopped.cancelled() => None,
+            }
+        }
+    });
+    let (planner, planned) = match asked.await {
+        Ok(Some(found)) => found,
+        Ok(None) => return,
+        Err(panic) => (engine.planner().clone(), engine.failed_lookup(&panic)),
     };
     let entries = {
         let mut state = domain.state.lock();
@@ -117,5 +128,9 @@ async fn look_up(engine: Arc<Engine>, domain: Arc<Domain>) {
         std::mem::take(&mut state.waiting)
     };
     engine.waiting_for_dns.fetch_sub(entries.len(), Ordering::Relaxed);
-    engine.follow(&domain, &planner, planned, entries, engine.clock.now());
+    let keys = entries.iter().map(|entry| (entry.id, entry.recipient)).collect();
+    let follow = || engine.follow(&domain, &planner, planned, entries, engine.clock.now());
+    if let Err(panic) = engine.walls.lookups.call(follow) {
+        engine.salvage(keys, Blame::Shared, panic);
+    }
 }

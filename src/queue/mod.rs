@@ -39,6 +39,7 @@ mod pump;
 mod ready;
 mod replies;
 mod reservation;
+mod salvage;
 mod schedule;
 pub mod settings;
 mod settle;
@@ -169,7 +170,7 @@ impl Queue {
 
     /// Takes over what is left of a message that the spool found at the start.
     pub fn recover(&self, message: Recovered) {
-        self.engine.recover(&message);
+        self.engine.recover_safely(&message);
     }
 
     /// Gives no more work to connections; what is in flight is finished.

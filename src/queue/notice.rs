@@ -13,6 +13,7 @@ use crate::journal::{self, Subject};
 use crate::message::{
     BodyType, Content, ContentTraits, Envelope, Kind, Lane, Message, MessageId, Notify, Recipient, Report,
 };
+use crate::panics::Panic;
 use crate::smtp::address::ReversePath;
 use crate::spool::{AcceptError, Event, LoadError, NewMessage, RecipientEvent};
 
@@ -20,6 +21,7 @@ use super::engine::Engine;
 use super::entry::{Entry, Marks};
 use super::held::Hold;
 use super::in_hand::Taken;
+use super::salvage::{Blame, Key};
 use super::settle::deferral;
 
 /// Waits between attempts to make and store a DSN.
@@ -41,6 +43,8 @@ enum Failure {
     Unmade(String),
     /// It cannot be made: even the envelope of the reported message is damaged.
     Damaged,
+    /// It cannot be made: making it panics.
+    Panicked(Panic),
     /// It may be made and stored later: the message cannot be read now, the disk is full, or a sync has failed.
     Later(String),
     /// The spool is closed; it still has the recipients as they were before the attempt.
@@ -81,15 +85,20 @@ impl Notice {
         let tasks = engine.tasks.clone();
         tasks.spawn_on(
             async move {
-                self.run(&engine).await;
+                let keys: Vec<Key> = self.subjects.iter().map(|(entry, ..)| (self.id, entry.recipient)).collect();
+                let ended = engine.walls.notices.run(self.run(engine.clone())).await;
                 engine.storing.lock().remove(taken);
+                if let Err(panic) = ended {
+                    engine.salvage(keys, Blame::Certain, panic);
+                }
                 engine.in_flight.fetch_sub(1, Ordering::AcqRel);
             },
             handle,
         );
     }
 
-    async fn run(self, engine: &Arc<Engine>) {
+    async fn run(self, engine: Arc<Engine>) {
+        let engine = &engine;
         let events: Vec<RecipientEvent> = self
             .subjects
             .iter()
@@ -116,7 +125,14 @@ impl Notice {
                     }
                     return;
                 }
-                Err(Failure::Damaged) => break false,
+                Err(Failure::Panicked(panic)) if this.action == Action::Failed => {
+                    if let Ok(this) = Arc::try_unwrap(this) {
+                        let entries = this.subjects.into_iter().map(|(entry, _, _)| entry).collect();
+                        engine.hold_panicked(entries, &panic);
+                    }
+                    return;
+                }
+                Err(Failure::Damaged | Failure::Panicked(_)) => break false,
                 Err(Failure::Closed) => return,
                 Err(Failure::Later(error)) => {
                     tracing::warn!(message_id = %this.id, action = ?this.action, %error, "a DSN is not stored yet");
@@ -137,8 +153,9 @@ impl Notice {
     async fn attempt(this: &Arc<Self>, engine: &Arc<Engine>, events: &[RecipientEvent]) -> Result<(), Failure> {
         let (message, reported) = {
             let (this, engine) = (this.clone(), engine.clone());
-            let made = tokio::task::spawn_blocking(move || this.make(&engine)).await;
-            made.map_err(|error| Failure::Later(error.to_string()))??
+            let wall = engine.walls.notices.clone();
+            let made = tokio::task::spawn_blocking(move || wall.call(|| this.make(&engine))).await;
+            made.map_err(|error| Failure::Later(error.to_string()))?.map_err(Failure::Panicked)??
         };
         let (id, envelope, size) = (message.id, message.envelope.clone(), message.content.len());
         engine.spool.conclude(this.id, events, message).await?;
@@ -190,7 +207,7 @@ impl Notice {
         }
         for entry in entries {
             engine.replies.forget(&entry);
-            engine.count_out(&entry.flow);
+            engine.count_out(&entry.flow, 1);
         }
     }
 

@@ -23,6 +23,7 @@ use crate::state::Action;
 
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
+use super::flow::Flow;
 use super::notice::Notice;
 use super::orders::Standing;
 use super::settings::BackOff;
@@ -68,6 +69,9 @@ struct Ledger {
     failed: Vec<(Entry, Event, Report)>,
     delayed: Vec<(Entry, Event, Report)>,
     relayed: Vec<(Entry, Event, Report)>,
+    /// How many are finished, and whose they are; counted out when the spool has been told, not before: what a panic
+    /// leaves unfinished there is still counted.
+    finished: Option<(Arc<Flow>, usize)>,
     /// What the last deferred one was told: those of one transaction are mostly told the same.
     reply: Option<Arc<Report>>,
 }
@@ -232,6 +236,9 @@ impl Engine {
         if !ledger.events.is_empty() {
             self.spool.record(id, &ledger.events);
         }
+        if let Some((flow, count)) = ledger.finished {
+            self.count_out(&flow, count);
+        }
         self.timers.schedule(ledger.later.into_iter());
         let notices = [
             (Notification::Failed, ledger.failed),
@@ -253,7 +260,7 @@ impl Engine {
             ledger.relayed.push((entry, Event::Delivered, report));
             return;
         }
-        self.finish(&entry, Event::Delivered, ledger);
+        self.finish(entry, Event::Delivered, ledger);
     }
 
     /// It was being tried when it was given up.
@@ -262,7 +269,7 @@ impl Engine {
             self.meters.deleted.increment(1);
             let Telling { envelope, site, .. } = attempt.telling;
             self.tell_deleted(&entry, envelope, site, &order.order);
-            return self.finish(&entry, Event::Deleted, ledger);
+            return self.finish(entry, Event::Deleted, ledger);
         }
         self.meters.bounced.increment(1);
         let report = order_report(&order.describe());
@@ -306,13 +313,14 @@ impl Engine {
             tracing::warn!(message_id = %entry.id, recipient = entry.recipient, reason = %describe(&report),
                 "a message from the null reverse-path (a DSN) could not be delivered");
         }
-        self.finish(&entry, event, ledger);
+        self.finish(entry, event, ledger);
     }
 
-    fn finish(&self, entry: &Entry, event: Event, ledger: &mut Ledger) {
+    fn finish(&self, entry: Entry, event: Event, ledger: &mut Ledger) {
         ledger.events.push(RecipientEvent { recipient: entry.recipient, event });
-        self.replies.forget(entry);
-        self.count_out(&entry.flow);
+        self.replies.forget(&entry);
+        let before = ledger.finished.take().map_or(0, |(_, count)| count);
+        ledger.finished = Some((entry.flow, before + 1));
     }
 
     fn defer(&self, mut entry: Entry, report: Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as TaskContext, Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use tokio::time::Sleep;
 
 use crate::dns::Plan;
 use crate::message::{Outcome, Phase, Report};
+use crate::panics::Panic;
 use crate::smtp::status::Status;
 
 use super::apply::Leaving;
@@ -300,6 +302,12 @@ impl Slot {
         assignment.hold_damaged();
     }
 
+    /// A panic is blamed on the assignment's message: its recipients are held too.
+    pub fn hold_panicked(&self, assignment: Assignment, panic: &Panic) {
+        self.has_worked.store(true, Ordering::Relaxed);
+        Assignment::salvage(vec![assignment], panic);
+    }
+
     /// Returns an assignment that was not tried.
     pub fn give_back(&self, assignment: Assignment) {
         drop(assignment);
@@ -340,10 +348,25 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        // It may be dropped by a panic in the site itself; a second one would end the process.
+        if self.engine.walls.outcomes.call(|| self.leave()).is_err() {
+            self.site.revive(&self.engine, self.engine.clock.now());
+        }
+        // Work that was laid on the seat meanwhile is given back here, without a lock.
+        drop(self.seat.take());
+    }
+}
+
+impl Slot {
+    /// Returns its permits.
+    fn leave(&self) {
         let now = self.engine.clock.now();
         let (place, seat) = (self.path, &self.seat);
         let was_settled = self.is_settled.load(Ordering::Relaxed);
         let was_ending = self.is_yielding || seat.is_owed();
+        // Its task ended without a word, or by a panic: without a pause it would go round for ever, or through all that
+        // waits here.
+        let is_wreck = thread::panicking() || !(was_settled || self.has_worked.load(Ordering::Relaxed));
         self.site.connections.release();
         if self.has_made_way {
             self.engine.gates.made_way();
@@ -363,14 +386,11 @@ impl Drop for Slot {
             let Some(path) = state.path(place) else { return };
             path.connections = path.connections.saturating_sub(1);
             path.seats.retain(|other| !Arc::ptr_eq(other, seat));
-            if !was_settled {
-                path.opening = path.opening.saturating_sub(1);
-                if !self.has_worked.load(Ordering::Relaxed) {
-                    // Its task ended without a word, perhaps by a panic: without a pause it would go round for ever.
-                    path.fail(Arc::new(silent()), context.engine.settings().back_off, now);
-                } else if let Some(pause) = &mut path.pause {
-                    pause.is_probed = false;
-                }
+            path.opening = path.opening.saturating_sub(u32::from(!was_settled));
+            if is_wreck {
+                path.fail(Arc::new(silent()), context.engine.settings().back_off, now);
+            } else if !was_settled && let Some(pause) = &mut path.pause {
+                pause.is_probed = false;
             }
             // Its own work competes with that of starved paths for the place that came free.
             let needs_one = path.connections < path.want.max(1) && path.idle.is_empty();
@@ -384,8 +404,6 @@ impl Drop for Slot {
             state.forget_unused(place, now);
             state.resume(context, Wait::Starved, out);
         });
-        // Work that was laid on the seat meanwhile is given back here, without a lock.
-        drop(self.seat.take());
     }
 }
 

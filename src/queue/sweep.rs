@@ -193,7 +193,7 @@ impl Engine {
                     self.doubts.remove(entry.id, entry.recipient);
                 }
                 self.replies.forget(entry);
-                self.count_out(&entry.flow);
+                self.count_out(&entry.flow, 1);
                 self.meters.deleted.increment(1);
             }
         }

@@ -13,11 +13,14 @@ use crate::smtp::status::Status;
 use super::engine::Engine;
 use super::entry::Entry;
 use super::notice::Notice;
+use super::salvage::Blame;
 use super::settle::deferral;
 use super::site::Site;
 
 /// How often the gauges are set and the dead are looked for.
 const SHOW: Duration = Duration::from_secs(2);
+/// Sites that are looked at in one go: a microsecond each, or two.
+const MANY_SITES: usize = 1_000;
 /// The unused is forgotten every so many times.
 const SWEEP: u32 = 12;
 
@@ -31,26 +34,42 @@ pub(super) async fn run(engine: Arc<Engine>) {
         }
         round = round.wrapping_add(1);
         engine.flowing.sample(engine.clock.now());
-        let mut sites = engine.all_sites().len();
-        for (number, site) in engine.all_sites().into_iter().enumerate() {
-            site.expire_dead(&engine);
-            site.report_delays(&engine);
+        let wall = &engine.walls.upkeep;
+        let sites = engine.all_sites();
+        let is_long = sites.len() > MANY_SITES;
+        for (number, site) in sites.into_iter().enumerate() {
+            // Each by itself: one that panics keeps no other from being looked at.
+            let _ = wall.call(|| site.expire_dead(&engine));
+            let _ = wall.call(|| site.report_delays(&engine));
             if number.is_multiple_of(100) {
                 tokio::task::yield_now().await;
             }
         }
-        engine.expire_waiting();
-        engine.tend_orders();
-        engine.age_suspended();
-        if round.is_multiple_of(SWEEP) {
-            sites = forget(&engine, engine.clock.now());
+        if is_long {
+            // Not on a thread of the runtime: what waits for that thread would wait as long.
+            let engine = engine.clone();
+            let show = move || drop(engine.walls.upkeep.call(|| show(&engine, round)));
+            let _ = tokio::task::spawn_blocking(show).await;
+        } else {
+            let _ = wall.call(|| show(&engine, round));
         }
-        engine.meters.show(&engine.look(), sites, engine.doubts.len(), &engine.held);
     }
+}
+
+fn show(engine: &Arc<Engine>, round: u32) {
+    engine.expire_waiting();
+    engine.tend_orders();
+    engine.age_suspended();
+    let sites = match round.is_multiple_of(SWEEP) {
+        true => forget(engine, engine.clock.now()),
+        false => engine.all_sites().len(),
+    };
+    engine.meters.show(&engine.look(), sites, engine.doubts.len(), &engine.held);
 }
 
 /// Forgets what nothing refers to; tells how many sites are left.
 pub(super) fn forget(engine: &Arc<Engine>, now: Instant) -> usize {
+    engine.sweep_suspects();
     engine.domains.sweep();
     engine.tenants.sweep();
     engine.sweep_sites(now)
@@ -120,6 +139,14 @@ impl Site {
 }
 
 impl Engine {
+    /// Entries whose second has come.
+    fn on_time(self: &Arc<Self>, entries: Vec<Entry>) {
+        let dead_before = self.dead_before();
+        let (dead, alive) = entries.into_iter().partition(|entry: &Entry| entry.accepted < dead_before);
+        self.expire(dead);
+        self.admit_all(alive);
+    }
+
     /// Expires entries whose time is over while they wait for a look-up.
     fn expire_waiting(self: &Arc<Self>) {
         if self.waiting_for_dns.load(Ordering::Relaxed) == 0 {
@@ -144,15 +171,15 @@ pub(super) async fn tick(engine: Arc<Engine>, shard: usize) {
             due = shard.due(&engine.clock) => due,
             () = engine.stopped.cancelled() => return,
         };
-        let now = engine.clock.now();
+        let (now, wall) = (engine.clock.now(), &engine.walls.timers);
         for site in due.sites {
-            site.on_alarm(&engine, now);
+            if wall.call(|| site.on_alarm(&engine, now)).is_err() {
+                site.revive(&engine, now);
+            }
         }
-        if !due.entries.is_empty() {
-            let dead_before = engine.dead_before();
-            let (dead, alive) = due.entries.into_iter().partition(|entry: &Entry| entry.accepted < dead_before);
-            engine.expire(dead);
-            engine.admit_all(alive);
+        let keys = due.entries.iter().map(|entry| (entry.id, entry.recipient)).collect();
+        if let Err(panic) = wall.call(|| engine.on_time(due.entries)) {
+            engine.salvage(keys, Blame::Shared, panic);
         }
         // A second may hold a hundred thousand entries: others run between the batches.
         tokio::task::yield_now().await;

@@ -14,6 +14,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::log::storage::Storage;
 use crate::log::{index, segment};
+use crate::metrics::Registry;
+use crate::panics::Bulkhead;
 
 use super::checkpoint;
 use super::compaction;
@@ -40,9 +42,16 @@ pub struct Keeper {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Held during a pass.
     passing: Mutex<()>,
+    /// Around each pass.
+    wall: Bulkhead,
 }
 
 impl Keeper {
+    /// Not started yet.
+    pub fn new(registry: &Registry) -> Self {
+        Self { wall: Bulkhead::new(registry, "keeper"), ..Self::default() }
+    }
+
     /// Starts the thread; it ends with the spool.
     pub fn start(self: &Arc<Self>, inner: Weak<Inner>) -> io::Result<()> {
         let keeper = self.clone();
@@ -83,7 +92,8 @@ impl Keeper {
                 state.nudged = false;
             }
             let Some(inner) = inner.upgrade() else { return };
-            pass(&inner, false);
+            // Each step of a pass may be the last one of a process, so it may be so of a pass. The next one is a second away.
+            let _ = self.wall.call(|| pass(&inner, false));
         }
     }
 }

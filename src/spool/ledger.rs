@@ -17,6 +17,7 @@ use crate::log::segment::{self, Header};
 use crate::log::storage::{Storage, StorageFile};
 use crate::log::writer::{Appended, Sealed, Watch};
 use crate::metrics::Registry;
+use crate::panics::Bulkhead;
 
 use super::contract::Stat;
 use super::map::Location;
@@ -65,6 +66,7 @@ pub struct Ledger {
     nudge: Box<dyn Fn() + Send + Sync>,
     batches: AtomicU64,
     metrics: Metrics,
+    wall: Bulkhead,
 }
 
 struct Metrics {
@@ -96,7 +98,8 @@ impl Ledger {
             batch_time: registry.histogram("hikyaku_spool_commit_seconds", "Write and sync of a commit.", &[]),
         };
         let (segments, sealed) = (Mutex::default(), Mutex::default());
-        Self { storage, segments, sealed, nudge, batches: AtomicU64::new(0), metrics }
+        let wall = Bulkhead::new(registry, "committer");
+        Self { storage, segments, sealed, nudge, batches: AtomicU64::new(0), metrics, wall }
     }
 
     /// Runs `body` with the table locked.
@@ -214,6 +217,10 @@ impl Ledger {
 }
 
 impl Watch for Ledger {
+    fn wall(&self) -> Bulkhead {
+        self.wall.clone()
+    }
+
     fn appended(&self, appended: &Appended<'_>) {
         let mut segments = self.segments.lock();
         let segment = segments.entry(appended.segment).or_default();

@@ -33,6 +33,7 @@ use std::sync::atomic::Ordering;
 
 use crate::log::writer::Withdrawal;
 use crate::message::{Content, Envelope, Message, MessageId};
+use crate::panics::Panic;
 
 pub use check::{CheckError, CheckReport, Region, check, check_storage, stat};
 pub use contract::*;
@@ -191,6 +192,11 @@ impl Spool {
         let spare = inner.storage.space().map_or(settings.reserve, |space| keeper::reserve(&settings, space.total));
         inner.writer.change_supply(settings.segment_size, spare);
         inner.settings.store(Arc::new(settings));
+    }
+
+    /// Recovery panicked: what it had not raised waits for the next start. Nothing is deleted until then.
+    pub fn recovery_panicked(&self, panic: &Panic) {
+        *self.inner.recovery_failure.lock() = Some(panic.to_string());
     }
 
     /// The state in numbers.

@@ -52,7 +52,7 @@ impl Spool {
         let start = start::advance(&*storage, &survey.marks, last).map_err(OpenError::Start)?;
         let found = survey.found;
         let first = found.iter().map(|found| found.sequence).max().unwrap_or_default().saturating_add(1);
-        let keeper = Arc::new(Keeper::default());
+        let keeper = Arc::new(Keeper::new(registry));
         let nudge = {
             let keeper = keeper.clone();
             Box::new(move || keeper.nudge())

@@ -103,6 +103,11 @@ impl Connection {
         Self { stream, session, outside, input: Vec::new(), used: 0, spill: None, pace }
     }
 
+    /// What it shares with the other sessions.
+    pub(super) fn services(&self) -> &Services {
+        &self.outside.services
+    }
+
     /// Runs the session to its end.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         self.outside.services.metrics.sessions_total.increment(1);
@@ -322,6 +327,9 @@ impl Connection {
         let transaction = self.session.take_transaction().ok_or(refusal::NO_MAIL)?;
         let services = &self.outside.services;
         let id = services.spool.next_id();
+        if let Some(probe) = &self.outside.settings.probe {
+            (probe.0)(id.0);
+        }
         let content = self.session.content();
         let context = Context {
             settings: &self.outside.settings,

@@ -88,12 +88,15 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, stop: CancellationTok
         tokio::select! {
             () = stop.cancelled() => break,
             () = door.closed.cancelled() => break,
-            Some(ended) = sessions.join_next() => report(ended),
+            Some(_) = sessions.join_next() => {}
             _ = forget.tick() => door.intake.forget(),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     pause = PAUSES.0;
-                    let Some((connection, room)) = receive(stream, peer.ip(), &door, &strangers) else { continue };
+                    // Behind a wall of its own: the listener goes on, and so do its sessions.
+                    let wall = door.rules.load().services.wall.clone();
+                    let Ok(received) = wall.call(|| receive(stream, peer.ip(), &door, &strangers)) else { continue };
+                    let Some((connection, room)) = received else { continue };
                     sessions.spawn(run(connection, stop.child_token(), room));
                 }
                 Err(error) => {
@@ -107,9 +110,7 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, stop: CancellationTok
         }
     }
     drop(listener);
-    while let Some(ended) = sessions.join_next().await {
-        report(ended);
-    }
+    while sessions.join_next().await.is_some() {}
 }
 
 /// A connection that has been accepted, with its room; none if it was turned away.
@@ -151,8 +152,13 @@ enum Room {
     Stranger(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit),
 }
 
+/// A session that panics is closed without a reply, so its client keeps a message that it has no 250 for; what the spool
+/// has not acknowledged yet is withdrawn.
 async fn run(connection: Connection, stop: CancellationToken, room: Room) {
-    connection.run(stop).await;
+    let services = connection.services().clone();
+    if services.wall.run(connection.run(stop)).await.is_err() {
+        services.metrics.sessions.decrement(1.0);
+    }
     drop(room);
 }
 
@@ -160,10 +166,4 @@ async fn run(connection: Connection, stop: CancellationToken, room: Room) {
 fn turn_away(stream: &TcpStream, refusal: &Refusal, services: &Services) {
     services.metrics.count(refusal.cause);
     let _ = stream.try_write(format!("{} {} {}\r\n", refusal.code, refusal.status, refusal.text).as_bytes());
-}
-
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "a submission session ended by a panic");
-    }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::metrics::Registry;
+use crate::panics::Bulkhead;
 use crate::queue::Queue;
 use crate::spool::Spool;
 
@@ -34,12 +35,15 @@ pub struct Services {
     clock: Clock,
     hostname: Arc<str>,
     metrics: Arc<metrics::Metrics>,
+    /// Around each session.
+    wall: Bulkhead,
 }
 
 impl Services {
     /// `hostname` is what greetings, Received and Message-ID fields say.
     pub fn new(spool: Spool, queue: Queue, clock: Clock, hostname: Arc<str>, registry: &Registry) -> Self {
-        Self { spool, queue, clock, hostname, metrics: Arc::new(metrics::Metrics::new(registry)) }
+        let metrics = Arc::new(metrics::Metrics::new(registry));
+        Self { spool, queue, clock, hostname, metrics, wall: Bulkhead::new(registry, "submission") }
     }
 
     /// The same under another name.

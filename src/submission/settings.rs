@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::collector::LineEndings;
 use crate::config::units::Network;
+use crate::panics::Probe;
 use crate::smtp::address::Address;
 
 /// One listener's limits and identity.
@@ -50,6 +51,8 @@ pub struct Settings {
     /// Octets a second that content must come at: in all, it may take `timeout` and a second for each so many octets. A
     /// client that keeps the rate thus has the whole `timeout` for every silence.
     pub min_data_rate: Option<NonZeroU32>,
+    /// Called with the id of each message that is being admitted; none, but in tests of what a panic there does.
+    pub probe: Option<Probe>,
 }
 
 impl Default for Settings {
@@ -74,6 +77,7 @@ impl Default for Settings {
             timeout: Duration::from_secs(300),
             stop_grace: Duration::from_secs(15),
             min_data_rate: NonZeroU32::new(1_000),
+            probe: None,
         }
     }
 }

@@ -14,6 +14,7 @@ use hikyaku::message::{
     BodyType, Content, ContentTraits, Envelope, Kind, Lane, Message, MessageId, Notify, Outcome, Recipient,
 };
 use hikyaku::metrics::Registry;
+use hikyaku::panics::Panic;
 use hikyaku::queue::Source;
 use hikyaku::smtp::address::ReversePath;
 use parking_lot::Mutex;
@@ -125,7 +126,7 @@ impl Work for Script {
         self.log.lock().reports.push((ticket.id().0, outcomes));
     }
 
-    fn hold_damaged(&self, ticket: Errand) {
+    fn hold_damaged(&self, ticket: Errand, _panic: Option<&Panic>) {
         self.log.lock().held.push(ticket.id().0);
     }
 

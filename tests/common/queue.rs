@@ -213,6 +213,13 @@ impl Stage {
         Self::with_planner(settings, clock, registry, planner, None)
     }
 
+    /// In the time of the runtime, which the test has paused.
+    pub fn in_runtime_time(settings: Settings) -> Self {
+        let (clock, registry) = (Clock::of_runtime(), Registry::new().unwrap());
+        let planner = planner(clock, &registry, 0);
+        Self::with_planner(settings, clock, registry, planner, None)
+    }
+
     /// With so many domains `N.wide.test` more, each a site of its own.
     pub fn wide(settings: Settings, wide: u16) -> Self {
         let (clock, registry) = (Clock::system(), Registry::new().unwrap());

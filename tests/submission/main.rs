@@ -9,6 +9,7 @@ mod end_of_data;
 mod fuzz;
 mod injection;
 mod limits;
+mod panics;
 mod reference;
 mod server;
 mod socket;
