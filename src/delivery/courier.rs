@@ -57,8 +57,9 @@ impl Deliverer {
 
 impl Courier for Deliverer {
     fn dispatch(&self, slot: Slot, first: Assignment) {
-        let work = Errand { slot, spool: self.spool.clone() };
-        self.tasks.spawn(deliver(self.shared.load_full(), work, first));
+        let shared = self.shared.load_full();
+        let work = Errand { slot, spool: self.spool.clone(), shared: Arc::clone(&shared) };
+        self.tasks.spawn(deliver(shared, work, first));
     }
 }
 
@@ -66,6 +67,7 @@ impl Courier for Deliverer {
 struct Errand {
     slot: Slot,
     spool: Spool,
+    shared: Arc<Shared>,
 }
 
 impl Work for Errand {
@@ -93,8 +95,10 @@ impl Work for Errand {
 
     async fn load(&self, id: MessageId) -> Result<Message, Unreadable> {
         if let Some(message) = self.spool.cached(id) {
+            self.shared.meters.from_memory.increment(1);
             return Ok(message);
         }
+        self.shared.meters.from_disk.increment(1);
         // A disk that stalls must not stop the runtime.
         let spool = self.spool.clone();
         let failed = |error: &dyn std::fmt::Display| Unreadable::Failed(error.to_string().into());

@@ -135,6 +135,8 @@ pub trait Watch: Send + Sync {
     fn withdrawn(&self, segment: u32, octets: u64);
     /// A batch with entries was synced: how many, and how long write and sync took.
     fn committed(&self, entries: usize, took: Duration);
+    /// Files were synced, which took so long.
+    fn synced(&self, _took: Duration) {}
 }
 
 /// How the writer works.

@@ -50,6 +50,7 @@ mod sweep;
 mod tally;
 mod timers;
 mod told;
+mod top;
 mod unread;
 mod upkeep;
 pub mod view;

@@ -45,7 +45,10 @@ pub(super) async fn run(engine: Arc<Engine>) {
         if round.is_multiple_of(SWEEP) {
             sites = forget(&engine, engine.clock.now());
         }
-        engine.meters.show(&engine.look(), sites, engine.doubts.len(), &engine.held);
+        let view = engine.look();
+        engine.meters.show(&view, sites, engine.doubts.len(), &engine.held);
+        engine.meters.show_ceilings(engine.settings().capacity, engine.settings().connections);
+        engine.show_top(&view, engine.clock.now());
     }
 }
 
