@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::stage::Stage;
+use crate::stage::{Stage, value};
 use crate::{promtool, text};
 
 /// Type and label names of each metric.
@@ -59,11 +59,14 @@ async fn every_metric_is_documented_and_every_documented_one_is_exposed() {
 async fn the_numbers_are_those_of_the_traffic() {
     let stage = Stage::with_traffic().await;
     let scraped = stage
-        .until("rows of sites", |scraped| scraped.contains("hikyaku_tenant_recipients_total{tenant=\"default\""))
+        .until("rows of tenants, and a name without an answer", |scraped| {
+            scraped.contains("hikyaku_tenant_recipients_total{tenant=\"default\"")
+                && value(scraped, "hikyaku_dns_plans_total{result=\"failure\"}").is_some_and(|plans| plans > 0.0)
+        })
         .await;
 
     let is = |series: &str, least: f64| {
-        let value = crate::stage::value(&scraped, series);
+        let value = value(&scraped, series);
         assert!(value.is_some_and(|value| value >= least), "{series} {value:?}: {scraped}");
     };
     is("hikyaku_submission_messages_total", 20.0);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::stage::{Stage, get};
+use crate::stage::{Stage, get, try_get};
 use crate::{file, skip, text};
 
 /// For a start and a few scrapes.
@@ -70,6 +70,12 @@ impl Prometheus {
         let Ok(Some(address)) = listening else { panic!("it does not listen: {said}") };
         // It would stop at a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let ready = async {
+            while try_get(address, "/-/ready").await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ready).await.expect("it becomes ready");
         Some(Self { address, child, _folder: folder })
     }
 

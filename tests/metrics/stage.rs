@@ -38,6 +38,8 @@ impl Stage {
         config.admin.socket = folder.path().join("admin.sock");
         config.metrics.address = any_port;
         config.dns.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        config.dns.timeout = "500ms".parse().unwrap();
+        config.dns.attempts = 1;
         config.dns.resolvers = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, dead_port()))];
         let route =
             |domain: &str, port: u16| Route { domain: domain.to_owned(), next_hop: format!("smtp://127.0.0.1:{port}") };
@@ -123,14 +125,20 @@ impl Stage {
 
 /// The body of what an HTTP server answers with 200.
 pub async fn get(address: SocketAddr, path: &str) -> String {
+    try_get(address, path).await.unwrap_or_else(|answer| panic!("{path}: {answer}"))
+}
+
+/// The same; an error is the answer.
+pub async fn try_get(address: SocketAddr, path: &str) -> Result<String, String> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // 1.0, so that the body comes in one piece.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer}"));
-    assert!(head.split(' ').nth(1) == Some("200"), "{path}: {answer}");
-    body.to_owned()
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
+        _ => Err(answer),
+    }
 }
 
 /// The value of a series, written as it is scraped.
