@@ -1,17 +1,18 @@
-//! Metrics by a label whose values are many and not ours, such as sites: a row for each of the busiest, one for the others.
+//! Metrics by a label whose values are many and not ours, such as sites: a row for each of the busiest, one for the
+//! others.
 //!
-//! A table has so many rows and one more, `other`. An owner (a site, a tenant) holds a [`Place`], which names its row; what is
-//! counted at a place that has none is counted as `other`. Counting is one addition to an atomic and looks nothing up. Who has
-//! a row is decided now and then by [`Bounded::judge`]:
+//! A table has so many rows and one more, `other`. An owner (a site, a tenant) holds a [`Place`], which names its row;
+//! what is counted at a place that has none is counted as `other`. Counting is one addition to an atomic and looks
+//! nothing up. Who has a row is decided now and then by [`Bounded::judge`]:
 //!
 //! | row | becomes | when |
 //! |---|---|---|
 //! | free | an owner's | of those without a row that have any work, it has the most |
-//! | an owner's | free | it had no work for [`IDLE`]; or another had over twice its work in [`PERSISTENCE`] looks running |
+//! | an owner's | free | it had no work for [`IDLE`], or another had over twice its work for [`PERSISTENCE`] looks |
 //!
-//! Work is depth and traffic since the last look; an owner with a row is judged by its running mean. So a series is monotone
-//! as long as it exists, begins at zero, ends when its row is freed, and one look later the row may be another's. Nothing
-//! is counted twice, and nothing moves between `other` and a row.
+//! Work is depth and traffic since the last look; an owner with a row is judged by its running mean. So a series is
+//! monotone as long as it exists, begins at zero, ends when its row is freed, and one look later the row may be
+//! another's. Nothing is counted twice, and nothing moves between `other` and a row.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -138,8 +139,8 @@ impl Bounded {
         self.policy.lock().names.keys().cloned().collect()
     }
 
-    /// Decides who has a row, and sets the values that are not counted. `owners` are all that have any work or a row, each
-    /// once.
+    /// Decides who has a row, and sets the values that are not counted. `owners` are all that have any work or a row,
+    /// each once.
     pub fn judge(&self, now: Instant, owners: &[Owner<'_>]) {
         let mut policy = self.policy.lock();
         let freed = std::mem::take(&mut policy.freed);

@@ -1,7 +1,8 @@
 //! Histograms with fixed bounds, counted as they are recorded.
 //!
-//! The exporter keeps every sample until somebody folds it: a clock read and 16 bytes each. Here a record is one addition to a
-//! bucket and one to the sum, both atomic, and the memory is that of the buckets. Values that are not finite are dropped.
+//! The exporter keeps every sample until somebody folds it: a clock read and 16 bytes each. Here a record is one
+//! addition to a bucket and one to the sum, both atomic, and the memory is that of the buckets. Values that are not
+//! finite are dropped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

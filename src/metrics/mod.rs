@@ -2,8 +2,8 @@
 //!
 //! Each daemon has its own [`Registry`]; handles are made once by the module that increments them and kept. Names are
 //! `hikyaku_<subsystem>_<noun>_<unit>`; label values come from bounded sets only: from ours, or from a table of rows
-//! ([`bounded`]) where they are not ours. Everything is registered at the start with its zero values, so that an alert can
-//! tell what is zero from what is absent. `docs/metrics.md` lists them all, and a test holds it to that.
+//! ([`bounded`]) where they are not ours. Everything is registered at the start with its zero values, so that an alert
+//! can tell what is zero from what is absent. `docs/metrics.md` lists them all, and a test holds it to that.
 
 pub mod bounded;
 mod distribution;

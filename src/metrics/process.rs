@@ -115,7 +115,8 @@ fn field(status: &str, name: &str) -> Option<f64> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// User and system time in seconds from `/proc/PID/stat`. The second field is a name in brackets that may hold anything.
+/// User and system time in seconds from `/proc/PID/stat`. The second field is a name in brackets that may hold
+/// anything.
 fn processor_time(stat: &str) -> Option<(f64, f64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     // Fields 14 and 15; the first behind the bracket is the third.

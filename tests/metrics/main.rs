@@ -24,7 +24,8 @@ fn text(name: &str) -> String {
     std::fs::read_to_string(file(name)).unwrap()
 }
 
-/// Runs promtool, which is in Debian's package `prometheus`: whether it was content, and what it said. None: there is none.
+/// Runs promtool, which is in Debian's package `prometheus`: whether it was content, and what it said. None: there is
+/// none.
 fn promtool(case: &str, arguments: &[&str], input: &str) -> Option<(bool, String)> {
     let mut command = Command::new("promtool");
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

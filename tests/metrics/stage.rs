@@ -1,4 +1,5 @@
-//! A daemon with traffic: delivered with and without TLS, deferred, bounced, refused, to a dead host, to a name without DNS.
+//! A daemon with traffic: delivered with and without TLS, deferred, bounced, refused, to a dead host, to a name without
+//! DNS.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
