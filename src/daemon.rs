@@ -30,6 +30,7 @@ use crate::dns::Planner;
 use crate::journal::{self, Journal};
 use crate::log::disk::Disk;
 use crate::metrics::Registry;
+use crate::metrics::process::Process;
 use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
@@ -41,7 +42,7 @@ pub use drain::Remains;
 pub use reload::{ReloadError, SetLogFilter};
 pub use settings::{dns as dns_settings, is_local};
 
-/// Histograms collect samples until somebody folds them; every few seconds is what the exporter's authors advise.
+/// Gauges are at most this old; every few seconds is also what the exporter's authors advise for its upkeep.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Lines of log about recipients in doubt: one transaction at each of 2,000 connections, and 5 ms of outcomes.
 const MAX_NAMED_DOUBTS: usize = 20_000;
@@ -187,7 +188,7 @@ impl Daemon {
             config,
         };
         daemon.recovery = Some(daemon.recover(recovery)?);
-        daemon.watch().await?;
+        daemon.watch(clock).await?;
         daemon.doors.commit(bound, &daemon.config, &hostname);
         Ok(daemon)
     }
@@ -263,7 +264,7 @@ impl Daemon {
         thread::Builder::new().name("recovery".to_owned()).spawn(run).map_err(Error::Thread)
     }
 
-    async fn watch(&mut self) -> Result<(), Error> {
+    async fn watch(&mut self, clock: Clock) -> Result<(), Error> {
         let path = self.config.admin.socket.clone();
         if !path.as_os_str().is_empty() {
             let socket = admin::bind_unix(&path).map_err(|error| Error::Socket { path, error })?;
@@ -274,8 +275,11 @@ impl Daemon {
             let listener = TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })?;
             self.serve_metrics(listener);
         }
-        let gauges = gauges::SpoolGauges::new(&self.registry);
-        self.watchers.spawn(upkeep(self.registry.clone(), self.spool.clone(), gauges, self.stop_watching.clone()));
+        let gauges = gauges::SpoolGauges::new(&self.registry, self.config.spool.reserve);
+        let runtime = tokio::runtime::Handle::current().metrics();
+        let process = Arc::new(Process::new(&self.registry, self.started, clock.wall_precise(), runtime));
+        let (registry, spool, stop) = (self.registry.clone(), self.spool.clone(), self.stop_watching.clone());
+        self.watchers.spawn(upkeep(registry, spool, gauges, process, clock, stop));
         Ok(())
     }
 
@@ -292,13 +296,25 @@ impl Daemon {
     }
 }
 
-/// Sets the spool's gauges and folds histograms until `stop`.
-async fn upkeep(registry: Registry, spool: Spool, gauges: gauges::SpoolGauges, stop: CancellationToken) {
+/// Sets the gauges of the spool and of the process, and has the exporter do its upkeep, until `stop`.
+async fn upkeep(
+    registry: Registry,
+    spool: Spool,
+    gauges: gauges::SpoolGauges,
+    process: Arc<Process>,
+    clock: Clock,
+    stop: CancellationToken,
+) {
     let wall = Bulkhead::new(&registry, "gauges");
     loop {
-        let (spool, behind) = (spool.clone(), wall.clone());
-        // Asks the file system for its free space, which may block.
-        if let Ok(Ok(stat)) = tokio::task::spawn_blocking(move || behind.call(|| spool.stat())).await {
+        let behind = wall.clone();
+        let (spool, process) = (spool.clone(), Arc::clone(&process));
+        // Asks the file system for its free space, and reads /proc: both may block.
+        let look = move || {
+            process.show(clock.now());
+            spool.stat()
+        };
+        if let Ok(Ok(stat)) = tokio::task::spawn_blocking(move || behind.call(look)).await {
             gauges.show(&stat);
         }
         if stop.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_none() {

@@ -54,6 +54,8 @@ pub(super) struct Connection<'a> {
     pub(super) stuffer: Stuffer,
     /// When the end of data under way left.
     pub(super) left_at: Option<Instant>,
+    /// When the transaction under way began.
+    began_at: Option<Instant>,
     pub(super) looks_ahead: bool,
     /// How many replies had come when the present wait for one began; none: it begins with the next read.
     pub(super) awaited: Option<u64>,
@@ -76,6 +78,7 @@ impl<'a> Connection<'a> {
             session,
             stuffer: Stuffer::default(),
             left_at: None,
+            began_at: None,
             looks_ahead,
             awaited: None,
             alone,
@@ -260,6 +263,7 @@ impl<'a> Connection<'a> {
         };
         self.probe(under_way.current.as_ref());
         self.session.begin(transaction);
+        self.began_at = Some(self.shared.clock.now());
         self.shared.meters.transactions.increment(1);
         true
     }
@@ -313,8 +317,13 @@ impl<'a> Connection<'a> {
 
     /// Takes over the outcomes of a transaction; false when the connection must be closed.
     fn settled<W: Work>(&mut self, work: &W, under_way: &mut UnderWay<W::Ticket>, settled: Settled) -> bool {
-        if let Some(at) = self.left_at.take() {
-            self.shared.meters.reply_seconds.record(at.elapsed().as_secs_f64());
+        let now = self.shared.clock.now();
+        let left_at = self.left_at.take();
+        if let Some(at) = left_at {
+            self.shared.meters.reply_seconds.record(now.saturating_duration_since(at));
+        }
+        if let Some(at) = self.began_at.take() {
+            self.shared.meters.transaction_seconds.record(now.saturating_duration_since(at));
         }
         if self.session_limit.is_some_and(|limit| self.session.settled() > limit) {
             self.shared.hosts.exceeded_session_limit(&self.session.peer().host);
@@ -331,6 +340,8 @@ impl<'a> Connection<'a> {
         }
         if !settled.close && under_way.current.is_none() {
             under_way.current = under_way.next.take();
+            // Its commands left behind that end of data.
+            self.began_at = left_at.filter(|_| under_way.current.is_some());
         }
         !settled.close
     }

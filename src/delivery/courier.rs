@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::dns::Plan;
 use crate::message::{Message, MessageId, Outcome};
 use crate::metrics::Registry;
-use crate::panics::{Bulkhead, Panic};
+use crate::panics::Panic;
 use crate::queue::{Assignment, Courier, Slot, Source, Watch};
 use crate::spool::{LoadError, Spool};
 
@@ -62,7 +62,7 @@ impl Courier for Deliverer {
         let shared = self.shared.load_full();
         let wreck = Arc::new(Wreck::default());
         let first = Carried::new(first, 0, &wreck);
-        let work = Errand { slot, spool: self.spool.clone(), wall: shared.wall.clone(), drawn: 1, wreck };
+        let work = Errand { slot, spool: self.spool.clone(), shared: Arc::clone(&shared), drawn: 1, wreck };
         let wreck = work.wreck.clone();
         let delivery = shared.wall.clone().run(deliver(shared, work, first));
         self.tasks.spawn(async move {
@@ -77,7 +77,7 @@ impl Courier for Deliverer {
 struct Errand {
     slot: Slot,
     spool: Spool,
-    wall: Bulkhead,
+    shared: Arc<Shared>,
     /// Assignments drawn.
     drawn: u32,
     wreck: Arc<Wreck>,
@@ -118,10 +118,12 @@ impl Work for Errand {
 
     async fn load(&self, id: MessageId) -> Result<Message, Unreadable> {
         if let Some(message) = self.spool.cached(id) {
+            self.shared.meters.from_memory.increment(1);
             return Ok(message);
         }
+        self.shared.meters.from_disk.increment(1);
         // A disk that stalls must not stop the runtime.
-        let (spool, wall) = (self.spool.clone(), self.wall.clone());
+        let (spool, wall) = (self.spool.clone(), self.shared.wall.clone());
         let failed = |error: &dyn std::fmt::Display| Unreadable::Failed(error.to_string().into());
         let loading = tokio::task::spawn_blocking(move || wall.call(|| spool.load(id)));
         let loaded = loading.await.map_err(|error| failed(&error))?.map_err(Unreadable::Panicked)?;

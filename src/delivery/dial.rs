@@ -77,8 +77,15 @@ async fn attempt(
     let mut opening = Opening::new(ehlo_name, tls);
     let mut secured = false;
     io.set_deadline(timeouts.of(opening.phase()));
+    let (mut phase, mut since) = (opening.phase(), shared.clock.now());
     loop {
-        match opening.step() {
+        let step = opening.step();
+        if opening.phase() != phase || step == Step::Open {
+            let now = shared.clock.now();
+            shared.meters.passed(phase, since, now);
+            (phase, since) = (opening.phase(), now);
+        }
+        match step {
             Step::Read => {
                 let phase = opening.phase();
                 if let Some(watch) = watch {
@@ -98,6 +105,7 @@ async fn attempt(
             Step::Handshake => {
                 io = secure(shared, target, io).await.map_err(Trouble::Tls)?;
                 opening.secured();
+                since = shared.clock.now();
                 secured = true;
             }
             Step::Open => break,
@@ -132,8 +140,12 @@ async fn secure(shared: &Shared, target: &Target, io: Io) -> Result<Io, Failure>
         return Err(failed("already secured".into()));
     };
     let timeouts = &shared.settings.timeouts;
+    let begun = shared.clock.now();
     let handshake = shared.tls.handshake(stream, &target.host, target.address);
-    let stream = in_time(timeouts.starttls, handshake).await.map_err(|error| failed(error.to_string()))?;
+    let result = in_time(timeouts.starttls, handshake).await;
+    let version = result.as_ref().ok().and_then(|stream| stream.get_ref().1.protocol_version());
+    shared.meters.shook_hands(begun, shared.clock.now(), version);
+    let stream = result.map_err(|error| failed(error.to_string()))?;
     Ok(Io::new(Stream::Tls(Box::new(stream)), timeouts.tick()))
 }
 

@@ -1,6 +1,10 @@
-//! What delivery counts.
+//! What delivery counts, and how long it takes.
 
 use ::metrics::{Counter, Histogram};
+
+use std::time::Instant;
+
+use rustls::ProtocolVersion;
 
 use super::opening::Failure;
 use crate::message::{Outcome, Phase};
@@ -21,8 +25,19 @@ pub struct Meters {
     pub transactions: Counter,
     /// Transactions begun ahead, behind the content of another.
     pub look_aheads: Counter,
+    /// Messages that were still in memory when they were to be sent.
+    pub from_memory: Counter,
+    /// Messages that had to be read.
+    pub from_disk: Counter,
     /// From the SYN to the connection.
     pub connect_seconds: Histogram,
+    /// From the commands of a transaction, or from the end of data that they followed, to its last reply.
+    pub transaction_seconds: Histogram,
+    greeting_seconds: Histogram,
+    ehlo_seconds: Histogram,
+    handshake_seconds: Histogram,
+    handshakes: [(ProtocolVersion, Counter); 2],
+    failed_handshakes: Counter,
     /// From the end of data to its reply.
     pub reply_seconds: Histogram,
     failures: [Counter; 4],
@@ -49,9 +64,20 @@ impl Meters {
             let help = "Recipients of finished transactions, by what the receiver made of them.";
             registry.counter("hikyaku_delivery_recipients_total", help, &[("outcome", outcome)])
         };
+        let loads = |from| {
+            let help = "Messages that were fetched to be sent, by where they were.";
+            registry.counter("hikyaku_delivery_loads_total", help, &[("from", from)])
+        };
+        let handshakes = |result, version| {
+            let help = "TLS handshakes with MX hosts, by result and version of the protocol.";
+            let labels = [("result", result), ("version", version)];
+            registry.counter("hikyaku_delivery_tls_handshakes_total", help, &labels)
+        };
         Self {
             attempts: count("hikyaku_delivery_attempts_total", "Recipients to whom content was sent."),
             connections: count("hikyaku_delivery_connections_total", "Connections to MX hosts that were opened."),
+            from_memory: loads("memory"),
+            from_disk: loads("disk"),
             tls: count("hikyaku_delivery_tls_connections_total", "Opened connections that were secured by TLS."),
             transactions: count("hikyaku_delivery_transactions_total", "Mail transactions that were begun."),
             look_aheads: count(
@@ -68,6 +94,31 @@ impl Meters {
                 "Time from the end of data to its reply.",
                 &[],
             ),
+            transaction_seconds: registry.histogram(
+                "hikyaku_delivery_transaction_seconds",
+                "Time from the commands of a transaction to its last reply.",
+                &[],
+            ),
+            greeting_seconds: registry.histogram(
+                "hikyaku_delivery_greeting_seconds",
+                "Time from the connection to the greeting.",
+                &[],
+            ),
+            ehlo_seconds: registry.histogram(
+                "hikyaku_delivery_ehlo_seconds",
+                "Time from EHLO, or EHLO and HELO, to the reply.",
+                &[],
+            ),
+            handshake_seconds: registry.histogram(
+                "hikyaku_delivery_tls_handshake_seconds",
+                "Time of a TLS handshake that succeeded.",
+                &[],
+            ),
+            handshakes: [
+                (ProtocolVersion::TLSv1_2, handshakes("success", "1.2")),
+                (ProtocolVersion::TLSv1_3, handshakes("success", "1.3")),
+            ],
+            failed_handshakes: handshakes("failure", "none"),
             failures: FAILING_PHASES.map(failure),
             delivered: outcome("delivered"),
             deferred: outcome("deferred"),
@@ -81,6 +132,28 @@ impl Meters {
         if let Some(counter) = self.failures.get(position) {
             counter.increment(1);
         }
+    }
+
+    /// A handshake that began at `since` ended at `now`, with this version if it succeeded.
+    pub fn shook_hands(&self, since: Instant, now: Instant, version: Option<ProtocolVersion>) {
+        let counter = version.and_then(|version| self.handshakes.iter().find(|(own, _)| *own == version));
+        match counter {
+            Some((_, counter)) => {
+                counter.increment(1);
+                self.handshake_seconds.record(now.saturating_duration_since(since));
+            }
+            None => self.failed_handshakes.increment(1),
+        }
+    }
+
+    /// An opening got past `phase`, in which it had been since `since`.
+    pub fn passed(&self, phase: Phase, since: Instant, now: Instant) {
+        let histogram = match phase {
+            Phase::Greeting => &self.greeting_seconds,
+            Phase::Ehlo => &self.ehlo_seconds,
+            _ => return,
+        };
+        histogram.record(now.saturating_duration_since(since));
     }
 
     /// A transaction's outcomes.

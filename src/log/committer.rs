@@ -326,6 +326,7 @@ fn sync(shared: &Shared) -> io::Result<()> {
         (std::mem::take(&mut tail.retired), file, tail.open.position(), tail.unsynced.len())
     };
     if shared.settings.sync {
+        let began = Instant::now();
         for open in &retired {
             if let Err(error) = open.fresh.file.sync_data() {
                 abandon(shared, retired);
@@ -336,6 +337,7 @@ fn sync(shared: &Shared) -> io::Result<()> {
             abandon(shared, retired);
             return Err(error);
         }
+        shared.watch.synced(began.elapsed());
     }
     let mut tail = shared.tail.lock();
     tail.synced = target;

@@ -141,6 +141,8 @@ pub trait Watch: Send + Sync {
     fn wall(&self) -> Bulkhead {
         Bulkhead::default()
     }
+    /// Files were synced, which took so long.
+    fn synced(&self, _took: Duration) {}
 }
 
 /// How the writer works.

@@ -47,6 +47,7 @@ use super::slot::Slot;
 use super::source::{Chooser, Source};
 use super::tally::Flowing;
 use super::timers::Timers;
+use super::top::Top;
 use super::unread::Unread;
 use super::{Courier, QueueFull};
 
@@ -84,6 +85,7 @@ pub(super) struct Engine {
     pub journal: Journal,
     pub unread: Unread,
     pub walls: Walls,
+    pub top: Top,
     /// Unfinished recipients.
     pub queued: AtomicUsize,
     /// Entries that wait for a look-up.
@@ -147,6 +149,7 @@ impl Engine {
             journal: Journal::off(),
             unread: Unread::default(),
             walls: Walls::new(registry),
+            top: Top::new(registry),
             queued: AtomicUsize::new(0),
             waiting_for_dns: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
@@ -189,6 +192,7 @@ impl Engine {
     /// Begins to hand out work.
     pub fn start(self: &Arc<Self>, courier: Arc<dyn Courier>) {
         let _ = self.runtime.set(Runtime { handle: Handle::current(), courier });
+        self.meters.show_ceilings(self.settings().capacity, self.settings().connections);
         if !self.is_stopping.load(Ordering::Acquire) {
             self.is_dispatching.store(true, Ordering::Release);
         }
@@ -554,6 +558,12 @@ impl Engine {
     /// Every site.
     pub fn all_sites(&self) -> Vec<Arc<Site>> {
         self.sites.lock().values().cloned().collect()
+    }
+
+    /// Those of these names that there are.
+    pub fn find_sites(&self, names: &[&str]) -> Vec<Arc<Site>> {
+        let sites = self.sites.lock();
+        names.iter().filter_map(|name| sites.get(*name).cloned()).collect()
     }
 
     /// Forgets sites that nothing refers to and that have nothing to remember; tells how many are left.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::message::Lane;
+use crate::metrics::bounded::Place;
 
 use super::settings::Settings;
 
@@ -30,6 +31,8 @@ pub(super) struct Tenant {
     pool: AtomicU16,
     /// Its unfinished recipients: raised by put and recover, lowered when one is finished.
     pub queued: AtomicUsize,
+    /// Where its outcomes are counted.
+    pub place: Place,
     flows: Mutex<HashMap<u64, Arc<Flow>, State>>,
 }
 
@@ -56,6 +59,7 @@ impl Tenant {
             capacity: AtomicUsize::new(0),
             pool: AtomicU16::new(NO_POOL),
             queued: AtomicUsize::new(0),
+            place: Place::default(),
             flows: Mutex::default(),
         };
         tenant.apply(settings, pool);

@@ -18,16 +18,27 @@ use super::view::{BUSY, DNS, IN_FLIGHT, OverdueView, SiteView, TIMER, TenantView
 /// How long past its time an entry is overdue, in seconds.
 const OVERDUE_AFTER: u32 = 60;
 
-/// Entries past their time, by cause.
+/// Entries by cause.
 #[derive(Debug, Default)]
-struct Overdue(HashMap<&'static str, usize>);
+struct Tally(HashMap<&'static str, usize>);
 
-impl Overdue {
+impl Tally {
     fn add(&mut self, cause: &'static str, entries: usize) {
         if entries > 0 {
             *self.0.entry(cause).or_default() += entries;
         }
     }
+
+    fn into_views(self) -> Vec<OverdueView> {
+        self.0.into_iter().map(|(cause, entries)| OverdueView { cause, entries }).collect()
+    }
+}
+
+/// Entries that wait, and those of them that are past their time, by cause.
+#[derive(Debug, Default)]
+struct Causes {
+    waiting: Tally,
+    overdue: Tally,
 }
 
 impl Engine {
@@ -35,12 +46,12 @@ impl Engine {
     pub fn look(&self) -> View {
         let (now, wall) = (self.clock.now(), self.clock.wall());
         let mut view = View::default();
-        let mut overdue = Overdue::default();
+        let mut causes = Causes::default();
         let late = UnixTime(wall.0.saturating_sub(OVERDUE_AFTER));
         let mut oldest = wall;
         for site in self.all_sites() {
-            overdue.add(IN_FLIGHT, site.stuck(now, self.settings().longest_attempt));
-            let seen = site.look(now, wall, late, &mut overdue, &mut oldest);
+            causes.overdue.add(IN_FLIGHT, site.stuck(now, self.settings().longest_attempt));
+            let seen = site.look(now, wall, late, &mut causes, &mut oldest);
             view.totals.ready += seen.ready;
             view.totals.in_flight += seen.in_flight;
             view.totals.connections += seen.connections;
@@ -49,7 +60,7 @@ impl Engine {
         for shard in self.timers.shards() {
             let seen = shard.look(late);
             view.totals.scheduled += seen.entries;
-            overdue.add(TIMER, seen.late);
+            causes.overdue.add(TIMER, seen.late);
             oldest = oldest.min(seen.oldest.unwrap_or(oldest));
         }
         view.totals.held = Hold::ALL.into_iter().map(|hold| self.held.count(hold)).sum();
@@ -61,15 +72,16 @@ impl Engine {
         }
         view.totals.queued = self.queued.load(Ordering::Relaxed);
         view.totals.waiting_for_dns = self.waiting_for_dns.load(Ordering::Relaxed);
+        causes.waiting.add(DNS, view.totals.waiting_for_dns);
         if view.totals.waiting_for_dns > 0 {
             self.domains.for_each(|domain| {
                 let state = domain.state.lock();
-                overdue.add(DNS, state.waiting.iter().filter(|entry| entry.due < late).count());
+                causes.overdue.add(DNS, state.waiting.iter().filter(|entry| entry.due < late).count());
             });
         }
         view.totals.oldest_seconds = wall.0.saturating_sub(oldest.0);
-        let causes = overdue.0.into_iter();
-        view.overdue = causes.map(|(cause, entries)| OverdueView { cause, entries }).collect();
+        view.overdue = causes.overdue.into_views();
+        view.waiting = causes.waiting.into_views();
         view
     }
 
@@ -122,7 +134,7 @@ impl Site {
         now: Instant,
         wall: UnixTime,
         late: UnixTime,
-        overdue: &mut Overdue,
+        causes: &mut Causes,
         oldest: &mut UnixTime,
     ) -> SiteView {
         let mut seen = SiteView { site: self.name.to_string(), ..SiteView::default() };
@@ -130,7 +142,9 @@ impl Site {
         let mut oldest_due = wall;
         for path in state.paths.iter().flatten() {
             path.look(now, &mut seen);
-            overdue.add(path.cause.map_or(BUSY, super::path::Cause::as_str), path.ready.due_before(late));
+            let cause = path.cause.map_or(BUSY, super::path::Cause::as_str);
+            causes.waiting.add(cause, path.ready.len());
+            causes.overdue.add(cause, path.ready.due_before(late));
             if let Some((due, accepted)) = path.ready.oldest() {
                 oldest_due = oldest_due.min(due);
                 *oldest = (*oldest).min(accepted);
@@ -149,6 +163,7 @@ impl Path {
         seen.in_flight += usize::try_from(self.in_flight).unwrap_or_default();
         seen.connections += usize::try_from(self.connections).unwrap_or_default();
         seen.idle_connections += self.idle.len();
+        seen.opening_connections += usize::try_from(self.opening).unwrap_or_default();
         if let Some(pause) = self.pause.as_ref().filter(|pause| pause.until > now) {
             let left = pause.until.saturating_duration_since(now).as_secs() + 1;
             if seen.back_off_seconds.is_none_or(|seconds| seconds < left) {

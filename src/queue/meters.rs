@@ -1,17 +1,20 @@
 //! The queue's metrics.
 
+use std::time::Duration;
+
 use metrics::{Counter, Gauge, Histogram};
 
 use crate::bounce::dsn::Action;
-use crate::metrics::Registry;
+use crate::message::Lane;
+use crate::metrics::{LIFE, Registry};
 
 use super::held::{Held, Hold};
-use super::view::{OVERDUE, View};
+use super::view::{OVERDUE, OverdueView, View, WAITING};
 
 /// Handles, made once.
 #[derive(Debug)]
 pub(super) struct Meters {
-    pub delivered: Counter,
+    delivered: Counter,
     pub deferred: Counter,
     pub bounced: Counter,
     pub expired: Counter,
@@ -21,8 +24,7 @@ pub(super) struct Meters {
     pub assumed: Counter,
     /// End of data without a reply.
     pub unanswered: Counter,
-    /// From acceptance to delivery.
-    pub age: Histogram,
+    by_lane: [(Lane, Answers); LANES.len()],
     failed_dsns: Counter,
     delayed_dsns: Counter,
     relayed_dsns: Counter,
@@ -30,14 +32,31 @@ pub(super) struct Meters {
     scheduled: Gauge,
     waiting_for_dns: Gauge,
     in_flight: Gauge,
-    connections: Gauge,
+    suspended: Gauge,
+    held_by_order: Gauge,
+    opening_connections: Gauge,
+    busy_connections: Gauge,
     idle_connections: Gauge,
     sites: Gauge,
     oldest: Gauge,
+    capacity: Gauge,
+    most_connections: Gauge,
     in_doubt: Gauge,
     held: [(Hold, Gauge); Hold::ALL.len()],
     overdue: [Gauge; OVERDUE.len()],
+    waiting: [Gauge; WAITING.len()],
 }
+
+/// Times of answers in a lane.
+#[derive(Debug)]
+struct Answers {
+    /// From acceptance to delivery.
+    age: Histogram,
+    /// From the time when it was due to an answer, whatever it was.
+    lateness: Histogram,
+}
+
+const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 
 impl Meters {
     /// Registers them.
@@ -53,7 +72,15 @@ impl Meters {
         };
         let overdue = |cause| {
             let help = "Entries past their time by more than a minute, by what they wait for.";
-            registry.gauge("hikyaku_queue_overdue", help, &[("cause", cause)])
+            registry.gauge("hikyaku_queue_overdue_recipients", help, &[("cause", cause)])
+        };
+        let waiting = |cause| {
+            let help = "Entries that are ready or wait for a delivery plan, by what they wait for.";
+            registry.gauge("hikyaku_queue_waiting_recipients", help, &[("cause", cause)])
+        };
+        let connections = |state| {
+            let help = "Connections by state: opening until transactions may begin, then busy or idle.";
+            registry.gauge("hikyaku_queue_connections", help, &[("state", state)])
         };
         Self {
             delivered: outcomes("hikyaku_queue_delivered_total", "Recipients delivered."),
@@ -69,7 +96,7 @@ impl Meters {
                 "hikyaku_queue_unanswered_total",
                 "Attempts whose end of data had no reply, or a late one: the receiver may have the message.",
             ),
-            age: registry.histogram("hikyaku_queue_delivery_seconds", "Time from acceptance to delivery.", &[]),
+            by_lane: LANES.map(|lane| (lane, Answers::new(registry, lane))),
             failed_dsns: dsns("failed"),
             delayed_dsns: dsns("delayed"),
             relayed_dsns: dsns("relayed"),
@@ -77,18 +104,43 @@ impl Meters {
             scheduled: depth("scheduled"),
             waiting_for_dns: depth("waiting-for-dns"),
             in_flight: depth("in-flight"),
-            connections: registry.gauge("hikyaku_queue_connections", "Connections open or being opened.", &[]),
-            idle_connections: registry.gauge("hikyaku_queue_idle_connections", "Connections without work.", &[]),
+            suspended: depth("suspended"),
+            held_by_order: depth("held"),
+            opening_connections: connections("opening"),
+            busy_connections: connections("busy"),
+            idle_connections: connections("idle"),
             sites: registry.gauge("hikyaku_queue_sites", "Sites known.", &[]),
             oldest: registry.gauge("hikyaku_queue_oldest_seconds", "Age of the oldest unfinished recipient.", &[]),
+            capacity: registry.gauge("hikyaku_queue_max_recipients", "Recipients that may be queued.", &[]),
+            most_connections: registry.gauge("hikyaku_queue_max_connections", "Connections that may be open.", &[]),
             in_doubt: registry.gauge(
-                "hikyaku_queue_in_doubt",
+                "hikyaku_queue_in_doubt_recipients",
                 "Recipients whose last attempt before the start has no known outcome.",
                 &[],
             ),
             held: Hold::ALL.map(|hold| (hold, depth(hold.as_str()))),
             overdue: OVERDUE.map(overdue),
+            waiting: WAITING.map(waiting),
         }
+    }
+
+    /// A recipient is delivered, so long after its message was accepted.
+    pub fn delivered(&self, lane: Lane, age: Duration) {
+        self.delivered.increment(1);
+        if let Some(answers) = self.of(lane) {
+            answers.age.record(age.as_secs_f64());
+        }
+    }
+
+    /// An attempt ended, so long after it was due.
+    pub fn answered(&self, lane: Lane, lateness: Duration) {
+        if let Some(answers) = self.of(lane) {
+            answers.lateness.record(lateness.as_secs_f64());
+        }
+    }
+
+    fn of(&self, lane: Lane) -> Option<&Answers> {
+        self.by_lane.iter().find(|(own, _)| *own == lane).map(|(_, answers)| answers)
     }
 
     /// The counter of DSNs with this action.
@@ -100,16 +152,25 @@ impl Meters {
         }
     }
 
+    /// Shows the ceilings in force.
+    pub fn show_ceilings(&self, recipients: usize, connections: u32) {
+        self.capacity.set(count(recipients));
+        self.most_connections.set(f64::from(connections));
+    }
+
     /// Shows what a look at the queue found.
     pub fn show(&self, view: &View, sites: usize, in_doubt: usize, held: &Held) {
         let totals = &view.totals;
         let idle = view.sites.iter().map(|site| site.idle_connections).sum();
+        let opening: usize = view.sites.iter().map(|site| site.opening_connections).sum();
         let gauges = [
             (&self.ready, totals.ready),
             (&self.scheduled, totals.scheduled),
             (&self.waiting_for_dns, totals.waiting_for_dns),
             (&self.in_flight, totals.in_flight),
-            (&self.connections, totals.connections),
+            (&self.suspended, totals.suspended),
+            (&self.opening_connections, opening),
+            (&self.busy_connections, totals.connections.saturating_sub(opening + idle)),
             (&self.idle_connections, idle),
             (&self.sites, sites),
             (&self.in_doubt, in_doubt),
@@ -117,14 +178,39 @@ impl Meters {
         for (gauge, value) in gauges {
             gauge.set(count(value));
         }
+        let mut by_order = totals.held;
         for (hold, gauge) in &self.held {
-            gauge.set(count(held.count(*hold)));
+            let entries = held.count(*hold);
+            by_order = by_order.saturating_sub(entries);
+            gauge.set(count(entries));
         }
+        self.held_by_order.set(count(by_order));
         self.oldest.set(f64::from(totals.oldest_seconds));
-        for (gauge, cause) in self.overdue.iter().zip(OVERDUE) {
-            let entries = view.overdue.iter().find(|overdue| overdue.cause == cause);
-            gauge.set(entries.map_or(0.0, |overdue| count(overdue.entries)));
+        show_causes(&self.overdue, &OVERDUE, &view.overdue);
+        show_causes(&self.waiting, &WAITING, &view.waiting);
+    }
+}
+
+impl Answers {
+    fn new(registry: &Registry, lane: Lane) -> Self {
+        let lane = match lane {
+            Lane::Urgent => "urgent",
+            Lane::Normal => "normal",
+            Lane::Bulk => "bulk",
+        };
+        let age = "Time from acceptance to delivery, in whole seconds.";
+        let lateness = "How long past its time an attempt was answered or given up, in whole seconds.";
+        Self {
+            age: registry.histogram_with("hikyaku_queue_delivery_seconds", age, &[("lane", lane)], LIFE),
+            lateness: registry.histogram_with("hikyaku_queue_lateness_seconds", lateness, &[("lane", lane)], LIFE),
         }
+    }
+}
+
+fn show_causes(gauges: &[Gauge], causes: &[&'static str], seen: &[OverdueView]) {
+    for (gauge, cause) in gauges.iter().zip(causes) {
+        let entries = seen.iter().find(|seen| seen.cause == *cause);
+        gauge.set(entries.map_or(0.0, |seen| count(seen.entries)));
     }
 }
 

@@ -51,6 +51,7 @@ mod sweep;
 mod tally;
 mod timers;
 mod told;
+mod top;
 mod unread;
 mod upkeep;
 pub mod view;

@@ -29,6 +29,7 @@ use super::orders::Standing;
 use super::settings::BackOff;
 use super::site::Site;
 use super::tally::refusals;
+use super::top::Fate;
 use super::unread::Settlement;
 
 /// Circumstances of the outcomes of one attempt.
@@ -87,6 +88,7 @@ impl Engine {
         outcomes: Vec<Outcome>,
         tried: &Tried,
     ) {
+        self.top.settled(site, &outcomes);
         let now = self.clock.now();
         let is_deferral = |outcome: &&Outcome| matches!(outcome, Outcome::Deferred(_));
         let deferred = u32::try_from(outcomes.iter().filter(is_deferral).count()).unwrap_or(u32::MAX);
@@ -208,6 +210,9 @@ impl Engine {
             if outcome.report().in_doubt {
                 self.meters.unanswered.increment(1);
             }
+            if attempt.source.is_some() {
+                self.meters.answered(entry.flow.lane, attempt.wall.since(entry.due));
+            }
             match &outcome {
                 Outcome::Delivered(_) => delivered += 1,
                 Outcome::Deferred(_) => deferred += 1,
@@ -222,11 +227,13 @@ impl Engine {
                 Outcome::Bounced(report) => {
                     self.meters.bounced.increment(1);
                     self.tell(&entry, Verdict::Bounced, &report, &attempt);
+                    self.top.decided(&entry.flow.tenant, Fate::Bounced);
                     self.fail(entry, Event::Bounced, report, &mut ledger);
                 }
                 Outcome::Expired(report) => {
                     self.meters.expired.increment(1);
                     self.tell(&entry, Verdict::Expired, &report, &attempt);
+                    self.top.decided(&entry.flow.tenant, Fate::Expired);
                     self.fail(entry, Event::Expired, report, &mut ledger);
                 }
             }
@@ -253,9 +260,9 @@ impl Engine {
     }
 
     fn deliver(&self, entry: Entry, report: Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
-        self.meters.delivered.increment(1);
         self.tell(&entry, Verdict::Delivered, &report, attempt);
-        self.meters.age.record(attempt.wall.since(entry.accepted).as_secs_f64());
+        self.meters.delivered(entry.flow.lane, attempt.wall.since(entry.accepted));
+        self.top.decided(&entry.flow.tenant, Fate::Delivered);
         if entry.marks.has(Marks::WANTS_SUCCESS) && !report.relayed_dsn {
             ledger.relayed.push((entry, Event::Delivered, report));
             return;
@@ -267,11 +274,13 @@ impl Engine {
     fn fail_by_order(&self, entry: Entry, order: &Standing, attempt: &Attempt<'_>, ledger: &mut Ledger) {
         if order.order.action == Action::Delete {
             self.meters.deleted.increment(1);
+            self.top.decided(&entry.flow.tenant, Fate::Deleted);
             let Telling { envelope, site, .. } = attempt.telling;
             self.tell_deleted(&entry, envelope, site, &order.order);
             return self.finish(entry, Event::Deleted, ledger);
         }
         self.meters.bounced.increment(1);
+        self.top.decided(&entry.flow.tenant, Fate::Bounced);
         let report = order_report(&order.describe());
         self.tell(&entry, Verdict::Bounced, &report, attempt);
         self.fail(entry, Event::Bounced, report, ledger);
@@ -329,9 +338,11 @@ impl Engine {
         if attempt.wall >= retry.end(entry.accepted) {
             self.meters.expired.increment(1);
             self.tell(&entry, Verdict::Expired, &report, attempt);
+            self.top.decided(&entry.flow.tenant, Fate::Expired);
             return self.fail(entry, Event::Expired, report, ledger);
         }
         self.meters.deferred.increment(1);
+        self.top.decided(&entry.flow.tenant, Fate::Deferred);
         entry.attempts = entry.attempts.saturating_add(1);
         let due = entry.due;
         entry.due = retry.due(entry.id, entry.attempts, entry.accepted, attempt.wall, attempt.is_mass);

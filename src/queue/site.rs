@@ -18,6 +18,7 @@ use crate::dns::Plan;
 use crate::limit::rate::Rate;
 use crate::limit::window::Window;
 use crate::message::Report;
+use crate::metrics::bounded::Place;
 
 use super::assignment::Assignment;
 use super::engine::Engine;
@@ -43,6 +44,8 @@ pub(super) struct Site {
     pub shard: usize,
     /// Connections from all sources.
     pub connections: Window,
+    /// Where its outcomes are counted.
+    pub place: Place,
     /// Held briefly, never across an await, never together with another site; domains are locked under it, never it under a
     /// domain.
     pub state: Mutex<SiteState>,
@@ -151,6 +154,7 @@ impl Site {
             name,
             shard,
             connections: Window::new(limits.connections),
+            place: Place::default(),
             state: Mutex::new(SiteState::new(rate, openings)),
             limits: ArcSwap::new(limits),
         }

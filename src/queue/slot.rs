@@ -334,6 +334,7 @@ impl Slot {
         let now = self.engine.clock.now();
         let is_first = !self.is_settled.swap(true, Ordering::Relaxed);
         let reason = Arc::new(outcome.report().clone());
+        self.engine.top.connection_failed(&self.site);
         self.site.with(&self.engine, now, |_, state, _| {
             state.last_reply = Some(reason.clone());
             if let Some(path) = state.path(self.path) {

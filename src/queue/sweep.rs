@@ -21,6 +21,7 @@ use super::notice::Notice;
 use super::orders::Standing;
 use super::settle::deferral;
 use super::site::Site;
+use super::top::Fate;
 use super::view::{Flushed, OrderView, Placed, Undone};
 
 /// Entries admitted or given up between two looks at others.
@@ -195,6 +196,7 @@ impl Engine {
                 self.replies.forget(entry);
                 self.count_out(&entry.flow, 1);
                 self.meters.deleted.increment(1);
+                self.top.decided(&entry.flow.tenant, Fate::Deleted);
             }
         }
     }

@@ -64,7 +64,10 @@ fn show(engine: &Arc<Engine>, round: u32) {
         true => forget(engine, engine.clock.now()),
         false => engine.all_sites().len(),
     };
-    engine.meters.show(&engine.look(), sites, engine.doubts.len(), &engine.held);
+    let (view, settings) = (engine.look(), engine.settings());
+    engine.meters.show(&view, sites, engine.doubts.len(), &engine.held);
+    engine.meters.show_ceilings(settings.capacity, settings.connections);
+    engine.show_top(&view, engine.clock.now());
 }
 
 /// Forgets what nothing refers to; tells how many sites are left.

@@ -17,6 +17,9 @@ pub struct View {
     pub tenants: Vec<TenantView>,
     /// Entries past their time by more than a minute, by cause.
     pub overdue: Vec<OverdueView>,
+    /// Entries that are ready or wait for a plan, by cause, their time being long past or not.
+    #[serde(skip)]
+    pub waiting: Vec<OverdueView>,
 }
 
 /// Counts of recipients, and connections.
@@ -57,6 +60,9 @@ pub struct SiteView {
     pub connections: usize,
     /// Connections without work.
     pub idle_connections: usize,
+    /// Of the connections, those on which no transaction could begin yet.
+    #[serde(skip)]
+    pub opening_connections: usize,
     /// Age in seconds of the oldest ready entry.
     pub oldest_seconds: u32,
     /// New connections wait for this many seconds more.
@@ -166,6 +172,9 @@ pub(super) const TIMER: &str = "timer";
 /// Every cause of being overdue.
 pub(super) const OVERDUE: [&str; 9] =
     ["no-connection-permit", "connection-rate", "rate", "back-off", "stopped", BUSY, DNS, TIMER, IN_FLIGHT];
+/// Every cause of waiting for longer than it takes to be drawn.
+pub(super) const WAITING: [&str; 7] =
+    ["no-connection-permit", "connection-rate", "rate", "back-off", "stopped", BUSY, DNS];
 
 /// One queued recipient.
 #[derive(Clone, Debug, Serialize)]

@@ -220,4 +220,6 @@ pub struct Stat {
     pub fault: bool,
     /// Free octets on the disk; 0 also when it does not say.
     pub free: u64,
+    /// Octets of memory that contents take which were accepted lately.
+    pub cached: u64,
 }

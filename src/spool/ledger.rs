@@ -75,6 +75,9 @@ struct Metrics {
     given_up: metrics::Counter,
     batch_size: metrics::Histogram,
     batch_time: metrics::Histogram,
+    batch_octets: metrics::Histogram,
+    sync_time: metrics::Histogram,
+    octets: metrics::Counter,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -96,6 +99,9 @@ impl Ledger {
             ),
             batch_size: registry.histogram("hikyaku_spool_batch_messages", "Messages in a commit.", &[]),
             batch_time: registry.histogram("hikyaku_spool_commit_seconds", "Write and sync of a commit.", &[]),
+            batch_octets: registry.histogram("hikyaku_spool_batch_bytes", "Octets of messages in a commit.", &[]),
+            sync_time: registry.histogram("hikyaku_spool_sync_seconds", "Time of a sync alone.", &[]),
+            octets: registry.counter("hikyaku_spool_written_bytes_total", "Octets of messages written.", &[]),
         };
         let (segments, sealed) = (Mutex::default(), Mutex::default());
         let wall = Bulkhead::new(registry, "committer");
@@ -222,6 +228,10 @@ impl Watch for Ledger {
     }
 
     fn appended(&self, appended: &Appended<'_>) {
+        if appended.entries > 0 {
+            self.metrics.octets.increment(appended.octets);
+            self.metrics.batch_octets.record(appended.octets as f64);
+        }
         let mut segments = self.segments.lock();
         let segment = segments.entry(appended.segment).or_default();
         segment.size = appended.size;
@@ -254,5 +264,9 @@ impl Watch for Ledger {
         self.metrics.messages.increment(entries as u64);
         self.metrics.batch_size.record(u32::try_from(entries).unwrap_or(u32::MAX));
         self.metrics.batch_time.record(took.as_secs_f64());
+    }
+
+    fn synced(&self, took: Duration) {
+        self.metrics.sync_time.record(took.as_secs_f64());
     }
 }

@@ -213,6 +213,7 @@ impl Spool {
             full: self.health() == Err(AcceptError::Full),
             fault: inner.writer.has_fault(),
             free: inner.storage.space().map_or(0, |space| space.free),
+            cached: inner.cache.weight(),
             ..Stat::default()
         };
         inner.ledger.sum(&mut stat);

@@ -32,7 +32,9 @@ async fn entries_past_their_time_are_counted_by_what_they_wait_for() {
     stage.until("a back-off", |stage| overdue(stage, "back-off") == 9).await;
     assert!((8..=9).contains(&overdue(&stage, "busy")), "{:?}", stage.queue.view());
     stage
-        .until("the gauge", |stage| stage.registry.render().contains("hikyaku_queue_overdue{cause=\"back-off\"} 9"))
+        .until("the gauge", |stage| {
+            stage.registry.render().contains("hikyaku_queue_overdue_recipients{cause=\"back-off\"} 9")
+        })
         .await;
 }
 
@@ -47,7 +49,7 @@ async fn an_attempt_that_outlasts_its_time_outs_is_overdue_and_an_idle_connectio
     stage.put(stage.envelope(&["a@d2.test"]));
     stage.until_done(1).await;
 
-    let gauge = "hikyaku_queue_overdue{cause=\"in-flight\"} 1";
+    let gauge = "hikyaku_queue_overdue_recipients{cause=\"in-flight\"} 1";
     stage.until("the gauge", |stage| stage.registry.render().contains(gauge)).await;
 }
 
