@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 13] = [
     &["message"],
     &["smtp"],
     &["config::units"],
-    &["clock", "metrics"],
+    &["clock", "metrics", "pulse"],
 ];
 
 fn layer(module: &str) -> usize {

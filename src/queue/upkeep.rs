@@ -15,11 +15,15 @@ use super::entry::Entry;
 use super::notice::Notice;
 use super::settle::deferral;
 use super::site::Site;
+use super::timers::Due;
 
 /// How often the gauges are set and the dead are looked for.
 const SHOW: Duration = Duration::from_secs(2);
 /// The unused is forgotten every so many times.
 const SWEEP: u32 = 12;
+
+/// How often a shard of the timers shows that it is served, though nothing is due.
+const BEAT: Duration = Duration::from_secs(10);
 
 /// Runs until the queue is stopped.
 pub(super) async fn run(engine: Arc<Engine>) {
@@ -46,6 +50,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             sites = forget(&engine, engine.clock.now());
         }
         engine.meters.show(&engine.look(), sites, engine.doubts.len(), &engine.held);
+        engine.upkeep.beat();
     }
 }
 
@@ -142,6 +147,8 @@ pub(super) async fn tick(engine: Arc<Engine>, shard: usize) {
     loop {
         let due = tokio::select! {
             due = shard.due(&engine.clock) => due,
+            // Shows that it would answer, and looks again whether something is due.
+            () = tokio::time::sleep(BEAT) => Due::default(),
             () = engine.stopped.cancelled() => return,
         };
         let now = engine.clock.now();
@@ -154,6 +161,7 @@ pub(super) async fn tick(engine: Arc<Engine>, shard: usize) {
             engine.expire(dead);
             engine.admit_all(alive);
         }
+        shard.pulse.beat();
         // A second may hold a hundred thousand entries: others run between the batches.
         tokio::task::yield_now().await;
     }

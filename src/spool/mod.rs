@@ -33,6 +33,7 @@ use std::sync::atomic::Ordering;
 
 use crate::log::writer::Withdrawal;
 use crate::message::{Content, Envelope, Message, MessageId};
+use crate::pulse::Pulse;
 
 pub use check::{CheckError, CheckReport, Region, check, check_storage, stat};
 pub use contract::*;
@@ -191,6 +192,16 @@ impl Spool {
         let spare = inner.storage.space().map_or(settings.reserve, |space| keeper::reserve(&settings, space.total));
         inner.writer.change_supply(settings.segment_size, spare);
         inner.settings.store(Arc::new(settings));
+    }
+
+    /// The log's committer: its pulse, and whether something waits for it. For the watchdog.
+    pub fn committing(&self) -> (&Pulse, bool) {
+        (self.inner.writer.committing(), self.inner.writer.has_work())
+    }
+
+    /// Writes to the log without a sync, as [`Spool::committing`].
+    pub fn writing(&self) -> &Pulse {
+        self.inner.writer.writing()
     }
 
     /// The state in numbers.
