@@ -8,9 +8,11 @@ mod drain;
 mod gauges;
 mod reload;
 mod settings;
+mod sockets;
+mod watchdog;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -41,6 +43,9 @@ use doors::Doors;
 pub use drain::Remains;
 pub use reload::{ReloadError, SetLogFilter};
 pub use settings::{dns as dns_settings, is_local};
+pub use sockets::Sockets;
+pub use watchdog::Watchdog;
+use watchdog::{Part, Parts, Sign};
 
 /// Gauges are at most this old; every few seconds is also what the exporter's authors advise for its upkeep.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -57,6 +62,32 @@ pub enum Error {
         address: SocketAddr,
         /// What the system said.
         error: io::Error,
+    },
+    /// A port below 1024 cannot be bound.
+    #[error(
+        "cannot listen on {0}: ports below 1024 need a socket unit, CAP_NET_BIND_SERVICE, or a start as root with `user`"
+    )]
+    Privileged(SocketAddr),
+    /// A socket that was handed over is of no use.
+    #[error("socket {number} of LISTEN_FDS ({name:?}): {error}")]
+    Inherited {
+        /// Its place, from 0.
+        number: usize,
+        /// `FileDescriptorName=` of its unit.
+        name: String,
+        /// What is wrong with it.
+        error: io::Error,
+    },
+    /// A socket that was handed over and is not configured.
+    #[error(
+        "a socket on {address} named {name:?} was handed over, and no listener has this address or `socket_name`, or it \
+         has a socket already"
+    )]
+    Unknown {
+        /// Where it listens.
+        address: SocketAddr,
+        /// `FileDescriptorName=` of its unit.
+        name: String,
     },
     /// The admin socket cannot be bound.
     #[error("cannot make the admin socket {}: {error}", path.display())]
@@ -116,6 +147,8 @@ pub struct Daemon {
     started: Instant,
     set_log_filter: Option<SetLogFilter>,
     reloads: reload::Meters,
+    /// What the watchdog is to look at.
+    parts: Parts,
     /// Ends what watches: admin, metrics, upkeep.
     stop_watching: CancellationToken,
     watchers: JoinSet<()>,
@@ -133,11 +166,12 @@ impl std::fmt::Debug for Daemon {
 impl Daemon {
     /// Builds and starts every part; must be called on a Tokio runtime.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        Self::start_attached(config, None).await
+        let sockets = Sockets::bind(&config)?;
+        Self::start_on(sockets, config, None).await
     }
 
-    /// The same for a process that can have it reload its file.
-    pub async fn start_attached(config: Config, attachment: Option<Attachment>) -> Result<Self, Error> {
+    /// The same on sockets that are bound already, for a process that can have it reload its file.
+    pub async fn start_on(sockets: Sockets, config: Config, attachment: Option<Attachment>) -> Result<Self, Error> {
         let (reload, set_log_filter) =
             attachment.map(|attachment| (attachment.reload, attachment.set_log_filter)).unzip();
         let clock = Clock::system();
@@ -145,8 +179,7 @@ impl Daemon {
         let hostname = hostname(&config);
         let threads = tokio::runtime::Handle::current().metrics().num_workers();
 
-        // Before anything else is built, so that a second daemon fails at once.
-        let bound = doors::bind_all(&config)?;
+        let bound = doors::bound(sockets.listeners, &config)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
         let (spool, recovery) = Spool::open(settings::spool(&config), disk.clone(), clock, &registry)?;
         let orders = Orders::open(disk, clock.wall())?;
@@ -168,13 +201,15 @@ impl Daemon {
         });
 
         let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry);
+        let parts = Parts::default();
         let mut daemon = Self {
             threads,
             spool,
             queue,
             journal,
             deliverer,
-            doors: Doors::new(services),
+            doors: Doors::new(services, parts.clone()),
+            parts,
             control: admin::Control::new(hostname.clone(), reload),
             started: Instant::now(),
             set_log_filter,
@@ -188,8 +223,9 @@ impl Daemon {
             config,
         };
         daemon.recovery = Some(daemon.recover(recovery)?);
-        daemon.watch(clock).await?;
+        daemon.watch(sockets.metrics, clock)?;
         daemon.doors.commit(bound, &daemon.config, &hostname);
+        daemon.note_parts();
         Ok(daemon)
     }
 
@@ -264,15 +300,15 @@ impl Daemon {
         thread::Builder::new().name("recovery".to_owned()).spawn(run).map_err(Error::Thread)
     }
 
-    async fn watch(&mut self, clock: Clock) -> Result<(), Error> {
+    fn watch(&mut self, metrics: Option<net::TcpListener>, clock: Clock) -> Result<(), Error> {
         let path = self.config.admin.socket.clone();
         if !path.as_os_str().is_empty() {
             let socket = admin::bind_unix(&path).map_err(|error| Error::Socket { path, error })?;
             self.serve_admin(socket);
         }
-        if self.config.metrics.enabled {
+        if let Some(listener) = metrics {
             let address = self.config.metrics.address;
-            let listener = TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })?;
+            let listener = TcpListener::from_std(listener).map_err(|error| Error::Listen { address, error })?;
             self.serve_metrics(listener);
         }
         let gauges = gauges::SpoolGauges::new(&self.registry, self.config.spool.reserve);
@@ -281,6 +317,34 @@ impl Daemon {
         let (registry, spool, stop) = (self.registry.clone(), self.spool.clone(), self.stop_watching.clone());
         self.watchers.spawn(upkeep(registry, spool, gauges, process, clock, stop));
         Ok(())
+    }
+
+    /// Everything but the accept loops that the watchdog is to look at.
+    fn note_parts(&mut self) {
+        for part in Part::workers(&tokio::runtime::Handle::current()) {
+            self.parts.add(part);
+        }
+        for (name, pulse) in self.queue.timers().map(|pulse| ("timers", pulse)).chain([("queue", self.queue.upkeep())])
+        {
+            let queue = self.queue.clone();
+            self.parts.add(Part::beating(name, pulse, move || queue.is_stopped()));
+        }
+        let spool = self.spool.clone();
+        self.parts.add(Part::disk("commit", move || {
+            let (pulse, has_work) = spool.committing();
+            Sign { mark: pulse.mark(), is_due: has_work || pulse.is_at_work() }
+        }));
+        let spool = self.spool.clone();
+        self.parts.add(Part::disk("write", move || {
+            let pulse = spool.writing();
+            Sign { mark: pulse.mark(), is_due: pulse.is_at_work() }
+        }));
+    }
+
+    /// Starts to watch whether every part moves; while all do, `feed` is called at least twice in `timeout`, if there is
+    /// one. Only one watches a daemon.
+    pub fn watchdog(&self, timeout: Option<Duration>, feed: impl FnMut() + Send + 'static) -> Result<Watchdog, Error> {
+        Watchdog::start(self.parts.clone(), &self.registry, timeout, feed).map_err(Error::Thread)
     }
 
     /// What the admin interface shows.

@@ -13,7 +13,7 @@
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
 //! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`] → [`spool`], [`state`], [`dns`] →
 //! [`bounce`], [`limit`], [`log`] → [`reply`], [`provider`] → [`journal`] → [`message`] → [`smtp`] → [`config::units`] →
-//! [`panics`] → [`clock`], [`metrics`].
+//! [`panics`] → [`clock`], [`metrics`], [`pulse`].
 
 // Tests shrink numbers they made themselves; the library proper is linted without this.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
@@ -34,6 +34,7 @@ pub mod message;
 pub mod metrics;
 pub mod panics;
 pub mod provider;
+pub mod pulse;
 pub mod queue;
 pub mod reply;
 pub mod smtp;

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::exit::{self, Exit};
 use super::print_json;
+use super::privileges;
 use super::table::plain_lines;
 use crate::config::{Config, ConfigError};
 
@@ -105,7 +106,7 @@ fn errors(path: &Path) -> (Vec<String>, Option<Config>) {
 
 /// What the daemon would accept and an operator should know.
 fn warnings(config: &Config) -> Vec<String> {
-    let mut out = Vec::new();
+    let mut out: Vec<String> = privileges::account_problem(config).into_iter().collect();
     for (index, listener) in config.listeners.iter().enumerate() {
         if !is_local(listener.address.ip()) {
             let text = "is no address of this machine: the daemon will not start";
@@ -133,6 +134,8 @@ fn warnings(config: &Config) -> Vec<String> {
             out.push(text.to_owned());
         }
     };
+    let is_root = rustix::process::geteuid().is_root();
+    warn(is_root && config.user.is_empty(), "user: empty: started as root, the daemon stays root");
     warn(!config.spool.sync, "spool.sync: false: a power cut loses accepted messages; for benchmarks only");
     warn(config.delivery.port != 25, "delivery.port: not 25: for demonstrations and tests only");
     let is_exposed = config.metrics.enabled && !config.metrics.address.ip().is_loopback();

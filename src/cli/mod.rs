@@ -18,6 +18,7 @@ mod orders;
 mod out;
 mod patience;
 mod pools;
+mod privileges;
 mod queue;
 mod reload;
 mod run;

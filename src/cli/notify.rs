@@ -4,9 +4,12 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// Listening: dependent units may start.
 const READY: &str = "READY=1";
+/// Everything that must move has moved; without it for `WatchdogSec=` we are killed and started again.
+pub(super) const WATCHDOG: &str = "WATCHDOG=1";
 /// Draining.
 const STOPPING: &str = "STOPPING=1";
 
@@ -27,6 +30,9 @@ pub(super) fn stopping(status: &str) -> String {
     format!("{STOPPING}\nSTATUS={status}")
 }
 
+/// A manager that does not read must not hold the daemon up, least of all at its end.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Sends `state` if systemd asked for it; nothing is done under another parent.
 pub(super) fn notify(state: &str) -> io::Result<()> {
     match std::env::var_os("NOTIFY_SOCKET") {
@@ -35,17 +41,54 @@ pub(super) fn notify(state: &str) -> io::Result<()> {
     }
 }
 
+/// How often [`WATCHDOG`] must be sent at least; `None`: nobody waits for it.
+pub(super) fn watchdog() -> Option<Duration> {
+    let variable = |name| std::env::var(name).ok();
+    watchdog_of(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref(), std::process::id())
+}
+
+/// sd_watchdog_enabled(3).
+fn watchdog_of(microseconds: Option<&str>, process: Option<&str>, own: u32) -> Option<Duration> {
+    let is_ours = process.is_none_or(|process| process.parse() == Ok(own));
+    let microseconds = microseconds?.parse().ok().filter(|_| is_ours)?;
+    (microseconds > 0).then(|| Duration::from_micros(microseconds))
+}
+
 fn send(socket: &[u8], state: &str) -> io::Result<()> {
     let address = match socket.strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(socket))?,
     };
-    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
+    let sender = UnixDatagram::unbound()?;
+    sender.set_write_timeout(Some(SEND_TIMEOUT))?;
+    sender.send_to_addr(state.as_bytes(), &address).map(|_| ())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_watchdog_is_fed_only_by_the_process_that_it_waits_for() {
+        assert_eq!(watchdog_of(Some("60000000"), Some("7"), 7), Some(Duration::from_secs(60)));
+        assert_eq!(watchdog_of(Some("500000"), None, 7), Some(Duration::from_millis(500)));
+        for (microseconds, process) in
+            [(None, None), (Some("60000000"), Some("8")), (Some("0"), None), (Some("x"), None)]
+        {
+            assert_eq!(watchdog_of(microseconds, process, 7), None, "{microseconds:?} {process:?}");
+        }
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let _deaf = UnixDatagram::bind(&path).unwrap();
+
+        let refused = (0..10_000).find_map(|_| send(path.as_os_str().as_bytes(), WATCHDOG).err());
+
+        assert_eq!(refused.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
+    }
 
     #[test]
     fn state_reaches_a_socket_by_path_and_by_abstract_name() {

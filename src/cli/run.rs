@@ -17,9 +17,10 @@ use tracing_subscriber::reload::Handle;
 use super::check::DEFAULT_CONFIG;
 use super::exit::{self, Exit, Failure};
 use super::notify::{self, notify};
+use super::privileges;
 use crate::admin::{Left, ReloadRefused, Reloaded};
 use crate::config::{Config, LogFormat, Logging};
-use crate::daemon::{Attachment, Daemon, SetLogFilter};
+use crate::daemon::{Attachment, Daemon, SetLogFilter, Sockets};
 use crate::panics;
 
 /// Requests for a reload that wait while one is under way; more wait at their end.
@@ -41,20 +42,24 @@ impl Run {
         let set_log_filter = start_log(&config.log)?;
         panics::log_panics();
         raise_descriptor_limit();
+        // While there is one thread: what was handed over is in the environment, and rights are those of a thread.
+        let sockets = Sockets::inherit(&config).map_err(Failure::usage)?;
+        privileges::give_up(&config).map_err(Failure::usage)?;
         let runtime = runtime(config.threads)?;
-        let result = runtime.block_on(serve(self.config, config, set_log_filter));
+        let result = runtime.block_on(serve(self.config, sockets, config, set_log_filter));
         // Look-ups that still block are of no use to anybody.
         runtime.shutdown_background();
         result
     }
 }
 
-async fn serve(file: PathBuf, config: Config, set_log_filter: SetLogFilter) -> exit::Result {
+async fn serve(file: PathBuf, sockets: Sockets, config: Config, set_log_filter: SetLogFilter) -> exit::Result {
     let mut signals = Signals::catch()?;
     let (reload, mut requests) = mpsc::channel(RELOADS);
     let attachment = Attachment { reload, set_log_filter };
-    let mut daemon = Daemon::start_attached(config, Some(attachment)).await.map_err(Failure::usage)?;
+    let mut daemon = Daemon::start_on(sockets, config, Some(attachment)).await.map_err(Failure::usage)?;
     tell_systemd(&notify::ready("Accepting messages"));
+    let _watchdog = daemon.watchdog(notify::watchdog(), || tell_systemd(notify::WATCHDOG))?;
     loop {
         // One reload after the other; signals that come during one are one more.
         let asked = tokio::select! {

@@ -10,7 +10,9 @@ use toml::Value;
 use super::Config;
 
 /// Options that hold until the next start; every other one a reload applies.
-pub const NEEDS_RESTART: [&str; 11] = [
+pub const NEEDS_RESTART: [&str; 13] = [
+    "user",
+    "group",
     "threads",
     "spool.path",
     "spool.sync",
@@ -55,6 +57,8 @@ impl Config {
 
     /// This one as a daemon that runs by `running` can take it on: options that need a restart are as they were.
     pub fn without_restart(mut self, running: &Self) -> Self {
+        self.user = running.user.clone();
+        self.group = running.group.clone();
         self.threads = running.threads;
         self.spool.path = running.spool.path.clone();
         self.spool.sync = running.spool.sync;

@@ -15,6 +15,8 @@ use crate::smtp::address::Address;
 pub struct Listener {
     /// Address and port.
     pub address: SocketAddr,
+    /// Name of a socket that systemd binds for it (`FileDescriptorName=`), if that has another address. Empty: none.
+    pub socket_name: String,
     /// What kind of listener it is.
     pub mode: Mode,
     /// Who may submit.
@@ -75,6 +77,7 @@ impl Default for Listener {
     fn default() -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 2525)),
+            socket_name: String::new(),
             mode: Mode::Submission,
             networks: Network::loopback().to_vec(),
             tenant: "default".to_owned(),
@@ -98,6 +101,14 @@ impl Default for Listener {
 
 impl Listener {
     pub(super) fn check(&self, key: &str, complaints: &mut Complaints) {
+        complaints.unless(
+            is_socket_name(&self.socket_name),
+            format!("{key}.socket_name"),
+            format!(
+                "{:?} is no FileDescriptorName; allowed: up to 255 of ASCII but ':' and controls",
+                self.socket_name
+            ),
+        );
         complaints.tenant(format!("{key}.tenant"), &self.tenant);
         let is_address = self.postmaster.is_ascii() && self.postmaster.parse::<Address>().is_ok();
         complaints.unless(
@@ -122,4 +133,9 @@ impl Listener {
         complaints.range(format!("{key}.timeout"), &self.timeout, &least, &most);
         complaints.range(format!("{key}.max_hops"), &self.max_hops, &1, &10_000);
     }
+}
+
+/// What systemd.socket(5) allows for `FileDescriptorName=`.
+fn is_socket_name(text: &str) -> bool {
+    text.len() <= 255 && text.bytes().all(|octet| (b' '..=b'~').contains(&octet) && octet != b':')
 }

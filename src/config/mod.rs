@@ -34,6 +34,10 @@ pub use spool::{AttemptDurability, Spool};
 pub struct Config {
     /// Our name in the greeting, in trace fields and DSNs. Empty: the system's host name.
     pub hostname: String,
+    /// Who the daemon becomes when it is started as root, by name or number. Empty: it stays who it is.
+    pub user: String,
+    /// With which group, by name or number. Empty: the user's.
+    pub group: String,
     /// Threads of the runtime; 0: one a core.
     pub threads: usize,
     /// The durable spool.
@@ -74,6 +78,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             hostname: String::new(),
+            user: String::new(),
+            group: String::new(),
             threads: 0,
             spool: Spool::default(),
             listeners: vec![Listener::default()],
@@ -186,6 +192,10 @@ impl Config {
         if !self.hostname.is_empty() {
             complaints.host_name("hostname", &self.hostname);
         }
+        complaints.account("user", &self.user);
+        complaints.account("group", &self.group);
+        let text = "of no use without `user`; allowed: \"\", or a user too";
+        complaints.unless(self.group.is_empty() || !self.user.is_empty(), "group", text);
         complaints.range("threads", &self.threads, &0, &1024);
         self.spool.check(complaints);
         complaints.unless(!self.listeners.is_empty(), "listener", "at least one [[listener]] is needed");
@@ -271,6 +281,8 @@ mod tests {
         let named_pool = pool.replace("[[pool]]\nname = \"a\"", "[[pool]]\nname = \"BAD\"");
         for (text, key) in [
             ("hostname = \"BAD\"\n", "hostname"),
+            ("user = \"BAD\"\n", "user"),
+            ("user = \"a\"\ngroup = \"BAD\"\n", "group"),
             ("[[source]]\nname = \"BAD\"\n", "source[0].name"),
             ("[[source]]\nname = \"a\"\nehlo_name = \"BAD\"\n", "source[0].ehlo_name"),
             (&named_pool, "pool[0].name"),
@@ -303,6 +315,8 @@ mod tests {
             (listener("127.0.0.1:25") + &listener("127.0.0.1:25"), "listener[1].address"),
             (listener("127.0.0.1:25") + &listener("0.0.0.0:25"), "listener[1].address"),
             (listener("127.0.0.1:9225"), "metrics.address"),
+            ("group = \"mail\"\n".to_owned(), "group"),
+            ("[[listener]]\nsocket_name = \"a:b\"\n".to_owned(), "listener[0].socket_name"),
             (site.repeat(2), "limits.site[1].name"),
             ("[[queue.tenant]]\nname = \"a\"\n".repeat(2), "queue.tenant[1].name"),
             ("[[source]]\nname = \"a\"\n".repeat(2), "source[1].name"),

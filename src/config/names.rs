@@ -39,6 +39,14 @@ impl Complaints {
         self.unless(is_right, key, format!("{name:?} {text}"));
     }
 
+    /// Complains if `name` is no name or number of a user or group; nothing at all is one.
+    pub(super) fn account(&mut self, key: impl Into<String>, name: &str) {
+        let is_plain = |octet: u8| octet.is_ascii_alphanumeric() || b"._-".contains(&octet);
+        let is_right = name.len() <= 32 && name.bytes().all(is_plain) && !name.starts_with('-');
+        let text = "is no account; allowed: at most 32 letters, digits, '.', '_', '-', the first one no '-'";
+        self.unless(is_right, key, format!("{name:?} {text}"));
+    }
+
     /// Complains about control characters in a path: it is written into logs and onto terminals.
     pub(super) fn plain_path(&mut self, key: impl Into<String>, path: &Path) {
         let is_plain = !path.to_string_lossy().chars().any(char::is_control);

@@ -2,11 +2,10 @@
 //!
 //! A listener is told by its configured address. Those of one address (port 0) are taken in their order.
 
-use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -14,10 +13,8 @@ use tracing::info;
 use crate::config::Config;
 use crate::submission::{self, Door};
 
-use super::{Error, settings};
-
-/// Connections that wait to be accepted; as many as a burst of clients may open at once.
-const LISTEN_BACKLOG: u32 = 4096;
+use super::watchdog::{Parts, beating};
+use super::{Error, settings, sockets};
 
 /// What is listened on.
 pub(super) struct Doors {
@@ -25,6 +22,8 @@ pub(super) struct Doors {
     /// Removed by a reload, with sessions that go on.
     closed: Vec<Arc<Door>>,
     services: submission::Services,
+    /// What the watchdog is to look at.
+    parts: Parts,
     /// Ends accepting, and sessions at their next command.
     pub stop: CancellationToken,
     pub tasks: JoinSet<()>,
@@ -55,9 +54,9 @@ enum Place {
 
 impl Doors {
     /// None yet.
-    pub fn new(services: submission::Services) -> Self {
+    pub fn new(services: submission::Services, parts: Parts) -> Self {
         let (open, closed) = Default::default();
-        Self { open, closed, services, stop: CancellationToken::new(), tasks: JoinSet::new() }
+        Self { open, closed, services, parts, stop: CancellationToken::new(), tasks: JoinSet::new() }
     }
 
     /// Binds what is new. Nothing is changed yet: what is bound and not used is closed again.
@@ -68,7 +67,7 @@ impl Doors {
             let is_it = |open: &&mut Option<&Open>| open.is_some_and(|open| open.address == section.address);
             let place = match kept.iter_mut().find(is_it).and_then(Option::take) {
                 Some(open) => Place::Kept(open.clone()),
-                None => bind(section.address)?,
+                None => place(sockets::bind_to(section.address)?, section.address)?,
             };
             places.push(place);
         }
@@ -89,7 +88,8 @@ impl Doors {
                 Place::New(listener, local) => {
                     info!(address = %local, tenant = section.tenant, "listening for submissions");
                     let door = Door::new(settings, self.services.clone());
-                    self.tasks.spawn(submission::serve(listener, door.clone(), self.stop.clone()));
+                    let serve = submission::serve(listener, door.clone(), self.stop.clone());
+                    self.tasks.spawn(beating(self.parts.accept_loop(), serve));
                     Open { address: section.address, local, door }
                 }
             };
@@ -117,21 +117,15 @@ impl Doors {
     }
 }
 
-/// Binds everything, for a start.
-pub(super) fn bind_all(config: &Config) -> Result<Prepared, Error> {
-    let places: Result<_, _> = config.listeners.iter().map(|listener| bind(listener.address)).collect();
+/// What is bound already, in the order of the configuration, for a start.
+pub(super) fn bound(listeners: Vec<net::TcpListener>, config: &Config) -> Result<Prepared, Error> {
+    let sections = listeners.into_iter().zip(&config.listeners);
+    let places: Result<_, _> = sections.map(|(listener, section)| place(listener, section.address)).collect();
     Ok(Prepared(places?))
 }
 
-fn bind(address: SocketAddr) -> Result<Place, Error> {
-    let bind = || -> io::Result<(TcpListener, SocketAddr)> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        let listener = socket.listen(LISTEN_BACKLOG)?;
-        let local = listener.local_addr()?;
-        Ok((listener, local))
-    };
-    let (listener, local) = bind().map_err(|error| Error::Listen { address, error })?;
-    Ok(Place::New(listener, local))
+fn place(listener: net::TcpListener, address: SocketAddr) -> Result<Place, Error> {
+    let listen = |error| Error::Listen { address, error };
+    let local = listener.local_addr().map_err(listen)?;
+    Ok(Place::New(TcpListener::from_std(listener).map_err(listen)?, local))
 }

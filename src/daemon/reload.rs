@@ -20,6 +20,7 @@ use crate::dns::Planner;
 use crate::metrics::Registry;
 
 use super::doors::Prepared;
+use super::watchdog::beating;
 use super::{Daemon, Error, hostname, settings};
 
 /// Why a reload changed nothing.
@@ -230,7 +231,8 @@ impl Daemon {
     pub(super) fn serve_admin(&mut self, socket: AdminSocket) {
         let stop = self.stop_watching.child_token();
         let place = socket.path().to_owned();
-        self.watchers.spawn(admin::serve_unix(socket, self.admin_state(), stop.clone()));
+        let serve = admin::serve_unix(socket, self.admin_state(), stop.clone());
+        self.watchers.spawn(beating(self.parts.accept_loop(), serve));
         self.admin = Some(Server { place, stop });
     }
 
@@ -250,7 +252,8 @@ impl Daemon {
     pub(super) fn serve_metrics(&mut self, listener: TcpListener) {
         let Ok(place) = listener.local_addr() else { return };
         let stop = self.stop_watching.child_token();
-        self.watchers.spawn(admin::serve_metrics(listener, self.registry.clone(), stop.clone()));
+        let serve = admin::serve_metrics(listener, self.registry.clone(), stop.clone());
+        self.watchers.spawn(beating(self.parts.accept_loop(), serve));
         self.metrics = Some(Server { place, stop });
     }
 }

@@ -129,6 +129,7 @@ fn take(pending: &mut Pending, must_sync: bool) -> Work {
 /// Writes, syncs, answers.
 fn round(shared: &Shared, work: Work) {
     let Work { mut entries, sync_waiters, must_sync, is_last } = work;
+    let _in_hand = shared.committing.work();
     let began = Instant::now();
     refuse_late(&mut entries, began);
     let mut placed = Vec::with_capacity(entries.len());

@@ -30,6 +30,7 @@ use super::storage::{Storage, is_full};
 use super::supply::{self, Plan, Supply};
 use super::tail::Tail;
 use super::turn::Turn;
+use crate::pulse::Pulse;
 
 /// Small records are written when there are this many octets of them.
 const SMALL_FULL: usize = 64 << 10;
@@ -204,6 +205,10 @@ pub(super) struct Shared {
     pub sessions: AtomicUsize,
     /// The last commit took no longer than [`QUICK`]; written by who commits, read before a turn is lent.
     is_quick: AtomicBool,
+    /// At work while a batch is written, synced and answered.
+    pub committing: Pulse,
+    /// At work while small records are written without a sync; only by the holder of the tail.
+    pub writing: Pulse,
 }
 
 /// Names an appended record.
@@ -250,6 +255,8 @@ impl Writer {
             fault: AtomicBool::new(false),
             sessions: AtomicUsize::new(0),
             is_quick: AtomicBool::new(false),
+            committing: Pulse::default(),
+            writing: Pulse::default(),
         });
         let thread = std::thread::Builder::new().name("spool-commit".into()).spawn({
             let shared = shared.clone();
@@ -329,6 +336,21 @@ impl Writer {
     /// Whether the log has failed for good.
     pub fn has_fault(&self) -> bool {
         self.shared.has_fault()
+    }
+
+    /// At work while a batch is written, synced and answered.
+    pub fn committing(&self) -> &Pulse {
+        &self.shared.committing
+    }
+
+    /// At work while records are written that nobody waits to have synced.
+    pub fn writing(&self) -> &Pulse {
+        &self.shared.writing
+    }
+
+    /// Whether something waits for the committer.
+    pub fn has_work(&self) -> bool {
+        self.shared.pending.lock().has_work()
     }
 
     /// Whether there is no room for another segment.
@@ -484,7 +506,9 @@ impl Shared {
         }
         let (small, ticket, waiters) = pending.take_small();
         drop(pending);
+        let work = self.writing.work();
         let written = self.write_batch(tail, Some(small), &mut [], &mut Vec::new());
+        drop(work);
         if written.is_ok() {
             self.written.fetch_max(ticket, Ordering::AcqRel);
         }

@@ -25,6 +25,7 @@ use crate::dns::{Plan, Planned, Planner};
 use crate::journal::Journal;
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::metrics::Registry;
+use crate::pulse::Pulse;
 use crate::spool::{Event, Pending, RecipientEvent, Recovered, Spool};
 use crate::state;
 
@@ -73,6 +74,8 @@ pub(super) struct Engine {
     /// Limits of sites that have none of their own; replaced by a reload.
     limits: ArcSwap<Limits>,
     pub timers: Timers,
+    /// Beats after each round of the upkeep.
+    pub upkeep: Pulse,
     pub gates: Gates,
     /// Replaced by a reload.
     pub sources: ArcSwap<Chooser>,
@@ -138,6 +141,7 @@ impl Engine {
             sites: Mutex::default(),
             limits: ArcSwap::from_pointee(settings.limits.clone()),
             timers: Timers::new(settings.shards),
+            upkeep: Pulse::default(),
             gates: Gates::new(settings.connections, &settings.egress.sources),
             sources: ArcSwap::from_pointee(Chooser::new(&settings.egress)),
             doubts: Doubts::default(),

@@ -71,6 +71,7 @@ use crate::dns::Planner;
 use crate::journal::Journal;
 use crate::message::{Envelope, MessageId};
 use crate::metrics::Registry;
+use crate::pulse::Pulse;
 use crate::spool::{Recovered, Spool};
 use crate::state::{OrderId, Orders, PlaceError, Request, Selection};
 
@@ -184,6 +185,21 @@ impl Queue {
     pub async fn settled(&self) {
         self.engine.tasks.close();
         self.engine.tasks.wait().await;
+    }
+
+    /// Beats after each round of the upkeep, every few seconds until [`Queue::is_stopped`].
+    pub fn upkeep(&self) -> Pulse {
+        self.engine.upkeep.clone()
+    }
+
+    /// One pulse a shard of the timers; each beats every 10 s at least until [`Queue::is_stopped`].
+    pub fn timers(&self) -> impl Iterator<Item = Pulse> {
+        self.engine.timers.shards().iter().map(|shard| shard.pulse.clone())
+    }
+
+    /// Whether nothing more is handed out.
+    pub fn is_stopped(&self) -> bool {
+        self.engine.stopped.is_cancelled()
     }
 
     /// Assignments not yet reported, and DSNs not yet on stable storage.

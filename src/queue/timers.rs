@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, UnixTime};
+use crate::pulse::Pulse;
 
 use super::entry::Entry;
 use super::line::Fifo;
@@ -33,6 +34,8 @@ pub(super) struct Shard {
     state: Mutex<ShardState>,
     /// Told when something earlier than everything before it was added.
     earlier: Notify,
+    /// Beats whenever what was due is dealt with.
+    pub pulse: Pulse,
 }
 
 #[derive(Debug, Default)]

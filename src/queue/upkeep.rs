@@ -16,6 +16,7 @@ use super::notice::Notice;
 use super::salvage::Blame;
 use super::settle::deferral;
 use super::site::Site;
+use super::timers::Due;
 
 /// How often the gauges are set and the dead are looked for.
 const SHOW: Duration = Duration::from_secs(2);
@@ -23,6 +24,9 @@ const SHOW: Duration = Duration::from_secs(2);
 const MANY_SITES: usize = 1_000;
 /// The unused is forgotten every so many times.
 const SWEEP: u32 = 12;
+
+/// How often a shard of the timers shows that it is served, though nothing is due.
+const BEAT: Duration = Duration::from_secs(10);
 
 /// Runs until the queue is stopped.
 pub(super) async fn run(engine: Arc<Engine>) {
@@ -53,6 +57,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
         } else {
             let _ = wall.call(|| show(&engine, round));
         }
+        engine.upkeep.beat();
     }
 }
 
@@ -172,6 +177,8 @@ pub(super) async fn tick(engine: Arc<Engine>, shard: usize) {
     loop {
         let due = tokio::select! {
             due = shard.due(&engine.clock) => due,
+            // Shows that it would answer, and looks again whether something is due.
+            () = tokio::time::sleep(BEAT) => Due::default(),
             () = engine.stopped.cancelled() => return,
         };
         let (now, wall) = (engine.clock.now(), &engine.walls.timers);
@@ -184,6 +191,7 @@ pub(super) async fn tick(engine: Arc<Engine>, shard: usize) {
         if let Err(panic) = wall.call(|| engine.on_time(due.entries)) {
             engine.salvage(keys, Blame::Shared, panic);
         }
+        shard.pulse.beat();
         // A second may hold a hundred thousand entries: others run between the batches.
         tokio::task::yield_now().await;
     }

@@ -34,6 +34,7 @@ use std::sync::atomic::Ordering;
 use crate::log::writer::Withdrawal;
 use crate::message::{Content, Envelope, Message, MessageId};
 use crate::panics::Panic;
+use crate::pulse::Pulse;
 
 pub use check::{CheckError, CheckReport, Region, check, check_storage, stat};
 pub use contract::*;
@@ -197,6 +198,16 @@ impl Spool {
     /// Recovery panicked: what it had not raised waits for the next start. Nothing is deleted until then.
     pub fn recovery_panicked(&self, panic: &Panic) {
         *self.inner.recovery_failure.lock() = Some(panic.to_string());
+    }
+
+    /// The log's committer: its pulse, and whether something waits for it. For the watchdog.
+    pub fn committing(&self) -> (&Pulse, bool) {
+        (self.inner.writer.committing(), self.inner.writer.has_work())
+    }
+
+    /// Writes to the log without a sync, as [`Spool::committing`].
+    pub fn writing(&self) -> &Pulse {
+        self.inner.writer.writing()
     }
 
     /// The state in numbers.

@@ -28,7 +28,7 @@ fn documented() -> BTreeMap<String, String> {
 /// One of everything, all of it below `place`.
 fn base(place: &str) -> String {
     format!(
-        "hostname = \"old.test\"\n[spool]\npath = \"{place}/spool\"\nsegment_size = \"1MiB\"\nreserve = \"1MiB\"\n\
+        "hostname = \"old.test\"\nuser = \"a\"\n[spool]\npath = \"{place}/spool\"\nsegment_size = \"1MiB\"\nreserve = \"1MiB\"\n\
          [journal]\npath = \"{place}/journal\"\n[admin]\nsocket = \"{place}/admin.sock\"\n[metrics]\naddress = \"127.0.0.1:0\"\n\
          [[listener]]\naddress = \"127.0.0.1:0\"\n[limits]\nsite_rate = \"1/s\"\n[[limits.site]]\nname = \"a\"\n\
          connections = 1\nmessages_per_connection = 1\nrecipients_per_transaction = 1\nrate = \"1/s\"\n\
