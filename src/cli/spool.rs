@@ -245,7 +245,7 @@ mod tests {
     fn problems_are_told_in_the_summary_and_by_the_exit_code() {
         let stat = Stat { octets: 1000, live_octets: 250, full: true, damaged: 1, ..Stat::default() };
 
-        assert!(stat.summary().contains("25 % live, FULL, DAMAGED"), "{}", stat.summary());
+        assert!(stat.summary().contains("25 % live, 0 B free, FULL, DAMAGED"), "{}", stat.summary());
         assert!(stat.has_problem() && !Stat::default().has_problem());
     }
 }
