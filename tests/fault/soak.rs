@@ -124,7 +124,6 @@ impl Soak {
 
     fn make(&mut self, trouble: Trouble, mut life: Life) -> Life {
         self.troubles += 1;
-        println!("{trouble:?}");
         match trouble {
             Trouble::Kill | Trouble::Stop => return self.end(life, trouble),
             Trouble::SyncError => {
@@ -175,6 +174,10 @@ impl Soak {
             let checker = Arc::clone(&self.world.checker);
             let goes_on = self.world.until(|| checker.accepted() > accepted && checker.places() > places);
             assert!(goes_on, "after {trouble:?} it does not go on");
+            let spool = life.daemon.admin().get("/v1/spool");
+            let number = |name: &str| spool[name].as_u64().unwrap_or_default();
+            let (segments, copied) = (number("segments"), number("copied"));
+            println!("after {trouble:?}: {segments} segments, {copied} messages copied forward");
         }
         life
     }
