@@ -9,7 +9,7 @@ use hikyaku::demo::responder::{Fault, Responder, Zone};
 async fn check(folder: &Path, resolver: SocketAddr, options: &[&str]) -> (i32, serde_json::Value) {
     let place = folder.display();
     let config = format!(
-        "hostname = \"mta.test\"\n[spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\nsegment_size = \"1MiB\"\n\
+        "hostname = \"mta.test\"\nuser = \"nobody\"\n[spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\nsegment_size = \"1MiB\"\n\
          [admin]\nsocket = \"{place}/admin.sock\"\n\
          [dns]\nresolvers = [\"{resolver}\"]\nattempts = 1\ntimeout = \"1s\"\n\
          [[source]]\nname = \"a\"\nipv4 = \"192.0.2.11\"\nehlo_name = \"Out.mta.test\"\n\

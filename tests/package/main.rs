@@ -36,7 +36,7 @@ fn obstacle() -> Option<String> {
     if !has("cargo-deb") && !repository().join("target/tools/bin/cargo-deb").exists() {
         return Some("cargo-deb is missing; tests/run installs it".to_owned());
     }
-    let there: Vec<_> = [BINARY, CONFIG, SPOOL, LOG, RUN].into_iter().filter(|path| Path::new(path).exists()).collect();
+    let there: Vec<_> = [BINARY, CONFIG, SPOOL].into_iter().filter(|path| Path::new(path).exists()).collect();
     if !there.is_empty() || system::user().is_some() {
         return Some(format!("hikyaku is or was installed here: user or {there:?}"));
     }
@@ -120,7 +120,7 @@ fn the_package_installs_a_daemon_that_works_and_takes_no_mail_away_when_it_is_pu
     let build = repository().join("packaging/build");
     run(Command::new(build).args(["--binary", env!("CARGO_BIN_EXE_hikyaku")]).arg(&package)).unwrap();
     look_at(&package);
-    let system = System;
+    let system = System::new();
 
     system.install(&package);
     let user = system::user().unwrap();

@@ -51,9 +51,22 @@ pub fn user() -> Option<u32> {
 }
 
 /// Restored when dropped, whatever happened.
-pub struct System;
+pub struct System {
+    /// Folders that were there and where they are meanwhile: daemons that root runs by hand leave them.
+    aside: Vec<(&'static str, String)>,
+}
 
 impl System {
+    pub fn new() -> Self {
+        let mut aside = Vec::new();
+        for path in [LOG, RUN].into_iter().filter(|path| Path::new(path).exists()) {
+            let place = format!("{path}.aside-{}", std::process::id());
+            fs::rename(path, &place).unwrap();
+            aside.push((path, place));
+        }
+        Self { aside }
+    }
+
     pub fn install(&self, package: &Path) {
         self.dpkg(&["--install", package.to_str().unwrap()]);
     }
@@ -80,14 +93,18 @@ impl System {
 
 impl Drop for System {
     fn drop(&mut self) {
-        if !thread::panicking() {
-            return;
+        if thread::panicking() {
+            let _ = run(Command::new("dpkg").args(["--purge", "hikyaku"]));
+            for path in [SPOOL, LOG, RUN, "/etc/hikyaku"] {
+                let _ = fs::remove_dir_all(path);
+            }
+            let _ = run(Command::new("userdel").arg("hikyaku"));
         }
-        let _ = run(Command::new("dpkg").args(["--purge", "hikyaku"]));
-        for path in [SPOOL, LOG, RUN, "/etc/hikyaku"] {
-            let _ = fs::remove_dir_all(path);
+        for (path, place) in &self.aside {
+            if let Err(error) = fs::rename(place, path) {
+                println!("{place} could not be moved back to {path}: {error}");
+            }
         }
-        let _ = run(Command::new("userdel").arg("hikyaku"));
     }
 }
 
