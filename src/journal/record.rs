@@ -58,7 +58,7 @@ impl<'a> Record<'a> {
         serde_json::from_slice(&quoted).unwrap_or_default()
     }
 
-    /// Whether a field of text is `wanted`, which was [`escaped`] before; case of ASCII letters does not matter.
+    /// Whether a field of text is `wanted`, which was escaped before; case of ASCII letters does not matter.
     pub fn is(&self, name: &str, wanted: &[u8]) -> bool {
         self.raw(name).is_some_and(|raw| raw.eq_ignore_ascii_case(wanted))
     }

@@ -58,6 +58,7 @@ pub mod view;
 mod visit;
 mod waiting;
 pub mod watch;
+mod way;
 
 use std::io;
 use std::net::IpAddr;
