@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, UnixTime};
-use crate::dns::{Plan, Planned, Planner};
+use crate::dns::{Plan, Planner};
 use crate::journal::Journal;
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::metrics::Registry;
@@ -30,7 +30,7 @@ use crate::spool::{Event, Pending, RecipientEvent, Recovered, Spool};
 use crate::state;
 
 use super::assignment::Assignment;
-use super::domain::{Domain, Domains, Route};
+use super::domain::Domains;
 use super::doubts::Doubts;
 use super::entry::{Entry, Marks};
 use super::flow::{Flow, Tenant, Tenants};
