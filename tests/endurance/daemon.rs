@@ -32,6 +32,7 @@ impl Daemon {
              [limits]\n{limits}\n\
              [admin]\nsocket = \"{place}/admin.sock\"\n\
              [metrics]\naddress = \"{metrics}\"\n\
+             [journal]\npath = \"{place}/journal\"\n\
              [log]\nformat = \"json\"\nfilter = \"info\"\n{more}"
         );
         std::fs::write(folder.path().join("config.toml"), text).unwrap();
