@@ -274,10 +274,10 @@ async fn readiness_ends_when_the_daemon_begins_to_stop() {
     let stopped = tokio::spawn(daemon.stop(Duration::from_secs(60)));
 
     let problem = client.until_status("/readyz", 503).await;
-    assert!(problem["error"].as_str().unwrap().contains("stopping"), "{problem}");
+    assert!(problem["error"].as_str().unwrap().contains("draining"), "{problem}");
     assert_eq!(client.get("/healthz").await.0, 200);
     let (code, status) = client.command(&["status"]).await;
-    assert!(code == 1 && status.contains("NOT READY: stopping"), "{status}");
+    assert!(code == 1 && status.contains("! draining"), "{status}");
     drop(silent);
     stopped.await.unwrap();
 }

@@ -172,8 +172,9 @@ mod tests {
     #[test]
     fn options_that_need_a_restart_are_those_that_are_kept() {
         let running = Config::default();
-        let text = "threads = 7\n[spool]\npath = \"/elsewhere\"\nsync = false\nreserve = \"2GiB\"\n[journal]\nenabled = false\npath = \"/elsewhere\"\nmax_size = \"1MiB\"\nmax_age = \"1h\"\nkeep = \"2d\"\n\
-                    max_total = \"1GiB\"\nbuffer = \"1MiB\"\n[log]\nformat = \"json\"\n";
+        let text = "threads = 7\nuser = \"root\"\ngroup = \"root\"\n[spool]\npath = \"/elsewhere\"\nsync = false\n\
+                    reserve = \"2GiB\"\n[journal]\nenabled = false\npath = \"/elsewhere\"\nmax_size = \"1MiB\"\n\
+                    max_age = \"1h\"\nkeep = \"2d\"\nmax_total = \"1GiB\"\nbuffer = \"1MiB\"\n[log]\nformat = \"json\"\n";
         let next = Config::parse(text, std::path::Path::new("x")).unwrap();
 
         let told = running.changes(&next).into_iter().filter(Change::needs_restart).count();

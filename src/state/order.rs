@@ -220,7 +220,8 @@ pub struct Order {
 impl Order {
     /// Whether its time is over.
     pub fn is_over(&self, now: UnixTime) -> bool {
-        self.until.is_some_and(|until| until <= now.0)
+        // Times are whole seconds, rounded down: an order stands at least as long as was asked for.
+        self.until.is_some_and(|until| until < now.0)
     }
 
     /// How long it still stands; none: until it is undone.

@@ -219,8 +219,8 @@ mod tests {
         orders.place(request(Action::Bounce, None), NOW, WATCH).unwrap();
         orders.end(OrderId(3)).unwrap().unwrap();
 
-        let again = Orders::open(Arc::new(storage.after_kill()), UnixTime(1_049)).unwrap();
-        let later = Orders::open(Arc::new(storage.after_kill()), UnixTime(1_050)).unwrap();
+        let again = Orders::open(Arc::new(storage.after_kill()), UnixTime(1_050)).unwrap();
+        let later = Orders::open(Arc::new(storage.after_kill()), UnixTime(1_051)).unwrap();
 
         assert_eq!((ids(&again), ids(&later)), (vec![1, 2], vec![1]));
         assert_eq!(again.standing()[1], held);

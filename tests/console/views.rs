@@ -63,7 +63,7 @@ async fn a_draining_daemon_ends_status_with_1_and_says_what() {
 
     let (code, text) = seen.expect("status while it drains");
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.starts_with("1 PROBLEM\n! stopping"), "{text}");
+    assert!(text.starts_with("1 PROBLEM\n! draining"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
