@@ -10,7 +10,7 @@ use std::thread;
 use parking_lot::Mutex;
 
 use super::work::Ticket;
-use crate::message::MessageId;
+use crate::message::{Message, MessageId};
 use crate::panics::Panic;
 use crate::queue::Assignment;
 
@@ -70,5 +70,11 @@ impl Ticket for Carried {
 
     fn in_doubt(&self) -> Option<SocketAddr> {
         self.assignment.as_ref().and_then(Assignment::in_doubt)
+    }
+
+    fn carry(&mut self, message: &Message) {
+        if let Some(assignment) = &mut self.assignment {
+            assignment.carry(message);
+        }
     }
 }

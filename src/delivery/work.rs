@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::dns::Plan;
 use crate::message::{Message, MessageId, Outcome};
 use crate::panics::Panic;
-use crate::queue::{Assignment, Source, Watch};
+use crate::queue::{Source, Watch};
 
 /// One message for recipients of one domain.
 pub trait Ticket: Send + Sync + 'static {
@@ -19,25 +19,7 @@ pub trait Ticket: Send + Sync + 'static {
     /// An earlier attempt at this address has no outcome: it is tried there first.
     fn in_doubt(&self) -> Option<SocketAddr>;
     /// Its message has been read.
-    fn carry(&mut self, _message: &Message) {}
-}
-
-impl Ticket for Assignment {
-    fn id(&self) -> MessageId {
-        self.id()
-    }
-
-    fn recipients(&self) -> &[u32] {
-        self.recipients()
-    }
-
-    fn in_doubt(&self) -> Option<SocketAddr> {
-        self.in_doubt()
-    }
-
-    fn carry(&mut self, message: &Message) {
-        self.carry(message);
-    }
+    fn carry(&mut self, message: &Message);
 }
 
 /// The spool could not record an attempt, so none may be made.

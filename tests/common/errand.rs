@@ -45,6 +45,8 @@ impl Ticket for Errand {
     fn in_doubt(&self) -> Option<SocketAddr> {
         self.in_doubt
     }
+
+    fn carry(&mut self, _message: &Message) {}
 }
 
 /// What the connection said about its work.

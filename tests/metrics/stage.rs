@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use hikyaku::config::{Config, Route};
-use hikyaku::daemon::Daemon;
+use hikyaku::daemon::{Daemon, Watchdog};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Stage {
     daemon: Daemon,
+    _watchdog: Watchdog,
     _receivers: Vec<Running>,
     _folder: tempfile::TempDir,
 }
@@ -49,7 +50,8 @@ impl Stage {
         config.routes = domains.iter().zip(ports).map(|(domain, port)| route(domain, port)).collect();
         config.routes.extend(routes);
         let daemon = Daemon::start(config).await.unwrap();
-        Self { daemon, _receivers: vec![secure, picky, strict], _folder: folder }
+        let watchdog = daemon.watchdog(None, || {}).unwrap();
+        Self { daemon, _watchdog: watchdog, _receivers: vec![secure, picky, strict], _folder: folder }
     }
 
     /// One with something of everything behind it.
