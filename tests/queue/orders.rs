@@ -273,6 +273,8 @@ async fn senders_are_told_apart_by_address_by_domain_and_the_null_one() {
     {
         ids.push(stage.submit(from(sender, to)).await);
     }
+    // What is on its way from one place to another is seen in neither.
+    stage.until("all parked", |stage| suspended(stage) == 4).await;
     let found = |sender: &str| {
         let selection = Selection { sender: Some(sender.into()), ..Selection::default() }.checked().unwrap();
         let entries = stage.queue.list(&Filter { selection, limit: 9, ..Filter::default() });
