@@ -143,6 +143,8 @@ async fn a_suspended_campaign_waits_over_a_restart_and_goes_when_it_is_resumed()
     assert_eq!((entries[0]["state"].as_str(), entries[0]["order"].as_u64()), (Some("suspended"), Some(1)), "{entries}");
     let status = running.json(&["status"]).await;
     assert_eq!(status["queue"]["suspended"], 1, "{status}");
+    let screen = running.ok(&["status"]).await;
+    assert!(screen.starts_with("all is well\n") && screen.contains("1 order stands"), "{screen}");
 
     running.ok(&["queue", "resume", "--tenant", "default", "--campaign", "spring"]).await;
     running.until_queued(0).await;

@@ -118,7 +118,7 @@ fn refusal(id: MessageId, error: &LoadError) -> Refusal {
         LoadError::Unknown => Refusal::new(
             StatusCode::NOT_FOUND,
             format!("no message {id} is unfinished"),
-            "delivered and bounced messages are forgotten; the log and the DSN tell what became of them",
+            "`hikyaku journal search --message ID` tells what became of those that have ended",
         ),
         LoadError::Damaged => Refusal::new(
             StatusCode::GONE,

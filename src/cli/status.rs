@@ -53,6 +53,7 @@ struct Outline {
     most_connections: u64,
     in_doubt: u64,
     held: Vec<Held>,
+    orders: u64,
     dns_failing: u64,
     dns_domains: u64,
     dns_example: Option<String>,
@@ -193,7 +194,12 @@ impl Answer {
         let held = &self.outline.held;
         let parts = held.iter().map(|held| format!("{} {}", thousands(held.recipients), held.reason));
         let held = if held.is_empty() { "none".to_owned() } else { parts.collect::<Vec<_>>().join(", ") };
-        format!("{held}; {} tried again in doubt", thousands(self.outline.in_doubt))
+        let orders = match self.outline.orders {
+            0 => String::new(),
+            1 => "; 1 order stands".to_owned(),
+            count => format!("; {} orders stand", thousands(count)),
+        };
+        format!("{held}; {} tried again in doubt{orders}", thousands(self.outline.in_doubt))
     }
 
     fn dns(&self) -> String {

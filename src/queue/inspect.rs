@@ -54,6 +54,7 @@ impl Engine {
             most_connections: self.settings().connections,
             in_doubt: self.doubts.len(),
             held: held.filter(|held| held.recipients > 0).collect(),
+            orders: self.orders.standing().len(),
             dns_domains,
             dns_failing,
             dns_example,

@@ -230,6 +230,8 @@ pub struct Outline {
     pub in_doubt: usize,
     /// Held recipients by reason.
     pub held: Vec<HeldView>,
+    /// Operators' orders that stand.
+    pub orders: usize,
     /// Domains whose mail waits because DNS gave no plan for it, and one of them.
     pub dns_failing: usize,
     /// Domains with mail that waits for a plan or for its time.
