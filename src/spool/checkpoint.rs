@@ -33,7 +33,8 @@ const MAGIC: &[u8; 8] = b"HIKYCKP1";
 mod tag {
     /// The last segment that is covered.
     pub const THROUGH: u64 = 1;
-    /// A segment: sequence, whether it was given up, count of references and these, segments with copies.
+    /// A segment: sequence, whether it was given up, count of references and these. What may follow is of earlier
+    /// versions, and so are references to later segments: neither holds anything.
     pub const SEGMENT: u64 = 2;
     /// A message: id, segment, offset, octets, spill file or 0; then its unfinished recipients as fields.
     pub const MESSAGE: u64 = 3;
@@ -92,7 +93,7 @@ fn put_segment(out: &mut Vec<u8>, sequence: u32, segment: &Segment) {
     put_varint(&mut value, u64::from(sequence));
     put_varint(&mut value, u64::from(segment.is_given_up));
     put_varint(&mut value, segment.refers.len() as u64);
-    for other in segment.refers.iter().chain(&segment.copied_to) {
+    for other in &segment.refers {
         put_varint(&mut value, u64::from(*other));
     }
     put_field(out, tag::SEGMENT, &value);
@@ -162,10 +163,10 @@ fn take_segment(mut value: &[u8]) -> Option<(u32, Segment)> {
     let sequence = take_varint_u32(&mut value)?;
     let mut segment = Segment { is_given_up: take_varint(&mut value)? == 1, ..Segment::default() };
     for _ in 0..take_varint(&mut value)? {
-        segment.refers.insert(take_varint_u32(&mut value)?);
-    }
-    while !value.is_empty() {
-        segment.copied_to.insert(take_varint_u32(&mut value)?);
+        let other = take_varint_u32(&mut value)?;
+        if other < sequence {
+            segment.refers.insert(other);
+        }
     }
     Some((sequence, segment))
 }

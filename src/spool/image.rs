@@ -61,7 +61,6 @@ impl<'a> Image<'a> {
                 }
                 let segment = segments.entry(sequence).or_default();
                 segment.refers.extend(found.refers);
-                segment.copied_to.extend(found.copied_to);
                 segment.is_given_up |= found.is_given_up;
             });
         }
@@ -182,7 +181,8 @@ impl<'a> Image<'a> {
     fn refer(&self, location: Location, id: MessageId) {
         let Some(about) = self.map.shard(id).find(id) else { return };
         let (here, there) = (location.position.segment, about.position.segment);
-        if here != there {
+        // A checkpoint may name a copy that was made later. It knows what the record refers to.
+        if there < here {
             self.ledger.with(|segments| segments.entry(here).or_default().refers.insert(there));
         }
     }
@@ -269,6 +269,38 @@ mod tests {
         assert_eq!(map.len(), 0);
         assert!(rest.with(|segments| segments[&5].refers.contains(&3)));
         assert!(image.ignored().is_empty());
+    }
+
+    #[test]
+    fn copies_of_one_segment_in_several_do_not_hold_each_other_back_when_it_goes() {
+        let (map, all) = (Map::default(), ledger(&[1, 3, 5, 7]));
+        let image = Image::new(&map, &all);
+        apply(&image, 1, 4096, &original());
+        apply(&image, 3, 4096, &overtaken());
+        apply(&image, 5, 4096, &overtaken());
+        apply(&image, 7, 4096, &delivered());
+
+        let with_source = all.with(|segments| [3, 5, 7].map(|it| segments[&it].refers.contains(&1)));
+        all.forget(&[1]);
+
+        assert_eq!(with_source, [true; 3]);
+        assert!(all.with(|segments| segments.values().all(|segment| segment.refers.is_empty())));
+    }
+
+    #[test]
+    fn a_record_does_not_wait_for_a_copy_that_was_made_later() {
+        let (map, all) = (Map::default(), ledger(&[3, 5]));
+        let image = Image::new(&map, &all);
+        // From a checkpoint.
+        let copy = Location { position: Position { segment: 5, offset: 4096 }, octets: 104 };
+        map.shard(ID).insert(ID, copy, &codec::fresh(1));
+        let mut attempt = Vec::new();
+        codec::write_attempt(&mut attempt, ID, &[0], "192.0.2.1:25".parse().unwrap());
+
+        apply(&image, 3, 4096, &attempt);
+        apply(&image, 5, 8192, &attempt);
+
+        assert!(all.with(|segments| segments.values().all(|segment| segment.refers.is_empty())));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What each segment holds: live messages, and references to records in other segments.
 //!
 //! An outcome must stay as long as the segment with its message does, or a full scan would raise the message again. So
-//! a segment may go only when it has no live message and every segment it refers to is gone, durably.
+//! a segment may go only when it has no live message and every segment it refers to is gone, durably. A record comes after
+//! what it is about, so a segment refers to older ones only, and the oldest one that is emptied can always go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -35,11 +36,8 @@ pub struct Segment {
     pub live_octets: u64,
     /// Entries that were written but are not in the map yet, nor withdrawn.
     pub unsettled: u64,
-    /// Other segments whose records the records here are about.
+    /// Other segments whose records the records here are about; all older.
     pub refers: BTreeSet<u32>,
-    /// Segments with copies of messages here that do not count while this segment exists. What refers to this segment
-    /// must refer to them when it goes.
-    pub copied_to: BTreeSet<u32>,
     /// Messages were copied out of it: what is said about the copies must be synced before it goes.
     pub is_source: bool,
     /// Nothing more is written to it.
@@ -151,9 +149,7 @@ impl Ledger {
     /// Segment `to` holds a copy of a message in `from` that does not count yet.
     pub fn note_copy(&self, from: u32, to: u32) {
         let mut segments = self.segments.lock();
-        let source = segments.entry(from).or_default();
-        source.copied_to.insert(to);
-        source.is_source = true;
+        segments.entry(from).or_default().is_source = true;
         segments.entry(to).or_default().refers.insert(from);
     }
 
@@ -176,11 +172,9 @@ impl Ledger {
     pub fn forget(&self, gone: &[u32]) {
         let mut segments = self.segments.lock();
         for sequence in gone {
-            let Some(segment) = segments.remove(sequence) else { continue };
-            for (other, referring) in segments.iter_mut() {
-                if referring.refers.remove(sequence) {
-                    referring.refers.extend(segment.copied_to.iter().filter(|to| *to != other));
-                }
+            segments.remove(sequence);
+            for segment in segments.values_mut() {
+                segment.refers.remove(sequence);
             }
         }
     }
