@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -46,44 +47,78 @@ struct Copy {
     done: oneshot::Receiver<Result<Position, CommitError>>,
 }
 
+/// A segment to copy from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// Which.
+    pub sequence: u32,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a segment is copied from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A sync of it failed.
+    GivenUp,
+    /// Little of it is live.
+    Thin,
+    /// Dead segments wait for it.
+    HoldsBack,
+}
+
 /// The segment to copy from next, if any.
-pub fn candidate(inner: &Inner) -> Option<u32> {
+pub fn candidate(inner: &Inner) -> Option<Source> {
     let space = inner.storage.space().ok();
     let is_low = space.is_some_and(|space| space.free < 2 * reserve(&inner.settings.load(), space.total));
+    let may_carry = may_carry(inner);
     inner.ledger.with(|segments| {
-        let stuck = stuck(segments);
-        let can_go = |(sequence, _): &(&u32, &Segment)| !stuck.contains(sequence);
+        let loose = loose(segments);
+        let is_loose = |(sequence, _): &(&u32, &Segment)| loose.contains(sequence);
         let (mut total, mut live) = (0, 0);
-        for (_, segment) in segments.iter().filter(can_go) {
+        for (_, segment) in segments.iter().filter(is_loose) {
             total += segment.size;
             live += segment.live_octets;
         }
         let sealed =
             || segments.iter().filter(|(_, segment)| segment.is_sealed && segment.live > 0 && !segment.is_pinned);
-        let eligible = || sealed().filter(can_go);
-        let thinnest = eligible().min_by_key(|(_, segment)| share(segment));
+        let eligible = || sealed().filter(is_loose);
         let given_up = sealed().find(|(_, segment)| segment.is_given_up);
         let limit = if is_low { 90 } else { 25 };
+        let thinnest = eligible().min_by_key(|(_, segment)| share(segment)).filter(|(_, it)| share(it) < limit);
         let is_over = total > live * 5 / 2 + SLACK * inner.settings.load().segment_size;
+        // It goes as soon as it is empty, and never is a segment copied that another one keeps from going.
+        let goes_at_once = |segment: &Segment| !segment.refers.iter().any(|other| segments.contains_key(other));
+        let oldest = || eligible().find(|(_, segment)| goes_at_once(segment));
+        let of = |reason| move |(sequence, _): (&u32, &Segment)| Source { sequence: *sequence, reason };
         given_up
-            .or_else(|| thinnest.filter(|(_, segment)| share(segment) < limit))
-            .or_else(|| is_over.then(|| eligible().next()).flatten())
-            .map(|(sequence, _)| *sequence)
+            .map(of(Reason::GivenUp))
+            .or_else(|| thinnest.map(of(Reason::Thin)))
+            .or_else(|| (is_over && may_carry).then(oldest).flatten().map(of(Reason::HoldsBack)))
     })
 }
 
-/// Segments that no copying makes room of: those that must stay in this run, and what refers to them.
-fn stuck(segments: &BTreeMap<u32, Segment>) -> BTreeSet<u32> {
-    let must_stay = segments.iter().filter(|(_, segment)| segment.must_stay);
-    let mut stuck: BTreeSet<u32> = must_stay.map(|(sequence, _)| *sequence).collect();
-    let mut known = 0;
-    while stuck.len() > known {
-        known = stuck.len();
-        let refers = segments.iter().filter(|(_, segment)| !segment.refers.is_disjoint(&stuck));
-        let more: Vec<u32> = refers.map(|(sequence, _)| *sequence).collect();
-        stuck.extend(more);
+/// Whether segments that are not thin may be copied. Each such copy frees its segment, which may be nothing but what was
+/// copied. So there is no more of it than was written otherwise, whatever the reason for which dead segments do not go.
+fn may_carry(inner: &Inner) -> bool {
+    let copied = inner.tally.copied_octets.load(Ordering::Relaxed);
+    let otherwise = inner.ledger.octets().saturating_sub(copied);
+    let slack = SLACK * inner.settings.load().segment_size;
+    inner.tally.carried.load(Ordering::Relaxed) <= otherwise.saturating_add(slack)
+}
+
+/// Segments that copying can make room of: not those that must stay in this run or hold a damaged message, nor what
+/// refers to them. One pass finds them, since a segment refers to older ones only.
+fn loose(segments: &BTreeMap<u32, Segment>) -> BTreeSet<u32> {
+    let mut loose = BTreeSet::new();
+    for (sequence, segment) in segments {
+        let is_held = |other: &u32| segments.contains_key(other) && !loose.contains(other);
+        let is_pinned = segment.is_pinned && segment.live > 0;
+        if !segment.must_stay && !is_pinned && !segment.refers.iter().any(is_held) {
+            loose.insert(*sequence);
+        }
     }
-    stuck
+    loose
 }
 
 /// Live octets in percent.
@@ -92,7 +127,18 @@ fn share(segment: &Segment) -> u64 {
 }
 
 /// Copies all live messages of a segment; how many. On return nothing needs the segment but records about older ones.
-pub fn run(inner: &Inner, sequence: u32) -> io::Result<u64> {
+pub fn run(inner: &Inner, source: Source) -> io::Result<u64> {
+    let count = || (inner.tally.copied.load(Ordering::Relaxed), inner.tally.copied_octets.load(Ordering::Relaxed));
+    let before = count();
+    let result = empty(inner, source.sequence);
+    let after = count();
+    if source.reason == Reason::HoldsBack {
+        inner.tally.carried.fetch_add(after.1 - before.1, Ordering::Relaxed);
+    }
+    result.map(|()| after.0 - before.0)
+}
+
+fn empty(inner: &Inner, sequence: u32) -> io::Result<()> {
     let (file, seal) = inner.ledger.reader(sequence)?;
     let entries = source::entries(&*inner.storage, sequence)?;
     let mut found = Vec::new();
@@ -105,7 +151,7 @@ pub fn run(inner: &Inner, sequence: u32) -> io::Result<u64> {
         }
     });
     inner.ledger.with(|segments| segments.entry(sequence).or_default().is_source = true);
-    let (mut copies, mut octets, mut copied) = (Vec::new(), 0, 0);
+    let (mut copies, mut octets) = (Vec::new(), 0);
     for (id, from) in found {
         if inner.map.shard(id).find(id) != Some(from) {
             continue;
@@ -121,13 +167,12 @@ pub fn run(inner: &Inner, sequence: u32) -> io::Result<u64> {
         octets += copy.octets;
         copies.push(copy);
         if octets >= PIECE {
-            copied += settle(inner, std::mem::take(&mut copies))?;
+            settle(inner, std::mem::take(&mut copies))?;
             octets = 0;
         }
     }
-    copied += settle(inner, copies)?;
-    inner.writer.sync_blocking().map_err(io::Error::other)?;
-    Ok(copied)
+    settle(inner, copies)?;
+    inner.writer.sync_blocking().map_err(io::Error::other)
 }
 
 /// What became of a message that was to be copied.
@@ -171,21 +216,21 @@ fn lay_out(inner: &Inner, id: MessageId, from: Location, file: &dyn StorageFile,
 }
 
 /// Waits for copies and makes the map name them.
-fn settle(inner: &Inner, copies: Vec<Copy>) -> io::Result<u64> {
+fn settle(inner: &Inner, copies: Vec<Copy>) -> io::Result<()> {
     let mut failure = None;
-    let mut copied = 0;
     for Copy { id, from, octets, then, done } in copies {
         match done.blocking_recv() {
             Ok(Ok(position)) => {
                 relocate(inner, id, from, Location { position, octets }, &then);
                 inner.ledger.settle(position.segment);
-                copied += 1;
+                inner.tally.copied.fetch_add(1, Ordering::Relaxed);
+                inner.tally.copied_octets.fetch_add(octets, Ordering::Relaxed);
             }
             Ok(Err(error)) => failure = Some(io::Error::other(error)),
             Err(error) => failure = Some(io::Error::other(error)),
         }
     }
-    failure.map_or(Ok(copied), Err)
+    failure.map_or(Ok(()), Err)
 }
 
 fn relocate(inner: &Inner, id: MessageId, from: Location, to: Location, then: &[Pending]) {
@@ -207,4 +252,29 @@ fn relocate(inner: &Inner, id: MessageId, from: Location, to: Location, then: &[
     shard.relocate(id, to);
     drop(shard);
     inner.ledger.release(from);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments(of: &[(u32, &[u32])]) -> BTreeMap<u32, Segment> {
+        let segment = |refers: &[u32]| Segment { refers: refers.iter().copied().collect(), ..Segment::default() };
+        of.iter().map(|(sequence, refers)| (*sequence, segment(refers))).collect()
+    }
+
+    #[test]
+    fn what_refers_to_a_segment_that_cannot_go_cannot_go_either() {
+        // Segment 1 is gone.
+        let mut segments = segments(&[(2, &[1]), (3, &[]), (4, &[3]), (5, &[2, 4]), (6, &[2])]);
+        let all = loose(&segments);
+        let damaged = segments.get_mut(&3).unwrap();
+        (damaged.is_pinned, damaged.live) = (true, 1);
+        let with_damage = loose(&segments);
+        segments.get_mut(&2).unwrap().must_stay = true;
+
+        assert_eq!(all, BTreeSet::from([2, 3, 4, 5, 6]));
+        assert_eq!(with_damage, BTreeSet::from([2, 6]));
+        assert!(loose(&segments).is_empty());
+    }
 }

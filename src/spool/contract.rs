@@ -210,6 +210,10 @@ pub struct Stat {
     pub tail: u64,
     /// Messages copied forward since the start.
     pub copied: u64,
+    /// Their octets.
+    pub copied_octets: u64,
+    /// Octets of log: the size of what was found at the start, and what was written since, copies included.
+    pub log_octets: u64,
     /// Segments deleted since the start.
     pub deleted: u64,
     /// Recovery is still at work.

@@ -63,7 +63,11 @@ pub struct Inner {
 pub struct Tally {
     pub damaged: AtomicU64,
     pub tail: AtomicU64,
+    /// Messages copied forward, and their octets.
     pub copied: AtomicU64,
+    pub copied_octets: AtomicU64,
+    /// Octets copied out of segments that were not thin, so that what they held back could go.
+    pub carried: AtomicU64,
     pub deleted: AtomicU64,
     pub damaged_total: metrics::Counter,
     pub tail_total: metrics::Counter,

@@ -119,16 +119,14 @@ pub fn pass(inner: &Inner, thorough: bool) {
     }
     let mut last = None;
     for _ in 0..MOST_COPIED {
-        let Some(sequence) = compaction::candidate(inner) else { return };
+        let Some(source) = compaction::candidate(inner) else { return };
+        let sequence = source.sequence;
         if last.replace(sequence) == Some(sequence) {
             // Something in it cannot be moved now.
             return;
         }
-        match compaction::run(inner, sequence) {
-            Ok(copied) => {
-                inner.tally.copied.fetch_add(copied, Ordering::Relaxed);
-                tracing::debug!(segment = sequence, copied, "segment compacted");
-            }
+        match compaction::run(inner, source) {
+            Ok(copied) => tracing::debug!(segment = sequence, copied, reason = ?source.reason, "segment compacted"),
             Err(error) => {
                 tracing::warn!(segment = sequence, %error, "cannot compact a segment");
                 return;

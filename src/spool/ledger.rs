@@ -63,6 +63,8 @@ pub struct Ledger {
     /// Told that there is something to keep house for.
     nudge: Box<dyn Fn() + Send + Sync>,
     batches: AtomicU64,
+    /// Octets of log: the size of what was found, and what was written since.
+    octets: AtomicU64,
     metrics: Metrics,
     wall: Bulkhead,
 }
@@ -103,12 +105,20 @@ impl Ledger {
         };
         let (segments, sealed) = (Mutex::default(), Mutex::default());
         let wall = Bulkhead::new(registry, "committer");
-        Self { storage, segments, sealed, nudge, batches: AtomicU64::new(0), metrics, wall }
+        let (batches, octets) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { storage, segments, sealed, nudge, batches, octets, metrics, wall }
     }
 
     /// Runs `body` with the table locked.
     pub fn with<T>(&self, body: impl FnOnce(&mut BTreeMap<u32, Segment>) -> T) -> T {
         body(&mut self.segments.lock())
+    }
+
+    /// A segment of an earlier start.
+    pub fn found(&self, sequence: u32, size: u64) {
+        self.octets.fetch_add(size, Ordering::Relaxed);
+        let segment = Segment { size, is_sealed: true, ..Segment::default() };
+        self.segments.lock().insert(sequence, segment);
     }
 
     /// A message lives at `location`.
@@ -126,6 +136,10 @@ impl Ledger {
         segment.live = segment.live.saturating_sub(1);
         segment.live_octets = segment.live_octets.saturating_sub(location.octets);
         let is_empty = segment.live == 0 && segment.is_sealed;
+        if is_empty {
+            // It may have to stay for its records, but nobody reads from it any more.
+            segment.reader = None;
+        }
         drop(segments);
         if is_empty {
             (self.nudge)();
@@ -210,6 +224,11 @@ impl Ledger {
         std::mem::take(&mut self.sealed.lock())
     }
 
+    /// Octets of log: the size of what was found at the start, and what was written since.
+    pub fn octets(&self) -> u64 {
+        self.octets.load(Ordering::Relaxed)
+    }
+
     /// Batches with messages since the start.
     pub fn batches(&self) -> u64 {
         self.batches.load(Ordering::Relaxed)
@@ -229,6 +248,7 @@ impl Watch for Ledger {
         let mut segments = self.segments.lock();
         let segment = segments.entry(appended.segment).or_default();
         segment.size = appended.size;
+        self.octets.fetch_add(appended.end.saturating_sub(segment.end), Ordering::Relaxed);
         segment.end = segment.end.max(appended.end);
         segment.unsettled += appended.entries;
         segment.live += appended.entries;

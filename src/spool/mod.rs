@@ -219,6 +219,8 @@ impl Spool {
             damaged: inner.tally.damaged.load(Ordering::Relaxed),
             tail: inner.tally.tail.load(Ordering::Relaxed),
             copied: inner.tally.copied.load(Ordering::Relaxed),
+            copied_octets: inner.tally.copied_octets.load(Ordering::Relaxed),
+            log_octets: inner.ledger.octets(),
             deleted: inner.tally.deleted.load(Ordering::Relaxed),
             recovering: inner.recovering.load(Ordering::Relaxed),
             full: self.health() == Err(AcceptError::Full),

@@ -19,7 +19,7 @@ use crate::metrics::Registry;
 
 use super::inner::{Inner, Tally, Weigh};
 use super::keeper::{self, Keeper};
-use super::ledger::{Ledger, Segment};
+use super::ledger::Ledger;
 use super::map::Map;
 use super::recovery::Recovery;
 use super::room::Room;
@@ -58,12 +58,7 @@ impl Spool {
             Box::new(move || keeper.nudge())
         };
         let ledger = Arc::new(Ledger::new(storage.clone(), registry, nudge));
-        ledger.with(|segments| {
-            for found in &found {
-                let segment = Segment { size: found.size, is_sealed: true, ..Segment::default() };
-                segments.insert(found.sequence, segment);
-            }
-        });
+        found.iter().for_each(|found| ledger.found(found.sequence, found.size));
         let space = storage.space().ok();
         let spare = space.map_or(0, |space| keeper::reserve(&settings, space.total));
         let plan = Plan { first, size: settings.segment_size, start, spare };
@@ -111,6 +106,8 @@ fn tally(registry: &Registry) -> Tally {
         damaged: AtomicU64::new(0),
         tail: AtomicU64::new(0),
         copied: AtomicU64::new(0),
+        copied_octets: AtomicU64::new(0),
+        carried: AtomicU64::new(0),
         deleted: AtomicU64::new(0),
         damaged_total: registry.counter("hikyaku_spool_damaged_total", damaged, &[]),
         tail_total: registry.counter("hikyaku_spool_tails_total", tail, &[]),
