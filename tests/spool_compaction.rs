@@ -27,9 +27,9 @@ const ROUNDS: u16 = 60;
 /// Messages that stay in the queue.
 const KEPT: usize = 6;
 
-/// Times that a spool is killed again and again; many with `HIKYAKU_FULL=1`.
+/// Spools that are killed again and again; more with `HIKYAKU_FULL=1`.
 fn seeds() -> u64 {
-    if std::env::var_os("HIKYAKU_FULL").is_some() { 2_000 } else { 60 }
+    if std::env::var_os("HIKYAKU_FULL").is_some() { 600 } else { 60 }
 }
 
 fn runtime() -> Runtime {
