@@ -50,6 +50,12 @@ impl<V: Timed> Cache<V> {
         self.table.len()
     }
 
+    /// Octets of the table, without what its keys and answers point to.
+    #[cfg(test)]
+    pub fn octets(&self) -> usize {
+        self.table.memory_used().total()
+    }
+
     /// The answer for `name`: from the cache, from the caller that is already looking, or from `make`, which is given the
     /// name as the cache keeps it, to share it.
     pub async fn get_or_make<F>(&self, name: &str, now: impl Fn() -> Instant, make: impl Fn(Arc<str>) -> F) -> V

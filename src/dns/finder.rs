@@ -109,7 +109,7 @@ pub struct Next {
     /// What limits apply to.
     pub site: Arc<str>,
     /// Whom to dial, in order.
-    pub hosts: Vec<MxHost>,
+    pub hosts: Box<[MxHost]>,
     /// Where.
     pub port: u16,
     /// How.
@@ -172,7 +172,7 @@ impl Finder {
         let NextHop::Smtp { host, port } = next_hop else {
             let name: Arc<str> = "discard".into();
             let (site, port) = (name.clone(), self.settings.port);
-            let (hosts, transport) = (Vec::new(), Transport::Discard);
+            let (hosts, transport) = (Box::default(), Transport::Discard);
             return Ok(Next { mx_set: name, site, hosts, port, transport, hold: MOST_TTL });
         };
         let port = port.unwrap_or(self.settings.port);
@@ -278,7 +278,7 @@ impl Finder {
         };
         let limit = answers.iter().filter(|(_, answer)| own(answer)).map(|(host, _)| host.preference).min();
         let mut hold = hold;
-        let (mut hosts, mut failure, mut is_refused) = (Vec::new(), None, false);
+        let (mut hosts, mut failure, mut is_refused) = (Vec::with_capacity(answers.len()), None, false);
         for (host, answer) in answers {
             if limit.is_some_and(|limit| host.preference >= limit) {
                 continue;
@@ -311,9 +311,9 @@ impl Finder {
     }
 
     /// `all` are the hosts that DNS named, `hosts` those that can be dialled.
-    fn next(&self, all: &[Mx], hosts: Vec<MxHost>, hold: Duration) -> Next {
+    pub(super) fn next(&self, all: &[Mx], hosts: Box<[MxHost]>, hold: Duration) -> Next {
         let provider = all.first().and_then(|best| self.providers.find(&best.name)).cloned();
-        let mx_set = match (all, hosts.as_slice()) {
+        let mx_set = match (all, &*hosts) {
             // The usual small set: its name is that of its host, held once.
             ([_], [only]) => only.name.clone(),
             _ => mx::set_name(all.iter().map(|host| &host.name)),

@@ -131,7 +131,7 @@ impl Resolver {
             families: settings.families,
             patience: settings.timeout.saturating_mul(rounds).saturating_add(settings.timeout),
             permits: Semaphore::new(MOST_QUERIES),
-            hosts: Cache::new(settings.cache_size),
+            hosts: Cache::new(settings.hosts_remembered()),
             clock,
             metrics: Metrics::new(registry),
         })

@@ -3,6 +3,7 @@
 //! [`Planner::plan`] gives a [`Plan`] that is good for its TTL; [`Planner::cached`] is the hot path. `finder` decides,
 //! `lookup` asks hickory, `mx` is what an answer means, `network` what may be dialled, `cache` remembers.
 
+mod addresses;
 mod cache;
 mod finder;
 mod lookup;
@@ -12,10 +13,10 @@ mod planner;
 pub mod reverse;
 pub mod settings;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use addresses::Addresses;
 pub use mx::MOST_ADDRESSES;
 pub use planner::Planner;
 pub use settings::{Families, Host, NextHop, Route, Settings};
@@ -48,7 +49,7 @@ pub struct Plan {
     /// The MX hosts' names, lower case, sorted, joined by a comma: connections are shared within it.
     pub mx_set: Arc<str>,
     /// In order of preference; equal preferences are shuffled for each connection.
-    pub hosts: Vec<MxHost>,
+    pub hosts: Box<[MxHost]>,
     /// TCP port.
     pub port: u16,
     /// What is done with the mail.
@@ -86,7 +87,7 @@ pub struct MxHost {
     /// MX preference; lower is tried first.
     pub preference: u16,
     /// IPv6 and IPv4 addresses; at most 20 in a plan altogether.
-    pub addresses: Arc<[IpAddr]>,
+    pub addresses: Addresses,
 }
 
 /// Why there is no next hop.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
-use super::MxHost;
+use super::{Addresses, MxHost};
 
 /// Addresses in a plan altogether; trying more would only delay the outcome.
 pub const MOST_ADDRESSES: usize = 20;
@@ -111,7 +111,7 @@ pub fn set_name<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Arc<str> {
 
 /// Gives each host in turn one address until [`MOST_ADDRESSES`] are used, so that a host with thousands of them does not
 /// hide the others. Hosts left without any are dropped; order is kept.
-pub fn share_out(hosts: Vec<(Mx, Arc<[IpAddr]>)>) -> Vec<MxHost> {
+pub fn share_out(hosts: Vec<(Mx, Arc<[IpAddr]>)>) -> Box<[MxHost]> {
     let mut takes = vec![0_usize; hosts.len()];
     let mut left = MOST_ADDRESSES;
     let mut is_more = true;
@@ -129,7 +129,7 @@ pub fn share_out(hosts: Vec<(Mx, Arc<[IpAddr]>)>) -> Vec<MxHost> {
     shared
         .map(|((mx, addresses), take)| {
             let taken = addresses.get(..take).filter(|taken| taken.len() < addresses.len());
-            let addresses = taken.map(Arc::from).unwrap_or(addresses);
+            let addresses = taken.map(Addresses::from).unwrap_or_else(|| addresses.into());
             MxHost { name: mx.name, preference: mx.preference, addresses }
         })
         .collect()

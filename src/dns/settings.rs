@@ -62,6 +62,12 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// How many MX hosts' addresses are remembered. A plan holds those of its own hosts; this is for hosts that many
+    /// domains share, and these are few.
+    pub(super) fn hosts_remembered(&self) -> usize {
+        (self.cache_size / 20).max(self.cache_size.min(1_000))
+    }
+
     /// Whether the same resolvers are asked in the same way.
     pub(super) fn asks_as(&self, other: &Self) -> bool {
         self.resolvers == other.resolvers

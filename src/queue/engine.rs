@@ -419,6 +419,9 @@ impl Engine {
         let mut sites = self.sites.lock();
         // A count of one under the table's lock: nobody else can be about to use it.
         sites.retain(|_, site| !(site.state.lock().sweep(now) && Arc::strong_count(site) == 1));
+        // After a wave the table must not keep its size; half as much again spares the next one some growth.
+        let room = sites.len() * 2;
+        sites.shrink_to(room);
         sites.len()
     }
 

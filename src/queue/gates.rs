@@ -200,6 +200,20 @@ impl Gates {
         self.idle.lock().push_back(Arc::downgrade(site));
     }
 
+    /// Takes forgotten sites off the list. While no ceiling is met nobody else does, and each keeps its memory until then.
+    pub fn forget(&self) {
+        let mut idle = self.idle.lock();
+        idle.retain(|site| site.strong_count() > 0);
+        let room = idle.len() * 2;
+        idle.shrink_to(room);
+    }
+
+    /// How many sites are listed, the forgotten ones among them.
+    #[cfg(test)]
+    pub fn listed(&self) -> usize {
+        self.idle.lock().len()
+    }
+
     /// Has some site end a connection without work.
     fn reclaim(&self, source: Option<u16>, engine: &Arc<Engine>) {
         for _ in 0..PATIENCE {
@@ -231,5 +245,25 @@ impl Gates {
     /// Whether sites wait for a connection that this source, or everything, may have.
     pub fn are_contended(&self, source: u16) -> bool {
         self.global.waiters() > 0 || self.of(source).is_some_and(|gate| gate.waiters() > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_that_is_forgotten_leaves_the_list_of_those_with_idle_connections() {
+        let gates = Gates::new(10, &[]);
+        let [kept, forgotten] = ["kept.test", "forgotten.test"]
+            .map(|name| Arc::new(Site::new(Arc::from(name), Arc::default(), 0, Instant::now())));
+        gates.list_idle(&forgotten);
+        gates.list_idle(&kept);
+
+        drop(forgotten);
+        gates.forget();
+
+        assert_eq!(gates.listed(), 1);
+        assert_eq!(Arc::weak_count(&kept), 1);
     }
 }

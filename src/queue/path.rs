@@ -208,7 +208,7 @@ mod tests {
             domain: Arc::from("a.test"),
             site: Arc::from("a.test"),
             mx_set: Arc::from("mx.a.test"),
-            hosts: Vec::new(),
+            hosts: Box::default(),
             port: 25,
             transport: Transport::Smtp,
             tls: TlsPolicy::Opportunistic,

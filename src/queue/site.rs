@@ -374,6 +374,10 @@ impl SiteState {
             }
             self.free.push(place);
         }
+        if self.by_key.is_empty() {
+            // Many a site has had one message and waits for the sweep: its tables need not.
+            (self.paths, self.free, self.by_key) = Default::default();
+        }
     }
 
     /// Forgets paths without work and tenants that owe nothing. True if nothing is left to remember.
@@ -456,7 +460,7 @@ mod tests {
                 domain: Arc::from(domain),
                 site: Arc::from("mx.test"),
                 mx_set: Arc::from("mx.test"),
-                hosts: Vec::new(),
+                hosts: Box::default(),
                 port: 25,
                 transport: Transport::Smtp,
                 tls: TlsPolicy::Opportunistic,

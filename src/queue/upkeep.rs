@@ -80,7 +80,9 @@ pub(super) fn forget(engine: &Arc<Engine>, now: Instant) -> usize {
     engine.sweep_suspects();
     engine.domains.sweep();
     engine.tenants.sweep();
-    engine.sweep_sites(now)
+    let left = engine.sweep_sites(now);
+    engine.gates.forget();
+    left
 }
 
 impl Site {
