@@ -1,9 +1,9 @@
 //! The front: a runtime of its own for the listeners and the sessions behind them.
 //!
-//! On the runtime that delivers, a session would wait for its turn among thousands of connections that all have something
-//! to do when a wave of retries is due. Here it waits for other sessions alone, and for the kernel, which is quick to run
-//! a thread that mostly sleeps. Sessions give work to the queue in their own thread; tasks that come of it run where
-//! deliveries do.
+//! On the runtime that delivers, a session would wait for its turn among thousands of connections that all have
+//! something to do when a wave of retries is due. Here it waits for other sessions alone, and for the kernel, which is
+//! quick to run a thread that mostly sleeps. Sessions give work to the queue in their own thread; tasks that come of it
+//! run where deliveries do.
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
