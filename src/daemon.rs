@@ -5,6 +5,7 @@
 
 mod doors;
 mod drain;
+mod front;
 mod gauges;
 mod reload;
 mod settings;
@@ -41,6 +42,7 @@ use crate::{admin, delivery, dns, spool, state, submission};
 
 use doors::Doors;
 pub use drain::Remains;
+use front::Front;
 pub use reload::{ReloadError, SetLogFilter};
 pub use settings::{dns as dns_settings, is_local};
 pub use sockets::Sockets;
@@ -179,7 +181,8 @@ impl Daemon {
         let hostname = hostname(&config);
         let threads = tokio::runtime::Handle::current().metrics().num_workers();
 
-        let bound = doors::bound(sockets.listeners, &config)?;
+        let front = Front::start()?;
+        let bound = doors::bound(sockets.listeners, &config, &front)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
         let (spool, recovery) = Spool::open(settings::spool(&config), disk.clone(), clock, &registry)?;
         let orders = Orders::open(disk, clock.wall())?;
@@ -208,7 +211,7 @@ impl Daemon {
             queue,
             journal,
             deliverer,
-            doors: Doors::new(services, parts.clone()),
+            doors: Doors::new(services, front, parts.clone()),
             parts,
             control: admin::Control::new(hostname.clone(), reload),
             started: Instant::now(),
@@ -312,8 +315,9 @@ impl Daemon {
             self.serve_metrics(listener);
         }
         let gauges = gauges::SpoolGauges::new(&self.registry, self.config.spool.reserve);
-        let runtime = tokio::runtime::Handle::current().metrics();
-        let process = Arc::new(Process::new(&self.registry, self.started, clock.wall_precise(), runtime));
+        let main = tokio::runtime::Handle::current().metrics();
+        let runtimes = [("main", main), ("front", self.doors.runtime().metrics())];
+        let process = Arc::new(Process::new(&self.registry, self.started, clock.wall_precise(), &runtimes));
         let (registry, spool, stop) = (self.registry.clone(), self.spool.clone(), self.stop_watching.clone());
         self.watchers.spawn(upkeep(registry, spool, gauges, process, clock, stop));
         Ok(())
@@ -321,8 +325,8 @@ impl Daemon {
 
     /// Everything but the accept loops that the watchdog is to look at.
     fn note_parts(&mut self) {
-        for part in Part::workers(&tokio::runtime::Handle::current()) {
-            self.parts.add(part);
+        for runtime in [&tokio::runtime::Handle::current(), self.doors.runtime()] {
+            Part::workers(runtime).for_each(|part| self.parts.add(part));
         }
         for (name, pulse) in self.queue.timers().map(|pulse| ("timers", pulse)).chain([("queue", self.queue.upkeep())])
         {

@@ -38,7 +38,7 @@ pub struct Config {
     pub user: String,
     /// With which group, by name or number. Empty: the user's.
     pub group: String,
-    /// Threads of the runtime; 0: one a core.
+    /// Threads that deliver; 0: one a core. Two more serve the listeners and their sessions.
     pub threads: usize,
     /// The durable spool.
     pub spool: Spool,

@@ -1,11 +1,13 @@
 //! The submission listeners: bound, changed and closed while the daemon runs.
 //!
-//! A listener is told by its configured address. Those of one address (port 0) are taken in their order.
+//! They and their sessions run on the [`Front`]. A listener is told by its configured address. Those of one address
+//! (port 0) are taken in their order.
 
 use std::net::{self, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -13,6 +15,7 @@ use tracing::info;
 use crate::config::Config;
 use crate::submission::{self, Door};
 
+use super::front::Front;
 use super::watchdog::{Parts, beating};
 use super::{Error, settings, sockets};
 
@@ -22,6 +25,7 @@ pub(super) struct Doors {
     /// Removed by a reload, with sessions that go on.
     closed: Vec<Arc<Door>>,
     services: submission::Services,
+    front: Front,
     /// What the watchdog is to look at.
     parts: Parts,
     /// Ends accepting, and sessions at their next command.
@@ -54,9 +58,9 @@ enum Place {
 
 impl Doors {
     /// None yet.
-    pub fn new(services: submission::Services, parts: Parts) -> Self {
+    pub fn new(services: submission::Services, front: Front, parts: Parts) -> Self {
         let (open, closed) = Default::default();
-        Self { open, closed, services, parts, stop: CancellationToken::new(), tasks: JoinSet::new() }
+        Self { open, closed, services, front, parts, stop: CancellationToken::new(), tasks: JoinSet::new() }
     }
 
     /// Binds what is new. Nothing is changed yet: what is bound and not used is closed again.
@@ -67,7 +71,7 @@ impl Doors {
             let is_it = |open: &&mut Option<&Open>| open.is_some_and(|open| open.address == section.address);
             let place = match kept.iter_mut().find(is_it).and_then(Option::take) {
                 Some(open) => Place::Kept(open.clone()),
-                None => place(sockets::bind_to(section.address)?, section.address)?,
+                None => place(sockets::bind_to(section.address)?, section.address, &self.front)?,
             };
             places.push(place);
         }
@@ -89,7 +93,7 @@ impl Doors {
                     info!(address = %local, tenant = section.tenant, "listening for submissions");
                     let door = Door::new(settings, self.services.clone());
                     let serve = submission::serve(listener, door.clone(), self.stop.clone());
-                    self.tasks.spawn(beating(self.parts.accept_loop(), serve));
+                    self.tasks.spawn_on(beating(self.parts.accept_loop(), serve), self.front.handle());
                     Open { address: section.address, local, door }
                 }
             };
@@ -111,6 +115,11 @@ impl Doors {
         self.open.iter().map(|open| open.local).collect()
     }
 
+    /// Where they and their sessions run.
+    pub fn runtime(&self) -> &Handle {
+        self.front.handle()
+    }
+
     /// Every door behind which there may be sessions.
     pub fn all(&self) -> Vec<Arc<Door>> {
         self.open.iter().map(|open| &open.door).chain(&self.closed).cloned().collect()
@@ -118,14 +127,16 @@ impl Doors {
 }
 
 /// What is bound already, in the order of the configuration, for a start.
-pub(super) fn bound(listeners: Vec<net::TcpListener>, config: &Config) -> Result<Prepared, Error> {
+pub(super) fn bound(listeners: Vec<net::TcpListener>, config: &Config, front: &Front) -> Result<Prepared, Error> {
     let sections = listeners.into_iter().zip(&config.listeners);
-    let places: Result<_, _> = sections.map(|(listener, section)| place(listener, section.address)).collect();
+    let places: Result<_, _> = sections.map(|(listener, section)| place(listener, section.address, front)).collect();
     Ok(Prepared(places?))
 }
 
-fn place(listener: net::TcpListener, address: SocketAddr) -> Result<Place, Error> {
+fn place(listener: net::TcpListener, address: SocketAddr, front: &Front) -> Result<Place, Error> {
     let listen = |error| Error::Listen { address, error };
     let local = listener.local_addr().map_err(listen)?;
+    // A socket belongs to the runtime in which it is made one of Tokio's.
+    let _inside = front.handle().enter();
     Ok(Place::New(TcpListener::from_std(listener).map_err(listen)?, local))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::carried::{Carried, Wreck};
@@ -26,13 +27,20 @@ pub struct Deliverer {
     spool: Spool,
     /// Owns the connection tasks; [`Deliverer::drain`] waits for them.
     tasks: TaskTracker,
+    /// Where they run.
+    runtime: Handle,
 }
 
 impl Deliverer {
-    /// Built once for a daemon.
+    /// Built once for a daemon, on the runtime that its connections are to run on.
     pub fn new(settings: Settings, spool: Spool, clock: Clock, registry: &Registry) -> Result<Arc<Self>, Error> {
         let shared = Shared::new(settings, clock, registry)?;
-        Ok(Arc::new(Self { shared: ArcSwap::new(shared), spool, tasks: TaskTracker::new() }))
+        Ok(Arc::new(Self {
+            shared: ArcSwap::new(shared),
+            spool,
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+        }))
     }
 
     /// Has connections to come go by other settings.
@@ -65,11 +73,13 @@ impl Courier for Deliverer {
         let work = Errand { slot, spool: self.spool.clone(), shared: Arc::clone(&shared), drawn: 1, wreck };
         let wreck = work.wreck.clone();
         let delivery = shared.wall.clone().run(deliver(shared, work, first));
-        self.tasks.spawn(async move {
+        let task = async move {
             if let Err(panic) = delivery.await {
                 wreck.salvage(&panic);
             }
-        });
+        };
+        // Not where we are: that may be a session's runtime.
+        self.tasks.spawn_on(task, &self.runtime);
     }
 }
 

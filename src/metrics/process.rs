@@ -27,7 +27,7 @@ pub struct Process {
     uptime: Gauge,
     user: Arc<Total>,
     system: Arc<Total>,
-    runtime: Runtime,
+    runtimes: Vec<Runtime>,
 }
 
 #[derive(Debug)]
@@ -39,8 +39,8 @@ struct Runtime {
 }
 
 impl Process {
-    /// Registers them. The process began at `began`, which was `started` since 1970.
-    pub fn new(registry: &Registry, began: Instant, started: Duration, runtime: RuntimeMetrics) -> Self {
+    /// Registers them. The process began at `began`, which was `started` since 1970, and has these runtimes, by name.
+    pub fn new(registry: &Registry, began: Instant, started: Duration, runtimes: &[(&str, RuntimeMetrics)]) -> Self {
         let gauge = |name, help| registry.gauge(name, help, &[]);
         let cpu = |mode| {
             let help = "Processor time of all threads.";
@@ -50,7 +50,6 @@ impl Process {
         let labels = [("version", env!("CARGO_PKG_VERSION")), ("build", build), ("arch", std::env::consts::ARCH)];
         registry.gauge("hikyaku_build_info", "Always 1; the labels tell what is running.", &labels).set(1.0);
         gauge("hikyaku_process_start_time_seconds", "When the daemon started, since 1970.").set(started.as_secs_f64());
-        gauge("hikyaku_runtime_workers", "Threads that run tasks.").set(count(runtime.num_workers()));
         Self {
             began,
             resident: gauge("hikyaku_process_resident_memory_bytes", "Memory that is in use (RSS)."),
@@ -61,16 +60,7 @@ impl Process {
             uptime: gauge("hikyaku_process_uptime_seconds", "Time since the start, by the monotonic clock."),
             user: cpu("user"),
             system: cpu("system"),
-            runtime: Runtime {
-                metrics: runtime,
-                tasks: gauge("hikyaku_runtime_tasks", "Tasks that have not ended."),
-                queue: gauge("hikyaku_runtime_queue_tasks", "Tasks that wait in the queue that workers share."),
-                busy: registry.total(
-                    "hikyaku_runtime_busy_seconds_total",
-                    "Time that workers spent running tasks, all workers together.",
-                    &[],
-                ),
-            },
+            runtimes: runtimes.iter().map(|(name, metrics)| Runtime::new(registry, name, metrics)).collect(),
         }
     }
 
@@ -95,11 +85,24 @@ impl Process {
             self.user.raise(user);
             self.system.raise(system);
         }
-        self.runtime.show();
+        self.runtimes.iter().for_each(Runtime::show);
     }
 }
 
 impl Runtime {
+    fn new(registry: &Registry, name: &str, metrics: &RuntimeMetrics) -> Self {
+        let labels = [("runtime", name)];
+        let gauge = |name, help| registry.gauge(name, help, &labels);
+        gauge("hikyaku_runtime_workers", "Threads that run tasks.").set(count(metrics.num_workers()));
+        let help = "Time that workers spent running tasks, all workers together.";
+        Self {
+            metrics: metrics.clone(),
+            tasks: gauge("hikyaku_runtime_tasks", "Tasks that have not ended."),
+            queue: gauge("hikyaku_runtime_queue_tasks", "Tasks that wait in the queue that workers share."),
+            busy: registry.total("hikyaku_runtime_busy_seconds_total", help, &labels),
+        }
+    }
+
     fn show(&self) {
         self.tasks.set(count(self.metrics.num_alive_tasks()));
         self.queue.set(count(self.metrics.global_queue_depth()));
@@ -145,7 +148,7 @@ mod tests {
     async fn the_process_is_seen_as_it_is() {
         let registry = Registry::new().unwrap();
         let (began, started) = (Instant::now(), Duration::from_secs(1_800_000_000));
-        let process = Process::new(&registry, began, started, tokio::runtime::Handle::current().metrics());
+        let process = Process::new(&registry, began, started, &[("main", tokio::runtime::Handle::current().metrics())]);
         let files: Vec<_> = (0..7).map(|_| fs::File::open("/dev/null").unwrap()).collect();
 
         process.show(began + Duration::from_secs(9));
@@ -161,5 +164,6 @@ mod tests {
         assert!(value("hikyaku_process_max_descriptors") > value("hikyaku_process_open_descriptors"));
         assert_eq!(value("hikyaku_process_start_time_seconds"), 1.8e9);
         assert_eq!(value("hikyaku_process_uptime_seconds"), 9.0);
+        assert_eq!(value("hikyaku_runtime_workers{runtime=\"main\"}"), 1.0);
     }
 }

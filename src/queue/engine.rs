@@ -429,7 +429,7 @@ impl Engine {
     pub fn dispatch(&self, slot: Slot, first: Assignment) {
         // Without a courier both are dropped: the work goes back, the permits are returned.
         if let Some(runtime) = self.runtime.get() {
-            // Recovery runs in a thread of its own, and a courier spawns. Not entered twice: Tokio forbids it where this
+            // Recovery runs in a thread of its own, outside of any runtime. Not entered twice: Tokio forbids it where this
             // is reached by the drop of a task at the end of the runtime.
             let _inside = Handle::try_current().is_err().then(|| runtime.handle.enter());
             runtime.courier.dispatch(slot, first);

@@ -87,7 +87,8 @@ pub use watch::{Doing, Watch};
 
 /// What `delivery` implements and the daemon hands to the queue.
 pub trait Courier: Send + Sync + 'static {
-    /// Starts a connection task that delivers `first` and whatever the slot then gives. Must not block.
+    /// Starts a connection task that delivers `first` and whatever the slot then gives. Must not block. Called on
+    /// whatever runtime its cause runs on, that of a session for example.
     fn dispatch(&self, slot: Slot, first: Assignment);
 }
 

@@ -85,7 +85,8 @@ async fn the_numbers_are_those_of_the_traffic() {
     is("hikyaku_spool_batch_bytes_count", 1.0);
     is("hikyaku_dns_plans_total{result=\"failure\"}", 1.0);
     is("hikyaku_process_resident_memory_bytes", 1e6);
-    is("hikyaku_runtime_busy_seconds_total", 1e-6);
+    is("hikyaku_runtime_busy_seconds_total{runtime=\"main\"}", 1e-6);
+    is("hikyaku_runtime_busy_seconds_total{runtime=\"front\"}", 1e-6);
     is("hikyaku_process_max_descriptors", 64.0);
     stage.stop().await;
 }

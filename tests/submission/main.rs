@@ -6,6 +6,7 @@ mod admission;
 mod dialogs;
 mod driver;
 mod end_of_data;
+mod front;
 mod fuzz;
 mod injection;
 mod limits;

@@ -10,7 +10,7 @@ use hikyaku::daemon::Daemon;
 use crate::server::{Client, id_of};
 
 /// Nothing can be delivered: no resolver answers.
-fn config(folder: &Path, drain: &str) -> Config {
+pub fn config(folder: &Path, drain: &str) -> Config {
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
     config.listeners[0].address = any_port;
@@ -33,7 +33,7 @@ async fn sender(daemon: &Daemon) -> Client {
     client
 }
 
-async fn until_queued(daemon: &Daemon, recipients: usize) {
+pub async fn until_queued(daemon: &Daemon, recipients: usize) {
     let begun = Instant::now();
     while daemon.queue().view().totals.queued != recipients {
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", daemon.queue());
