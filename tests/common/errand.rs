@@ -200,7 +200,7 @@ impl Run {
         let hosts = receivers.iter().enumerate().map(|(number, receiver)| MxHost {
             name: format!("mx{number}.example.test").into(),
             preference: u16::try_from(number).unwrap(),
-            addresses: [receiver.address.ip()].into(),
+            addresses: [receiver.address.ip()].as_slice().into(),
         });
         let plan = Plan {
             domain: "example.test".into(),
