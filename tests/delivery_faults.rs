@@ -291,7 +291,8 @@ fn insert(plan: &mut hikyaku::dns::Plan, address: SocketAddr) {
 
 fn insert_all(plan: &mut hikyaku::dns::Plan, addresses: Vec<IpAddr>) {
     let name = "dead.example.test".into();
-    plan.hosts.insert(0, hikyaku::dns::MxHost { name, preference: 0, addresses: addresses.into() });
+    let first = hikyaku::dns::MxHost { name, preference: 0, addresses: addresses.as_slice().into() };
+    plan.hosts = std::iter::once(first).chain(plan.hosts.clone()).collect();
     plan.hosts[1].preference = 10;
 }
 

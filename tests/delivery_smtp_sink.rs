@@ -69,7 +69,7 @@ async fn smtp_sink_gets_every_content_as_it_was_sent() {
 
     let run = Run::to(&[&form]).ready(errands).plan(|plan| {
         plan.port = address.port();
-        plan.hosts[0].addresses = [address.ip()].into();
+        plan.hosts[0].addresses = [address.ip()].as_slice().into();
     });
     let log = run
         .settings(|settings| settings.timeouts = hikyaku::delivery::Timeouts::all(Duration::from_secs(5)))
