@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
 use super::journal::{Place, print_table};
-use super::patience::patiently;
 use super::queue;
 use super::selection::{SelectionArguments, query};
 use super::{Remote, exit, print_json};
@@ -44,7 +43,7 @@ impl Find {
             return Err(Failure::usage(anyhow!(say)));
         }
         let path = format!("/v1/queue/entries?limit={}{}", self.limit, query(&selection));
-        let queued: Value = patiently("looking through the queue", self.remote.client().get(&path)).await?;
+        let queued: Value = self.remote.get(&path).await?;
         let ended = if self.queued { None } else { Some(self.ended(&selection)) };
         if self.remote.json {
             let lines = ended.transpose()?.unwrap_or_default();

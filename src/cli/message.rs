@@ -64,7 +64,7 @@ impl End {
 
 impl Show {
     async fn execute(self) -> exit::Result {
-        let view: MessageView = self.remote.client().get(&format!("/v1/message/{}", self.id)).await?;
+        let view: MessageView = self.remote.get(&format!("/v1/message/{}", self.id)).await?;
         if self.remote.json {
             return print_json(&view);
         }

@@ -109,6 +109,13 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// Asks the daemon; something moves on the terminal while it takes long.
+    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, client::ClientError> {
+        patience::patiently("waiting for the daemon", self.client().get(path)).await
+    }
+}
+
 /// Runs the command and gives its exit code; tells errors on standard error.
 pub fn execute(arguments: Arguments) -> ExitCode {
     let result = match arguments.command {

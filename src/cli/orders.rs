@@ -186,7 +186,7 @@ impl Resume {
         if selection.is_everything() != self.all && !selection.is_everything() {
             return Err(Failure::usage(anyhow!("--all and a selection contradict each other")));
         }
-        let views: Vec<View> = self.remote.client().get("/v1/orders").await?;
+        let views: Vec<View> = self.remote.get("/v1/orders").await?;
         let is_meant = |order: &Order| order.action == Action::Suspend && (self.all || order.selection == selection);
         let ids: Vec<u32> = views.iter().filter(|view| is_meant(&view.order)).map(|view| view.order.id.0).collect();
         if ids.is_empty() {
@@ -220,7 +220,7 @@ impl Orders {
             None => list(&self.remote).await,
             Some(Command::List { remote }) => list(&remote).await,
             Some(Command::Show { id, remote }) => {
-                let answer: Value = remote.client().get(&format!("/v1/orders/{id}")).await?;
+                let answer: Value = remote.get(&format!("/v1/orders/{id}")).await?;
                 if remote.json {
                     return print_json(&answer);
                 }
@@ -233,7 +233,7 @@ impl Orders {
 }
 
 async fn list(remote: &Remote) -> exit::Result {
-    let answer: Value = remote.client().get("/v1/orders").await?;
+    let answer: Value = remote.get("/v1/orders").await?;
     if remote.json {
         return print_json(&answer);
     }
@@ -340,7 +340,7 @@ fn now() -> u64 {
 pub(super) async fn end_message(remote: &Remote, id: &str, action: Action, reason: String) -> exit::Result {
     let selection = Selection { message: Some(id.into()), ..Selection::default() };
     let request = Request { action, selection, reason: reason.into(), by: operator().into(), seconds: None };
-    let counts: Value = remote.client().get(&format!("/v1/queue/count?message={id}")).await?;
+    let counts: Value = remote.get(&format!("/v1/queue/count?message={id}")).await?;
     if counts == json!({}) {
         return Err(anyhow!(
             "no recipient of message {id} is queued\n`hikyaku journal search` tells what became of it"

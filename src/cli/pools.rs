@@ -60,7 +60,7 @@ pub(super) struct Way {
 
 impl Pools {
     pub(super) async fn execute(self) -> exit::Result {
-        let answer: Value = self.remote.client().get("/v1/pools").await?;
+        let answer: Value = self.remote.get("/v1/pools").await?;
         if self.remote.json {
             return print_json(&answer);
         }

@@ -97,7 +97,7 @@ impl List {
     async fn execute(self) -> exit::Result {
         let selection = self.selection.checked()?;
         let path = format!("/v1/queue/entries?limit={}&in_doubt={}{}", self.limit, self.in_doubt, query(&selection));
-        let answer: Value = self.remote.client().get(&path).await?;
+        let answer: Value = self.remote.get(&path).await?;
         if self.remote.json {
             return print_json(&answer);
         }

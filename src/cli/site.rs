@@ -89,7 +89,7 @@ struct Event {
 impl Show {
     pub(super) async fn execute(self) -> exit::Result {
         let path = format!("/v1/queue/site?name={}", escaped(&self.name));
-        let answer: Value = self.remote.client().get(&path).await?;
+        let answer: Value = self.remote.get(&path).await?;
         if self.remote.json {
             return print_json(&answer);
         }

@@ -77,7 +77,7 @@ struct Overdue {
 
 impl Sites {
     pub(super) async fn execute(self) -> exit::Result {
-        let answer: Value = self.remote.client().get("/v1/queue").await?;
+        let answer: Value = self.remote.get("/v1/queue").await?;
         if self.remote.json {
             return print_json(&answer);
         }

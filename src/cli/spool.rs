@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::check::DEFAULT_CONFIG;
 use super::client::ClientError;
 use super::exit::{Exit, Failure};
+use super::patience::patiently;
 use super::table::{octets, thousands};
 use super::{Remote, exit, print_json};
 use crate::config::Config;
@@ -76,15 +77,19 @@ impl Spool {
     pub(super) async fn execute(self) -> exit::Result {
         match self {
             Self::Stat(show) => show.execute().await,
-            Self::Check(check) => check.execute(),
+            Self::Check(check) => check.execute().await,
         }
     }
 }
 
 impl Check {
-    fn execute(self) -> exit::Result {
-        let path = self.place.path()?;
-        let report = look(&path, self.full_scan).with_context(|| path.display().to_string()).map_err(Failure::usage)?;
+    async fn execute(self) -> exit::Result {
+        let (path, is_full_scan) = (self.place.path()?, self.full_scan);
+        let looked_at = path.clone();
+        // On a thread of its own, so that something moves on the terminal meanwhile.
+        let looking = tokio::task::spawn_blocking(move || look(&looked_at, is_full_scan));
+        let report = patiently("reading the spool", looking).await?;
+        let report = report.with_context(|| path.display().to_string()).map_err(Failure::usage)?;
         if self.json {
             print_json(&report)?;
         } else {
