@@ -74,7 +74,8 @@ async fn a_panic_while_committing_fails_closed(other: bool) {
     // No 250, and none is claimed to be withdrawn: nobody knows what the disk has.
     let is_open = |answer: &Result<(), AcceptError>| matches!(answer, Err(AcceptError::Unknown | AcceptError::Closed));
     assert!(answers.iter().all(is_open), "{answers:?}");
-    assert_eq!(spool.health(), Err(AcceptError::Closed), "421, and not ready");
+    // The sessions are told while the committer still unwinds.
+    until("421, and not ready", || spool.health() == Err(AcceptError::Closed));
     assert!(spool.stat().fault);
     assert_eq!(spool.accept(message(spool.next_id(), 1, 1_000)).await, Err(AcceptError::Closed));
     assert_eq!(panics(&registry, "committer"), 1);

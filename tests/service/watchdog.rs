@@ -29,12 +29,28 @@ impl Stall {
         let mut said = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stderr.take().unwrap()), &mut said).unwrap();
         if said.contains("attached") {
+            // A thread that is not attached yet could still sync.
+            let begun = Instant::now();
+            while !is_traced(daemon.pid()) {
+                assert!(begun.elapsed() < PATIENCE, "strace does not come to all threads");
+                std::thread::sleep(Duration::from_millis(5));
+            }
             return Ok(Self(child));
         }
         let _ = child.kill();
         child.wait().unwrap();
         Err(said)
     }
+}
+
+/// Whether every thread of a process is being traced.
+fn is_traced(process: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    tasks.filter_map(Result::ok).all(|task| {
+        // A thread that has ended meanwhile does nothing more.
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        !status.lines().any(|line| line == "TracerPid:\t0")
+    })
 }
 
 impl Drop for Stall {
