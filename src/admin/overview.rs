@@ -7,8 +7,11 @@ use serde::Serialize;
 use super::error::Refusal;
 use super::health::not_ready;
 use super::{State, Status};
-use crate::queue::view::Outline;
+use crate::queue::view::{Outline, OverdueView};
 use crate::spool::Stat;
+
+/// Causes of being overdue that are a receiver's: it does not answer, or limits towards it hold mail back.
+const RECEIVERS: [&str; 5] = ["back-off", "rate", "connection-rate", "no-connection-permit", "busy"];
 
 /// Something that an operator should see to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -103,7 +106,9 @@ fn troubles(
         let what = format!("{} recipients are held: {}", held.recipients, held.reason);
         add(true, what, "hikyaku queue list: held ones come first");
     }
-    for overdue in &outline.overdue {
+    // What a receiver refuses or is spared is told as held up; a problem is what waits for ourselves.
+    let ours = |overdue: &&OverdueView| !RECEIVERS.contains(&overdue.cause);
+    for overdue in outline.overdue.iter().filter(ours) {
         let what =
             format!("{} recipients are past their time by more than a minute: {}", overdue.entries, overdue.cause);
         add(true, what, "hikyaku sites; hikyaku queue show SITE");
@@ -126,7 +131,7 @@ fn troubles(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::view::{HeldView, OverdueView, Totals};
+    use crate::queue::view::{HeldView, Totals};
 
     fn all(outline: &Outline, spool: &Stat, process: &Process) -> Vec<String> {
         troubles(None, false, outline, spool, process).into_iter().map(|trouble| trouble.what).collect()
@@ -147,7 +152,10 @@ mod tests {
             totals: Totals { queued: 95, ..Totals::default() },
             capacity: 100,
             held: vec![HeldView { reason: "damaged", recipients: 3 }],
-            overdue: vec![OverdueView { cause: "dns", entries: 7 }],
+            overdue: vec![
+                OverdueView { cause: "timer", entries: 7 },
+                OverdueView { cause: "back-off", entries: 1_234 },
+            ],
             dns_failing: 30,
             dns_domains: 40,
             ..Outline::default()
