@@ -38,6 +38,9 @@ const PIECE: u64 = 1 << 20;
 /// Dead segments that others hold back may take this many segments before the oldest is copied whatever it holds.
 const SLACK: u64 = 8;
 
+/// Copying leaves this many segments of room: attempts and outcomes must always find some, or nothing is freed any more.
+const LEFT: u64 = 3;
+
 /// A copy on its way.
 struct Copy {
     id: MessageId,
@@ -71,6 +74,7 @@ pub enum Reason {
 pub fn candidate(inner: &Inner) -> Option<Source> {
     let space = inner.storage.space().ok();
     let is_low = space.is_some_and(|space| space.free < 2 * reserve(&inner.settings.load(), space.total));
+    let has_room = space.is_none_or(|space| space.free >= LEFT * inner.settings.load().segment_size);
     let may_carry = may_carry(inner);
     inner.ledger.with(|segments| {
         let loose = loose(segments);
@@ -84,17 +88,21 @@ pub fn candidate(inner: &Inner) -> Option<Source> {
             || segments.iter().filter(|(_, segment)| segment.is_sealed && segment.live > 0 && !segment.is_pinned);
         let eligible = || sealed().filter(is_loose);
         let given_up = sealed().find(|(_, segment)| segment.is_given_up);
-        let limit = if is_low { 90 } else { 25 };
-        let thinnest = eligible().min_by_key(|(_, segment)| share(segment)).filter(|(_, it)| share(it) < limit);
+        let thinnest = eligible().min_by_key(|(_, segment)| share(segment)).filter(|(_, it)| share(it) < 25);
         let is_over = total > live * 5 / 2 + SLACK * inner.settings.load().segment_size;
         // It goes as soon as it is empty, and never is a segment copied that another one keeps from going.
         let goes_at_once = |segment: &Segment| !segment.refers.iter().any(|other| segments.contains_key(other));
         let oldest = || eligible().find(|(_, segment)| goes_at_once(segment));
+        // Where room is wanted now, a copy that frees nothing yet would only take some.
+        let freeing = || eligible().filter(|(_, it)| goes_at_once(it)).min_by_key(|(_, segment)| share(segment));
+        let fullest = || freeing().filter(|(_, it)| is_low && share(it) < 90);
         let of = |reason| move |(sequence, _): (&u32, &Segment)| Source { sequence: *sequence, reason };
         given_up
             .map(of(Reason::GivenUp))
-            .or_else(|| thinnest.map(of(Reason::Thin)))
-            .or_else(|| (is_over && may_carry).then(oldest).flatten().map(of(Reason::HoldsBack)))
+            .or_else(|| {
+                thinnest.filter(|_| has_room).or_else(|| has_room.then(fullest).flatten()).map(of(Reason::Thin))
+            })
+            .or_else(|| (has_room && is_over && may_carry).then(oldest).flatten().map(of(Reason::HoldsBack)))
     })
 }
 

@@ -37,6 +37,7 @@ impl Stage {
         config.listeners[0].address = any_port;
         config.spool.path = folder.path().join("spool");
         config.spool.reserve = "1MiB".parse().unwrap();
+        config.journal.path = folder.path().join("journal");
         config.admin.socket = folder.path().join("admin.sock");
         config.metrics.address = any_port;
         config.dns.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
