@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::clock::UnixTime;
-use crate::message::{Envelope, Kind as MessageKind, Lane, MessageId, Recipient, Report};
+use crate::message::{Envelope, Kind as MessageKind, MessageId, Recipient, Report};
 
 use super::id::EventId;
 use super::line::{Line, key};
@@ -247,7 +247,7 @@ impl Subject<'_> {
         if let Some(envelope) = self.envelope {
             line.text(key!("tenant"), &envelope.tenant);
             line.text_if(key!("campaign"), &envelope.campaign);
-            line.text(key!("lane"), lane(envelope.lane));
+            line.text(key!("lane"), envelope.lane.as_str());
             if envelope.kind == MessageKind::Dsn {
                 line.text(key!("message_kind"), "dsn");
             }
@@ -319,13 +319,5 @@ impl Order<'_> {
         if let Some(until) = self.until {
             line.seconds(key!("until"), until);
         }
-    }
-}
-
-const fn lane(lane: Lane) -> &'static str {
-    match lane {
-        Lane::Urgent => "urgent",
-        Lane::Normal => "normal",
-        Lane::Bulk => "bulk",
     }
 }

@@ -1,3 +1,5 @@
+//! Tables of bounded series: who is shown, who is pushed out, and that sums stay.
+
 use super::*;
 
 const COLUMNS: &[Column] = &[
