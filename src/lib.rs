@@ -41,3 +41,4 @@ pub mod smtp;
 pub mod spool;
 pub mod state;
 pub mod submission;
+pub mod text;

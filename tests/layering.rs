@@ -18,7 +18,7 @@ const LAYERS: [&[&str]; 14] = [
     &["smtp"],
     &["config::units"],
     &["panics"],
-    &["clock", "metrics", "pulse"],
+    &["clock", "metrics", "pulse", "text"],
 ];
 
 fn layer(module: &str) -> usize {

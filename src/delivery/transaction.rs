@@ -3,13 +3,13 @@
 //! Pure: [`super::session`] drives it. A recipient is open until an outcome is set, and an outcome is set once; so late
 //! replies to commands behind a refused MAIL change nothing.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::message::{Envelope, Notify, Outcome, Phase, Recipient, Report, Ret};
 use crate::smtp::address::ReversePath;
 use crate::smtp::reply::{Extensions, Reply};
+use crate::text::decimal;
 
 /// The MX host at the other end.
 #[derive(Clone, Debug)]
@@ -242,9 +242,7 @@ pub(super) fn report(peer: &Peer, phase: Phase, reply: Reply, relayed_dsn: bool,
 
 fn write_number(output: &mut Vec<u8>, name: &[u8], number: u64) {
     output.extend_from_slice(name);
-    let mut text = String::with_capacity(20);
-    let _ = write!(text, "{number}");
-    output.extend_from_slice(text.as_bytes());
+    decimal(output, number);
 }
 
 /// Appends a parameter whose value came as xtext (RFC 3461, 4); one that could end the command is left out.

@@ -4,38 +4,29 @@ use std::time::Duration;
 
 use crate::clock::UnixTime;
 use crate::message::date::civil;
+use crate::text::{four, two};
 
 const DAY: u32 = 86_400;
 
 /// Appends `2026-11-25T19:04:45Z`.
 pub(super) fn write_seconds(out: &mut Vec<u8>, time: UnixTime) {
-    let mut text = *b"0000-00-00T00:00:00Z";
-    fill(&mut text, time);
-    out.extend_from_slice(&text);
+    out.extend_from_slice(&to_the_second(time));
+    out.push(b'Z');
 }
 
 /// Appends `2026-11-25T19:04:45.123Z`; the time is since 1970-01-01 UTC.
 pub(super) fn write_millis(out: &mut Vec<u8>, time: Duration) {
-    let mut text = *b"0000-00-00T00:00:00.000Z";
-    fill(&mut text, UnixTime(u32::try_from(time.as_secs()).unwrap_or(u32::MAX)));
-    digits(&mut text, 20, 3, time.subsec_millis());
-    out.extend_from_slice(&text);
+    out.extend_from_slice(&to_the_second(UnixTime(u32::try_from(time.as_secs()).unwrap_or(u32::MAX))));
+    let [_, a, b, c] = four(time.subsec_millis());
+    out.extend_from_slice(&[b'.', a, b, c, b'Z']);
 }
 
-fn fill(text: &mut [u8], time: UnixTime) {
+fn to_the_second(time: UnixTime) -> [u8; 19] {
     let (days, second) = (time.0 / DAY, time.0 % DAY);
     let (year, month, day) = civil(days);
-    digits(text, 0, 4, year);
-    for (at, value) in [(5, month), (8, day), (11, second / 3_600), (14, second / 60 % 60), (17, second % 60)] {
-        digits(text, at, 2, value);
-    }
-}
-
-fn digits(text: &mut [u8], at: usize, count: usize, mut value: u32) {
-    for place in text.iter_mut().skip(at).take(count).rev() {
-        *place = b'0' + u8::try_from(value % 10).unwrap_or_default();
-        value /= 10;
-    }
+    let ([a, b, c, d], [e, f], [g, h]) = (four(year), two(month), two(day));
+    let ([i, j], [k, l], [m, n]) = (two(second / 3_600), two(second / 60 % 60), two(second % 60));
+    [a, b, c, d, b'-', e, f, b'-', g, h, b'T', i, j, b':', k, l, b':', m, n]
 }
 
 /// Reads what the functions above write, and the same without parts of the time or with an offset: `2026-11-25`,

@@ -5,24 +5,37 @@
 use std::fmt;
 
 use crate::clock::UnixTime;
+use crate::text::{four, two};
 
-const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+const DAYS: [&[u8; 3]; 7] = [b"Thu", b"Fri", b"Sat", b"Sun", b"Mon", b"Tue", b"Wed"];
+const MONTHS: [&[u8; 3]; 12] =
+    [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
 
 /// Displays as `Sun, 22 Nov 2026 03:38:16 +0000`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MailDate(pub UnixTime);
 
-impl fmt::Display for MailDate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl MailDate {
+    /// Its text, which is always ASCII.
+    pub fn octets(self) -> [u8; 31] {
         let (days, second) = (self.0.0 / 86_400, self.0.0 % 86_400);
         let (year, month, day) = civil(days);
-        let name = |names: &[&'static str], index: u32| -> &'static str {
-            usize::try_from(index).ok().and_then(|index| names.get(index)).copied().unwrap_or_default()
+        let name = |names: &[&'static [u8; 3]], index: u32| {
+            usize::try_from(index).ok().and_then(|index| names.get(index)).copied().copied().unwrap_or_default()
         };
-        let (weekday, month) = (name(&DAYS, days % 7), name(&MONTHS, month - 1));
-        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-        write!(f, "{weekday}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
+        let ([a, b, c], [d, e]) = (name(&DAYS, days % 7), two(day));
+        let ([f, g, h], [i, j, k, l]) = (name(&MONTHS, month - 1), four(year));
+        let ([m, n], [o, p], [q, r]) = (two(second / 3_600), two(second / 60 % 60), two(second % 60));
+        [
+            a, b, c, b',', b' ', d, e, b' ', f, g, h, b' ', i, j, k, l, b' ', m, n, b':', o, p, b':', q, r, b' ', b'+',
+            b'0', b'0', b'0', b'0',
+        ]
+    }
+}
+
+impl fmt::Display for MailDate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.octets()))
     }
 }
 

@@ -3,13 +3,13 @@
 //! Whatever stands in a [`Trace`] has been checked before: the EHLO name is a domain or an address literal, the addresses
 //! are [`Address`]es. So nothing here is escaped, and nothing a client sent can end a field.
 
-use std::io::Write;
 use std::net::IpAddr;
 
 use super::MessageId;
 use super::date::MailDate;
 use crate::clock::UnixTime;
 use crate::smtp::address::Address;
+use crate::text;
 
 /// What the Received field tells.
 #[derive(Clone, Copy, Debug)]
@@ -33,27 +33,34 @@ pub struct Trace<'a> {
 /// Appends the Received field.
 pub fn received(out: &mut Vec<u8>, trace: &Trace<'_>) {
     let Trace { ehlo_name, client, hostname, protocol, id, recipient, time } = trace;
-    let tag = if client.is_ipv6() { "IPv6:" } else { "" };
-    put(out, format_args!("Received: from {ehlo_name} ([{tag}{client}])\r\n\tby {hostname} with {protocol} id {id}"));
+    put(out, &["Received: from ", ehlo_name, if client.is_ipv6() { " ([IPv6:" } else { " ([" }]);
+    text::address(out, *client);
+    put(out, &["])\r\n\tby ", hostname, " with ", protocol, " id "]);
+    id.write(out);
     if let Some(recipient) = recipient {
-        put(out, format_args!("\r\n\tfor <{recipient}>"));
+        put(out, &["\r\n\tfor <", recipient.as_str(), ">"]);
     }
-    put(out, format_args!(";\r\n\t{}\r\n", MailDate(*time)));
+    put(out, &[";\r\n\t"]);
+    out.extend_from_slice(&MailDate(*time).octets());
+    put(out, &["\r\n"]);
 }
 
 /// Appends a Date field.
 pub fn date(out: &mut Vec<u8>, time: UnixTime) {
-    put(out, format_args!("Date: {}\r\n", MailDate(time)));
+    put(out, &["Date: "]);
+    out.extend_from_slice(&MailDate(time).octets());
+    put(out, &["\r\n"]);
 }
 
 /// Appends a Message-ID field. The identity alone is unique within one spool; the time makes it so across spools.
 pub fn message_id(out: &mut Vec<u8>, id: MessageId, time: UnixTime, hostname: &str) {
-    put(out, format_args!("Message-ID: <{id}.{:08x}@{hostname}>\r\n", time.0));
+    put(out, &["Message-ID: <"]);
+    id.write(out);
+    put(out, &[&format!(".{:08x}@", time.0), hostname, ">\r\n"]);
 }
 
-/// Writing to a `Vec` cannot fail.
-fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    let _ = out.write_fmt(text);
+fn put(out: &mut Vec<u8>, parts: &[&str]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
 }
 
 #[cfg(test)]

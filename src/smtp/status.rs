@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::text::decimal;
+
 /// `class.subject.detail` of RFC 3463, for example 4.7.28.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Status {
@@ -27,6 +29,15 @@ impl Status {
     /// The same condition as a permanent failure.
     pub const fn permanent(self) -> Self {
         Self { class: 5, ..self }
+    }
+
+    /// Appends its text form.
+    pub fn write(self, out: &mut Vec<u8>) {
+        decimal(out, self.class.into());
+        out.push(b'.');
+        decimal(out, self.subject.into());
+        out.push(b'.');
+        decimal(out, self.detail.into());
     }
 }
 

@@ -31,6 +31,7 @@ use crate::smtp::address::ReversePath;
 use crate::smtp::data::Decoder;
 use crate::smtp::parameter::MailParameters;
 use crate::smtp::status::Status;
+use crate::text::decimal;
 
 /// The longest command line with its CRLF: RFC 5321, 4.5.3.1.4 says 512, the extensions add up to about 1,300.
 pub const LINE_MOST: usize = 2_048;
@@ -298,7 +299,10 @@ impl Session {
         self.reset();
         (self.errors, self.junk) = (0, 0);
         self.state = State::Command;
-        self.say(250, Status::new(2, 0, 0), &format!("Ok: queued as {id}"));
+        self.begin_reply(250, Status::new(2, 0, 0));
+        self.replies.extend_from_slice(b"Ok: queued as ");
+        id.write(&mut self.replies);
+        self.replies.extend_from_slice(b"\r\n");
     }
 
     /// The message that [`Step::Store`] announced is not accepted.
@@ -383,8 +387,15 @@ impl Session {
     }
 
     fn say(&mut self, code: u16, status: Status, text: &str) {
-        use std::io::Write;
-        let _ = write!(self.replies, "{code} {status} {text}\r\n");
+        self.begin_reply(code, status);
+        self.line(&[text]);
+    }
+
+    fn begin_reply(&mut self, code: u16, status: Status) {
+        decimal(&mut self.replies, code.into());
+        self.replies.push(b' ');
+        status.write(&mut self.replies);
+        self.replies.push(b' ');
     }
 
     fn line(&mut self, parts: &[&str]) {
