@@ -51,7 +51,7 @@ pub struct Caps {
 
 impl Default for Caps {
     /// The program, 16 MiB of cache, and some hundred sessions with a content of at most 256 KiB each in memory; and their
-    /// descriptors beside those to one site, of segments and of the runtime.
+    /// descriptors beside those to one site and of the runtime.
     fn default() -> Self {
         Self { memory: 256 << 20, descriptors: 400 }
     }

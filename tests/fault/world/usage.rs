@@ -1,6 +1,7 @@
 //! What a process uses: memory, descriptors, processor time.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -18,7 +19,7 @@ const EVERY: Duration = Duration::from_millis(200);
 pub struct Usage {
     /// Resident memory at most, in octets.
     pub memory: u64,
-    /// Open descriptors at most.
+    /// Open descriptors at most, those of segments that are there not counted: a long queue has many.
     pub descriptors: u64,
 }
 
@@ -103,7 +104,7 @@ fn look(process: u32) -> Option<(u64, Usage)> {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok()
     };
-    let usage = Usage { memory: number("VmHWM:")? << 10, descriptors: open_descriptors(process)? };
+    let usage = Usage { memory: number("VmHWM:")? << 10, descriptors: beside_segments(process)? };
     Some((number("VmRSS:")? << 10, usage))
 }
 
@@ -116,12 +117,23 @@ fn born(process: u32) -> Option<u64> {
 /// What the open descriptors of a process are, by kind: a word, or a folder.
 fn kinds(process: u32) -> BTreeMap<String, usize> {
     let mut kinds = BTreeMap::new();
-    let entries = std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().map_while(Result::ok);
-    for target in entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()) {
+    for target in targets(process).into_iter().flatten() {
         let text = target.parent().filter(|parent| parent.is_absolute()).unwrap_or(&target).display().to_string();
         *kinds.entry(text.split(":[").next().unwrap_or_default().to_owned()).or_default() += 1;
     }
     kinds
+}
+
+/// What the open descriptors of a process are.
+fn targets(process: u32) -> Option<impl Iterator<Item = PathBuf>> {
+    let entries = std::fs::read_dir(format!("/proc/{process}/fd")).ok()?.map_while(Result::ok);
+    Some(entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()))
+}
+
+/// How many descriptors a process has open beside those of segments that have not been deleted.
+fn beside_segments(process: u32) -> Option<u64> {
+    let is_segment = |target: &PathBuf| target.extension().is_some_and(|extension| extension == "seg");
+    Some(targets(process)?.filter(|target| !is_segment(target)).count() as u64)
 }
 
 /// How many descriptors a process has open.
