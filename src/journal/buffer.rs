@@ -164,8 +164,15 @@ mod tests {
     use super::super::event::Order;
     use super::*;
 
-    const ORDER: Event<'static> =
-        Event::Order(Order { id: "o1", action: "hold", filter: "domain=x", reason: "why", who: "root", until: None });
+    const ORDER: Event<'static> = Event::Order(Order {
+        id: "o1",
+        action: "hold",
+        filter: "domain=x",
+        source: "",
+        reason: "why",
+        who: "root",
+        until: None,
+    });
 
     #[test]
     fn what_does_not_fit_is_counted_until_the_rest_is_taken_and_told_behind_it() {

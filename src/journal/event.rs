@@ -134,6 +134,8 @@ pub struct Order<'a> {
     pub action: &'a str,
     /// Whom it concerns, as it was given.
     pub filter: &'a str,
+    /// The egress source that it moves to; empty: it does not move.
+    pub source: &'a str,
     /// Why, in the operator's words.
     pub reason: &'a str,
     /// Who gave it.
@@ -314,8 +316,9 @@ impl Order<'_> {
         line.text(key!("order"), self.id);
         line.text(key!("action"), self.action);
         line.text(key!("filter"), self.filter);
-        line.text(key!("reason"), self.reason);
-        line.text(key!("who"), self.who);
+        line.text_if(key!("egress_source"), self.source);
+        line.text_if(key!("reason"), self.reason);
+        line.text_if(key!("who"), self.who);
         if let Some(until) = self.until {
             line.seconds(key!("until"), until);
         }

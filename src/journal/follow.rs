@@ -238,7 +238,7 @@ mod tests {
     fn write(folder: &Path, first: u64, previous: Option<u64>, ids: &[u64]) {
         let mut out = Vec::new();
         header(&mut out, EventId(first), Duration::ZERO, previous.map(EventId));
-        let order = Order { id: "1", action: "hold", filter: "", reason: "", who: "", until: None };
+        let order = Order { id: "1", action: "hold", filter: "", source: "", reason: "", who: "", until: None };
         ids.iter().for_each(|id| Event::Order(order).write(&mut out, EventId(*id), Duration::ZERO));
         std::fs::write(folder::plain_path(folder, EventId(first)), out).unwrap();
     }

@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn what_was_told_is_written_and_counted_when_the_journal_is_closed_and_a_start_has_ids_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
-        let order = Order { id: "1", action: "hold", filter: "", reason: "", who: "", until: None };
+        let order = Order { id: "1", action: "hold", filter: "", source: "", reason: "", who: "", until: None };
         let mut starts = Vec::new();
         // The spool was made anew before the second one.
         for start in [7, 1] {
@@ -254,7 +254,15 @@ mod tests {
     fn a_journal_that_is_off_takes_everything_and_makes_nothing() {
         let journal = Journal::off();
 
-        journal.tell(&Event::Order(Order { id: "1", action: "", filter: "", reason: "", who: "", until: None }));
+        journal.tell(&Event::Order(Order {
+            id: "1",
+            action: "",
+            filter: "",
+            source: "",
+            reason: "",
+            who: "",
+            until: None,
+        }));
         journal.close();
 
         assert!(!journal.is_on());

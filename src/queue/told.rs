@@ -7,7 +7,7 @@ use crate::journal::{self, Decision, Event, Subject, Verdict};
 use crate::message::{Envelope, MessageId, Phase, Report};
 use crate::smtp::status::Status;
 use crate::spool::{Pending, Recovered};
-use crate::state::Order;
+use crate::state::{Action, Order};
 
 use super::engine::Engine;
 use super::entry::Entry;
@@ -30,6 +30,10 @@ impl Engine {
             id: &order.id.to_string(),
             action,
             filter: &order.selection.to_string(),
+            source: match &order.action {
+                Action::Move { source } => source,
+                _ => "",
+            },
             reason: &order.reason,
             who: &order.by,
             until: order.until.map(UnixTime),
