@@ -87,6 +87,9 @@ impl From<PlaceError> for Refusal {
             PlaceError::Selection(_) | PlaceError::Text(_) => (StatusCode::BAD_REQUEST, "nothing was changed"),
             PlaceError::Source(_) => (StatusCode::BAD_REQUEST, "egress sources are [[source]] in the configuration"),
             PlaceError::TooMany => (StatusCode::CONFLICT, "`hikyaku orders undo ID` ends one"),
+            PlaceError::TooManyOnce => {
+                (StatusCode::CONFLICT, "`hikyaku orders` lists them; `hikyaku queue list` shows what is in flight")
+            }
             PlaceError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "see `hikyaku spool stat`, and try again"),
         };
         Self::new(status, error.to_string(), hint)

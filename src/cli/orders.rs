@@ -305,7 +305,7 @@ fn counted(counts: &std::collections::BTreeMap<String, u64>) -> String {
 }
 
 fn lasting(order: &Order) -> String {
-    match order.until.filter(|_| order.accepted_until.is_none()) {
+    match order.until.filter(|_| !order.is_once()) {
         Some(until) => format!(" for {}", span(u64::from(until).saturating_sub(u64::from(order.placed_at)))),
         None => String::new(),
     }

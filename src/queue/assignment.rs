@@ -72,6 +72,8 @@ impl Assignment {
 
     /// Takes note of what became of it. Recipients without an outcome are given back.
     pub(super) fn report(mut self, outcomes: Vec<Outcome>) {
+        // Before its path has them in hand no more.
+        let _outing = self.engine.outings.begin();
         let id = self.id();
         let mut entries = std::mem::take(&mut self.entries);
         if outcomes.len() < entries.len() {
@@ -88,12 +90,14 @@ impl Assignment {
 
     /// Its message is damaged.
     pub(super) fn hold_damaged(mut self) {
+        let _outing = self.engine.outings.begin();
         let entries = self.take_out();
         self.engine.hold(entries, Hold::Damaged);
     }
 
     /// A panic is blamed on its message.
     pub(super) fn hold_for(mut self, report: &Arc<Report>) {
+        let _outing = self.engine.outings.begin();
         let entries = self.take_out();
         self.engine.hold_for(entries, report);
     }
@@ -123,6 +127,7 @@ impl Assignment {
 
     /// Puts entries of its message back to where they were drawn from.
     fn restore(&self, id: MessageId, entries: Vec<Entry>, is_all: bool) {
+        let _outing = self.engine.outings.begin();
         let keys = entries.iter().map(|entry| (id, entry.recipient)).collect();
         if let Err(panic) = self.engine.walls.outcomes.call(|| self.put_back(entries, is_all)) {
             if is_all {

@@ -40,6 +40,7 @@ use super::in_hand::InHand;
 use super::lookup::Lookups;
 use super::meters::Meters;
 use super::orders::Orders;
+use super::passage::Passages;
 use super::replies::Replies;
 use super::salvage::{Blame, Walls};
 use super::settings::{InDoubt, Limits, Settings};
@@ -80,6 +81,10 @@ pub(super) struct Engine {
     pub doubts: Doubts,
     pub held: Held,
     pub orders: Orders,
+    /// Messages that are being stored and put.
+    pub arrivals: Passages,
+    /// Entries between two places.
+    pub outings: Passages,
     pub replies: Replies,
     pub lookups: Lookups,
     pub meters: Meters,
@@ -145,6 +150,8 @@ impl Engine {
             doubts: Doubts::default(),
             held: Held::default(),
             orders: Orders::new(orders),
+            arrivals: Passages::default(),
+            outings: Passages::default(),
             replies: Replies::default(),
             lookups: Lookups::new(settings.lookups),
             meters: Meters::new(registry),
@@ -195,6 +202,7 @@ impl Engine {
     pub fn start(self: &Arc<Self>, courier: Arc<dyn Courier>) {
         let _ = self.runtime.set(Runtime { handle: Handle::current(), courier });
         self.meters.show_ceilings(self.settings().capacity, self.settings().connections);
+        self.tell_ended_while_down();
         if !self.is_stopping.load(Ordering::Acquire) {
             self.is_dispatching.store(true, Ordering::Release);
         }

@@ -54,7 +54,7 @@ impl Engine {
             most_connections: self.settings().connections,
             in_doubt: self.doubts.len(),
             held: held.filter(|held| held.recipients > 0).collect(),
-            orders: self.orders.standing().len(),
+            orders: self.orders.standing().iter().filter(|standing| !standing.order.is_once()).count(),
             dns_domains,
             dns_failing,
             dns_example,

@@ -122,6 +122,7 @@ async fn look_up(engine: Arc<Engine>, domain: Arc<Domain>) {
         Ok(None) => return,
         Err(panic) => (engine.planner().clone(), engine.failed_lookup(&panic)),
     };
+    let _outing = engine.outings.begin();
     let entries = {
         let mut state = domain.state.lock();
         state.is_looked_up = false;

@@ -33,7 +33,9 @@ mod lookup;
 mod matcher;
 mod meters;
 mod notice;
+mod once;
 mod orders;
+mod passage;
 mod path;
 mod pump;
 mod ready;
@@ -78,6 +80,7 @@ use crate::state::{OrderId, Orders, PlaceError, Request, Selection};
 
 pub use assignment::Assignment;
 use engine::Engine;
+pub use passage::Passage;
 pub use reservation::Reservation;
 pub use settings::Settings;
 pub use slot::Slot;
@@ -165,6 +168,12 @@ impl Queue {
     /// Takes room for `recipients` of `tenant`, which are counted as queued from now on.
     pub fn reserve(&self, tenant: &str, recipients: usize) -> Result<Reservation, QueueFull> {
         Reservation::take(&self.engine, tenant, recipients)
+    }
+
+    /// A message arrives: held from before it has its identity until it is put, or will never be. An order to delete or
+    /// bounce waits for it, and then is about it.
+    pub fn arrival(&self) -> Passage {
+        self.engine.arrivals.begin()
     }
 
     /// Takes over a message that the spool has accepted, whether or not there is room; see [`Reservation::put`].

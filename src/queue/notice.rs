@@ -21,6 +21,7 @@ use super::engine::Engine;
 use super::entry::{Entry, Marks};
 use super::held::Hold;
 use super::in_hand::Taken;
+use super::passage::Passage;
 use super::salvage::{Blame, Key};
 use super::settle::deferral;
 
@@ -78,6 +79,7 @@ impl Notice {
             engine.timers.schedule(self.subjects.into_iter().map(|(entry, _, _)| entry));
             return;
         };
+        let outing = engine.outings.begin();
         engine.in_flight.fetch_add(1, Ordering::Relaxed);
         let recipients = self.subjects.iter().map(|(entry, ..)| entry.recipient).collect();
         let taken = engine.storing.lock().insert(Taken { id: self.id, recipients, since: engine.clock.now() });
@@ -85,6 +87,7 @@ impl Notice {
         let tasks = engine.tasks.clone();
         tasks.spawn_on(
             async move {
+                let _outing = outing;
                 let keys: Vec<Key> = self.subjects.iter().map(|(entry, ..)| (self.id, entry.recipient)).collect();
                 let ended = engine.walls.notices.run(self.run(engine.clone())).await;
                 engine.storing.lock().remove(taken);
@@ -151,7 +154,7 @@ impl Notice {
 
     /// Makes and stores the DSN once.
     async fn attempt(this: &Arc<Self>, engine: &Arc<Engine>, events: &[RecipientEvent]) -> Result<(), Failure> {
-        let (message, reported) = {
+        let (message, reported, _arrival) = {
             let (this, engine) = (this.clone(), engine.clone());
             let wall = engine.walls.notices.clone();
             let made = tokio::task::spawn_blocking(move || wall.call(|| this.make(&engine))).await;
@@ -199,8 +202,7 @@ impl Notice {
                     .map(|entry| RecipientEvent { recipient: entry.recipient, event: deferral(entry, true) });
                 engine.spool.record(id, &kept.collect::<Vec<_>>());
             }
-            engine.timers.schedule(later.into_iter());
-            return;
+            return engine.schedule_spared(later);
         }
         if !is_reported {
             engine.spool.record(id, events);
@@ -211,8 +213,8 @@ impl Notice {
         }
     }
 
-    /// The DSN as a message, and the envelope of what it reports. Reads the reported message: blocks.
-    fn make(&self, engine: &Engine) -> Result<(NewMessage, Arc<Envelope>), Failure> {
+    /// The DSN as a message that arrives, and the envelope of what it reports. Reads the reported message: blocks.
+    fn make(&self, engine: &Engine) -> Result<(NewMessage, Arc<Envelope>, Passage), Failure> {
         let (reported, content) = match engine.spool.load(self.id) {
             Ok(Message { envelope, content, .. }) => (envelope, Some(content)),
             // The sender learns of it all the same, as long as it is known who that is.
@@ -257,13 +259,14 @@ impl Notice {
             envid: None,
             kind: Kind::Dsn,
         };
+        let arrival = engine.arrivals.begin();
         let message = NewMessage {
             id: engine.spool.next_id(),
             envelope: Arc::new(envelope),
             content: Content::Memory(content),
             ended_at: engine.clock.now(),
         };
-        Ok((message, reported))
+        Ok((message, reported, arrival))
     }
 }
 

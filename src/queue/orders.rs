@@ -8,7 +8,7 @@
 //! | suspend | is parked when it would become ready; expires and reports its delay all the same |
 //! | hold | is parked when it would become ready; does not expire |
 //! | move | goes to the path of another egress source |
-//! | delete, bounce | is given up, wherever it waits; one that is being tried: if that attempt is deferred |
+//! | delete, bounce | is given up, wherever it waits; one that is being tried: if that attempt is deferred. Without a duration only what was accepted before it, see `once` |
 //!
 //! Where several orders are about one entry, the one placed first decides, save that a move only chooses the source.
 //! Without orders all of this costs two loads of atomics for each batch of entries.
@@ -25,6 +25,7 @@ use super::domain::Route;
 use super::engine::Engine;
 use super::entry::Entry;
 use super::matcher::{Matcher, Whereabouts};
+use super::once::Once;
 
 /// An order with its selection made ready.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub(super) struct Orders {
     /// Raised whenever the orders change.
     version: AtomicU64,
     parked: Mutex<HashMap<OrderId, Vec<Entry>>>,
+    /// Those that end mail once and are not done. Locked before everything else.
+    pub once: Mutex<Vec<Once>>,
 }
 
 impl Standing {
@@ -61,7 +64,7 @@ impl Standing {
 
     /// Whether an entry may be one that the order is about.
     pub fn may_concern(&self, entry: &Entry, at: Whereabouts<'_>) -> bool {
-        self.order.accepted_until.is_none_or(|until| entry.accepted.0 <= until) && self.matcher.may_match(entry, at)
+        self.order.is_for(entry.id, entry.accepted) && self.matcher.may_match(entry, at)
     }
 
     /// As DSNs, tables and the journal show it.
@@ -76,7 +79,9 @@ impl Orders {
     /// The orders of an earlier run.
     pub fn new(book: state::Orders) -> Self {
         let standing: Arc<[_]> = book.standing().iter().map(Standing::new).collect();
+        let once = standing.iter().filter(|standing| standing.order.is_once());
         Self {
+            once: Mutex::new(once.map(|standing| Once::new(standing.order.id)).collect()),
             len: AtomicUsize::new(standing.len()),
             standing: RwLock::new(standing),
             version: AtomicU64::new(0),

@@ -66,6 +66,9 @@ impl Site {
         let mut out = Outbox::default();
         let mut state: MutexGuard<'_, SiteState> = self.state.lock();
         let result = act(&context, &mut state, &mut out);
+        let has_entries = !out.homeless.is_empty() || !out.expired.is_empty();
+        // Before others can see that they are here no more.
+        let _outing = has_entries.then(|| engine.outings.begin());
         drop(state);
         out.flush(engine, self);
         result

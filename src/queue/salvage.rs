@@ -145,9 +145,11 @@ impl Engine {
         if keys.is_empty() {
             return;
         }
+        let outing = self.outings.begin();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let engine = self.clone();
         let work = move || {
+            let _outing = outing;
             let wall = engine.walls.outcomes.clone();
             // What panics even here is left to the next start: the spool has it.
             let _ = wall.call(|| engine.salvage_now(&keys, blame, &panic));

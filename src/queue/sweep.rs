@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::bounce::dsn::Action as Notification;
 use crate::clock::UnixTime;
@@ -35,9 +34,8 @@ impl Engine {
         {
             return Err(PlaceError::Source(source.clone()));
         }
-        // What is being tried now has had its outcome by then.
-        let watch = self.settings().longest_attempt + Duration::from_secs(60);
-        let order = self.orders.book.place(request, self.clock.wall(), watch)?;
+        let before = if request.is_once() { self.bound()? } else { self.spool.frontier() };
+        let order = self.orders.book.place(request, self.clock.wall(), before)?;
         self.orders.reread();
         let counts = self.count(&order.selection);
         tracing::info!(order = %order.id, action = order.action.as_str(), selection = %order.selection,
@@ -48,6 +46,9 @@ impl Engine {
             return Ok(Placed { order: (*order).clone(), counts, ended: 0 });
         };
         let ended = self.apply(standing);
+        if order.is_once() {
+            self.finish_once(order.id);
+        }
         Ok(Placed { order: (*order).clone(), counts, ended })
     }
 
@@ -62,6 +63,7 @@ impl Engine {
     }
 
     fn release(self: &Arc<Self>, id: OrderId) -> usize {
+        let _outing = self.outings.begin();
         let entries = self.orders.release(id);
         let released = entries.len();
         self.admit_in_batches(entries);
@@ -78,8 +80,9 @@ impl Engine {
         standing.iter().map(view).collect()
     }
 
-    /// Applies a new order to what is queued; tells how many recipients it ended.
-    fn apply(self: &Arc<Self>, standing: &Arc<Standing>) -> usize {
+    /// Applies an order to what is queued; tells how many recipients it ended.
+    pub fn apply(self: &Arc<Self>, standing: &Arc<Standing>) -> usize {
+        let _outing = self.outings.begin();
         let mut homeless = Vec::new();
         for site in self.all_sites() {
             self.sweep_site(&site, std::slice::from_ref(standing), &mut homeless);
@@ -129,6 +132,7 @@ impl Engine {
 
     /// The orders changed while entries were on their way to a site: those that may be concerned go the way again.
     pub fn sweep_again(self: &Arc<Self>, site: &Arc<Site>) {
+        let _outing = self.outings.begin();
         let mut homeless = Vec::new();
         self.sweep_site(site, &self.orders.standing(), &mut homeless);
         self.admit_in_batches(homeless);
@@ -157,9 +161,7 @@ impl Engine {
     fn put_back(self: &Arc<Self>, entries: Vec<Entry>) {
         let wall = self.clock.wall();
         let (now, later): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.due <= wall);
-        for entry in later {
-            self.timers.schedule(std::iter::once(entry));
-        }
+        self.schedule_spared(later);
         self.admit_in_batches(now);
     }
 
@@ -204,6 +206,7 @@ impl Engine {
     /// Has deferred recipients tried now, and ends the back-off of their sites; `held` also those held in doubt or as
     /// damaged. Blocks on the disk if only envelopes tell who matches.
     pub fn flush(self: &Arc<Self>, selection: &Selection, held: bool) -> Flushed {
+        let _outing = self.outings.begin();
         let matcher = Matcher::new(selection);
         let mut taken = self.take_waiting(&|entry, at| matcher.may_match(entry, at));
         let mut flushed = Flushed::default();
@@ -232,20 +235,23 @@ impl Engine {
         flushed
     }
 
-    /// Orders whose time is over end; recipients that are suspended expire and report their delay.
+    /// Orders end whose time is over, and those that are done. May block on the disk.
     pub fn tend_orders(self: &Arc<Self>) {
         if self.orders.is_empty() {
             return;
         }
+        self.tend_once();
         let over = self.orders.book.end_over(self.clock.wall());
-        if !over.is_empty() {
-            self.orders.reread();
+        if over.is_empty() {
+            return;
         }
+        self.orders.reread();
         for order in over {
             let released = self.release(order.id);
             tracing::info!(order = %order.id, action = order.action.as_str(), released, "an order's time is over");
             self.tell_order(&order, "over");
         }
+        self.save_orders();
     }
 
     /// The dead among the suspended expire, and delays that last are reported.
@@ -253,6 +259,7 @@ impl Engine {
         if self.orders.is_empty() {
             return;
         }
+        let _outing = self.outings.begin();
         let standing = self.orders.standing();
         let (dead_before, wall) = (self.dead_before(), self.clock.wall());
         let late = wall.0.saturating_sub(u32::try_from(self.settings().delay_after.as_secs()).unwrap_or(u32::MAX));

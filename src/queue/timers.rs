@@ -14,6 +14,7 @@ use crate::pulse::Pulse;
 
 use super::entry::Entry;
 use super::line::Fifo;
+use super::passage::{Passage, Passages};
 use super::site::Site;
 
 /// Entries that become ready between two yields.
@@ -67,6 +68,8 @@ pub(super) struct Seen {
 pub(super) struct Due {
     pub entries: Vec<Entry>,
     pub sites: Vec<Arc<Site>>,
+    /// Of the entries, if there are any.
+    pub outing: Option<Passage>,
 }
 
 impl Timers {
@@ -121,10 +124,10 @@ impl Timers {
 
 impl Shard {
     /// Waits until something is due.
-    pub async fn due(&self, clock: &Clock) -> Due {
+    pub async fn due(&self, clock: &Clock, outings: &Passages) -> Due {
         loop {
             let earlier = self.earlier.notified();
-            let (due, next) = self.take_due(clock.now(), clock.wall());
+            let (due, next) = self.take_due(clock.now(), clock.wall(), outings);
             if !due.entries.is_empty() || !due.sites.is_empty() {
                 return due;
             }
@@ -138,7 +141,7 @@ impl Shard {
         }
     }
 
-    fn take_due(&self, now: Instant, wall: UnixTime) -> (Due, Next) {
+    fn take_due(&self, now: Instant, wall: UnixTime, outings: &Passages) -> (Due, Next) {
         let mut due = Due::default();
         let mut state = self.state.lock();
         while let Some(first) = state.alarms.first_entry()
@@ -150,6 +153,7 @@ impl Shard {
             && *first.key() <= wall.0
             && due.entries.len() < BATCH
         {
+            due.outing.get_or_insert_with(|| outings.begin());
             match first.get_mut().entries.pop_front() {
                 Some(entry) => {
                     entry.domain.remove_scheduled(1);

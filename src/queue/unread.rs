@@ -19,6 +19,7 @@ use crate::state::OrderId;
 use super::domain::Domain;
 use super::engine::Engine;
 use super::entry::Entry;
+use super::passage::Passage;
 use super::settle::{Attempt, Telling};
 
 /// Outcomes of recipients of one message.
@@ -36,7 +37,7 @@ pub(super) struct Settlement {
 
 #[derive(Debug)]
 enum Work {
-    Settle(Settlement),
+    Settle(Settlement, Passage),
     /// With why they are held, and the order that holds them; empty: none.
     Held(Vec<(MessageId, u32, Arc<Domain>)>, Box<str>, Box<str>),
 }
@@ -72,7 +73,7 @@ impl Engine {
             return self.decide_with(settlement, None);
         }
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.read_first(Work::Settle(settlement));
+        self.read_first(Work::Settle(settlement, self.outings.begin()));
     }
 
     /// Tells the journal of entries that are held.
@@ -112,7 +113,7 @@ impl Engine {
                 work
             };
             match work {
-                Work::Settle(settlement) => {
+                Work::Settle(settlement, _outing) => {
                     let id = settlement.outcomes.first().map(|(entry, _)| entry.id);
                     let envelope = id.and_then(|id| self.spool.envelope(id).ok());
                     self.decide_with(settlement, envelope.as_deref());

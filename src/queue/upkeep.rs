@@ -49,8 +49,8 @@ pub(super) async fn run(engine: Arc<Engine>) {
                 tokio::task::yield_now().await;
             }
         }
-        if is_long {
-            // Not on a thread of the runtime: what waits for that thread would wait as long.
+        if is_long || !engine.orders.is_empty() {
+            // Not on a thread of the runtime: what waits for that thread would wait as long. The end of an order is stored.
             let engine = engine.clone();
             let show = move || drop(engine.walls.upkeep.call(|| show(&engine, round)));
             let _ = tokio::task::spawn_blocking(show).await;
@@ -112,6 +112,7 @@ impl Site {
     /// Takes ready entries that wait for so long that their senders want to know it: those that are tried and deferred
     /// are looked at anyway; this is for paths from which nothing is drawn.
     fn report_delays(self: &Arc<Self>, engine: &Arc<Engine>) {
+        let _outing = engine.outings.begin();
         let now = engine.clock.now();
         let age = u32::try_from(engine.settings().delay_after.as_secs()).unwrap_or(u32::MAX);
         let Some(late) = engine.clock.wall().0.checked_sub(age).map(UnixTime) else { return };
@@ -162,6 +163,7 @@ impl Engine {
         if self.waiting_for_dns.load(Ordering::Relaxed) == 0 {
             return;
         }
+        let _outing = self.outings.begin();
         let dead_before = self.dead_before();
         let mut dead = Vec::new();
         self.domains.for_each(|domain| {
@@ -178,7 +180,7 @@ pub(super) async fn tick(engine: Arc<Engine>, shard: usize) {
     let Some(shard) = engine.timers.shards().get(shard) else { return };
     loop {
         let due = tokio::select! {
-            due = shard.due(&engine.clock) => due,
+            due = shard.due(&engine.clock, &engine.outings) => due,
             // Shows that it would answer, and looks again whether something is due.
             () = tokio::time::sleep(BEAT) => Due::default(),
             () = engine.stopped.cancelled() => return,
@@ -189,6 +191,7 @@ pub(super) async fn tick(engine: Arc<Engine>, shard: usize) {
                 site.revive(&engine, now);
             }
         }
+        let _outing = due.outing;
         let keys = due.entries.iter().map(|entry| (entry.id, entry.recipient)).collect();
         if let Err(panic) = wall.call(|| engine.on_time(due.entries)) {
             engine.salvage(keys, Blame::Shared, panic);

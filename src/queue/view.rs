@@ -230,7 +230,7 @@ pub struct Outline {
     pub in_doubt: usize,
     /// Held recipients by reason.
     pub held: Vec<HeldView>,
-    /// Operators' orders that stand.
+    /// Operators' orders that stand, without those that end mail once.
     pub orders: usize,
     /// Domains whose mail waits because DNS gave no plan for it, and one of them.
     pub dns_failing: usize,

@@ -52,7 +52,18 @@ pub struct Spool {
 impl Spool {
     /// A new identity.
     pub fn next_id(&self) -> MessageId {
-        MessageId::new(self.inner.start, self.inner.count.fetch_add(1, Ordering::Relaxed))
+        MessageId::new(self.inner.start, self.inner.count.fetch_add(1, Ordering::AcqRel))
+    }
+
+    /// The least identity that has not been given yet: every message so far, of this start or an earlier one, is below it.
+    /// What happened before one below it was given has happened before this returns.
+    pub fn frontier(&self) -> MessageId {
+        MessageId::new(self.inner.start, self.inner.count.load(Ordering::Acquire))
+    }
+
+    /// Whether messages of earlier starts are still being raised.
+    pub fn is_recovering(&self) -> bool {
+        self.inner.recovering.load(Ordering::Acquire)
     }
 
     /// Whether a message could be accepted now, as far as can be told without trying.

@@ -203,7 +203,10 @@ pub struct Order {
     pub action: Action,
     /// With which recipients.
     pub selection: Selection,
-    /// Only with messages accepted up to this time, in seconds since 1970. Absent: also with those that come.
+    /// Only with messages whose identity is less. Absent: also with those that come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<MessageId>,
+    /// What older state files have in its place: a time of acceptance in seconds since 1970. Read, never written anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted_until: Option<u32>,
     /// Why, in the operator's words.
@@ -218,6 +221,22 @@ pub struct Order {
 }
 
 impl Order {
+    /// Whether it is about what was accepted before it, and is done when that has ended.
+    pub fn is_once(&self) -> bool {
+        self.before.is_some() || self.accepted_until.is_some()
+    }
+
+    /// Whether a message of this identity may have come early enough for it.
+    pub fn has_bound_above(&self, id: MessageId) -> bool {
+        self.before.is_none_or(|before| id < before)
+    }
+
+    /// Whether a message came early enough for it.
+    pub fn is_for(&self, id: MessageId, accepted: UnixTime) -> bool {
+        // Of the same second as an old order may be later than it: rather too little is ended than too much.
+        self.has_bound_above(id) && self.accepted_until.is_none_or(|until| accepted.0 < until)
+    }
+
     /// Whether its time is over.
     pub fn is_over(&self, now: UnixTime) -> bool {
         // Times are whole seconds, rounded down: an order stands at least as long as was asked for.

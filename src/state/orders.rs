@@ -3,15 +3,16 @@
 //! Few and rarely changed, so the whole set is one file that is replaced. A file that cannot be read as it was written
 //! is an error at the start: mail that somebody had held would otherwise leave unseen.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixTime;
 use crate::log::storage::Storage;
+use crate::message::MessageId;
 
 use super::file::{self, Found};
 use super::order::{Action, Order, OrderId, Selection, SelectionError};
@@ -20,6 +21,12 @@ use super::order::{Action, Order, OrderId, Selection, SelectionError};
 const FILE: &str = "state/orders";
 /// Orders that may stand at the same time: each is asked about every recipient that becomes ready.
 const MOST: usize = 1_000;
+/// Orders that end mail once and are not done yet, for the same reason.
+const MOST_ONCE: usize = 1_000;
+/// How many seconds an order that is done stays in the file, for a start after a crash: what it did is synced long before.
+const KEPT_SECONDS: u32 = 60;
+/// Such orders in the file, which is written with each order. To store as many takes longer than the log waits to sync.
+const MOST_KEPT: usize = 100;
 /// Longest reason, in characters: it goes into DSNs, tables and the journal.
 const LONGEST_REASON: usize = 500;
 
@@ -38,7 +45,7 @@ pub struct Request {
     /// Who asks.
     #[serde(default)]
     pub by: Box<str>,
-    /// For how many seconds; absent: until it is undone, and for orders that end recipients: those accepted by now.
+    /// For how many seconds; absent: until it is undone, and for orders that end recipients: those accepted by now, once.
     #[serde(default)]
     pub seconds: Option<u32>,
 }
@@ -77,9 +84,19 @@ pub enum PlaceError {
     /// Too many stand.
     #[error("{MOST} orders stand already: undo some of them")]
     TooMany,
+    /// Too many that end mail once are not done yet.
+    #[error("{MOST_ONCE} orders to delete or bounce wait for what is being tried: give more of them later")]
+    TooManyOnce,
     /// It is not known to be on stable storage, so it does not stand.
     #[error("the order cannot be stored: {0}")]
     Store(#[from] io::Error),
+}
+
+impl Request {
+    /// Whether it is about what has been accepted, not about what comes.
+    pub fn is_once(&self) -> bool {
+        self.action.is_final() && self.seconds.is_none()
+    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -100,8 +117,18 @@ struct Shared {
     storage: Arc<dyn Storage>,
     /// The oldest first. Written with `next` locked, so that memory and file change in the same order.
     standing: RwLock<Arc<[Arc<Order>]>>,
-    /// The next order's id; held while the file is written.
-    next: Mutex<u32>,
+    /// Held while the file is written.
+    book: Mutex<Book>,
+}
+
+#[derive(Debug)]
+struct Book {
+    /// The next order's id.
+    next: u32,
+    /// Done, the oldest first, with the second of that: in the file, so that a start after a crash does them again.
+    done: VecDeque<(u32, Arc<Order>)>,
+    /// Those whose time was over at the start.
+    ended_while_down: Vec<Arc<Order>>,
 }
 
 impl Orders {
@@ -113,9 +140,18 @@ impl Orders {
             Found::Content(content) => serde_json::from_slice(&content)?,
             Found::Damaged => return Err(OpenError::Damaged),
         };
-        let standing = content.orders.into_iter().filter(|order| !order.is_over(now)).map(Arc::new).collect();
-        let shared = Shared { storage, standing: RwLock::new(standing), next: Mutex::new(content.next) };
+        let orders = content.orders.into_iter().map(Arc::new);
+        let (ended, standing): (Vec<_>, Vec<_>) = orders.partition(|order| order.is_over(now));
+        let ended_while_down = ended.into_iter().filter(|order| !order.is_once()).collect();
+        let book = Book { next: content.next, done: VecDeque::new(), ended_while_down };
+        let shared = Shared { storage, standing: RwLock::new(standing.into()), book: Mutex::new(book) };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The orders, save those that end mail once, whose time was over when they were opened; once. They are in the file
+    /// until the next change, or [`Orders::save`].
+    pub fn take_ended_while_down(&self) -> Vec<Arc<Order>> {
+        std::mem::take(&mut self.shared.book.lock().ended_while_down)
     }
 
     /// Those that stand, the oldest first.
@@ -123,9 +159,10 @@ impl Orders {
         self.shared.standing.read().clone()
     }
 
-    /// Makes an order stand; when it returns, the order is on stable storage. `watch` is how long an order that ends
-    /// recipients and has no duration goes on for those that are being tried now. Blocks on the disk.
-    pub fn place(&self, request: Request, now: UnixTime, watch: Duration) -> Result<Arc<Order>, PlaceError> {
+    /// Makes an order stand; when it returns, the order is on stable storage. One that ends mail once is about messages
+    /// `before` this one. Blocks on the disk.
+    pub fn place(&self, request: Request, now: UnixTime, before: MessageId) -> Result<Arc<Order>, PlaceError> {
+        let is_once = request.is_once();
         let Request { action, selection, reason, by, seconds } = request;
         let selection = selection.checked()?;
         for (name, text) in [("reason", &reason), ("by", &by)] {
@@ -133,56 +170,84 @@ impl Orders {
                 return Err(PlaceError::Text(name));
             }
         }
-        let is_once = action.is_final() && seconds.is_none();
-        let until = seconds.map(|seconds| now.0.saturating_add(seconds)).or(is_once.then(|| now.plus(watch).0));
-        let mut next = self.shared.next.lock();
-        let before = self.standing();
-        if before.len() >= MOST {
-            return Err(PlaceError::TooMany);
+        let mut book = self.shared.book.lock();
+        let standing = self.standing();
+        let alike = standing.iter().filter(|order| order.is_once() == is_once).count();
+        match is_once {
+            true if alike >= MOST_ONCE => return Err(PlaceError::TooManyOnce),
+            false if alike >= MOST => return Err(PlaceError::TooMany),
+            _ => {}
         }
         let order = Arc::new(Order {
-            id: OrderId(*next),
+            id: OrderId(book.next),
             action,
             selection,
-            accepted_until: is_once.then_some(now.0),
+            before: is_once.then_some(before),
+            accepted_until: None,
             reason,
             by,
             placed_at: now.0,
-            until,
+            until: seconds.map(|seconds| now.0.saturating_add(seconds)),
         });
-        let after: Arc<[Arc<Order>]> = before.iter().chain([&order]).cloned().collect();
-        self.store(next.saturating_add(1), &after)?;
-        *next = next.saturating_add(1);
+        book.forget_done(now);
+        let after: Arc<[Arc<Order>]> = standing.iter().chain([&order]).cloned().collect();
+        let next = book.next.saturating_add(1);
+        self.store(next, &book, &after)?;
+        book.next = next;
         *self.shared.standing.write() = after;
         Ok(order)
     }
 
     /// Ends an order; None if there is no such one. Blocks on the disk.
     pub fn end(&self, id: OrderId) -> io::Result<Option<Arc<Order>>> {
-        let next = self.shared.next.lock();
+        let book = self.shared.book.lock();
         let before = self.standing();
         let Some(ended) = before.iter().find(|order| order.id == id).cloned() else { return Ok(None) };
         let after: Arc<[Arc<Order>]> = before.iter().filter(|order| order.id != id).cloned().collect();
-        self.store(*next, &after)?;
+        self.store(book.next, &book, &after)?;
         *self.shared.standing.write() = after;
         Ok(Some(ended))
     }
 
-    /// Ends the orders whose time is over, and gives them. The file is left for the next change: a start leaves them out.
+    /// Ends orders that are done. They stay in the file for a minute at least.
+    pub fn finish(&self, ids: &[OrderId], now: UnixTime) {
+        let mut book = self.shared.book.lock();
+        let (done, after): (Vec<_>, Vec<_>) =
+            self.standing().iter().cloned().partition(|order| ids.contains(&order.id));
+        *self.shared.standing.write() = after.into();
+        book.done.extend(done.into_iter().map(|order| (now.0, order)));
+        book.forget_done(now);
+    }
+
+    /// Ends the orders whose time is over, and gives them. The file is left for the next change, or [`Orders::save`].
     pub fn end_over(&self, now: UnixTime) -> Vec<Arc<Order>> {
         if !self.shared.standing.read().iter().any(|order| order.is_over(now)) {
             return Vec::new();
         }
-        let _next = self.shared.next.lock();
+        let _book = self.shared.book.lock();
         let (over, after): (Vec<_>, Vec<_>) = self.standing().iter().cloned().partition(|order| order.is_over(now));
         *self.shared.standing.write() = after.into();
         over
     }
 
-    fn store(&self, next: u32, orders: &[Arc<Order>]) -> io::Result<()> {
-        let content = Content { next, orders: orders.iter().map(|order| (**order).clone()).collect() };
-        let text = serde_json::to_vec_pretty(&content)?;
+    /// Writes what stands now. Blocks on the disk.
+    pub fn save(&self) -> io::Result<()> {
+        let book = self.shared.book.lock();
+        self.store(book.next, &book, &self.standing())
+    }
+
+    fn store(&self, next: u32, book: &Book, standing: &[Arc<Order>]) -> io::Result<()> {
+        let orders = book.done.iter().map(|(_, order)| order).chain(standing).map(|order| (**order).clone()).collect();
+        let text = serde_json::to_vec_pretty(&Content { next, orders })?;
         file::replace(&*self.shared.storage, FILE, &text)
+    }
+}
+
+impl Book {
+    fn forget_done(&mut self, now: UnixTime) {
+        let many = self.done.len().saturating_sub(MOST_KEPT);
+        self.done.drain(..many);
+        self.done.retain(|(at, _)| now.0.saturating_sub(*at) <= KEPT_SECONDS);
     }
 }
 
@@ -193,7 +258,7 @@ mod tests {
     use super::*;
 
     const NOW: UnixTime = UnixTime(1_000);
-    const WATCH: Duration = Duration::from_secs(60);
+    const BEFORE: MessageId = MessageId(7);
 
     fn storage(seed: u64) -> Arc<Simulated> {
         let storage = Simulated::new(seed);
@@ -214,9 +279,9 @@ mod tests {
     fn orders_survive_a_restart_and_ids_are_not_given_twice() {
         let storage = storage(1);
         let orders = Orders::open(storage.clone(), NOW).unwrap();
-        orders.place(request(Action::Suspend, None), NOW, WATCH).unwrap();
-        let held = orders.place(request(Action::Hold, Some(50)), NOW, WATCH).unwrap();
-        orders.place(request(Action::Bounce, None), NOW, WATCH).unwrap();
+        orders.place(request(Action::Suspend, None), NOW, BEFORE).unwrap();
+        let held = orders.place(request(Action::Hold, Some(50)), NOW, BEFORE).unwrap();
+        orders.place(request(Action::Bounce, None), NOW, BEFORE).unwrap();
         orders.end(OrderId(3)).unwrap().unwrap();
 
         let again = Orders::open(Arc::new(storage.after_kill()), UnixTime(1_050)).unwrap();
@@ -224,7 +289,7 @@ mod tests {
 
         assert_eq!((ids(&again), ids(&later)), (vec![1, 2], vec![1]));
         assert_eq!(again.standing()[1], held);
-        assert_eq!(later.place(request(Action::Suspend, None), NOW, WATCH).unwrap().id, OrderId(4));
+        assert_eq!(later.place(request(Action::Suspend, None), NOW, BEFORE).unwrap().id, OrderId(4));
     }
 
     #[test]
@@ -232,9 +297,9 @@ mod tests {
         for seed in 0..200 {
             let storage = storage(seed);
             let orders = Orders::open(storage.clone(), NOW).unwrap();
-            orders.place(request(Action::Suspend, None), NOW, WATCH).unwrap();
+            orders.place(request(Action::Suspend, None), NOW, BEFORE).unwrap();
             storage.die_at(storage.calls() + seed % 8);
-            let second = orders.place(request(Action::Hold, None), NOW, WATCH).is_ok();
+            let second = orders.place(request(Action::Hold, None), NOW, BEFORE).is_ok();
 
             let found = ids(&Orders::open(Arc::new(storage.crash(seed)), NOW).unwrap());
 
@@ -248,7 +313,7 @@ mod tests {
     fn a_damaged_file_is_refused_rather_than_forgotten() {
         let storage = storage(1);
         let orders = Orders::open(storage.clone(), NOW).unwrap();
-        orders.place(request(Action::Hold, None), NOW, WATCH).unwrap();
+        orders.place(request(Action::Hold, None), NOW, BEFORE).unwrap();
 
         for at in [0, 20, 60] {
             let damaged = storage.after_kill();
@@ -261,15 +326,71 @@ mod tests {
     fn an_order_that_ends_recipients_is_for_those_there_unless_it_has_a_duration() {
         let orders = Orders::open(storage(1), NOW).unwrap();
 
-        let once = orders.place(request(Action::Delete, None), NOW, WATCH).unwrap();
-        let lasting = orders.place(request(Action::Delete, Some(10)), NOW, WATCH).unwrap();
-        let suspension = orders.place(request(Action::Suspend, None), NOW, WATCH).unwrap();
+        let once = orders.place(request(Action::Delete, None), NOW, BEFORE).unwrap();
+        let lasting = orders.place(request(Action::Delete, Some(10)), NOW, BEFORE).unwrap();
+        let suspension = orders.place(request(Action::Suspend, None), NOW, BEFORE).unwrap();
 
-        assert_eq!((once.accepted_until, once.until), (Some(1_000), Some(1_060)));
-        assert_eq!((lasting.accepted_until, lasting.until), (None, Some(1_010)));
-        assert_eq!((suspension.accepted_until, suspension.until), (None, None));
-        assert_eq!(orders.end_over(UnixTime(1_059)), [lasting]);
+        assert_eq!((once.before, once.until), (Some(BEFORE), None));
+        assert_eq!((lasting.before, lasting.until), (None, Some(1_010)));
+        assert_eq!((suspension.before, suspension.until), (None, None));
+        assert!(once.is_for(MessageId(6), NOW) && !once.is_for(BEFORE, NOW) && lasting.is_for(MessageId(8), NOW));
+        assert_eq!(orders.end_over(UnixTime(1_011)), [lasting]);
         assert_eq!(ids(&orders), [1, 3]);
+    }
+
+    #[test]
+    fn a_done_order_is_done_again_after_a_crash_and_forgotten_later() {
+        let storage = storage(1);
+        let orders = Orders::open(storage.clone(), NOW).unwrap();
+        orders.place(request(Action::Delete, None), NOW, BEFORE).unwrap();
+        orders.finish(&[OrderId(1)], NOW);
+        let after_crash = |now| ids(&Orders::open(Arc::new(storage.after_kill()), now).unwrap());
+
+        orders.place(request(Action::Suspend, None), NOW, BEFORE).unwrap();
+        assert_eq!((ids(&orders), after_crash(NOW)), (vec![2], vec![1, 2]));
+
+        orders.place(request(Action::Suspend, None), UnixTime(1_061), BEFORE).unwrap();
+        assert_eq!((ids(&orders), after_crash(NOW)), (vec![2, 3], vec![2, 3]));
+    }
+
+    #[test]
+    fn orders_that_end_mail_once_leave_room_for_those_that_stand() {
+        let orders = Orders::open(storage(1), NOW).unwrap();
+        for number in 1..=1_000 {
+            assert_eq!(orders.place(request(Action::Bounce, None), NOW, BEFORE).unwrap().id, OrderId(number));
+        }
+
+        let refused = orders.place(request(Action::Delete, None), NOW, BEFORE);
+        assert!(matches!(refused, Err(PlaceError::TooManyOnce)), "{refused:?}");
+        orders.place(request(Action::Suspend, None), NOW, BEFORE).unwrap();
+        orders.finish(&[OrderId(1)], NOW);
+        orders.place(request(Action::Delete, None), NOW, BEFORE).unwrap();
+    }
+
+    #[test]
+    fn an_order_of_an_earlier_version_spares_what_may_be_later_than_it() {
+        let storage = storage(1);
+        let old = r#"{"next": 9, "orders": [{"id": 8, "action": "delete", "selection": {}, "accepted_until": 1000,
+            "reason": "", "by": "ops", "placed_at": 1000, "until": 3490}]}"#;
+        file::replace(&*storage, FILE, old.as_bytes()).unwrap();
+
+        let order = Orders::open(storage, NOW).unwrap().standing()[0].clone();
+
+        assert!(order.is_once() && order.is_for(MessageId(1), UnixTime(999)) && !order.is_for(MessageId(1), NOW));
+    }
+
+    #[test]
+    fn what_ended_while_nobody_looked_is_given_until_it_is_saved() {
+        let storage = storage(1);
+        let orders = Orders::open(storage.clone(), NOW).unwrap();
+        let held = orders.place(request(Action::Hold, Some(50)), NOW, BEFORE).unwrap();
+
+        let again = Orders::open(Arc::new(storage.after_kill()), UnixTime(1_051)).unwrap();
+        assert_eq!((again.take_ended_while_down(), again.take_ended_while_down()), (vec![held], vec![]));
+
+        let later = Orders::open(storage.clone(), UnixTime(1_051)).unwrap();
+        later.save().unwrap();
+        assert_eq!(Orders::open(storage, UnixTime(1_051)).unwrap().take_ended_while_down(), []);
     }
 
     #[test]
@@ -277,6 +398,6 @@ mod tests {
         let orders = Orders::open(storage(1), NOW).unwrap();
         let wrong = Request { reason: "a\u{1b}[1m".into(), ..request(Action::Hold, None) };
 
-        assert!(matches!(orders.place(wrong, NOW, WATCH), Err(PlaceError::Text("reason"))));
+        assert!(matches!(orders.place(wrong, NOW, BEFORE), Err(PlaceError::Text("reason"))));
     }
 }

@@ -289,6 +289,7 @@ impl Connection {
         if self.session.content().is_drained() {
             self.write_body().await;
         }
+        let _arrival = self.outside.services.queue.arrival();
         let result = match self.session.content().refusal() {
             Some(refusal) => Err(refusal),
             None => self.admit(ended_at),

@@ -248,7 +248,7 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         let disk = Arc::new(Disk::new(folder.path().join("spool")));
         let (spool, recovery) = Spool::open(spool_settings(), disk.clone(), clock, &registry).unwrap();
-        drop(recovery);
+        recovery.run(&mut |_| {});
         let orders = Orders::open(disk, clock.wall()).unwrap();
         let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
         Self { queue, spool, script: Arc::default(), clock, registry, folder, _responder: responder }
@@ -261,7 +261,7 @@ impl Stage {
         let uncached = hikyaku::spool::Settings { cache: 0, ..spool_settings() };
         let storage = storage(&folder.path().join("spool"));
         let (spool, recovery) = Spool::open(uncached, storage.clone(), clock, &registry).unwrap();
-        drop(recovery);
+        recovery.run(&mut |_| {});
         let orders = Orders::open(storage, clock.wall()).unwrap();
         let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
         let stage = Self { queue, spool, script: Arc::default(), clock, registry, folder, _responder: None };
