@@ -358,6 +358,9 @@ impl Daemon {
             started: self.started,
             spool: self.spool.clone(),
             queue: self.queue.clone(),
+            journal: self.journal.clone(),
+            panics: self.registry.panics(),
+            still: self.parts.still.clone(),
             wall: Bulkhead::new(&self.registry, "admin"),
             stopping: self.doors.stop.clone(),
         }

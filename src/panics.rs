@@ -12,6 +12,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::thread;
 
@@ -52,7 +53,22 @@ impl std::error::Error for Panic {}
 /// A wall around tasks of one kind. Cheap to clone.
 #[derive(Clone)]
 pub struct Bulkhead {
-    panics: Counter,
+    panics: Panics,
+}
+
+/// Where they are counted.
+#[derive(Clone)]
+struct Panics {
+    of_task: Counter,
+    /// Those of all tasks of the daemon.
+    all: Arc<AtomicU64>,
+}
+
+impl Panics {
+    fn add(&self) {
+        self.of_task.increment(1);
+        self.all.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for Bulkhead {
@@ -64,7 +80,7 @@ impl fmt::Debug for Bulkhead {
 /// Counts nowhere.
 impl Default for Bulkhead {
     fn default() -> Self {
-        Self { panics: Counter::noop() }
+        Self { panics: Panics { of_task: Counter::noop(), all: Arc::default() } }
     }
 }
 
@@ -72,10 +88,10 @@ impl Bulkhead {
     /// The wall around tasks that metrics call `task`.
     pub fn new(registry: &Registry, task: &'static str) -> Self {
         let help = "Panics caught, by the task that they ended: each is a bug, and the log has its place.";
-        let panics = registry.counter("hikyaku_task_panics_total", help, &[("task", task)]);
+        let of_task = registry.counter("hikyaku_task_panics_total", help, &[("task", task)]);
         // Shown from the start: an alert needs the zero.
-        panics.increment(0);
-        Self { panics }
+        of_task.increment(0);
+        Self { panics: Panics { of_task, all: registry.panics() } }
     }
 
     /// Runs `future` to its end or to its panic. Costs one allocation.
@@ -96,7 +112,7 @@ impl Bulkhead {
 
     /// Counts a panic that was caught elsewhere.
     pub fn note(&self) {
-        self.panics.increment(1);
+        self.panics.add();
     }
 }
 
@@ -119,8 +135,8 @@ impl PartialEq for Probe {
 
 impl Eq for Probe {}
 
-fn caught(panics: &Counter, payload: &(dyn Any + Send)) -> Panic {
-    panics.increment(1);
+fn caught(panics: &Panics, payload: &(dyn Any + Send)) -> Panic {
+    panics.add();
     Panic::of(payload)
 }
 
@@ -168,6 +184,7 @@ mod tests {
         assert_eq!(of_future.unwrap_err().to_string(), "panic: late in life");
         assert_eq!(of_call.map(|()| 0).unwrap_err().to_string(), "panic: at once");
         assert_eq!(count(&registry), "hikyaku_task_panics_total{task=\"test\"} 3");
+        assert_eq!(registry.panics().load(Ordering::Relaxed), 3);
     }
 
     #[tokio::test]

@@ -3,10 +3,14 @@
 //! A [`Pulse`] is one number that only its part changes. [`Pulse::beat`] says "one more round is done", for a part that
 //! has something to do every few seconds. [`Pulse::work`] is held while a piece of work is in hand, for a part that may
 //! have nothing to do for hours: the number is odd meanwhile. Nobody reads a clock for it: the watcher notes when it saw
-//! the number move. Costs one atomic addition of a cache line that its part has anyway.
+//! the number move. Costs one atomic addition of a cache line that its part has anyway. What does not move it writes into a
+//! [`Standstill`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
 
 /// What a part shows of itself. Written by the part, read by the watcher; clones are of the same part.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +52,23 @@ impl Pulse {
 impl Drop for Work<'_> {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Parts that should move and do not, and for how long. Written by the watcher at each look, read by who tells people;
+/// clones are of the same.
+#[derive(Clone, Debug, Default)]
+pub struct Standstill(Arc<Mutex<Vec<(&'static str, Duration)>>>);
+
+impl Standstill {
+    /// What the watcher saw just now.
+    pub fn set(&self, parts: Vec<(&'static str, Duration)>) {
+        *self.0.lock() = parts;
+    }
+
+    /// What it saw last.
+    pub fn all(&self) -> Vec<(&'static str, Duration)> {
+        self.0.lock().clone()
     }
 }
 

@@ -21,6 +21,8 @@ pub type Reload = oneshot::Sender<Result<Reloaded, ReloadRefused>>;
 pub struct Control {
     /// Its own name; written by a reload.
     pub hostname: Arc<Mutex<Arc<str>>>,
+    /// Why the last reload failed; written by each.
+    pub reload_failure: Arc<Mutex<Option<String>>>,
     /// Takes requests for a reload; none: it was not started from a file.
     pub reload: Option<mpsc::Sender<Reload>>,
     /// Set once, when it begins to stop.
@@ -62,7 +64,7 @@ pub struct Draining {
 impl Control {
     /// Of a daemon that is called `hostname`.
     pub fn new(hostname: Arc<str>, reload: Option<mpsc::Sender<Reload>>) -> Self {
-        Self { hostname: Arc::new(Mutex::new(hostname)), reload, drain: Arc::default() }
+        Self { hostname: Arc::new(Mutex::new(hostname)), reload_failure: Arc::default(), reload, drain: Arc::default() }
     }
 
     /// What is left of the stop that is under way.

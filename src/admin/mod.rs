@@ -33,7 +33,10 @@ mod overview;
 mod queue_view;
 mod server;
 mod socket;
+mod trouble;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use axum::Router;
@@ -42,7 +45,9 @@ use axum::routing::{get, post};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::journal::Journal;
 use crate::panics::Bulkhead;
+use crate::pulse::Standstill;
 use crate::queue::Queue;
 use crate::queue::view::{Outline, Totals};
 use crate::spool::{Spool, Stat};
@@ -51,9 +56,10 @@ pub use control::{Change, Control, Drain, Draining, Left, Reload, ReloadRefused,
 pub use error::Problem;
 pub use message_view::{MessageView, RecipientView};
 pub use orders::Flush;
-pub use overview::{Process, Trouble};
+pub use overview::Process;
 pub use server::{serve_metrics, serve_unix};
 pub use socket::{AdminSocket, bind_unix};
+pub use trouble::Trouble;
 
 /// Where the socket is unless something else is configured.
 pub const DEFAULT_SOCKET: &str = "/run/hikyaku/admin.sock";
@@ -71,6 +77,12 @@ pub struct State {
     pub spool: Spool,
     /// What is to be delivered.
     pub queue: Queue,
+    /// What happened to recipients.
+    pub journal: Journal,
+    /// Panics caught since the start.
+    pub panics: Arc<AtomicU64>,
+    /// Parts that do not move.
+    pub still: Standstill,
     /// Around whoever answers.
     pub wall: Bulkhead,
     /// Cancelled by the daemon when it begins to stop.

@@ -140,7 +140,7 @@ impl Answer {
             thousands(self.outline.sites),
             thousands(self.outline.most_connections)
         ));
-        lines.push(format!("held      {}", self.held()));
+        lines.push(format!("set aside {}", self.set_aside()));
         lines.push(format!("spool     {}", self.spool.summary()));
         lines.push(format!("dns       {}", self.dns()));
         let process = &self.process;
@@ -190,10 +190,14 @@ impl Answer {
         }
     }
 
-    fn held(&self) -> String {
+    /// What no order holds: the queue's line counts that.
+    fn set_aside(&self) -> String {
         let held = &self.outline.held;
         let parts = held.iter().map(|held| format!("{} {}", thousands(held.recipients), held.reason));
-        let held = if held.is_empty() { "none".to_owned() } else { parts.collect::<Vec<_>>().join(", ") };
+        let held = match held.is_empty() {
+            true => "none damaged or in doubt".to_owned(),
+            false => parts.collect::<Vec<_>>().join(", "),
+        };
         let orders = match self.outline.orders {
             0 => String::new(),
             1 => "; 1 order stands".to_owned(),

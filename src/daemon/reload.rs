@@ -120,6 +120,7 @@ impl Daemon {
             Ok((changed, needs_restart)) => {
                 self.reloads.ok.increment(1);
                 self.reloads.read();
+                *self.control.reload_failure.lock() = None;
                 for Change { key, old, new } in &changed {
                     info!(key, old, new, "changed by the reload");
                 }
@@ -134,6 +135,7 @@ impl Daemon {
             }
             Err(error) => {
                 self.reloads.failed();
+                *self.control.reload_failure.lock() = Some(error.to_string());
                 error!(%error, "the configuration was not reloaded; the one before holds");
                 Err(error)
             }

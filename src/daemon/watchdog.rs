@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
 use crate::metrics::Registry;
-use crate::pulse::Pulse;
+use crate::pulse::{Pulse, Standstill};
 
 /// How long a part may stand still. Everything that is watched moves within a few seconds; a machine that swaps or is short
 /// of CPU may take many times as long, and a restart would make that worse.
@@ -107,14 +107,19 @@ impl Part {
     }
 }
 
-/// What is to be watched. Added to by who starts a part, also while the daemon runs; taken by the watching thread.
+/// What is to be watched, and what was seen.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Parts(Arc<Mutex<Vec<Part>>>);
+pub(super) struct Parts {
+    /// Added to by who starts a part, also while the daemon runs; taken by the watching thread.
+    new: Arc<Mutex<Vec<Part>>>,
+    /// Parts that have not moved between two looks or more.
+    pub still: Standstill,
+}
 
 impl Parts {
     /// One more, from the next look on.
     pub fn add(&self, part: Part) {
-        self.0.lock().push(part);
+        self.new.lock().push(part);
     }
 
     /// The pulse of a loop that accepts; watched until its task drops it.
@@ -127,7 +132,7 @@ impl Parts {
     }
 
     fn take(&self) -> Vec<Part> {
-        std::mem::take(&mut *self.0.lock())
+        std::mem::take(&mut *self.new.lock())
     }
 }
 
@@ -201,10 +206,22 @@ impl Register {
     /// Parts of one name show the one that stands still for longest.
     fn show(&self) {
         for watched in &self.watched {
-            let same = self.watched.iter().filter(|other| other.part.name == watched.part.name);
-            let still = same.map(|other| other.still).max().unwrap_or_default();
-            watched.gauge.set(still.as_secs_f64());
+            watched.gauge.set(self.longest(watched.part.name).as_secs_f64());
         }
+    }
+
+    fn longest(&self, name: &str) -> Duration {
+        let same = self.watched.iter().filter(|watched| watched.part.name == name);
+        same.map(|watched| watched.still).max().unwrap_or_default()
+    }
+
+    /// Names of parts that stand still, each once.
+    fn still(&self) -> Vec<(&'static str, Duration)> {
+        let standing = self.watched.iter().filter(|watched| !watched.still.is_zero());
+        let mut names: Vec<&'static str> = standing.map(|watched| watched.part.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter().map(|name| (name, self.longest(name))).collect()
     }
 }
 
@@ -252,6 +269,7 @@ impl Watchdog {
                 register.add(parts.take());
                 let now = Instant::now();
                 let is_well = register.look((now - last).min(period * 2));
+                parts.still.set(register.still());
                 last = now;
                 if is_well && timeout.is_some() {
                     feed();

@@ -25,6 +25,8 @@ pub(super) struct Buffer {
     /// Lines by kind since the last take.
     kinds: [u64; Kind::ALL.len()],
     lost: Option<Lost>,
+    /// The same since the start, told or not.
+    pub lost_in_all: Option<Lost>,
     /// The writer sleeps and is to be woken: set by it, cleared by who wakes it.
     pub is_awaited: bool,
     /// The daemon ends; nothing more is written than what is here.
@@ -62,6 +64,7 @@ impl Buffer {
             count: 0,
             kinds: [0; Kind::ALL.len()],
             lost: None,
+            lost_in_all: None,
             is_awaited: false,
             is_closing: false,
         }
@@ -77,9 +80,11 @@ impl Buffer {
     pub fn put(&mut self, event: &Event<'_>, at: Duration) -> (bool, bool) {
         let before = self.lines.len();
         if before >= self.most {
-            let lost = self.lost.get_or_insert(Lost { count: 0, from: at, to: at });
-            lost.count += 1;
-            lost.to = at;
+            for lost in [&mut self.lost, &mut self.lost_in_all] {
+                let lost = lost.get_or_insert(Lost { count: 0, from: at, to: at });
+                lost.count += 1;
+                lost.to = at;
+            }
             return (std::mem::take(&mut self.is_awaited), true);
         }
         let id = self.next_id();

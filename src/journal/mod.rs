@@ -92,6 +92,26 @@ pub enum Error {
     Thread(io::Error),
 }
 
+/// How the journal does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why writes fail now; they are repeated.
+    pub failing: Option<String>,
+    /// Events lost since the start, if any were.
+    pub loss: Option<Loss>,
+}
+
+/// Events that are missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// How many.
+    pub events: u64,
+    /// When the first of them happened, as the journal writes times.
+    pub from: String,
+    /// How long ago the last one happened.
+    pub ago: Duration,
+}
+
 /// The handle that events are told to. Cheap to clone. The writer ends when the last one is dropped, or by
 /// [`Journal::close`].
 #[derive(Clone, Debug)]
@@ -113,6 +133,8 @@ struct Shared {
     buffer: Mutex<Buffer>,
     /// Wakes the writer.
     wake: Condvar,
+    /// Why the last write failed; set and cleared by the writer.
+    failing: Mutex<Option<String>>,
     keeper: keeper::Orders,
 }
 
@@ -141,6 +163,7 @@ impl Journal {
             meters: Meters::new(registry),
             buffer,
             wake: Condvar::new(),
+            failing: Mutex::default(),
             keeper: keeper::Orders::default(),
         });
         let writer = writer::Writer::begin(shared.clone(), lock, past).map_err(failed)?;
@@ -159,6 +182,19 @@ impl Journal {
     /// Whether anything is kept of what it is told.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// How it does; one that is off does well.
+    pub fn health(&self) -> Health {
+        let Some(handle) = &self.0 else { return Health::default() };
+        let shared = &handle.shared;
+        let lost = shared.buffer.lock().lost_in_all;
+        let loss = lost.map(|lost| Loss {
+            events: lost.count,
+            from: time::seconds(lost.from),
+            ago: shared.clock.wall_precise().saturating_sub(lost.to),
+        });
+        Health { failing: shared.failing.lock().clone(), loss }
     }
 
     /// Writes an event down. Never waits for the disk.

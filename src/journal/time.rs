@@ -14,6 +14,13 @@ pub(super) fn write_seconds(out: &mut Vec<u8>, time: UnixTime) {
     out.push(b'Z');
 }
 
+/// `2026-11-25T19:04:45Z`; the time is since 1970-01-01 UTC.
+pub(super) fn seconds(time: Duration) -> String {
+    let mut text = Vec::new();
+    write_seconds(&mut text, UnixTime(u32::try_from(time.as_secs()).unwrap_or(u32::MAX)));
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// Appends `2026-11-25T19:04:45.123Z`; the time is since 1970-01-01 UTC.
 pub(super) fn write_millis(out: &mut Vec<u8>, time: Duration) {
     out.extend_from_slice(&to_the_second(UnixTime(u32::try_from(time.as_secs()).unwrap_or(u32::MAX))));

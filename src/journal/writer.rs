@@ -203,6 +203,7 @@ impl Writer {
                     done += written;
                     wait = FIRST_RETRY;
                     if std::mem::take(&mut self.is_failing) {
+                        *self.shared.failing.lock() = None;
                         tracing::info!("the journal is written again");
                     }
                 }
@@ -256,6 +257,7 @@ impl Writer {
         }
         self.is_failing = true;
         self.trouble = Some(error.to_string());
+        self.shared.failing.lock().clone_from(&self.trouble);
     }
 
     /// Waits before a write is repeated; false: there is no time left.

@@ -40,6 +40,8 @@ struct Own {
     /// By name, then by labels as they are written.
     totals: Mutex<BTreeMap<&'static str, Totals>>,
     tables: Mutex<Vec<Arc<Bounded>>>,
+    /// Panics caught in all tasks, for who cannot ask the exporter.
+    panics: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,11 @@ impl Registry {
     pub fn counter(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> Counter {
         self.recorder.describe_counter(KeyName::from_const_str(name), None, SharedString::const_str(help));
         self.recorder.register_counter(&key(name, labels), &METADATA)
+    }
+
+    /// The count of panics in all tasks together; raised by who catches one.
+    pub fn panics(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.own.panics)
     }
 
     /// A counter of fractions; `name` ends in `_total`.

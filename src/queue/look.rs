@@ -63,6 +63,14 @@ impl Engine {
             causes.overdue.add(TIMER, seen.late);
             oldest = oldest.min(seen.oldest.unwrap_or(oldest));
         }
+        self.held.for_each(|entry, _| {
+            oldest = oldest.min(entry.accepted);
+            true
+        });
+        self.orders.for_each_parked(|_, entry| {
+            oldest = oldest.min(entry.accepted);
+            true
+        });
         view.totals.held = Hold::ALL.into_iter().map(|hold| self.held.count(hold)).sum();
         for order in self.order_views() {
             match order.order.action {

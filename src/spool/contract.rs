@@ -222,6 +222,12 @@ pub struct Stat {
     pub full: bool,
     /// The log has failed.
     pub fault: bool,
+    /// Segments given up since the start, after a failed write or sync.
+    pub given_up: u64,
+    /// Syncs of the last few minutes.
+    pub syncs_lately: u64,
+    /// Those of them that took half a second or more.
+    pub slow_syncs_lately: u64,
     /// Free octets on the disk; 0 also when it does not say.
     pub free: u64,
     /// Octets of memory that contents take which were accepted lately.

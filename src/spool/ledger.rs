@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -22,6 +22,7 @@ use crate::panics::Bulkhead;
 
 use super::contract::Stat;
 use super::map::Location;
+use super::pace::Pace;
 
 /// One segment.
 #[derive(Debug, Default)]
@@ -65,6 +66,9 @@ pub struct Ledger {
     batches: AtomicU64,
     /// Octets of log: the size of what was found, and what was written since.
     octets: AtomicU64,
+    /// Segments given up since the start.
+    given_up: AtomicU64,
+    pace: Pace,
     metrics: Metrics,
     wall: Bulkhead,
 }
@@ -106,7 +110,8 @@ impl Ledger {
         let (segments, sealed) = (Mutex::default(), Mutex::default());
         let wall = Bulkhead::new(registry, "committer");
         let (batches, octets) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { storage, segments, sealed, nudge, batches, octets, metrics, wall }
+        let (given_up, pace) = (AtomicU64::new(0), Pace::new(Instant::now()));
+        Self { storage, segments, sealed, nudge, batches, octets, given_up, pace, metrics, wall }
     }
 
     /// Runs `body` with the table locked.
@@ -153,6 +158,9 @@ impl Ledger {
             stat.octets += segment.size;
             stat.live_octets += segment.live_octets;
         }
+        stat.given_up = self.given_up.load(Ordering::Relaxed);
+        let syncs = self.pace.lately(Instant::now());
+        (stat.syncs_lately, stat.slow_syncs_lately) = (syncs.all, syncs.slow);
     }
 
     /// Whether there is such a segment.
@@ -257,7 +265,9 @@ impl Watch for Ledger {
     }
 
     fn sealed(&self, sealed: Sealed) {
-        self.metrics.given_up.increment(u64::from(sealed.index.is_none()));
+        let given_up = u64::from(sealed.index.is_none());
+        self.given_up.fetch_add(given_up, Ordering::Relaxed);
+        self.metrics.given_up.increment(given_up);
         if let Some(segment) = self.segments.lock().get_mut(&sealed.segment) {
             segment.is_sealed = true;
             segment.is_given_up = sealed.index.is_none();
@@ -282,5 +292,6 @@ impl Watch for Ledger {
 
     fn synced(&self, took: Duration) {
         self.metrics.sync_time.record(took.as_secs_f64());
+        self.pace.note(took, Instant::now());
     }
 }

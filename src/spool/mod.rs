@@ -18,6 +18,7 @@ mod keeper;
 mod ledger;
 mod map;
 mod open;
+mod pace;
 mod quarantine;
 mod read;
 mod recovery;

@@ -75,6 +75,7 @@ fn a_full_disk_stops_no_delivery_and_the_gap_says_exactly_what_is_missing() {
     // A full buffer holds about 150 events.
     submit(&daemon, 300);
     wait("all are delivered", || receiver.taken() == 310);
+    let full = stage.status();
     std::fs::remove_file(ballast).unwrap();
     submit(&daemon, 10);
     wait("the last are delivered", || receiver.taken() == 320);
@@ -82,8 +83,12 @@ fn a_full_disk_stops_no_delivery_and_the_gap_says_exactly_what_is_missing() {
         let (told, missing) = account(events);
         told + missing == 640
     });
+    let empty = stage.status();
     daemon.stop();
 
+    assert!(full.contains("the journal cannot be written") && full.contains("No space left"), "{full}");
+    assert!(full.contains("the journal has lost"), "{full}");
+    assert!(!empty.contains("cannot be written") && empty.contains("the journal has lost"), "{empty}");
     let (told, missing) = account(&events);
     assert!(missing > 100 && told > 100, "{told} told, {missing} missing");
     let gap = of_kind(&events, "gap")[0];

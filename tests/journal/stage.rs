@@ -71,6 +71,13 @@ impl Stage {
         Daemon { child, address }
     }
 
+    /// What `hikyaku status` shows.
+    pub fn status(&self) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
+        let output = command.arg("status").arg("--socket").arg(self.folder.path().join("admin.sock")).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// `hikyaku journal ...` on this journal.
     pub fn command(&self, arguments: &[&str]) -> Output {
         let mut command = self.reader(arguments);

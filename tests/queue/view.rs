@@ -7,7 +7,7 @@ use hikyaku::message::{Envelope, Outcome, Report};
 use hikyaku::queue::settings::BackOff;
 use hikyaku::queue::{Filter, Settings};
 use hikyaku::spool::{Pending, Recovered};
-use hikyaku::state::Selection;
+use hikyaku::state::{Action, Request, Selection};
 
 use crate::common::{Receiver, Stage, deferred};
 
@@ -294,4 +294,17 @@ async fn a_large_queue_can_be_looked_at_while_it_is_filled() {
     assert!(outline.totals.queued >= all && outline.sites <= usize::from(sites), "{outline:?}");
     let site = stage.queue.inspect("7.wide.test").unwrap();
     assert_eq!(site.summary.ready + site.summary.in_flight, each + count, "{:?}", site.summary);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_recipient_counts_though_an_order_keeps_it() {
+    let stage = Stage::started(Settings::default());
+    let (action, selection) = (Action::Suspend, Selection::default());
+    let request = Request { action, selection, reason: "a reason".into(), by: "ops".into(), seconds: None };
+    stage.queue.place(request).unwrap();
+
+    stage.put(Envelope { accepted_at: stage.ago(40), ..stage.envelope(&["a@d1.test"]) });
+
+    stage.until("it is suspended", |stage| stage.queue.view().totals.suspended == 1).await;
+    assert!(stage.queue.view().totals.oldest_seconds >= 40, "{:?}", stage.queue.view().totals);
 }

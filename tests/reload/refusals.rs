@@ -29,11 +29,16 @@ fn a_bad_file_changes_nothing_and_is_told_with_file_and_key() {
     assert!(metrics.contains("hikyaku_config_reloads_total{result=\"failed\"} 1"), "{metrics}");
     assert!(metrics.contains("hikyaku_config_last_reload_success 0"), "{metrics}");
     assert!(metrics.contains("hikyaku_config_last_reload_timestamp_seconds 1"), "{metrics}");
+    let status = daemon.cli(&["status"]);
+    let screen = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert_eq!(status.status.code(), Some(1), "{screen}");
+    assert!(screen.contains("the last reload failed") && screen.contains("hikyaku check"), "{screen}");
 
     daemon.reload(&format!("hostname = \"new.test\"\n[metrics]\naddress = \"{place}\"\n"));
 
     assert!(daemon.client().greeting.contains("new.test"));
     assert!(scrape(place).contains("hikyaku_config_last_reload_success 1"));
+    assert_eq!(daemon.json(&["status"])["problems"], serde_json::json!([]));
 }
 
 fn scrape(address: std::net::SocketAddr) -> String {

@@ -1,0 +1,234 @@
+//! What an operator should see to: made of what every part shows, the worst first.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::overview::Process;
+use crate::journal::Health;
+use crate::queue::view::{Outline, OverdueView};
+use crate::spool::Stat;
+
+/// Causes of being overdue that are a receiver's: it does not answer, or limits towards it hold mail back.
+const RECEIVERS: [&str; 5] = ["back-off", "rate", "connection-rate", "no-connection-permit", "busy"];
+/// A part that does not move for longer is told: what the alert HikyakuStuck goes by.
+const STILL: Duration = Duration::from_secs(30);
+/// A gap in the journal is told for so long after its last event; the journal itself tells of it for ever.
+const RECENT: Duration = Duration::from_secs(3_600);
+/// Fewer slow syncs may be chance.
+const SLOW_SYNCS: u64 = 3;
+
+/// Something that an operator should see to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// What is wrong.
+    pub what: String,
+    /// What to look at or do next.
+    pub next: &'static str,
+}
+
+/// What is known beside the queue, the spool and the process.
+#[derive(Debug, Default)]
+pub(super) struct Signs<'a> {
+    /// Why messages are better sent elsewhere.
+    pub not_ready: Option<&'a str>,
+    /// Mail of earlier starts was not all raised.
+    pub is_recovery_failed: bool,
+    /// Parts that do not move.
+    pub still: Vec<(&'static str, Duration)>,
+    pub journal: Health,
+    /// Why the last reload failed.
+    pub reload_failure: Option<String>,
+    /// Caught since the start.
+    pub panics: u64,
+}
+
+/// Troubles as they are found.
+#[derive(Default)]
+struct Found(Vec<Trouble>);
+
+impl Found {
+    fn add(&mut self, is_so: bool, what: String, next: &'static str) {
+        if is_so {
+            self.0.push(Trouble { what, next });
+        }
+    }
+}
+
+/// Everything that is wrong, the worst first.
+pub(super) fn troubles(signs: &Signs<'_>, outline: &Outline, spool: &Stat, process: &Process) -> Vec<Trouble> {
+    let mut found = Found::default();
+    of_spool(signs, spool, &mut found);
+    for (part, still) in signs.still.iter().filter(|(_, still)| *still >= STILL) {
+        let what = format!("{part} has not moved for {} s", still.as_secs());
+        found.add(true, what, "journalctl -u hikyaku; docs/runbook.md, HikyakuStuck");
+    }
+    of_queue(outline, &mut found);
+    let panics = format!("{} panics were caught since the start: each is a bug", signs.panics);
+    found.add(signs.panics > 0, panics, "journalctl -u hikyaku: the place of each; please report it");
+    of_journal(&signs.journal, &mut found);
+    if let Some(reason) = &signs.reload_failure {
+        let what = format!("the last reload failed, the configuration before it holds: {reason}");
+        found.add(true, what, "hikyaku check, then hikyaku reload");
+    }
+    if let Some(most) = process.most_descriptors {
+        let is_near = process.descriptors >= most - most / 10;
+        let what = format!("{} of {most} descriptors are open", process.descriptors);
+        found.add(is_near, what, "LimitNOFILE= of the unit; limits.connections");
+    }
+    found.0
+}
+
+fn of_spool(signs: &Signs<'_>, spool: &Stat, found: &mut Found) {
+    if let Some(reason) = signs.not_ready {
+        found.add(true, reason.to_owned(), "hikyaku spool stat; journalctl -u hikyaku");
+    }
+    let failed = signs.is_recovery_failed && signs.not_ready.is_none_or(|reason| !reason.contains("recovery"));
+    let recovery = "recovery failed: mail of earlier starts waits on disk".to_owned();
+    found.add(failed, recovery, "journalctl -u hikyaku; restart");
+    let damaged = format!("{} damaged records or messages were met since the start", spool.damaged);
+    found.add(spool.damaged > 0, damaged, "hikyaku spool check; quarantine/ in the spool keeps a copy");
+    let given_up = format!("{} segments were given up since the start: a write or a sync failed", spool.given_up);
+    found.add(spool.given_up > 0, given_up, "the spool's disk: dmesg, smartctl; journalctl -u hikyaku");
+    // One in a hundred, as the alert HikyakuSyncSlow has it.
+    let (all, slow) = (spool.syncs_lately, spool.slow_syncs_lately);
+    let is_slow = slow >= SLOW_SYNCS && slow.saturating_mul(100) >= all;
+    let what = format!("{slow} of the last {all} syncs of the spool took half a second or more");
+    found.add(is_slow, what, "the spool's disk: iostat -x; who else writes to it");
+}
+
+fn of_queue(outline: &Outline, found: &mut Found) {
+    for held in &outline.held {
+        let what = format!("{} recipients are held: {}", held.recipients, held.reason);
+        found.add(true, what, "hikyaku queue list: held ones come first");
+    }
+    // What a receiver refuses or is spared is told as held up; a problem is what waits for ourselves.
+    let ours = |overdue: &&OverdueView| !RECEIVERS.contains(&overdue.cause);
+    for overdue in outline.overdue.iter().filter(ours) {
+        let what =
+            format!("{} recipients are past their time by more than a minute: {}", overdue.entries, overdue.cause);
+        found.add(true, what, "hikyaku sites; hikyaku queue show SITE");
+    }
+    let is_dns_bad = outline.dns_failing >= 3 && outline.dns_failing * 2 >= outline.dns_domains;
+    let dns = format!("DNS gives no plan for {} of {} domains with mail", outline.dns_failing, outline.dns_domains);
+    found.add(is_dns_bad, dns, "dns.resolvers; /etc/resolv.conf; hikyaku queue show DOMAIN");
+    let queued = outline.totals.queued;
+    let is_nearly_full = outline.capacity > 0 && queued >= outline.capacity - outline.capacity / 10;
+    let full = format!("the queue holds {queued} of at most {} recipients", outline.capacity);
+    found.add(is_nearly_full, full, "hikyaku sites; queue.max_recipients: past it submissions get 452");
+}
+
+fn of_journal(health: &Health, found: &mut Found) {
+    if let Some(reason) = &health.failing {
+        let what = format!("the journal cannot be written: {reason}");
+        found.add(true, what, "journal.path and its disk; events gather in memory, then are lost");
+    }
+    if let Some(loss) = health.loss.as_ref().filter(|loss| loss.ago < RECENT) {
+        let what = format!(
+            "the journal has lost {} events since {}, the last one {} min ago",
+            loss.events,
+            loss.from,
+            loss.ago.as_secs() / 60
+        );
+        found.add(true, what, "journal.path and its disk; `gap` lines in the journal; journal.buffer");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Loss;
+    use crate::queue::view::{HeldView, Totals};
+
+    fn of_signs(signs: &Signs<'_>) -> Vec<String> {
+        let found = troubles(signs, &Outline::default(), &Stat::default(), &Process::default());
+        found.into_iter().map(|trouble| trouble.what).collect()
+    }
+
+    fn all(outline: &Outline, spool: &Stat, process: &Process) -> Vec<String> {
+        troubles(&Signs::default(), outline, spool, process).into_iter().map(|trouble| trouble.what).collect()
+    }
+
+    #[test]
+    fn a_daemon_that_works_through_a_back_log_has_no_trouble() {
+        let totals = Totals { queued: 1_000_000, scheduled: 900_000, ready: 100_000, ..Totals::default() };
+        let outline = Outline { totals, capacity: 10_000_000, dns_failing: 2, dns_domains: 50, ..Outline::default() };
+        let process = Process { descriptors: 500, most_descriptors: Some(1_024), ..Process::default() };
+
+        assert_eq!(all(&outline, &Stat::default(), &process), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_trouble_is_told_with_its_numbers() {
+        let outline = Outline {
+            totals: Totals { queued: 95, ..Totals::default() },
+            capacity: 100,
+            held: vec![HeldView { reason: "damaged", recipients: 3 }],
+            overdue: vec![
+                OverdueView { cause: "timer", entries: 7 },
+                OverdueView { cause: "back-off", entries: 1_234 },
+            ],
+            dns_failing: 30,
+            dns_domains: 40,
+            ..Outline::default()
+        };
+        let spool = Stat { damaged: 2, ..Stat::default() };
+        let process = Process { descriptors: 990, most_descriptors: Some(1_000), ..Process::default() };
+
+        let told = all(&outline, &spool, &process);
+
+        for part in [
+            "2 damaged",
+            "3 recipients are held: damaged",
+            "7 recipients are past",
+            "30 of 40 domains",
+            "95 of at most 100",
+            "990 of 1000",
+        ] {
+            assert!(told.iter().any(|what| what.contains(part)), "{part}: {told:?}");
+        }
+        assert_eq!(told.len(), 6);
+    }
+
+    #[test]
+    fn a_journal_that_fails_is_told_and_a_gap_for_an_hour() {
+        let loss = |ago| Some(Loss { events: 696, from: "2026-11-25T19:04:45Z".to_owned(), ago });
+        let told = |failing: Option<&str>, loss| {
+            let journal = Health { failing: failing.map(str::to_owned), loss };
+            of_signs(&Signs { journal, ..Signs::default() })
+        };
+
+        let both = told(Some("No space left on device"), loss(Duration::from_secs(130)));
+
+        assert_eq!(both.len(), 2, "{both:?}");
+        assert!(both[0].contains("No space left"), "{both:?}");
+        assert!(both[1].contains("696 events since 2026-11-25T19:04:45Z, the last one 2 min ago"), "{both:?}");
+        assert_eq!(told(None, loss(RECENT)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_reload_that_failed_panics_and_a_part_that_stands_still_are_told() {
+        let still = vec![("timers", STILL), ("queue", Duration::from_secs(5))];
+        let reload_failure = Some("limits.connections: 0".to_owned());
+
+        let told = of_signs(&Signs { still, reload_failure, panics: 2, ..Signs::default() });
+
+        assert_eq!(told.len(), 3, "{told:?}");
+        for (what, part) in told.iter().zip(["timers has not moved for 30 s", "2 panics", "limits.connections: 0"]) {
+            assert!(what.contains(part), "{part}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_slow_or_failed_a_write_is_told_and_a_single_slow_sync_is_not() {
+        let told = |syncs_lately, slow_syncs_lately, given_up| {
+            let spool = Stat { syncs_lately, slow_syncs_lately, given_up, ..Stat::default() };
+            all(&Outline::default(), &spool, &Process::default())
+        };
+
+        assert_eq!(told(10, 2, 0), Vec::<String>::new());
+        assert_eq!(told(1_000, 9, 0), Vec::<String>::new());
+        assert_eq!(told(1_000, 10, 0).len(), 1);
+        assert!(told(3, 3, 1)[0].contains("1 segments were given up"));
+    }
+}
