@@ -74,6 +74,17 @@ pub(super) fn account_problem(config: &Config) -> Option<String> {
     Account::find(&config.user, &config.group).err().map(|error| format!("{error:#}"))
 }
 
+/// Who the daemon will be: user, and groups. None: the configured user cannot be had.
+pub(super) fn daemon_user(config: &Config) -> Option<(u32, Vec<u32>)> {
+    if config.user.is_empty() {
+        let groups = nix::unistd::getgroups().unwrap_or_default();
+        let groups = groups.into_iter().chain([Gid::effective()]).map(Gid::as_raw).collect();
+        return Some((Uid::effective().as_raw(), groups));
+    }
+    let account = Account::find(&config.user, &config.group).ok()?;
+    Some((account.user.as_raw(), account.groups.into_iter().map(Gid::as_raw).collect()))
+}
+
 impl Account {
     fn find(user: &str, group: &str) -> Result<Self> {
         let by_name = User::from_name(user).with_context(|| format!("user: {user} cannot be looked up"))?;

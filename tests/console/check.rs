@@ -10,6 +10,7 @@ async fn check(folder: &Path, resolver: SocketAddr, options: &[&str]) -> (i32, s
     let place = folder.display();
     let config = format!(
         "hostname = \"mta.test\"\nuser = \"nobody\"\n[spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\nsegment_size = \"1MiB\"\n\
+         [journal]\npath = \"{place}/journal\"\nmax_size = \"1MiB\"\n\
          [admin]\nsocket = \"{place}/admin.sock\"\n\
          [dns]\nresolvers = [\"{resolver}\"]\nattempts = 1\ntimeout = \"1s\"\n\
          [[source]]\nname = \"a\"\nipv4 = \"192.0.2.11\"\nehlo_name = \"Out.mta.test\"\n\
@@ -32,8 +33,10 @@ async fn check(folder: &Path, resolver: SocketAddr, options: &[&str]) -> (i32, s
 
 fn texts(found: &serde_json::Value, kind: &str) -> Vec<String> {
     let texts = found[kind].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned());
-    // Neither how many descriptors a test may open nor that these addresses are nobody's (RFC 5737) is asked here.
-    texts.filter(|text| !text.contains("descriptors") && !text.contains("no address of this machine")).collect()
+    // How many descriptors a test may open, that these addresses are nobody's (RFC 5737), and that nobody cannot write into
+    // a folder of the test's is not asked here.
+    let others = ["descriptors", "no address of this machine", "cannot make it in"];
+    texts.filter(|text| !others.iter().any(|other| text.contains(other))).collect()
 }
 
 async fn responder(zone: Zone) -> Responder {
@@ -97,4 +100,18 @@ async fn a_resolver_that_does_not_answer_is_noted_and_offline_does_not_ask() {
     let notes = texts(&found, "notes");
     assert!(code == 0 && !notes.is_empty() && texts(&found, "warnings").is_empty(), "{found}");
     assert!(notes.iter().all(|note| note.contains("not looked at")), "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_egress_address_of_another_machine_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+
+    let (code, found) = check(folder.path(), SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), &["--offline"]).await;
+
+    let warnings: Vec<&str> = found["warnings"].as_array().unwrap().iter().filter_map(|text| text.as_str()).collect();
+    for (number, address) in [(0, A), (1, B)] {
+        let expected = format!("source[{number}].ipv4: {address} is no address of this machine");
+        assert!(warnings.iter().any(|warning| warning.starts_with(&expected)), "{expected}: {found}");
+    }
+    assert_eq!(code, 0, "it is a warning");
 }
