@@ -31,11 +31,11 @@ pub(super) fn not_ready(state: &State) -> Option<String> {
     if state.stopping.is_cancelled() {
         return Some(match state.control.draining() {
             Some(left) => format!(
-                "draining for {} more seconds: {} transactions and DSNs, {} connections, {} sessions are left; submissions \
-                 get 421",
+                "draining for {} more seconds: {} transactions and DSNs, {} connections, {} sessions are left; new \
+                 connections are refused",
                 left.seconds_left, left.in_flight, left.connections, left.sessions
             ),
-            None => "stopping: submissions get 421, what is under way is finished".to_owned(),
+            None => "stopping: new connections are refused, what is under way is finished".to_owned(),
         });
     }
     reason(state.spool.recovery_failure().as_deref(), state.spool.health())

@@ -3,7 +3,7 @@
 //! They and their sessions run on the [`Front`]. A listener is told by its configured address. Those of one address
 //! (port 0) are taken in their order.
 
-use std::net::{self, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::Config;
-use crate::submission::{self, Door};
+use crate::submission::{self, Door, Leftover};
 
 use super::front::Front;
+use super::sockets::Listening;
 use super::watchdog::{Parts, beating};
 use super::{Error, settings, sockets};
 
@@ -53,7 +54,7 @@ pub(super) struct Prepared(Vec<Place>);
 
 enum Place {
     Kept(Open),
-    New(TcpListener, SocketAddr),
+    New { listener: TcpListener, local: SocketAddr, is_shared: bool },
 }
 
 impl Doors {
@@ -71,7 +72,10 @@ impl Doors {
             let is_it = |open: &&mut Option<&Open>| open.is_some_and(|open| open.address == section.address);
             let place = match kept.iter_mut().find(is_it).and_then(Option::take) {
                 Some(open) => Place::Kept(open.clone()),
-                None => place(sockets::bind_to(section.address)?, section.address, &self.front)?,
+                None => {
+                    let socket = sockets::bind_to(section.address)?;
+                    place(Listening { socket, is_shared: false }, section.address, &self.front)?
+                }
             };
             places.push(place);
         }
@@ -89,10 +93,11 @@ impl Doors {
                     open.door.apply(settings, self.services.clone());
                     open
                 }
-                Place::New(listener, local) => {
+                Place::New { listener, local, is_shared } => {
                     info!(address = %local, tenant = section.tenant, "listening for submissions");
                     let door = Door::new(settings, self.services.clone());
-                    let serve = submission::serve(listener, door.clone(), self.stop.clone());
+                    let leftover = if is_shared { Leftover::Stays } else { Leftover::IsToldToGo };
+                    let serve = submission::serve(listener, door.clone(), leftover, self.stop.clone());
                     self.tasks.spawn_on(beating(self.parts.accept_loop(), serve), self.front.handle());
                     Open { address: section.address, local, door }
                 }
@@ -127,16 +132,17 @@ impl Doors {
 }
 
 /// What is bound already, in the order of the configuration, for a start.
-pub(super) fn bound(listeners: Vec<net::TcpListener>, config: &Config, front: &Front) -> Result<Prepared, Error> {
+pub(super) fn bound(listeners: Vec<Listening>, config: &Config, front: &Front) -> Result<Prepared, Error> {
     let sections = listeners.into_iter().zip(&config.listeners);
     let places: Result<_, _> = sections.map(|(listener, section)| place(listener, section.address, front)).collect();
     Ok(Prepared(places?))
 }
 
-fn place(listener: net::TcpListener, address: SocketAddr, front: &Front) -> Result<Place, Error> {
+fn place(listening: Listening, address: SocketAddr, front: &Front) -> Result<Place, Error> {
     let listen = |error| Error::Listen { address, error };
-    let local = listener.local_addr().map_err(listen)?;
+    let Listening { socket, is_shared } = listening;
+    let local = socket.local_addr().map_err(listen)?;
     // A socket belongs to the runtime in which it is made one of Tokio's.
     let _inside = front.handle().enter();
-    Ok(Place::New(TcpListener::from_std(listener).map_err(listen)?, local))
+    Ok(Place::New { listener: TcpListener::from_std(socket).map_err(listen)?, local, is_shared })
 }

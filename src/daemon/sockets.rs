@@ -22,9 +22,17 @@ const UNPRIVILEGED: u16 = 1024;
 #[derive(Debug)]
 pub struct Sockets {
     /// One for each listener.
-    pub(super) listeners: Vec<TcpListener>,
+    pub(super) listeners: Vec<Listening>,
     /// For `/metrics`, if that is enabled.
     pub(super) metrics: Option<TcpListener>,
+}
+
+/// A socket of a listener.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub socket: TcpListener,
+    /// It was handed over: who did has it too, and connections that wait are the next daemon's.
+    pub is_shared: bool,
 }
 
 /// A socket that was handed over.
@@ -75,8 +83,11 @@ impl Sockets {
         }
         let addresses = config.listeners.iter().map(|listener| listener.address);
         let listeners = listeners.into_iter().zip(addresses);
-        let listeners =
-            listeners.map(|(found, address)| found.map_or_else(|| bind_to(address), Ok)).collect::<Result<_, _>>()?;
+        let listening = |(found, address)| match found {
+            Some(socket) => Ok(Listening { socket, is_shared: true }),
+            None => Ok(Listening { socket: bind_to(address)?, is_shared: false }),
+        };
+        let listeners = listeners.map(listening).collect::<Result<_, Error>>()?;
         if config.metrics.enabled && metrics.is_none() {
             metrics = Some(bind_to(config.metrics.address)?);
         }
@@ -141,7 +152,7 @@ mod tests {
     const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
     fn addresses(sockets: &Sockets) -> Vec<SocketAddr> {
-        sockets.listeners.iter().map(|socket| socket.local_addr().unwrap()).collect()
+        sockets.listeners.iter().map(|listening| listening.socket.local_addr().unwrap()).collect()
     }
 
     #[test]

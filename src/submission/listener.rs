@@ -5,7 +5,7 @@
 //! content that is coming in has [`Settings::stop_grace`] to end, and a message whose 250 is pending is finished. How long
 //! that may take in all is the daemon's decision: it drops the future.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,8 +78,17 @@ impl Door {
     }
 }
 
+/// What becomes of connections that wait to be accepted when a listener ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leftover {
+    /// They are greeted with 421; the kernel would reset them.
+    IsToldToGo,
+    /// They wait on: somebody else holds the socket, and accepts them later.
+    Stays,
+}
+
 /// Accepts messages on `listener` until `stop`, or until the door is closed and its sessions have ended.
-pub async fn serve(listener: TcpListener, door: Arc<Door>, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, door: Arc<Door>, leftover: Leftover, stop: CancellationToken) {
     let strangers = Arc::new(Semaphore::new(STRANGERS_MOST));
     let mut sessions = JoinSet::new();
     let mut forget = tokio::time::interval(FORGET_EVERY);
@@ -109,7 +118,10 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, stop: CancellationTok
             }
         }
     }
-    drop(listener);
+    match leftover {
+        Leftover::IsToldToGo => turn_leftover_away(listener, &door),
+        Leftover::Stays => drop(listener),
+    }
     while sessions.join_next().await.is_some() {}
 }
 
@@ -132,6 +144,25 @@ fn receive(stream: TcpStream, client: IpAddr, door: &Door, strangers: &Arc<Semap
         Err(refusal) => {
             turn_away(&stream, &refusal, &rules.services);
             None
+        }
+    }
+}
+
+/// Says 421 to whoever has connected and was not accepted yet, and listens no more. Who connects between the last of them
+/// and the end is reset by the kernel, and who comes later is refused.
+fn turn_leftover_away(listener: TcpListener, door: &Door) {
+    // Without the runtime, which may not know of the newest ones yet; it does not block either.
+    let Ok(listener) = listener.into_std() else { return };
+    let rules = door.rules.load();
+    loop {
+        match listener.accept() {
+            Ok((mut stream, _)) => {
+                rules.services.metrics.count(refusal::STOPPING.cause);
+                let _ =
+                    stream.set_nonblocking(true).and_then(|()| stream.write_all(refusal::STOPPING.line().as_bytes()));
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(_) => return,
         }
     }
 }
@@ -165,5 +196,5 @@ async fn run(connection: Connection, stop: CancellationToken, room: Room) {
 /// Says 421 or 554 and closes, without a task: the reply fits into the empty socket buffer of a new connection.
 fn turn_away(stream: &TcpStream, refusal: &Refusal, services: &Services) {
     services.metrics.count(refusal.cause);
-    let _ = stream.try_write(format!("{} {} {}\r\n", refusal.code, refusal.status, refusal.text).as_bytes());
+    let _ = stream.try_write(refusal.line().as_bytes());
 }

@@ -116,6 +116,13 @@ pub struct Refusal {
     pub cause: Cause,
 }
 
+impl Refusal {
+    /// As it is said.
+    pub fn line(&self) -> String {
+        format!("{} {} {}\r\n", self.code, self.status, self.text)
+    }
+}
+
 const fn refusal(code: u16, class: u8, subject: u16, detail: u16, text: &'static str, cause: Cause) -> Refusal {
     Refusal { code, status: Status::new(class, subject, detail), text, cause }
 }

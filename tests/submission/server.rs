@@ -15,7 +15,7 @@ use hikyaku::metrics::Registry;
 use hikyaku::queue::{self, Queue};
 use hikyaku::spool::{self, Attempts, Spool};
 use hikyaku::state::Orders;
-use hikyaku::submission::{Door, Services, Settings, serve};
+use hikyaku::submission::{Door, Leftover, Services, Settings, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -52,7 +52,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let services = Services::new(spool.clone(), queue.clone(), clock, "mx.test".into(), &registry);
         let stop = CancellationToken::new();
-        let running = tokio::spawn(serve(listener, Door::new(settings, services), stop.clone()));
+        let running = tokio::spawn(serve(listener, Door::new(settings, services), Leftover::IsToldToGo, stop.clone()));
         Self { address, spool, queue, registry, stop, storage, running, _root: root }
     }
 

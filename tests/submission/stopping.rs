@@ -1,13 +1,15 @@
 //! A whole daemon that is stopped while a client sends content: what is finished in time is kept, the rest gets 421.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hikyaku::config::Config;
 use hikyaku::daemon::Daemon;
+use hikyaku::submission::Settings;
 
-use crate::server::{Client, id_of};
+use crate::server::{Client, Server, id_of};
 
 /// Nothing can be delivered: no resolver answers.
 pub fn config(folder: &Path, drain: &str) -> Config {
@@ -76,4 +78,22 @@ async fn a_client_that_is_silent_in_its_content_is_told_before_the_grace_is_over
     assert_eq!(silent.reply().await, "");
     drop(silent);
     stopping.await.unwrap();
+}
+
+/// One thread, so that nobody accepts before the stop.
+#[tokio::test]
+async fn who_waits_to_be_accepted_when_the_stop_begins_is_greeted_with_421() {
+    let server = Server::start(Settings::default()).await;
+    let waiting: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+
+    server.stop.cancel();
+    server.running.await.unwrap();
+
+    for mut stream in waiting {
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with("421 4.3.2 "), "{said:?}");
+    }
+    let refused = TcpStream::connect(server.address).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 }
