@@ -80,6 +80,11 @@ const NO_LIMIT: u32 = u32::MAX;
 /// Sites that are asked for an idle connection at one refusal.
 const PATIENCE: usize = 16;
 
+/// The ceiling of a window; none: it has none of its own.
+pub(super) fn ceiling_of(window: &Window) -> Option<u32> {
+    Some(window.ceiling()).filter(|ceiling| *ceiling != NO_LIMIT)
+}
+
 impl Gate {
     fn new(ceiling: u32, source: Option<u16>) -> Self {
         let (fresh, others) = Default::default();

@@ -16,6 +16,7 @@ use crate::message::{Lane, Outcome};
 
 use super::domain::Domain;
 use super::engine::Engine;
+use super::gates::ceiling_of;
 use super::held::Hold;
 use super::path::{Cause, Path};
 use super::settle::{describe, describe_failure};
@@ -209,7 +210,7 @@ impl Engine {
             ipv4: source.ipv4.map(|address| address.to_string()),
             ipv6: source.ipv6.map(|address| address.to_string()),
             ehlo_name: source.ehlo_name.to_string(),
-            most_connections: self.gates.of(index).map(|gate| gate.window.ceiling()),
+            most_connections: self.gates.of(index).and_then(|gate| ceiling_of(&gate.window)),
             ..SourceView::default()
         });
         let mut sources: Vec<SourceView> = sources.collect();
@@ -279,7 +280,7 @@ impl Engine {
         let window = |of: String, window: &Window| LimitView {
             what: "connections",
             of,
-            most: Some(window.ceiling().into()),
+            most: ceiling_of(window).map(u64::from),
             used: Some(window.used().into()),
             ..LimitView::default()
         };

@@ -75,6 +75,7 @@ async fn a_connection_that_waits_is_shown_with_its_step_host_and_time() {
     let answer = running.until_json(&["queue", "show", "stalls.test"], waits).await;
     let (code, text, _) = running.command(&["queue", "show", "stalls.test"]).await;
     let (_, pools, _) = running.command(&["pools"]).await;
+    let (_, pools_json, _) = running.command(&["pools", "--json"]).await;
 
     let connection = &answer["connections"][0];
     assert_eq!((connection["state"].as_str(), connection["messages"].as_u64()), (Some("transaction"), Some(0)));
@@ -84,6 +85,11 @@ async fn a_connection_that_waits_is_shown_with_its_step_host_and_time() {
     assert_eq!((site["what"].as_str(), site["used"].as_u64()), (Some("connections"), Some(1)));
     assert!(code == 0 && text.contains("transaction end-of-data") && text.contains("LIMIT"), "{text}");
     assert!(pools.contains("mta.test") && pools.contains("127.0.0.1"), "{pools}");
+    // The source has no limit of its own.
+    for text in [&text, &pools, &pools_json, &answer.to_string()] {
+        assert!(!text.contains(&u32::MAX.to_string()), "{text}");
+    }
+    assert!(pools_json.contains("\"most_connections\": null"), "{pools_json}");
     running.stop().await;
 }
 
