@@ -272,7 +272,9 @@ mod tests {
             suspended: 0,
         };
 
-        let entries = entry_table(&[entry], 1_400_000).render(Some(80));
+        let table = entry_table(&[entry], 1_400_000);
+        let (entries, narrow) = (table.render(Some(80)), table.render(Some(60)));
+        assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
 
         let summary = totals.summary().map(|line| format!("queue  {line}"));
         let lines = entries.lines().chain(summary.iter().map(String::as_str));

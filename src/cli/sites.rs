@@ -145,10 +145,12 @@ mod tests {
             ..Site::default()
         };
 
-        let sites = site_table([&site].into_iter()).render(Some(80));
+        for width in [80, 60, 40] {
+            let sites = site_table([&site].into_iter()).render(Some(width));
 
-        assert!(sites.lines().all(|line| line.chars().count() <= 80), "{sites}");
-        assert!(sites.contains("421 4.7.0 too many connections"), "{sites}");
+            assert!(sites.lines().all(|line| line.chars().count() <= width), "{sites}");
+            assert!(width < 80 || sites.contains("421 4.7.0 too many connections"), "{sites}");
+        }
     }
 
     #[test]

@@ -139,9 +139,11 @@ impl Table {
                 continue;
             }
             let flexible = shown.iter().copied().filter(can_shrink);
-            let Some(widest) = flexible.max_by_key(|at| widths.get(*at).copied()) else { break };
-            match widths.get_mut(widest) {
+            let widest = flexible.max_by_key(|at| widths.get(*at).copied());
+            match widest.and_then(|widest| widths.get_mut(widest)) {
                 Some(width) if *width > NARROWEST => *width -= 1,
+                // All that gives way has: what stands furthest to the right goes.
+                _ if shown.len() > 1 => drop(shown.pop()),
                 _ => break,
             }
         }
