@@ -89,7 +89,10 @@ fn without_a_daemon_the_spool_on_disk_is_shown() {
 
     assert_eq!(code(&output), 0);
     assert!(errors(&output).contains("without its lock"), "{}", errors(&output));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("unfinished messages"));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("unfinished messages"), "{shown}");
+    let free = shown.lines().find(|line| line.starts_with("free on the disk")).unwrap();
+    assert!(!free.ends_with(" 0 B"), "{free}");
 }
 
 #[test]

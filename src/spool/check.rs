@@ -119,11 +119,13 @@ pub fn check_storage(storage: Arc<dyn Storage>, full: bool) -> Result<CheckRepor
 /// The figures of a spool without a daemon.
 pub fn stat(path: &Path) -> Result<Stat, CheckError> {
     let mut report = CheckReport::default();
-    let parts = read(Arc::new(Disk::new(path)), false, &mut report)?;
+    let disk = Arc::new(Disk::new(path));
+    let parts = read(disk.clone(), false, &mut report)?;
     let mut stat = Stat {
         messages: parts.map.len() as u64,
         damaged: report.damaged.len() as u64,
         tail: report.tail.len() as u64,
+        free: disk.space().map_or(0, |space| space.free),
         ..Stat::default()
     };
     parts.ledger.sum(&mut stat);
