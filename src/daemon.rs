@@ -353,8 +353,11 @@ impl Daemon {
 
     /// What the admin interface shows.
     fn admin_state(&self) -> admin::State {
+        let (spool, journal) = (absolute(&self.config.spool.path), &self.config.journal);
+        let journal = journal.enabled.then(|| absolute(&journal.path));
         admin::State {
             control: self.control.clone(),
+            places: admin::Places { spool, journal },
             started: self.started,
             spool: self.spool.clone(),
             queue: self.queue.clone(),
@@ -365,6 +368,11 @@ impl Daemon {
             stopping: self.doors.stop.clone(),
         }
     }
+}
+
+/// A path that holds for other processes, too.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Sets the gauges of the spool and of the process, and has the exporter do its upkeep, until `stop`.

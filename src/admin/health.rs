@@ -4,8 +4,8 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 
-use super::State;
 use super::error::Refusal;
+use super::{Places, State};
 use crate::spool::{AcceptError, Stat};
 
 /// Answers while the process can answer at all.
@@ -24,6 +24,11 @@ pub(super) async fn ready(Shared(state): Shared<State>) -> Result<&'static str, 
 /// The spool in numbers.
 pub(super) async fn spool(Shared(state): Shared<State>) -> Result<Json<Stat>, Refusal> {
     Ok(Json(tokio::task::spawn_blocking(move || state.spool.stat()).await?))
+}
+
+/// Where the daemon's files are.
+pub(super) async fn places(Shared(state): Shared<State>) -> Json<Places> {
+    Json(state.places)
 }
 
 /// Why messages are better sent elsewhere.

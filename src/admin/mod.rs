@@ -10,6 +10,7 @@
 //! | `/v1/status` | [`Status`] |
 //! | POST `/v1/reload` | [`Reloaded`]: what the configuration file, read again, has changed; 422 and 409: nothing |
 //! | `/v1/spool` | [`Stat`] |
+//! | `/v1/places` | [`Places`] |
 //! | `/v1/queue` | [`crate::queue::View`]: counts by site and tenant |
 //! | `/v1/queue/site?name=` | [`crate::queue::view::SiteDetail`]: one site, by its name or a domain that goes to it |
 //! | `/v1/pools` | [`crate::queue::view::Pools`]: connections by source and MX set |
@@ -35,6 +36,7 @@ mod server;
 mod socket;
 mod trouble;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -73,6 +75,8 @@ pub struct State {
     pub control: Control,
     /// When it started.
     pub started: Instant,
+    /// Where its files are.
+    pub places: Places,
     /// What is kept.
     pub spool: Spool,
     /// What is to be delivered.
@@ -87,6 +91,15 @@ pub struct State {
     pub wall: Bulkhead,
     /// Cancelled by the daemon when it begins to stop.
     pub stopping: CancellationToken,
+}
+
+/// Where a daemon's files are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Places {
+    /// The spool's directory.
+    pub spool: PathBuf,
+    /// The journal's; none: it keeps none.
+    pub journal: Option<PathBuf>,
 }
 
 /// The daemon at a glance.
@@ -126,6 +139,7 @@ fn router(state: State) -> Router {
         .route("/v1/status", get(overview::status))
         .route("/v1/reload", post(control::reload))
         .route("/v1/spool", get(health::spool))
+        .route("/v1/places", get(health::places))
         .route("/v1/message/{id}", get(message_view::message))
         .route("/v1/queue", get(queue_view::view))
         .route("/v1/queue/site", get(queue_view::site))

@@ -2,17 +2,15 @@
 //!
 //! The queue is asked through the admin interface, what has ended is looked for in the files of the journal.
 
-use std::ops::ControlFlow;
-
 use anyhow::anyhow;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
-use super::journal::{Place, print_table};
+use super::journal::{Place, print_table, searched};
 use super::queue;
 use super::selection::{SelectionArguments, query};
 use super::{Remote, exit, print_json};
-use crate::journal::{self, Kind, Query};
+use crate::journal::{Kind, Query};
 use crate::state::Selection;
 
 /// What ends a recipient.
@@ -44,7 +42,7 @@ impl Find {
         }
         let path = format!("/v1/queue/entries?limit={}{}", self.limit, query(&selection));
         let queued: Value = self.remote.get(&path).await?;
-        let ended = if self.queued { None } else { Some(self.ended(&selection)) };
+        let ended = if self.queued { None } else { Some(self.ended(&selection).await) };
         if self.remote.json {
             let lines = ended.transpose()?.unwrap_or_default();
             let lines: Result<Vec<Value>, _> = lines.iter().map(|line| serde_json::from_slice(line)).collect();
@@ -62,7 +60,7 @@ impl Find {
     }
 
     /// Lines of the journal about recipients that have ended.
-    fn ended(&self, selection: &Selection) -> Result<Vec<Vec<u8>>, Failure> {
+    async fn ended(&self, selection: &Selection) -> Result<Vec<Vec<u8>>, Failure> {
         let text = |value: &Option<Box<str>>| value.as_deref().map(str::to_owned);
         if [&selection.site, &selection.lane, &selection.source].into_iter().any(Option::is_some) {
             let say = "--site, --lane and --source are asked of the queue only: add --queued";
@@ -74,7 +72,7 @@ impl Find {
         {
             return Err(Failure::usage(anyhow!("patterns are asked of the queue only: add --queued")));
         }
-        let folder = self.place.folder()?;
+        let folder = self.place.folder(Some(&self.remote.place())).await?;
         let query = Query {
             recipient: text(&selection.recipient),
             sender,
@@ -85,7 +83,7 @@ impl Find {
             limit: usize::try_from(self.limit).unwrap_or(usize::MAX),
             ..Query::default()
         };
-        let hits = journal::search(&folder, &query, &mut |_| ControlFlow::Continue(()));
+        let hits = searched(&folder, &query);
         let failed =
             |error| anyhow!("cannot read the journal in {}: {error}\n--queued leaves it out", folder.display());
         Ok(hits.map_err(failed)?.lines)

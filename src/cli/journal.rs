@@ -5,7 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,13 +13,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::check::DEFAULT_CONFIG;
 use super::exit::{self, Exit, Failure};
+use super::places::{Named, Socket};
 use super::table::{Table, below, extra, long, octets, plain, text, thousands};
-use crate::config::Config;
 use crate::config::units::Span;
 use crate::journal::follow::From;
-use crate::journal::search::Progress;
+use crate::journal::search::{Hits, Progress};
 use crate::journal::{Follower, Kind, Query, Record, search, time};
 use crate::message::MessageId;
 
@@ -43,17 +42,15 @@ pub(super) struct Place {
     /// The journal's directory [default: journal.path of the configuration]
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
-    /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
-    config: PathBuf,
+    /// The configuration file [default: what the daemon at --socket says, else /etc/hikyaku/config.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 impl Place {
-    pub(super) fn folder(&self) -> Result<PathBuf, Failure> {
-        match &self.path {
-            Some(path) => Ok(path.clone()),
-            None => Ok(Config::load(&self.config).map_err(Failure::usage)?.journal.path),
-        }
+    pub(super) async fn folder(&self, socket: Option<&Path>) -> Result<PathBuf, Failure> {
+        let named = Named { place: self.path.as_deref(), config: self.config.as_deref(), socket };
+        named.find(|config| config.journal.path, |places| places.journal).await
     }
 }
 
@@ -74,6 +71,8 @@ pub(super) struct Follow {
     json: bool,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    socket: Socket,
 }
 
 /// Options of `journal search`.
@@ -114,13 +113,15 @@ pub(super) struct Search {
     json: bool,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    socket: Socket,
 }
 
 impl Journal {
     pub(super) async fn execute(self) -> exit::Result {
         match self {
             Self::Follow(follow) => follow.execute().await,
-            Self::Search(search) => search.execute(),
+            Self::Search(search) => search.execute().await,
         }
     }
 }
@@ -151,7 +152,7 @@ impl Follow {
     async fn execute(self) -> exit::Result {
         let catch = |kind| signal(kind).context("cannot catch signals");
         let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
-        let folder = self.place.folder()?;
+        let folder = self.place.folder(self.socket.socket.as_deref()).await?;
         let mut follower = Follower::open(&folder, self.from)?;
         let is_over = Arc::new(AtomicBool::new(self.once));
         let seen = is_over.clone();
@@ -266,8 +267,8 @@ fn detail(record: &Record<'_>) -> String {
 }
 
 impl Search {
-    fn execute(self) -> exit::Result {
-        let folder = self.place.folder()?;
+    async fn execute(self) -> exit::Result {
+        let folder = self.place.folder(self.socket.socket.as_deref()).await?;
         let sender = self.sender.map(|sender| sender.trim_start_matches('<').trim_end_matches('>').to_owned());
         let query = Query {
             recipient: self.recipient,
@@ -281,21 +282,8 @@ impl Search {
             until: self.until,
             limit: usize::try_from(self.limit).unwrap_or(usize::MAX),
         };
-        let began = Instant::now();
-        let mut shown = false;
-        let mut show = |progress: Progress| {
-            if began.elapsed() >= PATIENCE && io::stderr().is_terminal() {
-                let Progress { files: (done, all), octets: read, found } = progress;
-                eprint!("\r{done} of {all} files, {} read, {} found ", octets(read), thousands(found as u64));
-                shown = true;
-            }
-            ControlFlow::Continue(())
-        };
-        let hits = search(&folder, &query, &mut show)
-            .with_context(|| format!("cannot read the journal in {}", folder.display()))?;
-        if shown {
-            eprintln!();
-        }
+        let hits =
+            searched(&folder, &query).with_context(|| format!("cannot read the journal in {}", folder.display()))?;
         let printed = if self.json { print_lines(&hits.lines) } else { print_table(&hits.lines) };
         if let Err(error) = printed.map_err(|error| (error.kind(), error)) {
             return if error.0 == io::ErrorKind::BrokenPipe { Ok(Exit::Ok) } else { Err(error.1.into()) };
@@ -311,6 +299,25 @@ impl Search {
         }
         Ok(Exit::Ok)
     }
+}
+
+/// Searches, and shows on a terminal how far it is if that takes a while.
+pub(super) fn searched(folder: &Path, query: &Query) -> io::Result<Hits> {
+    let began = Instant::now();
+    let mut shown = false;
+    let mut show = |progress: Progress| {
+        if began.elapsed() >= PATIENCE && io::stderr().is_terminal() {
+            let Progress { files: (done, all), octets: read, found } = progress;
+            eprint!("\r{done} of {all} files, {} read, {} found ", octets(read), thousands(found as u64));
+            shown = true;
+        }
+        ControlFlow::Continue(())
+    };
+    let hits = search(folder, query, &mut show);
+    if shown {
+        eprintln!();
+    }
+    hits
 }
 
 fn print_lines(lines: &[Vec<u8>]) -> io::Result<()> {

@@ -17,6 +17,7 @@ mod notify;
 mod orders;
 mod out;
 mod patience;
+mod places;
 mod pools;
 mod privileges;
 mod queue;
@@ -30,7 +31,7 @@ mod status;
 pub mod table;
 mod top;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -103,10 +104,18 @@ pub struct Remote {
 
 impl Remote {
     fn client(&self) -> Client {
-        let from_environment = || std::env::var_os("HIKYAKU_SOCKET").map(PathBuf::from);
-        let socket = self.socket.clone().or_else(from_environment);
-        Client::new(&socket.unwrap_or_else(|| crate::admin::DEFAULT_SOCKET.into()))
+        Client::new(&self.place())
     }
+
+    /// Where the daemon is asked.
+    fn place(&self) -> PathBuf {
+        socket_named(self.socket.as_deref()).unwrap_or_else(|| crate::admin::DEFAULT_SOCKET.into())
+    }
+}
+
+/// The socket that an option or the environment names.
+fn socket_named(option: Option<&Path>) -> Option<PathBuf> {
+    option.map(Path::to_owned).or_else(|| std::env::var_os("HIKYAKU_SOCKET").map(PathBuf::from))
 }
 
 impl Remote {

@@ -9,13 +9,12 @@ use anyhow::Context;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::check::DEFAULT_CONFIG;
 use super::client::ClientError;
 use super::exit::{Exit, Failure};
 use super::patience::patiently;
+use super::places::{Named, Socket};
 use super::table::{octets, thousands};
 use super::{Remote, exit, print_json};
-use crate::config::Config;
 use crate::spool::{self, CheckError, CheckReport};
 
 /// How often a check begins again before its error is told.
@@ -36,17 +35,14 @@ struct Place {
     /// The spool's directory [default: spool.path of the configuration]
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
-    /// The configuration that names the directory
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG, conflicts_with = "spool")]
-    config: PathBuf,
+    /// The configuration that names the directory [default: /etc/hikyaku/config.toml]
+    #[arg(long, value_name = "FILE", conflicts_with = "spool")]
+    config: Option<PathBuf>,
 }
 
 impl Place {
-    fn path(self) -> Result<PathBuf, Failure> {
-        match self.spool {
-            Some(path) => Ok(path),
-            None => Ok(Config::load(&self.config).map_err(Failure::usage)?.spool.path),
-        }
+    fn named<'a>(&'a self, socket: Option<&'a Path>) -> Named<'a> {
+        Named { place: self.spool.as_deref(), config: self.config.as_deref(), socket }
     }
 }
 
@@ -62,6 +58,8 @@ pub(super) struct Check {
     /// Print what was found as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    socket: Socket,
 }
 
 /// Options of `spool stat`.
@@ -84,7 +82,9 @@ impl Spool {
 
 impl Check {
     async fn execute(self) -> exit::Result {
-        let (path, is_full_scan) = (self.place.path()?, self.full_scan);
+        let named = self.place.named(self.socket.socket.as_deref());
+        let path = named.find(|config| config.spool.path, |places| Some(places.spool)).await?;
+        let is_full_scan = self.full_scan;
         let looked_at = path.clone();
         // On a thread of its own, so that something moves on the terminal meanwhile.
         let looking = tokio::task::spawn_blocking(move || look(&looked_at, is_full_scan));
@@ -168,7 +168,8 @@ impl Show {
         let client = self.remote.client();
         let answer: Value = match client.get("/v1/spool").await {
             Err(error @ ClientError::Unreachable { .. }) => {
-                let found = self.place.path().ok().and_then(|path| Some((spool::stat(&path).ok()?, path)));
+                let path = self.place.named(None).of_file(|config| config.spool.path).ok();
+                let found = path.and_then(|path| Some((spool::stat(&path).ok()?, path)));
                 let Some((stat, path)) = found else { return Err(error.into()) };
                 eprintln!("no daemon answers: read from {} without its lock", path.display());
                 serde_json::to_value(stat)?

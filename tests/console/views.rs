@@ -174,3 +174,22 @@ async fn a_domain_without_a_plan_is_explained() {
     assert!(screen.contains("1 of 1 domains with mail have no plan, such as planless.test"), "{screen}");
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_that_read_files_ask_the_daemon_where_they_are() {
+    let running = Running::start(&[("fine.test", Character::Takes)]).await;
+    running.submit(&["a@fine.test"]).await;
+
+    let found = running.until(&["journal", "search"], |text| text.contains("delivered")).await;
+    let (follow, events, errors) = running.command(&["journal", "follow", "--from", "start", "--once"]).await;
+    let ended = running.until(&["message", "find", "--domain", "fine.test"], |text| text.contains("delivered")).await;
+    let (check, said, check_errors) = running.command(&["spool", "check"]).await;
+
+    assert_eq!((found.0, follow, ended.0), (0, 0, 0), "{errors}");
+    assert!(events.contains("delivered"), "{events}");
+    assert!(check == 0 && said.contains("sound"), "{said}{check_errors}");
+    let missing = running.folder.path().join("missing.toml");
+    let (code, _, errors) = running.command(&["spool", "check", "--config", missing.to_str().unwrap()]).await;
+    assert!(code == 2 && errors.contains("missing.toml"), "what the command line names comes first: {errors}");
+    running.stop().await;
+}

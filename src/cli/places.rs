@@ -1,0 +1,67 @@
+//! Where the journal and the spool are: as the command line says, as a configuration file says, or as a running daemon says.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::check::DEFAULT_CONFIG;
+use super::exit::Failure;
+use super::{client, socket_named};
+use crate::config::Config;
+
+/// Option of commands that read files and need no daemon.
+#[derive(Debug, clap::Args)]
+pub(super) struct Socket {
+    /// Admin socket of a daemon that tells where it is, if no option names a place [default: HIKYAKU_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// The daemon's answer; fields as in [`crate::admin::Places`].
+#[derive(Debug, Deserialize)]
+pub(super) struct Places {
+    pub spool: PathBuf,
+    /// None: it keeps none.
+    pub journal: Option<PathBuf>,
+}
+
+/// What the options say.
+pub(super) struct Named<'a> {
+    /// The place itself.
+    pub place: Option<&'a Path>,
+    /// The configuration that names it.
+    pub config: Option<&'a Path>,
+    /// A daemon that knows it.
+    pub socket: Option<&'a Path>,
+}
+
+impl Named<'_> {
+    /// The place: `of_config` and `of_daemon` pick it. A daemon is asked only if one was named.
+    pub(super) async fn find(
+        self,
+        of_config: impl FnOnce(Config) -> PathBuf,
+        of_daemon: impl FnOnce(Places) -> Option<PathBuf>,
+    ) -> Result<PathBuf, Failure> {
+        if let Some(place) = self.place {
+            return Ok(place.to_owned());
+        }
+        if self.config.is_none()
+            && let Some(socket) = socket_named(self.socket)
+        {
+            let places: Places = client::Client::new(&socket).get("/v1/places").await?;
+            return of_daemon(places).ok_or_else(|| anyhow::anyhow!("this daemon keeps no journal").into());
+        }
+        self.of_file(of_config)
+    }
+
+    /// The same without asking a daemon.
+    pub(super) fn of_file(self, of_config: impl FnOnce(Config) -> PathBuf) -> Result<PathBuf, Failure> {
+        match self.place {
+            Some(place) => Ok(place.to_owned()),
+            None => {
+                let file = self.config.unwrap_or(Path::new(DEFAULT_CONFIG));
+                Ok(of_config(Config::load(file).map_err(Failure::usage)?))
+            }
+        }
+    }
+}
