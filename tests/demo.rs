@@ -20,3 +20,22 @@ fn demo_delivers_or_reports_every_message_once_and_leaves_nothing_behind() {
     assert!(text.lines().any(|line| line.starts_with("bounced") && line.contains(" 5 ")), "{text}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "the folder is removed");
 }
+
+#[test]
+fn demo_gives_its_result_as_json_and_tells_no_socket_that_is_gone() {
+    let place = tempfile::tempdir().unwrap();
+    let demo = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
+        command.args(["demo", "--messages", "20", "--connections", "2", "--dir"]).arg(place.path()).args(more);
+        command.output().unwrap()
+    };
+
+    let json = demo(&["--json"]);
+    let plain = demo(&[]);
+
+    let result: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&result["success"], &result["lost"]), (&true.into(), &0.into()), "{result}");
+    assert!(result["sites"].as_array().unwrap().len() > 5 && result["seconds"].is_f64(), "{result}");
+    let told = String::from_utf8_lossy(&plain.stdout).into_owned();
+    assert!(told.contains("demo --keep") && !told.contains("HIKYAKU_SOCKET"), "{told}");
+}

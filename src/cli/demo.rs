@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::exit::{self, Exit, Failure};
+use super::print_json;
 use super::run::{Signals, runtime, start_log};
 use super::table::{octets, thousands};
 use crate::config::units::{ByteSize, Span};
@@ -44,6 +45,9 @@ pub(super) struct Demo {
     /// What the daemon logs to standard error, as log.filter in the configuration
     #[arg(long, value_name = "FILTER", default_value = "error")]
     log: String,
+    /// Print the result as JSON, and nothing else to standard output
+    #[arg(long)]
+    json: bool,
 }
 
 /// Without any progress for this long, what is still open is counted as lost.
@@ -76,7 +80,7 @@ impl Demo {
             () = signals.termination() => Err(anyhow::anyhow!("interrupted").into()),
         };
         if self.keep && result.is_ok() {
-            println!("\nStill running, and doing nothing more; Ctrl-C ends it.");
+            self.say("\nStill running, and doing nothing more; Ctrl-C ends it.");
             signals.termination().await;
         }
         stage.clear().await;
@@ -85,15 +89,16 @@ impl Demo {
 
     async fn play(&self, stage: &Stage) -> exit::Result {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        println!(
+        self.say(&format!(
             "{} messages of 1-100 KB over {} connections,\nto {} receivers on 127.77.0.x port {}; {cores} cores\n",
             thousands(u64::from(self.messages)),
             self.connections,
             SITES.len(),
             stage.receivers.port(),
-        );
+        ));
         if self.keep {
-            println!("While it runs, try in another terminal:\n{}\n", commands(stage.daemon.admin_socket()));
+            let commands = commands(&program(), stage.daemon.admin_socket());
+            self.say(&format!("While it runs, try in another terminal:\n{commands}\n"));
         }
         let submitted = tokio::select! {
             submitted = self.submit_and_wait(stage) => submitted?,
@@ -102,14 +107,31 @@ impl Demo {
         let left = stage.settled().await;
         let receivers = stage.receivers.sites.iter().map(AsRef::as_ref);
         let report = Report::new(&stage.ledger, submitted, receivers, left);
-        println!("{report}");
+        if self.json {
+            print_json(&report.json())?;
+        } else {
+            println!("{report}");
+        }
         if !report.is_success() {
             eprintln!("open: {:?} ...", stage.ledger.open(10));
             return Ok(Exit::Problem);
         }
-        let keep = if self.keep { "" } else { " with `hikyaku demo --keep`, in another terminal" };
-        println!("Try next{keep}:\n{}", commands(stage.daemon.admin_socket()));
+        if self.keep {
+            let commands = commands(&program(), stage.daemon.admin_socket());
+            self.say(&format!("Try next, in another terminal:\n{commands}"));
+        } else {
+            self.say(&format!("Next, `{} demo --keep` stays up for the other commands.", program()));
+        }
         Ok(Exit::Ok)
+    }
+
+    /// Tells people something that is not the result.
+    fn say(&self, text: &str) {
+        if self.json {
+            eprintln!("{text}");
+        } else {
+            println!("{text}");
+        }
     }
 
     async fn submit_and_wait(&self, stage: &Stage) -> anyhow::Result<Submitted> {
@@ -216,10 +238,42 @@ fn require_room(folder: &Path, messages: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn commands(socket: Option<&Path>) -> String {
+/// How this program was called; in a fresh clone it is not found by its name alone.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "hikyaku".to_owned())
+}
+
+fn commands(program: &str, socket: Option<&Path>) -> String {
     let socket = socket.map(|socket| socket.display().to_string()).unwrap_or_default();
-    format!(
-        "  export HIKYAKU_SOCKET={socket}\n  hikyaku status\n  hikyaku queue sites\n  hikyaku queue list --domain \
-         greylisting.test\n  hikyaku message show ID      # one of that list\n  hikyaku spool stat"
-    )
+    let lines = [
+        "status",
+        "sites",
+        "queue list --domain greylisting.test",
+        "message show ID      # one of that list",
+        "message find --domain slow.test",
+        "journal search --limit 10",
+        "spool check",
+    ];
+    let commands: Vec<String> = lines.iter().map(|line| format!("  {program} {line}")).collect();
+    format!("  export HIKYAKU_SOCKET={socket}\n{}", commands.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Arguments;
+
+    #[test]
+    fn every_command_that_is_suggested_exists() {
+        let text = commands("target/release/hikyaku", Some(Path::new("/tmp/demo/admin.sock")));
+
+        assert!(text.starts_with("  export HIKYAKU_SOCKET=/tmp/demo/admin.sock\n"), "{text}");
+        for line in text.lines().skip(1) {
+            let words = line.split('#').next().unwrap().replace("ID", "0000000000001");
+            assert!(line.starts_with("  target/release/hikyaku "), "{line}");
+            Arguments::try_parse_from(words.split_whitespace()).unwrap();
+        }
+    }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::latency::Latencies;
 use super::ledger::{Ledger, Tally};
 use super::load::Submitted;
@@ -60,6 +62,42 @@ impl Report {
         }
     }
 
+    /// For programs: durations in seconds.
+    pub fn json(&self) -> Value {
+        let Tally { acknowledged, delivered, bounced, open, duplicated, altered } = self.tally;
+        let site = |site: &SiteLine| {
+            json!({
+                "site": site.domain,
+                "character": site.character,
+                "connections": site.connections,
+                "refused_connections": site.refused_connections,
+                "delivered": site.delivered,
+                "deferred": site.deferred,
+                "refused": site.refused,
+                "arrived": site.arrived.json(),
+            })
+        };
+        json!({
+            "success": self.is_success(),
+            "accepted": acknowledged,
+            "delivered": delivered,
+            "bounced": bounced,
+            "lost": open,
+            "duplicated": duplicated,
+            "altered": altered,
+            "left_in_queue": self.left_in_queue,
+            "unanswered": self.submitted.unknown,
+            "retries": self.submitted.retries,
+            "content_bytes": self.octets,
+            "seconds": self.took.as_secs_f64(),
+            "accepted_seconds": self.submitted.took.as_secs_f64(),
+            "delivered_95_percent_seconds": self.bulk_took.as_secs_f64(),
+            "end_of_data_to_250": self.acknowledged.json(),
+            "submission_to_delivery": self.arrived.json(),
+            "sites": self.sites.iter().map(site).collect::<Vec<_>>(),
+        })
+    }
+
     /// Nothing lost, nothing twice, nothing altered, nothing left behind.
     pub fn is_success(&self) -> bool {
         let Tally { open, duplicated, altered, .. } = self.tally;
@@ -70,6 +108,11 @@ impl Report {
 impl Percentiles {
     fn of(latencies: &Latencies) -> Self {
         Self([50.0, 90.0, 99.0, 100.0].map(|percent| latencies.percentile(percent)))
+    }
+
+    fn json(&self) -> Value {
+        let [p50, p90, p99, longest] = self.0.map(|duration| duration.map(|duration| duration.as_secs_f64()));
+        json!({ "p50": p50, "p90": p90, "p99": p99, "longest": longest })
     }
 }
 
