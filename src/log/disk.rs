@@ -40,8 +40,8 @@ impl Disk {
     }
 }
 
-fn refused(reason: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, reason)
+fn refused(path: &Path, reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, format!("{} {reason}", path.display()))
 }
 
 /// Makes a directory of ours or checks the one that is there.
@@ -53,16 +53,22 @@ fn own_directory(path: &Path) -> io::Result<()> {
     }
     let metadata = std::fs::symlink_metadata(path)?;
     if metadata.file_type().is_symlink() {
-        return Err(refused("the spool directory is a symbolic link"));
+        return Err(refused(path, "is a symbolic link: name the directory it leads to"));
     }
     if !metadata.is_dir() {
-        return Err(refused("the spool is not a directory"));
+        return Err(refused(path, "is not a directory"));
     }
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return Err(refused("the spool directory belongs to another user"));
+    let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner != own {
+        let reason = format!(
+            "belongs to user {owner}, and this runs as user {own}: run it as {owner} (started as root, by `user` in the \
+             configuration), or as root: chown -R {own} {}",
+            path.display()
+        );
+        return Err(refused(path, &reason));
     }
     if metadata.mode() & 0o022 != 0 {
-        return Err(refused("the spool directory is writable by others"));
+        return Err(refused(path, "is writable by others: chmod 700"));
     }
     if metadata.mode() & 0o077 != 0 {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
@@ -225,6 +231,23 @@ mod tests {
         let second = Disk::new(root.path().join("spool")).claim(&["a"]).unwrap_err();
 
         assert_eq!(second.kind(), io::ErrorKind::ResourceBusy);
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_named_with_both_users_and_what_to_do() {
+        let root = tempfile::tempdir().unwrap();
+        let own = rustix::process::geteuid();
+        let place = if own.is_root() { root.path() } else { Path::new("/usr") };
+        if own.is_root() {
+            std::os::unix::fs::chown(place, Some(4_321), None).unwrap();
+        }
+
+        let told = Disk::new(place).claim(&[]).unwrap_err().to_string();
+
+        let owner = if own.is_root() { 4_321 } else { 0 };
+        let repair = format!("chown -R {} {}", own.as_raw(), place.display());
+        assert!(told.starts_with(&format!("{} belongs to user {owner}", place.display())), "{told}");
+        assert!(told.contains("`user`") && told.ends_with(&repair), "{told}");
     }
 
     #[test]
