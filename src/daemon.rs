@@ -181,20 +181,24 @@ impl Daemon {
         let hostname = hostname(&config);
         let threads = tokio::runtime::Handle::current().metrics().num_workers();
 
+        // Whatever another process or a damaged file can spoil comes before the log makes its first segments.
         let front = Front::start()?;
         let bound = doors::bound(sockets.listeners, &config, &front)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
-        let (spool, recovery) = Spool::open(settings::spool(&config), disk.clone(), clock, &registry)?;
+        let claimed = Spool::claim(settings::spool(&config), disk.clone())?;
         let orders = Orders::open(disk, clock.wall())?;
+        let watched = Watched::bind(&config, sockets.metrics)?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
-        let queue_settings = settings::queue(&config, &hostname, threads);
         let journal = match config.journal.enabled {
-            true => Journal::open(settings::journal(&config), spool.next_id().start(), clock, &registry)?,
+            true => Journal::open(settings::journal(&config), claimed.start(), clock, &registry)?,
             false => Journal::off(),
         };
+        let (spool, recovery) = claimed.open(&registry)?;
+        let queue_settings = settings::queue(&config, &hostname, threads);
         let queue =
             Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry).with_journal(journal.clone());
-        let deliverer = Deliverer::new(settings::delivery(&config), spool.clone(), clock, &registry)?;
+        let deliverer = Deliverer::new(settings::delivery(&config), spool.clone(), clock, &registry);
+        let deliverer = or_abandon(&spool, deliverer.map_err(Error::from)).await?;
         let mut watchers = JoinSet::new();
         let scheduler = queue.start(deliverer.clone() as Arc<dyn Courier>);
         watchers.spawn(async move {
@@ -225,8 +229,8 @@ impl Daemon {
             admin: None,
             config,
         };
-        daemon.recovery = Some(daemon.recover(recovery)?);
-        daemon.watch(sockets.metrics, clock)?;
+        daemon.recovery = Some(or_abandon(&daemon.spool, daemon.recover(recovery)).await?);
+        daemon.watch(watched, clock);
         daemon.doors.commit(bound, &daemon.config, &hostname);
         daemon.note_parts();
         Ok(daemon)
@@ -303,15 +307,11 @@ impl Daemon {
         thread::Builder::new().name("recovery".to_owned()).spawn(run).map_err(Error::Thread)
     }
 
-    fn watch(&mut self, metrics: Option<net::TcpListener>, clock: Clock) -> Result<(), Error> {
-        let path = self.config.admin.socket.clone();
-        if !path.as_os_str().is_empty() {
-            let socket = admin::bind_unix(&path).map_err(|error| Error::Socket { path, error })?;
+    fn watch(&mut self, watched: Watched, clock: Clock) {
+        if let Some(socket) = watched.admin {
             self.serve_admin(socket);
         }
-        if let Some(listener) = metrics {
-            let address = self.config.metrics.address;
-            let listener = TcpListener::from_std(listener).map_err(|error| Error::Listen { address, error })?;
+        if let Some(listener) = watched.metrics {
             self.serve_metrics(listener);
         }
         let gauges = gauges::SpoolGauges::new(&self.registry, self.config.spool.reserve);
@@ -320,7 +320,6 @@ impl Daemon {
         let process = Arc::new(Process::new(&self.registry, self.started, clock.wall_precise(), &runtimes));
         let (registry, spool, stop) = (self.registry.clone(), self.spool.clone(), self.stop_watching.clone());
         self.watchers.spawn(upkeep(registry, spool, gauges, process, clock, stop));
-        Ok(())
     }
 
     /// Everything but the accept loops that the watchdog is to look at.
@@ -373,6 +372,33 @@ impl Daemon {
 /// A path that holds for other processes, too.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The sockets that the daemon is watched by, bound.
+struct Watched {
+    admin: Option<admin::AdminSocket>,
+    metrics: Option<TcpListener>,
+}
+
+impl Watched {
+    fn bind(config: &Config, metrics: Option<net::TcpListener>) -> Result<Self, Error> {
+        let path = config.admin.socket.clone();
+        let admin = match path.as_os_str().is_empty() {
+            true => None,
+            false => Some(admin::bind_unix(&path).map_err(|error| Error::Socket { path, error })?),
+        };
+        let address = config.metrics.address;
+        let metrics = metrics.map(TcpListener::from_std).transpose();
+        Ok(Self { admin, metrics: metrics.map_err(|error| Error::Listen { address, error })? })
+    }
+}
+
+/// A start that fails takes the segments of a spool that is open already with it.
+async fn or_abandon<T>(spool: &Spool, result: Result<T, Error>) -> Result<T, Error> {
+    if result.is_err() {
+        spool.abandon().await;
+    }
+    result
 }
 
 /// Sets the gauges of the spool and of the process, and has the exporter do its upkeep, until `stop`.

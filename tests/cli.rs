@@ -48,6 +48,51 @@ fn wrong_configuration_ends_with_2_and_names_file_key_and_range() {
     }
 }
 
+/// A configuration in a folder that has everything in it.
+fn place(folder: &Path) -> String {
+    let place = folder.display();
+    write(
+        folder,
+        &format!(
+            "[spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\nsegment_size = \"1MiB\"\n[journal]\npath = \"{place}/journal\"\n\
+             [admin]\nsocket = \"{place}/admin.sock\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n[metrics]\naddress = \"127.0.0.1:0\"\n"
+        ),
+    )
+}
+
+fn segments(folder: &Path) -> usize {
+    let Ok(files) = std::fs::read_dir(folder.join("spool/segments")) else { return 0 };
+    files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|end| end == "seg")).count()
+}
+
+#[test]
+fn starts_that_fail_leave_no_segment_behind() {
+    type Spoil = fn(&Path) -> Box<dyn std::any::Any>;
+    let orders: Spoil = |folder| {
+        std::fs::create_dir_all(folder.join("spool/state")).unwrap();
+        for directory in ["spool", "spool/state"] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            std::fs::set_permissions(folder.join(directory), mode).unwrap();
+        }
+        Box::new(std::fs::write(folder.join("spool/state/orders"), "x").unwrap())
+    };
+    let socket: Spoil = |folder| Box::new(std::os::unix::net::UnixListener::bind(folder.join("admin.sock")).unwrap());
+    let journal: Spoil = |folder| Box::new(std::fs::write(folder.join("journal"), "x").unwrap());
+    for (spoil, word) in [(orders, "orders"), (socket, "admin.sock"), (journal, "journal")] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = place(folder.path());
+        let _spoilt = spoil(folder.path());
+
+        for _ in 0..3 {
+            let output = hikyaku(&["run", "--config", &config]);
+            assert_eq!(code(&output), 2, "{}", errors(&output));
+            assert!(errors(&output).contains(word), "{}", errors(&output));
+        }
+
+        assert_eq!(segments(folder.path()), 0, "{word}");
+    }
+}
+
 #[test]
 fn unknown_command_ends_with_2() {
     assert_eq!(code(&hikyaku(&["deliver"])), 2);

@@ -131,3 +131,37 @@ async fn many_sessions_share_commits_over_many_segments() {
     raised.sort_unstable();
     assert_eq!(raised, ids);
 }
+
+#[tokio::test]
+async fn a_start_that_is_abandoned_leaves_the_segments_that_it_found() {
+    let root = Root::new();
+    let (spool, recovery) = open(root.disk());
+    drop(recovery);
+    let id = spool.next_id();
+    spool.accept(message(id, 1, 1_000)).await.unwrap();
+    spool.close().await;
+    drop(spool);
+    let segments = || {
+        let files = std::fs::read_dir(root.0.path().join("spool/segments")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".seg")).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = segments();
+
+    for _ in 0..3 {
+        let (spool, recovery) = open(root.disk());
+        drop(recovery);
+        spool.abandon().await;
+        assert_eq!(segments(), before);
+    }
+
+    let (spool, recovery) = open(root.disk());
+    let (found, report) = recover(recovery);
+    assert_eq!((found.len(), report.damaged, found[0].id), (1, 0, id));
+    let second = spool.next_id();
+    spool.accept(message(second, 1, 1_000)).await.unwrap();
+    spool.abandon().await;
+    drop((spool, found));
+    let (found, _) = recover(open(root.disk()).1);
+    assert_eq!(found.len(), 2, "what holds something stays");
+}

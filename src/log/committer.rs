@@ -517,9 +517,13 @@ pub(super) fn fail(shared: &Shared, placed: Vec<Placed>) {
 }
 
 /// At an orderly end the last segment is sealed like the others; an empty batch names its end as synced, as the next
-/// segment's batches do for every other one.
+/// segment's batches do for every other one. One without records is left to [`super::writer::Writer::abandon`] if that
+/// is how it ends.
 fn seal_last(shared: &Shared) {
     let mut tail = shared.tail.lock();
+    if tail.open.is_unused() && shared.pending.lock().abandoned {
+        return;
+    }
     if tail.broken || tail.open.is_none || tail.synced != tail.open.position() {
         return;
     }

@@ -56,6 +56,7 @@ struct Shared {
 /// The thread that makes segments, and what it made.
 #[derive(Debug)]
 pub struct Supply {
+    storage: Arc<dyn Storage>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -111,10 +112,10 @@ impl Supply {
         let state = Mutex::new(State { ready: None, failure: None, making, stopping: false, plan });
         let shared = Arc::new(Shared { state, changed: Condvar::new() });
         let thread = std::thread::Builder::new().name("spool-supply".into()).spawn({
-            let shared = shared.clone();
+            let (shared, storage) = (shared.clone(), storage.clone());
             move || run(&shared, &*storage, &wall)
         })?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { storage, shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// The next segment, waiting for the thread if it is at work; an error if it cannot make one now.
@@ -155,6 +156,15 @@ impl Supply {
     pub fn retry(&self) {
         if self.shared.state.lock().failure.is_some() {
             self.shared.changed.notify_all();
+        }
+    }
+
+    /// Removes `open`, to which nothing was written, and the segment that is ready; to be called when the thread has ended.
+    pub fn remove_unused(&self, open: Option<u32>) {
+        let ready = self.shared.state.lock().ready.take().map(|fresh| fresh.header.sequence);
+        for sequence in ready.into_iter().chain(open) {
+            // One that stays is found empty, and deleted, by the next start that works.
+            let _ = self.storage.remove(&segment::path(sequence));
         }
     }
 

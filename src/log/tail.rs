@@ -72,6 +72,11 @@ impl Open {
         self.fresh.header.sequence
     }
 
+    /// Whether nothing was written to it.
+    pub fn is_unused(&self) -> bool {
+        self.offset == FIRST && self.batches == 0
+    }
+
     pub fn position(&self) -> Position {
         Position { segment: self.sequence(), offset: self.offset }
     }

@@ -175,6 +175,8 @@ pub(super) struct Pending {
     /// The committer waits for the turn to come back.
     pub awaits_turn: bool,
     pub closing: bool,
+    /// Set before `closing`: a last segment without records is not sealed but removed.
+    pub abandoned: bool,
 }
 
 /// What would wake the committer.
@@ -381,6 +383,16 @@ impl Writer {
     /// The sequence of the segment that is written to.
     pub fn open_segment(&self) -> u32 {
         self.shared.tail.lock().open.sequence()
+    }
+
+    /// Ends the threads; segments that hold nothing are removed. Only for a log of which nothing was deleted yet: the next
+    /// one goes on from the highest sequence that it finds, and none may be used twice. Blocks.
+    pub fn abandon(&self) {
+        self.shared.pending.lock().abandoned = true;
+        self.close();
+        let tail = self.shared.tail.lock();
+        let is_unused = !tail.open.is_none && !tail.broken && tail.retired.is_empty() && tail.open.is_unused();
+        self.shared.supply.remove_unused(is_unused.then(|| tail.open.sequence()));
     }
 
     /// Writes, syncs and seals what there is and ends the threads. Blocks.

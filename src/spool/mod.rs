@@ -41,6 +41,7 @@ pub use check::{CheckError, CheckReport, Region, check, check_storage, stat};
 pub use contract::*;
 use inner::{Active, Concluding, Inner};
 use map::Location;
+pub use open::Claimed;
 pub use recovery::Recovery;
 pub use spill::SpillFile;
 
@@ -256,6 +257,17 @@ impl Spool {
         self.inner.keeper.stop();
         self.inner.writer.close();
         keeper::write_indexes(&self.inner);
+    }
+
+    /// Ends a spool that came to nothing: no recovery has run and no message was accepted. The segments that were made for
+    /// it are removed, so that starts that fail one after the other do not fill the disk.
+    pub async fn abandon(&self) {
+        let spool = self.clone();
+        let abandon = move || {
+            spool.inner.keeper.stop();
+            spool.inner.writer.abandon();
+        };
+        let _ = tokio::task::spawn_blocking(abandon).await;
     }
 
     /// Does at once what the keeper's thread would do next: indexes, a checkpoint, deletions, copies. Blocks.

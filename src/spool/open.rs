@@ -33,15 +33,19 @@ const MOST_SEGMENT: u64 = 16 << 30;
 /// What operators ordered: kept here by `state`, under the spool's lock.
 const STATE: &str = "state";
 
+/// A directory that is ours, with nothing written but which start this is: what else a daemon needs can still fail, and
+/// leaves nothing behind.
+#[derive(Debug)]
+pub struct Claimed {
+    settings: Settings,
+    storage: Arc<dyn Storage>,
+    found: Vec<Found>,
+    start: u32,
+}
+
 impl Spool {
-    /// Locks the directory, reads the segments' headers only and starts a new segment. The messages of earlier starts
-    /// come by [`Recovery::run`], while this spool already accepts.
-    pub fn open(
-        settings: Settings,
-        storage: Arc<dyn Storage>,
-        _clock: Clock,
-        registry: &Registry,
-    ) -> Result<(Self, Recovery), OpenError> {
+    /// Locks the directory and reads the segments' headers only.
+    pub fn claim(settings: Settings, storage: Arc<dyn Storage>) -> Result<Claimed, OpenError> {
         if !(LEAST_SEGMENT..=MOST_SEGMENT).contains(&settings.segment_size) {
             return Err(OpenError::SegmentSize);
         }
@@ -50,7 +54,29 @@ impl Spool {
         let survey = Survey::take(&*storage).map_err(OpenError::Read)?;
         let last = survey.last_start(&*storage)?;
         let start = start::advance(&*storage, &survey.marks, last).map_err(OpenError::Start)?;
-        let found = survey.found;
+        Ok(Claimed { settings, storage, found: survey.found, start })
+    }
+
+    /// [`Spool::claim`] and [`Claimed::open`] in one.
+    pub fn open(
+        settings: Settings,
+        storage: Arc<dyn Storage>,
+        _clock: Clock,
+        registry: &Registry,
+    ) -> Result<(Self, Recovery), OpenError> {
+        Self::claim(settings, storage)?.open(registry)
+    }
+}
+
+impl Claimed {
+    /// Which start of a daemon on this spool this is.
+    pub fn start(&self) -> u32 {
+        self.start
+    }
+
+    /// Starts a new segment. The messages of earlier starts come by [`Recovery::run`], while this spool already accepts.
+    pub fn open(self, registry: &Registry) -> Result<(Spool, Recovery), OpenError> {
+        let Self { settings, storage, found, start } = self;
         let first = found.iter().map(|found| found.sequence).max().unwrap_or_default().saturating_add(1);
         let keeper = Arc::new(Keeper::new(registry));
         let nudge = {
@@ -93,7 +119,7 @@ impl Spool {
             damaged: Mutex::default(),
             dead_spills: Mutex::default(),
         };
-        let spool = Self { inner: Arc::new(inner) };
+        let spool = Spool { inner: Arc::new(inner) };
         keeper.start(Arc::downgrade(&spool.inner)).map_err(OpenError::Start)?;
         Ok((spool.clone(), Recovery::new(spool, found.iter().map(|found| found.sequence).collect())))
     }
@@ -115,6 +141,7 @@ fn tally(registry: &Registry) -> Tally {
 }
 
 /// A segment of an earlier start.
+#[derive(Debug)]
 struct Found {
     sequence: u32,
     size: u64,
