@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::exit::{self, Exit, Failure};
-use super::print_json;
 use super::run::{Signals, runtime};
 use super::table::thousands;
+use super::{out, print_json};
 use crate::config::units::{ByteSize, Span};
 use crate::demo::content::Shape;
 use crate::demo::ledger::Ledger;
@@ -253,7 +253,7 @@ impl Sink {
         let character = Character::Sink { has_chunking: self.chunking, delay: self.delay.0 };
         let server = SinkServer::new(&ledger, character);
         let at = server.listen(self.listen).await.map_err(Failure::usage)?;
-        eprintln!("taking messages at {at}; Ctrl-C ends it");
+        out::remark_line(format_args!("taking messages at {at}; Ctrl-C ends it"));
         let (began, mut last) = (Instant::now(), 0);
         loop {
             tokio::select! {
@@ -262,13 +262,13 @@ impl Sink {
             }
             let count = server.count();
             if count > last {
-                eprintln!(
+                out::remark_line(format_args!(
                     "{:>5} s  {} messages, {} in the last second, {} connections so far",
                     began.elapsed().as_secs(),
                     thousands(count),
                     thousands(count - last),
                     thousands(server.connections())
-                );
+                ));
                 last = count;
             }
             if self.messages.is_some_and(|messages| count >= messages) {
@@ -280,7 +280,7 @@ impl Sink {
         if self.json {
             return print_json(&serde_json::json!({ "messages": messages, "connections": connections }));
         }
-        println!("{} messages over {} connections", thousands(messages), thousands(connections));
+        out::line(format_args!("{} messages over {} connections", thousands(messages), thousands(connections)))?;
         Ok(Exit::Ok)
     }
 }

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::exit::{self, Exit};
-use super::print_json;
 use super::privileges;
 use super::table::plain_lines;
+use super::{out, print_json};
 use crate::config::{Config, ConfigError};
 
 /// Where packages and the unit file put the configuration.
@@ -58,7 +58,7 @@ impl Check {
         }
         let kinds = [("error", &findings.errors), ("warning", &findings.warnings), ("note", &findings.notes)];
         for (kind, texts) in kinds {
-            texts.iter().for_each(|text| eprintln!("{kind}: {}", plain_lines(text)));
+            texts.iter().for_each(|text| out::remark_line(format_args!("{kind}: {}", plain_lines(text))));
         }
         if exit == Exit::Ok {
             let found = match findings.warnings.len() {
@@ -66,7 +66,7 @@ impl Check {
                 1 => "usable; 1 warning".to_owned(),
                 count => format!("usable; {count} warnings"),
             };
-            println!("{}: {found}", self.config.display());
+            out::line(format_args!("{}: {found}", self.config.display()))?;
         }
         Ok(exit)
     }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::exit::{self, Exit, Failure};
-use super::print_json;
 use super::run::{Signals, runtime, start_log};
 use super::table::{octets, thousands};
+use super::{out, print_json};
 use crate::config::units::{ByteSize, Span};
 use crate::config::{Config, Logging};
 use crate::daemon::Daemon;
@@ -80,7 +80,8 @@ impl Demo {
             () = signals.termination() => Err(anyhow::anyhow!("interrupted").into()),
         };
         if self.keep && result.is_ok() {
-            self.say("\nStill running, and doing nothing more; Ctrl-C ends it.");
+            // Kept although nobody may read it.
+            let _ = self.say("\nStill running, and doing nothing more; Ctrl-C ends it.");
             signals.termination().await;
         }
         stage.clear().await;
@@ -95,10 +96,10 @@ impl Demo {
             self.connections,
             SITES.len(),
             stage.receivers.port(),
-        ));
+        ))?;
         if self.keep {
             let commands = commands(&program(), stage.daemon.admin_socket());
-            self.say(&format!("While it runs, try in another terminal:\n{commands}\n"));
+            self.say(&format!("While it runs, try in another terminal:\n{commands}\n"))?;
         }
         let submitted = tokio::select! {
             submitted = self.submit_and_wait(stage) => submitted?,
@@ -110,28 +111,28 @@ impl Demo {
         if self.json {
             print_json(&report.json())?;
         } else {
-            println!("{report}");
+            out::line(&report)?;
         }
         if !report.is_success() {
-            eprintln!("open: {:?} ...", stage.ledger.open(10));
+            out::remark_line(format_args!("open: {:?} ...", stage.ledger.open(10)));
             return Ok(Exit::Problem);
         }
         if self.keep {
             let commands = commands(&program(), stage.daemon.admin_socket());
-            self.say(&format!("Try next, in another terminal:\n{commands}"));
+            self.say(&format!("Try next, in another terminal:\n{commands}"))?;
         } else {
-            self.say(&format!("Next, `{} demo --keep` stays up for the other commands.", program()));
+            self.say(&format!("Next, `{} demo --keep` stays up for the other commands.", program()))?;
         }
         Ok(Exit::Ok)
     }
 
     /// Tells people something that is not the result.
-    fn say(&self, text: &str) {
+    fn say(&self, text: &str) -> std::io::Result<()> {
         if self.json {
-            eprintln!("{text}");
-        } else {
-            println!("{text}");
+            out::remark_line(text);
+            return Ok(());
         }
+        out::line(text)
     }
 
     async fn submit_and_wait(&self, stage: &Stage) -> anyhow::Result<Submitted> {

@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 use super::journal::{Place, print_table, searched};
 use super::queue;
 use super::selection::{SelectionArguments, query};
-use super::{Remote, exit, print_json};
+use super::{Remote, exit, out, print_json};
 use crate::journal::{Kind, Query};
 use crate::state::Selection;
 
@@ -48,13 +48,13 @@ impl Find {
             let lines: Result<Vec<Value>, _> = lines.iter().map(|line| serde_json::from_slice(line)).collect();
             return print_json(&json!({ "queued": queued, "ended": lines? }));
         }
-        println!("queued:");
+        out::line("queued:")?;
         queue::print_entries(queued, "  nothing")?;
         if let Some(ended) = ended {
             // What is queued has been told: that the rest cannot be read is a problem all the same.
             let lines = ended?;
-            println!("\nended:");
-            if lines.is_empty() { println!("  nothing in the journal") } else { print_table(&lines)? }
+            out::line("\nended:")?;
+            if lines.is_empty() { out::line("  nothing in the journal")? } else { print_table(&lines)? }
         }
         Ok(Exit::Ok)
     }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{self, Exit, Failure};
+use super::out::{self, Out};
 use super::places::{Named, Socket};
 use super::table::{Table, below, extra, long, octets, plain, text, thousands};
 use crate::config::units::Span;
@@ -171,19 +172,17 @@ impl Follow {
             }
         };
         match printed {
-            // Whoever read our output has gone: there is nothing wrong with that.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Ok),
-            Err(error) => return Err(anyhow!("{}: {error}", folder.display()).into()),
+            Err(error) => return Err(anyhow::Error::new(error).context(folder.display().to_string()).into()),
             Ok(()) => {}
         }
         if let Some(cursor) = cursor.filter(|_| io::stderr().is_terminal()) {
-            eprintln!("resume with --from {cursor}");
+            out::remark_line(format_args!("resume with --from {cursor}"));
         }
         Ok(Exit::Ok)
     }
 
     fn print(&self, follower: &mut Follower, is_over: &AtomicBool, is_signalled: &AtomicBool) -> io::Result<()> {
-        let mut out = io::BufWriter::new(io::stdout().lock());
+        let mut out = io::BufWriter::new(Out::lock());
         let wants = |record: &Record<'_>| {
             let is = |kind: &Kind| record.raw("event") == Some(kind.as_str().as_bytes());
             if self.events.is_empty() { !is(&Kind::File) } else { self.events.iter().any(is) }
@@ -204,14 +203,14 @@ impl Follow {
             });
             out.flush()?;
             for missing in follower.take_missing() {
-                eprintln!(
+                out::remark_line(format_args!(
                     "hikyaku: events after {} up to {} were removed before they could be read",
                     missing.after, missing.until
-                );
+                ));
             }
             if follower.damaged() > damaged {
                 damaged = follower.damaged();
-                eprintln!("hikyaku: {damaged} lines cannot be read (left by a power cut?)");
+                out::remark_line(format_args!("hikyaku: {damaged} lines cannot be read (left by a power cut?)"));
             }
             if is_signalled.load(Ordering::Relaxed) {
                 return Ok(());
@@ -284,18 +283,23 @@ impl Search {
         };
         let hits =
             searched(&folder, &query).with_context(|| format!("cannot read the journal in {}", folder.display()))?;
-        let printed = if self.json { print_lines(&hits.lines) } else { print_table(&hits.lines) };
-        if let Err(error) = printed.map_err(|error| (error.kind(), error)) {
-            return if error.0 == io::ErrorKind::BrokenPipe { Ok(Exit::Ok) } else { Err(error.1.into()) };
+        if self.json {
+            print_lines(&hits.lines)?
+        } else {
+            print_table(&hits.lines)?
         }
         if hits.is_cut {
-            eprintln!("the newest {}: there may be older ones (--limit, --since)", hits.lines.len());
+            let newest = hits.lines.len();
+            out::remark_line(format_args!("the newest {newest}: there may be older ones (--limit, --since)"));
         }
         if hits.gaps > 0 {
-            eprintln!("events are missing at {} places that were read: --event gap shows them", hits.gaps);
+            let gaps = hits.gaps;
+            out::remark_line(format_args!(
+                "events are missing at {gaps} places that were read: --event gap shows them"
+            ));
         }
         if hits.damaged > 0 {
-            eprintln!("{} lines could not be read", hits.damaged);
+            out::remark_line(format_args!("{} lines could not be read", hits.damaged));
         }
         Ok(Exit::Ok)
     }
@@ -308,20 +312,21 @@ pub(super) fn searched(folder: &Path, query: &Query) -> io::Result<Hits> {
     let mut show = |progress: Progress| {
         if began.elapsed() >= PATIENCE && io::stderr().is_terminal() {
             let Progress { files: (done, all), octets: read, found } = progress;
-            eprint!("\r{done} of {all} files, {} read, {} found ", octets(read), thousands(found as u64));
+            let (read, found) = (octets(read), thousands(found as u64));
+            out::remark(format_args!("\r{done} of {all} files, {read} read, {found} found "));
             shown = true;
         }
         ControlFlow::Continue(())
     };
     let hits = search(folder, query, &mut show);
     if shown {
-        eprintln!();
+        out::remark_line("");
     }
     hits
 }
 
 fn print_lines(lines: &[Vec<u8>]) -> io::Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::new(Out::lock());
     for line in lines {
         out.write_all(line)?;
         out.write_all(b"\n")?;
@@ -331,9 +336,9 @@ fn print_lines(lines: &[Vec<u8>]) -> io::Result<()> {
 
 pub(super) fn print_table(lines: &[Vec<u8>]) -> io::Result<()> {
     if lines.is_empty() {
-        return writeln!(io::stdout(), "nothing found");
+        return out::line("nothing found");
     }
-    write!(io::stdout(), "{}", table(lines).render(super::table::terminal_width()))
+    table(lines).print()
 }
 
 fn table(lines: &[Vec<u8>]) -> Table {

@@ -6,7 +6,7 @@ use super::exit::Exit;
 use super::find::Find;
 use super::queue::Attempt;
 use super::table::{Table, below, extra, long, number, octets, plain, span, text};
-use super::{Remote, exit, orders, print_json};
+use super::{Remote, exit, orders, out, print_json};
 use crate::admin::MessageView;
 use crate::message::MessageId;
 use crate::state::Action;
@@ -69,12 +69,10 @@ impl Show {
             return print_json(&view);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        print!("{}", summary(&view, now));
-        recipient_table(&view, now).print();
-        println!();
-        for line in view.header.split("\r\n") {
-            println!("{}", header_line(line));
-        }
+        out::write(summary(&view, now).as_bytes())?;
+        recipient_table(&view, now).print()?;
+        let header: Vec<String> = view.header.split("\r\n").map(header_line).collect();
+        out::line(format_args!("\n{}", header.join("\n")))?;
         Ok(Exit::Ok)
     }
 }

@@ -147,8 +147,9 @@ pub fn execute(arguments: Arguments) -> ExitCode {
     };
     match result {
         Ok(exit) => exit.into(),
+        Err(Failure { error, .. }) if out::is_closed(&error) => Exit::Ok.into(),
         Err(Failure { exit, error }) => {
-            eprintln!("hikyaku: {}", table::plain_lines(&told(&error)));
+            out::remark_line(format_args!("hikyaku: {}", table::plain_lines(&told(&error))));
             exit.into()
         }
     }

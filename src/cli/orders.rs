@@ -3,7 +3,7 @@
 //! An order is placed by the first five, is listed by `orders`, and ends by its duration, by `queue resume` or by
 //! `orders undo`.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::anyhow;
@@ -14,7 +14,7 @@ use super::exit::{Exit, Failure};
 use super::patience::patiently;
 use super::selection::{SelectionArguments, query};
 use super::table::{Table, below, long, number, plain, span, text, thousands};
-use super::{Remote, exit, print_json};
+use super::{Remote, exit, out, print_json};
 use crate::admin::Flush;
 use crate::config::units::Span;
 use crate::state::{Action, Order, Request, Selection};
@@ -157,18 +157,13 @@ pub(super) async fn place(remote: &Remote, request: &Request) -> exit::Result {
         return print_json(&answer);
     }
     let Placed { order, counts, ended } = serde_json::from_value(answer)?;
-    println!(
-        "order {}: {} {}{}",
-        order.id,
-        order.action.as_str(),
-        plain(&order.selection.to_string()),
-        lasting(&order)
-    );
-    println!("{}", counted(&counts));
+    let (action, about) = (order.action.as_str(), plain(&order.selection.to_string()));
+    out::line(format_args!("order {}: {action} {about}{}", order.id, lasting(&order)))?;
+    out::line(counted(&counts))?;
     if order.action.is_final() {
-        println!("{} given up", thousands(ended));
+        out::line(format_args!("{} given up", thousands(ended)))?;
     } else {
-        println!("undo it by: hikyaku orders undo {}", order.id);
+        out::line(format_args!("undo it by: hikyaku orders undo {}", order.id))?;
     }
     Ok(Exit::Ok)
 }
@@ -204,12 +199,12 @@ impl FlushNow {
             return print_json(&answer);
         }
         let number = |key: &str| thousands(answer.get(key).and_then(Value::as_u64).unwrap_or(0));
-        println!(
+        out::line(format_args!(
             "{} scheduled and {} held recipients are tried now; the back-off of {} sites was ended",
             number("scheduled"),
             number("held"),
             number("sites")
-        );
+        ))?;
         Ok(Exit::Ok)
     }
 }
@@ -224,7 +219,7 @@ impl Orders {
                 if remote.json {
                     return print_json(&answer);
                 }
-                print_orders(&[serde_json::from_value(answer)?]);
+                print_orders(&[serde_json::from_value(answer)?])?;
                 Ok(Exit::Ok)
             }
             Some(Command::Undo { ids, remote }) => undo(&remote, &ids).await,
@@ -239,9 +234,9 @@ async fn list(remote: &Remote) -> exit::Result {
     }
     let views: Vec<View> = serde_json::from_value(answer)?;
     if views.is_empty() {
-        println!("no orders stand");
+        out::line("no orders stand")?;
     } else {
-        print_orders(&views);
+        print_orders(&views)?;
     }
     Ok(Exit::Ok)
 }
@@ -254,14 +249,14 @@ async fn undo(remote: &Remote, ids: &[u32]) -> exit::Result {
         let answer: Value = patiently("releasing recipients", remote.client().delete(&path)).await?;
         if !remote.json {
             let released = answer.get("released").and_then(Value::as_u64).unwrap_or(0);
-            println!("order {id} undone: {} recipients go on", thousands(released));
+            out::line(format_args!("order {id} undone: {} recipients go on", thousands(released)))?;
         }
         answers.push(answer);
     }
     if remote.json { print_json(&answers) } else { Ok(Exit::Ok) }
 }
 
-fn print_orders(views: &[View]) {
+fn print_orders(views: &[View]) -> io::Result<()> {
     let mut table = Table::new(&[
         number("ID"),
         text("ORDER"),
@@ -287,12 +282,12 @@ fn print_orders(views: &[View]) {
             [&*order.by, &*order.reason].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "),
         ]);
     }
-    table.print();
+    table.print()
 }
 
 fn print_counts(counts: &Value) -> exit::Result {
     let counts: std::collections::BTreeMap<String, u64> = serde_json::from_value(counts.clone())?;
-    println!("{}", counted(&counts));
+    out::line(counted(&counts))?;
     Ok(Exit::Ok)
 }
 
@@ -318,8 +313,8 @@ fn confirm(action: &Action, selection: &Selection, counts: &Value) -> Result<(),
         return Err(Failure::usage(anyhow!("nobody can be asked: confirm with --yes (--dry-run counts)")));
     }
     let fate = if *action == Action::Delete { "deleted without a DSN" } else { "bounced" };
-    eprint!("{}: {}. To be {fate}; go on? [y/N] ", plain(&selection.to_string()), counted(&counts));
-    std::io::stderr().flush()?;
+    let about = plain(&selection.to_string());
+    out::remark(format_args!("{about}: {}. To be {fate}; go on? [y/N] ", counted(&counts)));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) { Ok(()) } else { Err(anyhow!("not done").into()) }

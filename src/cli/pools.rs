@@ -66,17 +66,17 @@ impl Pools {
         }
         let answer: Answer = serde_json::from_value(answer)?;
         let is_wanted = |source: &str| self.source.as_ref().is_none_or(|wanted| wanted == source);
-        source_table(answer.sources.iter().filter(|source| is_wanted(&source.source))).print();
+        source_table(answer.sources.iter().filter(|source| is_wanted(&source.source))).print()?;
         out::write(b"\n")?;
         let most = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let ways: Vec<&Way> = answer.pools.iter().filter(|way| is_wanted(&way.source)).collect();
         if ways.is_empty() {
-            println!("no connections, and nothing is ready");
+            out::line("no connections, and nothing is ready")?;
         } else {
-            way_table(ways.iter().copied().take(most)).print();
+            way_table(ways.iter().copied().take(most)).print()?;
         }
         if ways.len() > most {
-            eprintln!("cut at --limit {most} of {}", answer.all);
+            out::remark_line(format_args!("cut at --limit {most} of {}", answer.all));
         }
         Ok(Exit::Ok)
     }

@@ -14,7 +14,7 @@ use super::selection::{SelectionArguments, query};
 use super::site::Show;
 use super::sites::Sites;
 use super::table::{Table, below, extra, long, number, span, text, thousands};
-use super::{Remote, exit, print_json};
+use super::{Remote, exit, out, print_json};
 use crate::state::Action;
 
 /// Sub-commands of `queue`.
@@ -105,21 +105,21 @@ impl List {
         let nothing = if is_filtered { "nothing is queued that matches" } else { "nothing is queued" };
         let count = print_entries(answer, nothing)?;
         if u32::try_from(count) == Ok(self.limit) {
-            eprintln!("cut at --limit {}", self.limit);
+            out::remark_line(format_args!("cut at --limit {}", self.limit));
         }
         Ok(Exit::Ok)
     }
 }
 
 /// Prints recipients as the daemon gave them; tells how many there are.
-pub(super) fn print_entries(answer: Value, nothing: &str) -> Result<usize, serde_json::Error> {
+pub(super) fn print_entries(answer: Value, nothing: &str) -> anyhow::Result<usize> {
     let entries: Vec<Entry> = serde_json::from_value(answer)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let table = entry_table(&entries, now);
     if table.is_empty() {
-        println!("{nothing}");
+        out::line(nothing)?;
     } else {
-        table.print();
+        table.print()?;
     }
     Ok(entries.len())
 }

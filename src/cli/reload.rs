@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::client::ClientError;
 use super::exit::{Exit, Failure};
 use super::table::plain;
-use super::{Remote, exit, print_json};
+use super::{Remote, exit, out, print_json};
 
 /// The admin interface's status for a file that cannot be used.
 const UNUSABLE: u16 = 422;
@@ -49,7 +49,7 @@ impl Reload {
         }
         let answer: Answer = serde_json::from_value(answer)?;
         for line in lines(&answer) {
-            println!("{line}");
+            out::line(line)?;
         }
         Ok(Exit::Ok)
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::exit::Exit;
 use super::queue::Totals;
 use super::table::{Table, below, long, number, plain, span, text, thousands};
-use super::{Remote, exit, print_json};
+use super::{Remote, exit, out, print_json};
 
 /// Options of `sites`.
 #[derive(Debug, clap::Args)]
@@ -85,15 +85,16 @@ impl Sites {
         let is_wanted = |site: &&Site| self.site.as_ref().is_none_or(|wanted| *wanted == site.site);
         let most = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let all = view.sites.iter().filter(is_wanted).count();
-        site_table(view.sites.iter().filter(is_wanted).take(most)).print();
+        site_table(view.sites.iter().filter(is_wanted).take(most)).print()?;
         if all > most {
-            eprintln!("cut at --limit {most} of {all}");
+            out::remark_line(format_args!("cut at --limit {most} of {all}"));
         }
         for line in view.totals.summary() {
-            eprintln!("{line}");
+            out::remark_line(line);
         }
         for overdue in &view.overdue {
-            eprintln!("OVERDUE: {} entries wait for {}", overdue.entries, plain(&overdue.cause));
+            let cause = plain(&overdue.cause);
+            out::remark_line(format_args!("OVERDUE: {} entries wait for {cause}", overdue.entries));
         }
         Ok(if view.overdue.iter().any(|overdue| overdue.entries > 0) { Exit::Problem } else { Exit::Ok })
     }

@@ -14,7 +14,7 @@ use super::exit::{Exit, Failure};
 use super::patience::patiently;
 use super::places::{Named, Socket};
 use super::table::{octets, thousands};
-use super::{Remote, exit, print_json};
+use super::{Remote, exit, out, print_json};
 use crate::spool::{self, CheckError, CheckReport};
 
 /// How often a check begins again before its error is told.
@@ -93,7 +93,7 @@ impl Check {
         if self.json {
             print_json(&report)?;
         } else {
-            print!("{}", found(&report));
+            out::write(found(&report).as_bytes())?;
         }
         Ok(if report.is_sound() { Exit::Ok } else { Exit::Problem })
     }
@@ -171,7 +171,7 @@ impl Show {
                 let path = self.place.named(None).of_file(|config| config.spool.path).ok();
                 let found = path.and_then(|path| Some((spool::stat(&path).ok()?, path)));
                 let Some((stat, path)) = found else { return Err(error.into()) };
-                eprintln!("no daemon answers: read from {} without its lock", path.display());
+                out::remark_line(format_args!("no daemon answers: read from {} without its lock", path.display()));
                 serde_json::to_value(stat)?
             }
             answer => answer?,
@@ -180,7 +180,7 @@ impl Show {
             return print_json(&answer);
         }
         let stat: Stat = serde_json::from_value(answer)?;
-        print!("{}", stat.lines());
+        out::write(stat.lines().as_bytes())?;
         Ok(if stat.has_problem() { Exit::Problem } else { Exit::Ok })
     }
 }

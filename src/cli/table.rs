@@ -111,9 +111,8 @@ impl Table {
     }
 
     /// Prints to standard output, fitted if that is a terminal.
-    pub fn print(&self) {
-        // What cannot be printed has no reader.
-        let _ = super::out::write(self.render(terminal_width()).as_bytes());
+    pub fn print(&self) -> std::io::Result<()> {
+        super::out::write(self.render(terminal_width()).as_bytes())
     }
 
     /// Which columns stand in a row of at most `limit` characters, and the width of every column.

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +46,8 @@ async fn lines(ledger: &Ledger, messages: u32) -> Infallible {
         let mut line = String::new();
         let _ = write!(line, "{:>4.0} s  accepted {}", ledger.elapsed().as_secs_f64(), tally.acknowledged);
         let _ = write!(line, ", finished {} of {messages}", finished_of(&tally));
-        eprintln!("{line}");
+        // Lost where standard error cannot be written.
+        let _ = io::Write::write_all(&mut io::stderr(), format!("{line}\n").as_bytes());
     }
 }
 

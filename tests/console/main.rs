@@ -7,6 +7,7 @@ mod skip;
 
 mod bench;
 mod check;
+mod output;
 mod running;
 mod top;
 mod views;
