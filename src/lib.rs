@@ -42,3 +42,4 @@ pub mod spool;
 pub mod state;
 pub mod submission;
 pub mod text;
+pub mod unseen;

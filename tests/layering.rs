@@ -18,7 +18,7 @@ const LAYERS: [&[&str]; 14] = [
     &["smtp"],
     &["config::units"],
     &["panics"],
-    &["clock", "metrics", "pulse", "text"],
+    &["clock", "metrics", "pulse", "text", "unseen"],
 ];
 
 fn layer(module: &str) -> usize {

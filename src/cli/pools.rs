@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::exit::Exit;
-use super::table::{Table, extra, long, number, text};
+use super::table::{Table, extra, long, number};
 use super::{Remote, exit, out, print_json};
 
 /// Options of `pools`.
@@ -84,7 +84,7 @@ impl Pools {
 
 fn source_table<'a>(sources: impl Iterator<Item = &'a Source>) -> Table {
     let mut table = Table::new(&[
-        text("SOURCE"),
+        long("SOURCE"),
         extra("IPV4"),
         extra("IPV6"),
         long("EHLO NAME"),
@@ -118,7 +118,7 @@ pub(super) fn way_table<'a>(ways: impl Iterator<Item = &'a Way>) -> Table {
     let mut table = Table::new(&[
         long("MX SET"),
         extra("SITE"),
-        text("SOURCE"),
+        long("SOURCE"),
         extra("TLS"),
         number("OPEN"),
         number("IDLE"),
@@ -169,6 +169,18 @@ mod tests {
             ready: 1_000_000,
             ..Way::default()
         };
+
+        for table in [source_table([&source].into_iter()), way_table([&way].into_iter())] {
+            let text = table.render(Some(80));
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_longest_name_of_a_source_fits_80_columns() {
+        let name = "s".repeat(64);
+        let source = Source { source: name.clone(), ehlo_name: "mta.example".repeat(20), ..Source::default() };
+        let way = Way { source: name, mx_set: "mx.example,".repeat(9), ready: 1_000_000, ..Way::default() };
 
         for table in [source_table([&source].into_iter()), way_table([&way].into_iter())] {
             let text = table.render(Some(80));

@@ -1,9 +1,14 @@
 //! Tables for people and pipes: cut to the terminal's width on a terminal, whole and uncoloured in a pipe.
 //!
-//! Cells come from the network (replies, addresses), so control characters are escaped here: nothing printed by the
-//! command can move the cursor or hide text.
+//! Cells come from the network (replies, addresses), so what is unseen is escaped here: nothing printed by the command can
+//! move the cursor, hide text or turn its direction. Widths are those of a terminal, where some characters take two columns
+//! and some none.
 
 use std::io::IsTerminal;
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use crate::unseen::is_unseen;
 
 /// Where a column's text stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,12 +120,12 @@ impl Table {
         super::out::write(self.render(terminal_width()).as_bytes())
     }
 
-    /// Which columns stand in a row of at most `limit` characters, and the width of every column.
+    /// Which columns stand in a row of at most `limit` terminal columns, and the width of every column.
     fn layout(&self, limit: Option<usize>) -> (Vec<usize>, Vec<usize>) {
-        let mut widths: Vec<usize> = self.columns.iter().map(|column| column.title.chars().count()).collect();
+        let mut widths: Vec<usize> = self.columns.iter().map(|column| column.title.width()).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
+                *width = (*width).max(cell.width());
             }
         }
         let mut shown: Vec<usize> = (0..self.columns.len()).collect();
@@ -164,9 +169,10 @@ impl Table {
                 out.push_str("  ");
             }
             let cell = cut(cell, width);
+            let free = " ".repeat(width.saturating_sub(cell.width()));
             match column.align {
-                Align::Left => out.push_str(&format!("{cell:<width$}")),
-                Align::Right => out.push_str(&format!("{cell:>width$}")),
+                Align::Left => out.extend([cell, free]),
+                Align::Right => out.extend([free, cell]),
             }
         }
         let end = out.get(start..).unwrap_or_default().trim_end().len();
@@ -181,21 +187,29 @@ fn whole(shown: &[usize], widths: &[usize]) -> usize {
     sum + GAP * shown.len().saturating_sub(1)
 }
 
-/// A text of at most `width` characters.
+/// A text that takes at most `width` columns of a terminal.
 pub fn cut(cell: &str, width: usize) -> String {
-    if cell.chars().count() <= width {
+    if cell.width() <= width {
         return cell.to_owned();
     }
-    let mut short: String = cell.chars().take(width.saturating_sub(1)).collect();
+    let (mut short, mut used) = (String::new(), 0);
+    for c in cell.chars() {
+        used += c.width().unwrap_or_default();
+        // One is for the mark.
+        if used >= width {
+            break;
+        }
+        short.push(c);
+    }
     short.push('…');
     short
 }
 
-/// Text that cannot disturb a terminal: control characters and line separators are escaped.
+/// Text that cannot disturb a terminal: what is unseen, or changes what is seen, is escaped.
 pub fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}') {
+        if is_unseen(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -304,6 +318,34 @@ mod tests {
         table.row(["\u{1b}[2J550 no\r\nsuch\u{202e}".into()]);
 
         assert!(table.render(None).contains("\\u{1b}[2J550 no\\r\\nsuch\\u{202e}"));
+    }
+
+    #[test]
+    fn what_hides_or_turns_text_is_escaped_as_in_the_journal() {
+        let unseen = (0..=0x10_ffff).filter_map(char::from_u32).filter(|c| is_unseen(*c));
+
+        let shown: String = unseen.map(|c| plain(&c.to_string())).collect();
+
+        assert!(shown.is_ascii() && shown.contains("\\u{2066}") && shown.contains("\\u{200b}"), "{shown}");
+    }
+
+    #[test]
+    fn wide_characters_take_the_columns_that_a_terminal_gives_them() {
+        let mut table = Table::new(&[long("CAMPAIGN"), number("READY"), below("REPLY")]);
+        table.row(["夏のキャンペーン".into(), "1".into(), "宛先".repeat(40)]);
+        table.row(["plain".into(), "20".into(), "e\u{301}".repeat(60)]);
+
+        let narrow = table.render(Some(30));
+
+        assert!(narrow.lines().all(|line| line.width() <= 30), "{narrow}");
+        assert!(
+            narrow.contains("夏のキャンペーン      1\n") && narrow.contains("plain                20\n"),
+            "{narrow}"
+        );
+        assert_eq!(
+            (cut("宛先宛先", 6), cut("宛先宛先", 7), cut("宛先", 4)),
+            ("宛先…".into(), "宛先宛…".into(), "宛先".into())
+        );
     }
 
     #[test]

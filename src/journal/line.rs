@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::clock::UnixTime;
 use crate::smtp::status::Status;
 use crate::text::{self, decimal};
+use crate::unseen::is_unseen;
 
 use super::id::EventId;
 use super::time;
@@ -143,14 +144,6 @@ pub(super) fn escape(out: &mut Vec<u8>, value: &[u8]) {
 
 const fn is_plain(octet: u8) -> bool {
     matches!(octet, b' '..=b'~') && octet != b'"' && octet != b'\\'
-}
-
-/// Controls, separators of lines, marks that turn the direction of text, and what has no width.
-const fn is_unseen(c: char) -> bool {
-    matches!(c,
-        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-        | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
