@@ -98,6 +98,9 @@ pub enum SelectionError {
         /// Which one.
         key: &'static str,
     },
+    /// No domain.
+    #[error("domain: {0:?} is neither a domain nor `*.` and a domain for those below it")]
+    Domain(Box<str>),
     /// No such lane.
     #[error("lane: {0:?} is not one of urgent, normal, bulk")]
     Lane(Box<str>),
@@ -146,7 +149,9 @@ impl Selection {
             }
         }
         if let Some(domain) = &mut self.domain {
-            *domain = domain.trim_end_matches('.').to_lowercase().into();
+            let (below, name) = domain.strip_prefix("*.").map_or(("", &**domain), |name| ("*.", name));
+            let name = domain_form(name).ok_or_else(|| SelectionError::Domain(domain.clone()))?;
+            *domain = format!("{below}{name}").into();
         }
         if let Some(lane) = &self.lane
             && Lane::parse(lane).is_none()
@@ -156,10 +161,8 @@ impl Selection {
         if let Some(sender) = &mut self.sender {
             *sender = sender_form(sender).ok_or_else(|| SelectionError::Sender(sender.clone()))?;
         }
-        if let Some(recipient) = &self.recipient
-            && recipient.parse::<crate::smtp::address::Address>().is_err()
-        {
-            return Err(SelectionError::Recipient(recipient.clone()));
+        if let Some(recipient) = &mut self.recipient {
+            *recipient = address_form(recipient).ok_or_else(|| SelectionError::Recipient(recipient.clone()))?;
         }
         if let Some(message) = &self.message {
             message.parse::<MessageId>()?;
@@ -172,12 +175,23 @@ fn sender_form(sender: &str) -> Option<Box<str>> {
     if sender == "<>" {
         return Some(sender.into());
     }
-    if let Some(domain) = sender.strip_prefix('@') {
-        let is_plain = !domain.is_empty() && !domain.contains(['@', '<', '>', ' ']);
-        return is_plain.then(|| format!("@{}", domain.to_lowercase()).into());
+    match sender.strip_prefix('@') {
+        Some(domain) => domain_form(domain).map(|domain| format!("@{domain}").into()),
+        None => address_form(sender),
     }
-    let address = sender.trim_start_matches('<').trim_end_matches('>');
-    address.parse::<crate::smtp::address::Address>().ok().map(|address| address.as_str().into())
+}
+
+/// In lower case and without the dot of the root; none if it cannot be a domain. An address literal can.
+fn domain_form(domain: &str) -> Option<String> {
+    let domain = domain.strip_suffix('.').unwrap_or(domain);
+    let is_plain = !domain.contains(['@', '<', '>', '*']) && !domain.contains(char::is_whitespace);
+    (is_plain && domain.split('.').all(|label| !label.is_empty())).then(|| domain.to_lowercase())
+}
+
+/// An address, in angle brackets or without.
+fn address_form(address: &str) -> Option<Box<str>> {
+    let bare = address.strip_prefix('<').and_then(|address| address.strip_suffix('>')).unwrap_or(address);
+    bare.parse::<crate::smtp::address::Address>().ok().map(|address| address.as_str().into())
 }
 
 impl fmt::Display for Selection {
@@ -292,6 +306,29 @@ mod tests {
         for (given, form) in [("<>", "<>"), ("<a@x.test>", "a@x.test"), ("a@x.test", "a@x.test")] {
             let selection = select(serde_json::json!({"sender": given})).unwrap();
             assert_eq!(selection.sender.as_deref(), Some(form));
+        }
+        for given in ["<a@x.test>", "a@X.Test"] {
+            let selection = select(serde_json::json!({"recipient": given})).unwrap();
+            assert_eq!(selection.recipient.as_deref(), Some("a@x.test"));
+        }
+        for (key, wrong) in [("sender", "<a@x.test"), ("sender", "<<a@x.test>>"), ("recipient", "a@x.test>")] {
+            assert!(select(serde_json::json!({key: wrong})).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_domain_is_one_name_or_those_below_a_name_and_never_everything() {
+        let right =
+            [("x.test.", "x.test"), ("*.X.test", "*.x.test"), ("*.test.", "*.test"), ("[192.0.2.1]", "[192.0.2.1]")];
+        for (given, form) in right {
+            assert_eq!(select(serde_json::json!({"domain": given})).unwrap().domain.as_deref(), Some(form));
+        }
+        for wrong in
+            ["*.", "*", ".", "..", "*..", "*test", "*.*.test", "a.*", "x..test", ".x.test", "x test", "a@x.test"]
+        {
+            let error = select(serde_json::json!({"domain": wrong})).unwrap_err();
+            assert!(error.to_string().starts_with("domain: "), "{wrong}: {error}");
+            assert!(select(serde_json::json!({"sender": format!("@{wrong}")})).is_err(), "@{wrong}");
         }
     }
 }
