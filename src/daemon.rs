@@ -103,8 +103,13 @@ pub enum Error {
     #[error(transparent)]
     Spool(#[from] spool::OpenError),
     /// The orders of an earlier run cannot be taken up.
-    #[error(transparent)]
-    Orders(#[from] state::OpenError),
+    #[error("{}: {error}", path.display())]
+    Orders {
+        /// Their file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: state::OpenError,
+    },
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] journal::Error),
@@ -186,7 +191,8 @@ impl Daemon {
         let bound = doors::bound(sockets.listeners, &config, &front)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
         let claimed = Spool::claim(settings::spool(&config), disk.clone())?;
-        let orders = Orders::open(disk, clock.wall())?;
+        let path = config.spool.path.join(Orders::FILE);
+        let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { path, error })?;
         let watched = Watched::bind(&config, sockets.metrics)?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
         let journal = match config.journal.enabled {

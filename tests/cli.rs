@@ -1,7 +1,7 @@
 //! The command as scripts see it: exit codes, what goes to which stream, and what a file or a missing daemon leads to.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -67,17 +67,21 @@ fn segments(folder: &Path) -> usize {
 
 #[test]
 fn starts_that_fail_leave_no_segment_behind() {
-    type Spoil = fn(&Path) -> Box<dyn std::any::Any>;
+    type Spoil = fn(&Path) -> Option<UnixListener>;
     let orders: Spoil = |folder| {
         std::fs::create_dir_all(folder.join("spool/state")).unwrap();
         for directory in ["spool", "spool/state"] {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
             std::fs::set_permissions(folder.join(directory), mode).unwrap();
         }
-        Box::new(std::fs::write(folder.join("spool/state/orders"), "x").unwrap())
+        std::fs::write(folder.join("spool/state/orders"), "x").unwrap();
+        None
     };
-    let socket: Spoil = |folder| Box::new(std::os::unix::net::UnixListener::bind(folder.join("admin.sock")).unwrap());
-    let journal: Spoil = |folder| Box::new(std::fs::write(folder.join("journal"), "x").unwrap());
+    let socket: Spoil = |folder| Some(UnixListener::bind(folder.join("admin.sock")).unwrap());
+    let journal: Spoil = |folder| {
+        std::fs::write(folder.join("journal"), "x").unwrap();
+        None
+    };
     for (spoil, word) in [(orders, "orders"), (socket, "admin.sock"), (journal, "journal")] {
         let folder = tempfile::tempdir().unwrap();
         let config = place(folder.path());
@@ -90,6 +94,64 @@ fn starts_that_fail_leave_no_segment_behind() {
         }
 
         assert_eq!(segments(folder.path()), 0, "{word}");
+    }
+}
+
+#[test]
+fn orders_that_cannot_be_read_are_told_once_with_their_file_and_found_by_the_checks() {
+    type Spoil = fn(&Path);
+    let spoils: [Spoil; 3] = [
+        |file| std::fs::write(file, "x").unwrap(),
+        |file| std::fs::create_dir(file).unwrap(),
+        |file| std::os::unix::fs::symlink("/nonexistent/orders", file).unwrap(),
+    ];
+    for spoil in spoils {
+        let folder = tempfile::tempdir().unwrap();
+        let config = place(folder.path());
+        let spool = folder.path().join("spool");
+        for directory in ["", "segments", "spill", "quarantine", "state"] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            std::fs::create_dir_all(spool.join(directory)).unwrap();
+            std::fs::set_permissions(spool.join(directory), mode).unwrap();
+        }
+        let file = spool.join("state/orders");
+        spoil(&file);
+
+        let run = hikyaku(&["run", "--config", &config]);
+        let check = hikyaku(&["check", "--offline", "--config", &config]);
+        let spool = hikyaku(&["spool", "check", "--spool", spool.to_str().unwrap()]);
+
+        let found = String::from_utf8_lossy(&spool.stdout).into_owned();
+        assert_eq!((code(&run), code(&check), code(&spool)), (2, 2, 1), "{}{found}", errors(&check));
+        for said in [errors(&run), errors(&check), found.clone()] {
+            let what = format!("{}: the operators' orders", file.display());
+            assert!(said.matches(&what).count() == 1 && said.contains("move it away"), "{said}");
+            assert!(said.matches("os error").count() <= 1, "{said}");
+        }
+        assert!(!found.contains("sound"), "{found}");
+    }
+}
+
+#[test]
+fn wrong_words_of_an_order_are_wrong_usage_and_name_their_option() {
+    let long = "x".repeat(120_000);
+    let commands: [(&[&str], &str); 6] = [
+        (&["queue", "hold", "--all", "--reason", "a\nb"], "--reason: "),
+        (&["queue", "hold", "--all", "--reason", &long], "--reason: "),
+        (&["message", "delete", "0000000000001", "--reason", &long], "--reason: "),
+        (&["queue", "delete", "--yes", "--domain", "*."], "--domain: "),
+        (&["queue", "delete", "--yes", "--domain", "*test"], "--domain: "),
+        (&["bench", "--messages", "1", "--dir", "/nonexistent/folder"], "/nonexistent/folder"),
+    ];
+    for (command, word) in commands {
+        let output = Command::new(env!("CARGO_BIN_EXE_hikyaku"))
+            .args(command)
+            .env("HIKYAKU_SOCKET", "/nonexistent/none.sock")
+            .output()
+            .unwrap();
+
+        assert_eq!(code(&output), 2, "{command:.60?}: {}", errors(&output));
+        assert!(errors(&output).contains(word), "{}", errors(&output));
     }
 }
 

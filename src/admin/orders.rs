@@ -84,7 +84,9 @@ fn no_such_order(id: OrderId) -> Refusal {
 impl From<PlaceError> for Refusal {
     fn from(error: PlaceError) -> Self {
         let (status, hint) = match &error {
-            PlaceError::Selection(_) | PlaceError::Text(_) => (StatusCode::BAD_REQUEST, "nothing was changed"),
+            PlaceError::Selection(_) | PlaceError::Text(_) | PlaceError::Seconds => {
+                (StatusCode::BAD_REQUEST, "nothing was changed")
+            }
             PlaceError::Source(_) => (StatusCode::BAD_REQUEST, "egress sources are [[source]] in the configuration"),
             PlaceError::TooMany => (StatusCode::CONFLICT, "`hikyaku orders undo ID` ends one"),
             PlaceError::TooManyOnce => {

@@ -171,10 +171,7 @@ impl Follow {
                 printing.await?
             }
         };
-        match printed {
-            Err(error) => return Err(anyhow::Error::new(error).context(folder.display().to_string()).into()),
-            Ok(()) => {}
-        }
+        printed.with_context(|| folder.display().to_string())?;
         if let Some(cursor) = cursor.filter(|_| io::stderr().is_terminal()) {
             out::remark_line(format_args!("resume with --from {cursor}"));
         }
@@ -268,10 +265,10 @@ fn detail(record: &Record<'_>) -> String {
 impl Search {
     async fn execute(self) -> exit::Result {
         let folder = self.place.folder(self.socket.socket.as_deref()).await?;
-        let sender = self.sender.map(|sender| sender.trim_start_matches('<').trim_end_matches('>').to_owned());
+        let bare = |path: String| path.trim_start_matches('<').trim_end_matches('>').to_owned();
         let query = Query {
-            recipient: self.recipient,
-            sender,
+            recipient: self.recipient.map(bare),
+            sender: self.sender.map(bare),
             message: self.message,
             tenant: self.tenant,
             campaign: self.campaign,

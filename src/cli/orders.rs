@@ -3,7 +3,7 @@
 //! An order is placed by the first five, is listed by `orders`, and ends by its duration, by `queue resume` or by
 //! `orders undo`.
 
-use std::io::{self, IsTerminal};
+use std::io::IsTerminal;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::anyhow;
@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use super::exit::{Exit, Failure};
 use super::patience::patiently;
 use super::selection::{SelectionArguments, query};
-use super::table::{Table, below, long, number, plain, span, text, thousands};
+use super::table::{Table, below, long, number, plain, span, thousands};
 use super::{Remote, exit, out, print_json};
 use crate::admin::Flush;
 use crate::config::units::Span;
-use crate::state::{Action, Order, Request, Selection};
+use crate::state::{Action, Order, Request, Selection, check_text};
 
 /// Options that every order has.
 #[derive(Debug, clap::Args)]
@@ -132,6 +132,7 @@ impl Place {
     /// Places an order of this kind.
     pub(super) async fn execute(self, action: Action) -> exit::Result {
         let selection = self.selection.checked_or_all(self.all)?;
+        check_reason(&self.reason)?;
         let client = self.remote.client();
         if self.dry_run || (action.is_final() && !self.yes) {
             let path = format!("/v1/queue/count?{}", query(&selection).trim_start_matches('&'));
@@ -148,6 +149,11 @@ impl Place {
         let request = Request { action, selection, reason: self.reason.into(), by: operator().into(), seconds };
         place(&self.remote, &request).await
     }
+}
+
+/// A reason that the daemon would refuse is wrong usage.
+fn check_reason(reason: &str) -> Result<(), Failure> {
+    check_text("reason", reason).map_err(|error| Failure::usage(anyhow!("--{error}")))
 }
 
 /// Places an order and tells what it is about.
@@ -219,7 +225,7 @@ impl Orders {
                 if remote.json {
                     return print_json(&answer);
                 }
-                print_orders(&[serde_json::from_value(answer)?])?;
+                order_table(&[serde_json::from_value(answer)?], now()).print()?;
                 Ok(Exit::Ok)
             }
             Some(Command::Undo { ids, remote }) => undo(&remote, &ids).await,
@@ -236,7 +242,7 @@ async fn list(remote: &Remote) -> exit::Result {
     if views.is_empty() {
         out::line("no orders stand")?;
     } else {
-        print_orders(&views)?;
+        order_table(&views, now()).print()?;
     }
     Ok(Exit::Ok)
 }
@@ -256,17 +262,16 @@ async fn undo(remote: &Remote, ids: &[u32]) -> exit::Result {
     if remote.json { print_json(&answers) } else { Ok(Exit::Ok) }
 }
 
-fn print_orders(views: &[View]) -> io::Result<()> {
+fn order_table(views: &[View], now: u64) -> Table {
     let mut table = Table::new(&[
         number("ID"),
-        text("ORDER"),
+        long("ORDER"),
         long("ABOUT"),
         number("KEPT"),
         number("AGE"),
         number("LEFT"),
         below("BY / REASON"),
     ]);
-    let now = now();
     for View { order, parked } in views {
         let action = match &order.action {
             Action::Move { source } => format!("move to {source}"),
@@ -282,7 +287,7 @@ fn print_orders(views: &[View]) -> io::Result<()> {
             [&*order.by, &*order.reason].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "),
         ]);
     }
-    table.print()
+    table
 }
 
 fn print_counts(counts: &Value) -> exit::Result {
@@ -333,6 +338,7 @@ fn now() -> u64 {
 
 /// A final order about one message.
 pub(super) async fn end_message(remote: &Remote, id: &str, action: Action, reason: String) -> exit::Result {
+    check_reason(&reason)?;
     let selection = Selection { message: Some(id.into()), ..Selection::default() };
     let request = Request { action, selection, reason: reason.into(), by: operator().into(), seconds: None };
     let counts: Value = remote.get(&format!("/v1/queue/count?message={id}")).await?;
@@ -343,4 +349,30 @@ pub(super) async fn end_message(remote: &Remote, id: &str, action: Action, reaso
         .into());
     }
     place(remote, &request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::OrderId;
+
+    #[test]
+    fn the_table_fits_80_columns_with_the_longest_name_of_a_source() {
+        let order = Order {
+            id: OrderId(1_000),
+            action: Action::Move { source: "s".repeat(64).into() },
+            selection: Selection { tenant: Some("a-tenant-with-a-long-name".into()), ..Selection::default() },
+            accepted_until: None,
+            before: None,
+            reason: "maintenance of the other one".into(),
+            by: "ops".into(),
+            placed_at: 0,
+            until: Some(400_000),
+        };
+
+        let table = order_table(&[View { order, parked: 1_234_567 }], 300_000).render(Some(80));
+
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        assert!(table.contains("move to sss") && table.contains("ops: maintenance"), "{table}");
+    }
 }

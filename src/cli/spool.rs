@@ -6,16 +6,18 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::client::ClientError;
 use super::exit::{Exit, Failure};
 use super::patience::patiently;
 use super::places::{Named, Socket};
-use super::table::{octets, thousands};
+use super::table::{octets, plain, thousands};
 use super::{Remote, exit, out, print_json};
+use crate::log::disk::Disk;
 use crate::spool::{self, CheckError, CheckReport};
+use crate::state::Orders;
 
 /// How often a check begins again before its error is told.
 const LOOKS: usize = 20;
@@ -32,7 +34,7 @@ pub(super) enum Spool {
 /// Where the spool is.
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// The spool's directory [default: spool.path of the configuration]
+    /// The spool's directory, to be read itself [default: spool.path of the configuration]
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
     /// The configuration that names the directory [default: /etc/hikyaku/config.toml]
@@ -90,12 +92,15 @@ impl Check {
         let looking = tokio::task::spawn_blocking(move || look(&looked_at, is_full_scan));
         let report = patiently("reading the spool", looking).await?;
         let report = report.with_context(|| path.display().to_string()).map_err(Failure::usage)?;
+        let orders = Orders::check(&Disk::new(&path)).err();
+        let orders = orders.map(|error| format!("{}: {error}", path.join(Orders::FILE).display()));
+        let findings = Findings { report, orders };
         if self.json {
-            print_json(&report)?;
+            print_json(&findings)?;
         } else {
-            out::write(found(&report).as_bytes())?;
+            out::write(findings.lines().as_bytes())?;
         }
-        Ok(if report.is_sound() { Exit::Ok } else { Exit::Problem })
+        Ok(if findings.is_sound() { Exit::Ok } else { Exit::Problem })
     }
 }
 
@@ -112,9 +117,34 @@ fn look(path: &Path, is_full_scan: bool) -> Result<CheckReport, CheckError> {
     spool::check(path, is_full_scan)
 }
 
+/// Everything that a check found.
+#[derive(Serialize)]
+struct Findings {
+    #[serde(flatten)]
+    report: CheckReport,
+    /// Why no daemon could take up the operators' orders.
+    orders: Option<String>,
+}
+
+impl Findings {
+    fn is_sound(&self) -> bool {
+        self.report.is_sound() && self.orders.is_none()
+    }
+
+    fn lines(&self) -> String {
+        let mut out = found(&self.report);
+        let mut line = |text: &str| out.push_str(&format!("{text}\n"));
+        if let Some(orders) = &self.orders {
+            line(&format!("DAMAGED: {}", plain(orders)));
+        }
+        line(if self.is_sound() { "sound" } else { "what is damaged is kept, never deleted" });
+        out
+    }
+}
+
 fn found(report: &CheckReport) -> String {
     let mut out = format!(
-        "{} messages with {} unfinished recipients ({} in doubt); {} records read; {} segments, {} by their index, {} by the \
+        "{} messages with {} unfinished recipients ({} in doubt)\n{} records read\n{} segments, {} by their index, {} by the \
          checkpoint\n",
         thousands(report.messages),
         thousands(report.recipients),
@@ -140,7 +170,6 @@ fn found(report: &CheckReport) -> String {
     for file in &report.quarantined {
         line(format!("DAMAGED before: quarantine/{file}"));
     }
-    line(if report.is_sound() { "sound".to_owned() } else { "what is damaged is kept, never deleted".to_owned() });
     out
 }
 
@@ -165,16 +194,23 @@ pub(super) struct Stat {
 
 impl Show {
     async fn execute(self) -> exit::Result {
-        let client = self.remote.client();
-        let answer: Value = match client.get("/v1/spool").await {
-            Err(error @ ClientError::Unreachable { .. }) => {
-                let path = self.place.named(None).of_file(|config| config.spool.path).ok();
-                let found = path.and_then(|path| Some((spool::stat(&path).ok()?, path)));
-                let Some((stat, path)) = found else { return Err(error.into()) };
-                out::remark_line(format_args!("no daemon answers: read from {} without its lock", path.display()));
+        let answer: Value = match &self.place.spool {
+            // Which daemon's it is, if any's, is not known.
+            Some(path) => {
+                let stat = spool::stat(path).with_context(|| path.display().to_string()).map_err(Failure::usage)?;
+                out::remark_line(format_args!("read from {} without its lock", path.display()));
                 serde_json::to_value(stat)?
             }
-            answer => answer?,
+            None => match self.remote.client().get("/v1/spool").await {
+                Err(error @ ClientError::Unreachable { .. }) => {
+                    let path = self.place.named(None).of_file(|config| config.spool.path).ok();
+                    let found = path.and_then(|path| Some((spool::stat(&path).ok()?, path)));
+                    let Some((stat, path)) = found else { return Err(error.into()) };
+                    out::remark_line(format_args!("no daemon answers: read from {} without its lock", path.display()));
+                    serde_json::to_value(stat)?
+                }
+                answer => answer?,
+            },
         };
         if self.remote.json {
             return print_json(&answer);
@@ -241,10 +277,21 @@ mod tests {
         let region = Region { segment: 3, from: 100, to: 200 };
         let report = CheckReport { damaged: vec![region.clone()], tail: vec![region], ..CheckReport::default() };
 
-        let text = found(&report);
+        let text = Findings { report: report.clone(), orders: None }.lines();
 
         assert!(text.contains("DAMAGED: segment 0000000000000003, octets 100 to 200\n"), "{text}");
         assert!(text.contains("unfinished write: segment 0000000000000003") && !text.contains("sound"), "{text}");
+        let large = CheckReport {
+            messages: 12_345_678,
+            recipients: 12_345_678,
+            in_doubt: 1_234,
+            records: 123_456_789,
+            segments: 1_234,
+            indexed: 1_234,
+            covered: 1_234,
+            ..report
+        };
+        assert!(found(&large).lines().all(|line| line.len() <= 80), "{}", found(&large));
     }
 
     #[test]

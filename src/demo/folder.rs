@@ -21,7 +21,7 @@ impl Folder {
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => return Ok(Self { path: fs::canonicalize(path)? }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
-                Err(error) => return Err(error),
+                Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", place.display()))),
             }
         }
         Err(last)

@@ -103,7 +103,12 @@ impl Storage for Disk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path(name))?;
+        let path = self.path(name);
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|error| {
+            // Something is there, so the caller must not take it for nothing.
+            let is_dangling = error.kind() == io::ErrorKind::NotFound && std::fs::symlink_metadata(&path).is_ok();
+            if is_dangling { io::Error::other("it is a symbolic link that leads nowhere") } else { error }
+        })?;
         Ok(Arc::new(DiskFile { file: Arc::new(file) }))
     }
 

@@ -8,4 +8,4 @@ pub mod order;
 mod orders;
 
 pub use order::{Action, Order, OrderId, Selection, SelectionError};
-pub use orders::{OpenError, Orders, PlaceError, Request};
+pub use orders::{OpenError, Orders, PlaceError, Request, check_text};

@@ -17,8 +17,6 @@ use crate::message::MessageId;
 use super::file::{self, Found};
 use super::order::{Action, Order, OrderId, Selection, SelectionError};
 
-/// The file's name within the spool.
-const FILE: &str = "state/orders";
 /// Orders that may stand at the same time: each is asked about every recipient that becomes ready.
 const MOST: usize = 1_000;
 /// Orders that end mail once and are not done yet, for the same reason.
@@ -53,21 +51,18 @@ pub struct Request {
 /// Why the orders of an earlier run cannot be taken up.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The disk gave an error.
-    #[error("cannot read the operators' orders: {0}")]
-    Io(#[from] io::Error),
+    /// The disk gave an error. Not its source, or it would be told twice; likewise below.
+    #[error("the operators' orders cannot be read ({0}): mail that they keep would leave; {WAY_OUT}")]
+    Io(io::Error),
     /// The file is not what was written.
-    #[error(
-        "the operators' orders are damaged: mail that was held or suspended would leave; look at `state/orders` in the \
-         spool, and move it away to start without orders"
-    )]
+    #[error("the operators' orders are damaged: mail that they keep would leave; {WAY_OUT}")]
     Damaged,
     /// The file is of a version that knows more than this one.
-    #[error(
-        "the operators' orders cannot be understood ({0}); an older program must not start on a newer one's orders"
-    )]
-    Unknown(#[from] serde_json::Error),
+    #[error("the operators' orders cannot be understood ({0}): start the newer program that wrote them, or {WAY_OUT}")]
+    Unknown(serde_json::Error),
 }
+
+const WAY_OUT: &str = "put a copy of the file in its place, or move it away to start without orders";
 
 /// Why an order is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +73,9 @@ pub enum PlaceError {
     /// A text that cannot be shown.
     #[error("{0}: at most {LONGEST_REASON} characters, none of them a control character")]
     Text(&'static str),
+    /// It would be over at once.
+    #[error("seconds: an order stands for 1 second or longer")]
+    Seconds,
     /// There is no such egress source to move to.
     #[error("there is no egress source {0:?}")]
     Source(Box<str>),
@@ -131,15 +129,33 @@ struct Book {
     ended_while_down: Vec<Arc<Order>>,
 }
 
+/// Whether a text that goes with an order, `reason` or `by`, can be shown.
+pub fn check_text(name: &'static str, text: &str) -> Result<(), PlaceError> {
+    let is_right = text.chars().count() <= LONGEST_REASON && !text.chars().any(char::is_control);
+    is_right.then_some(()).ok_or(PlaceError::Text(name))
+}
+
+fn read(storage: &dyn Storage) -> Result<Content, OpenError> {
+    match file::read(storage, Orders::FILE).map_err(OpenError::Io)? {
+        Found::Nothing => Ok(Content { next: 1, orders: Vec::new() }),
+        Found::Content(content) => serde_json::from_slice(&content).map_err(OpenError::Unknown),
+        Found::Damaged => Err(OpenError::Damaged),
+    }
+}
+
 impl Orders {
+    /// The file's name within the spool.
+    pub const FILE: &str = "state/orders";
+
+    /// Whether a daemon could take up what is there. Reads only, also beside a daemon.
+    pub fn check(storage: &dyn Storage) -> Result<(), OpenError> {
+        read(storage).map(drop)
+    }
+
     /// Takes up the orders of an earlier run; those whose time is over by `now` are left out. Blocks on the disk. The
     /// storage is the spool's, which has claimed it.
     pub fn open(storage: Arc<dyn Storage>, now: UnixTime) -> Result<Self, OpenError> {
-        let content = match file::read(&*storage, FILE)? {
-            Found::Nothing => Content { next: 1, orders: Vec::new() },
-            Found::Content(content) => serde_json::from_slice(&content)?,
-            Found::Damaged => return Err(OpenError::Damaged),
-        };
+        let content = read(&*storage)?;
         let orders = content.orders.into_iter().map(Arc::new);
         let (ended, standing): (Vec<_>, Vec<_>) = orders.partition(|order| order.is_over(now));
         let ended_while_down = ended.into_iter().filter(|order| !order.is_once()).collect();
@@ -166,9 +182,10 @@ impl Orders {
         let Request { action, selection, reason, by, seconds } = request;
         let selection = selection.checked()?;
         for (name, text) in [("reason", &reason), ("by", &by)] {
-            if text.chars().count() > LONGEST_REASON || text.chars().any(char::is_control) {
-                return Err(PlaceError::Text(name));
-            }
+            check_text(name, text)?;
+        }
+        if seconds == Some(0) {
+            return Err(PlaceError::Seconds);
         }
         let mut book = self.shared.book.lock();
         let standing = self.standing();
@@ -239,7 +256,7 @@ impl Orders {
     fn store(&self, next: u32, book: &Book, standing: &[Arc<Order>]) -> io::Result<()> {
         let orders = book.done.iter().map(|(_, order)| order).chain(standing).map(|order| (**order).clone()).collect();
         let text = serde_json::to_vec_pretty(&Content { next, orders })?;
-        file::replace(&*self.shared.storage, FILE, &text)
+        file::replace(&*self.shared.storage, Self::FILE, &text)
     }
 }
 
@@ -317,7 +334,7 @@ mod tests {
 
         for at in [0, 20, 60] {
             let damaged = storage.after_kill();
-            damaged.damage(FILE, |octets| octets[at] ^= 1).unwrap();
+            damaged.damage(Orders::FILE, |octets| octets[at] ^= 1).unwrap();
             assert!(matches!(Orders::open(Arc::new(damaged), NOW), Err(OpenError::Damaged)), "{at}");
         }
     }
@@ -372,7 +389,7 @@ mod tests {
         let storage = storage(1);
         let old = r#"{"next": 9, "orders": [{"id": 8, "action": "delete", "selection": {}, "accepted_until": 1000,
             "reason": "", "by": "ops", "placed_at": 1000, "until": 3490}]}"#;
-        file::replace(&*storage, FILE, old.as_bytes()).unwrap();
+        file::replace(&*storage, Orders::FILE, old.as_bytes()).unwrap();
 
         let order = Orders::open(storage, NOW).unwrap().standing()[0].clone();
 
@@ -399,5 +416,22 @@ mod tests {
         let wrong = Request { reason: "a\u{1b}[1m".into(), ..request(Action::Hold, None) };
 
         assert!(matches!(orders.place(wrong, NOW, BEFORE), Err(PlaceError::Text("reason"))));
+    }
+
+    #[test]
+    fn an_order_that_is_over_at_once_is_refused() {
+        let orders = Orders::open(storage(1), NOW).unwrap();
+
+        assert!(matches!(orders.place(request(Action::Hold, Some(0)), NOW, BEFORE), Err(PlaceError::Seconds)));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_file_is_told_once_and_with_a_way_out() {
+        let storage = storage(1);
+        file::replace(&*storage, Orders::FILE, b"{\"next\": 1, \"orders\": 7}").unwrap();
+
+        let error = Orders::check(&*storage).unwrap_err();
+
+        assert!(std::error::Error::source(&error).is_none() && error.to_string().contains("move it away"), "{error}");
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::client::Client;
+use crate::cli::exit::Failure;
 use crate::config::units::ByteSize;
 use crate::config::{Config, Route};
 use crate::demo::content::reverse_path;
@@ -34,8 +35,8 @@ impl Child {
         ways: impl Iterator<Item = (&'a str, Ipv4Addr)>,
         port: u16,
         connections: u32,
-    ) -> anyhow::Result<Self> {
-        let folder = Folder::make(dir).context("cannot make a temporary folder")?;
+    ) -> Result<Self, Failure> {
+        let folder = Folder::make(dir).context("cannot make a temporary folder").map_err(Failure::usage)?;
         // The listener's port must be known before the daemon starts.
         let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let config = config(folder.path(), free, ways, port, connections);

@@ -9,6 +9,8 @@ use std::path::Path;
 use crate::cli::privileges;
 use crate::cli::table::octets;
 use crate::config::Config;
+use crate::log::disk::Disk;
+use crate::state::{OpenError, Orders};
 
 /// Write permission of others than the owner.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -32,6 +34,19 @@ pub(super) fn warnings(path: &Path, config: &Config) -> Vec<String> {
         admin_folder(folder, &mut out);
     }
     out
+}
+
+/// Why the daemon could not take up its operators' orders. Whether it may read them at all, `spool` tells.
+pub(super) fn orders(spool: &Path) -> Option<String> {
+    let error = match Orders::check(&Disk::new(spool)) {
+        Err(OpenError::Io(error))
+            if [ErrorKind::PermissionDenied, ErrorKind::NotADirectory].contains(&error.kind()) =>
+        {
+            return None;
+        }
+        checked => checked.err()?,
+    };
+    Some(format!("{}: {error}", spool.join(Orders::FILE).display()))
 }
 
 /// Who the daemon will be.
