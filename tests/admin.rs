@@ -167,6 +167,81 @@ async fn a_stuck_message_can_be_found_and_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_stall_or_idle_do_not_lock_the_operator_out() {
+    let running = Running::start().await;
+    let stalls =
+        b"POST /v1/orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{";
+    let metrics = running.daemon.metrics_address().unwrap();
+    let (mut stalled, mut idle) = (Vec::new(), Vec::new());
+    for _ in 0..64 {
+        let mut stream = UnixStream::connect(running.socket()).await.unwrap();
+        stream.write_all(stalls).await.unwrap();
+        stalled.push(stream);
+        idle.push(TcpStream::connect(metrics).await.unwrap());
+    }
+
+    let begun = std::time::Instant::now();
+    let (status, _) = running.get("/healthz").await;
+    let mut scrape = TcpStream::connect(metrics).await.unwrap();
+    scrape.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut scraped = String::new();
+    scrape.read_to_string(&mut scraped).await.unwrap();
+
+    assert!(status == 200 && scraped.starts_with("HTTP/1.1 200"), "{status} {scraped:.100}");
+    // A place is given away after a second; well below the time-outs.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let mut answer = String::new();
+    stalled.last_mut().unwrap().read_to_string(&mut answer).await.unwrap();
+    let (status, _, body) = split(&answer);
+    assert!(status == 408 && body.contains("within 5 s"), "{answer}");
+    running.daemon.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_is_json_that_names_what_is_wrong() {
+    let running = Running::start().await;
+    let post = |body: &str| {
+        let length = body.len();
+        format!(
+            "POST /v1/orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        )
+    };
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let order = |rest: &str| post(&format!("{{\"action\": \"hold\", {rest}}}"));
+    let requests = [
+        (get("/v1/message/%ff"), 400, "UTF-8"),
+        (get("/v1/orders/%ff"), 400, "UTF-8"),
+        (post(&format!("{{\"action\": \"hold\", \"reason\": \"{}\"}}", "x".repeat(120_000))), 413, "65536 octets"),
+        (order("\"seconds\": 0"), 400, "seconds"),
+        (order("\"selection\": {\"domain\": \".\"}"), 400, "domain"),
+        (order("\"selection\": {\"domain\": \"*.\"}"), 400, "domain"),
+    ];
+
+    for (request, expected, word) in requests {
+        let (status, _, body) = running.ask(request.as_bytes()).await;
+        let problem: serde_json::Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{status} {body}"));
+        assert!(status == expected && problem["error"].as_str().unwrap().contains(word), "{status} {problem}");
+    }
+    assert_eq!(running.get("/v1/orders").await.1, serde_json::json!([]));
+    running.daemon.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_named_is_read_although_a_daemon_answers() {
+    let running = Running::start().await;
+    running.submit("who@stuck.test").await;
+    let other = tempfile::tempdir().unwrap();
+    std::fs::create_dir(other.path().join("segments")).unwrap();
+
+    let (code, stat) = running.command(&["spool", "stat", "--json", "--spool", other.path().to_str().unwrap()]).await;
+    let (refused, said) = running.command(&["spool", "stat", "--spool", "/nonexistent/spool"]).await;
+
+    assert!(code == 0 && stat.contains("\"messages\": 0"), "{stat}");
+    assert!(refused == 2 && said.contains("/nonexistent/spool"), "{said}");
+    running.daemon.stop(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopped_spool_is_sound_and_its_message_is_there() {
     let running = Running::start().await;
     running.submit("who@stuck.test").await;

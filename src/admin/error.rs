@@ -1,8 +1,10 @@
 //! Errors of the admin interface: JSON that says what is wrong and what to do.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State as Shared;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -70,6 +72,12 @@ impl From<JsonRejection> for Refusal {
     }
 }
 
+impl From<PathRejection> for Refusal {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text(), "a path is UTF-8, its octets escaped by `%`")
+    }
+}
+
 impl From<SelectionError> for Refusal {
     fn from(error: SelectionError) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error.to_string(), "`hikyaku queue list` shows the values that there are")
@@ -91,6 +99,22 @@ pub(super) async fn count_panic(Shared(wall): Shared<Bulkhead>, response: Respon
         wall.note();
     }
     response
+}
+
+/// A body that broke off.
+pub(super) fn unread(error: &dyn std::error::Error) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}"), "nothing was changed")
+}
+
+/// A body of more octets than any request needs.
+pub(super) fn too_large(largest: usize) -> Refusal {
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {largest} octets"), "nothing was changed")
+}
+
+/// A body that did not come in time.
+pub(super) fn stalled(within: Duration) -> Refusal {
+    let told = format!("the body did not come within {} s", within.as_secs());
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, told, "nothing was changed")
 }
 
 pub(super) async fn no_such_path(uri: Uri) -> Refusal {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State as Shared};
 use axum::http::StatusCode;
 use memchr::memmem;
@@ -85,8 +86,9 @@ pub struct RecipientView {
 /// An unfinished message by its id.
 pub(super) async fn message(
     Shared(state): Shared<State>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<MessageView>, Refusal> {
+    let Path(id) = id?;
     let id: MessageId = id.parse().map_err(|error: crate::message::id::MessageIdError| {
         Refusal::new(StatusCode::BAD_REQUEST, error.to_string(), "ids are in `hikyaku queue list`, replies and logs")
     })?;

@@ -31,6 +31,7 @@ mod health;
 mod message_view;
 mod orders;
 mod overview;
+mod places;
 mod queue_view;
 mod server;
 mod socket;
@@ -42,7 +43,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -151,6 +151,5 @@ fn router(state: State) -> Router {
         .route("/v1/orders/{id}", get(orders::show).delete(orders::undo))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(state)
 }

@@ -1,7 +1,7 @@
 //! Operators' orders: placing, listing and undoing them, and having deferred mail tried now.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State as Shared};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -28,8 +28,8 @@ pub(super) async fn list(Shared(state): Shared<State>) -> Json<Vec<OrderView>> {
 }
 
 /// One of them.
-pub(super) async fn show(Shared(state): Shared<State>, Path(id): Path<String>) -> Result<Json<OrderView>, Refusal> {
-    let id = parse(&id)?;
+pub(super) async fn show(Shared(state): Shared<State>, id: Id) -> Result<Json<OrderView>, Refusal> {
+    let id = parse(id)?;
     let found = state.queue.orders().into_iter().find(|view| view.order.id == id);
     found.map(Json).ok_or_else(|| no_such_order(id))
 }
@@ -44,8 +44,8 @@ pub(super) async fn place(
 }
 
 /// Ends one.
-pub(super) async fn undo(Shared(state): Shared<State>, Path(id): Path<String>) -> Result<Json<Undone>, Refusal> {
-    let id = parse(&id)?;
+pub(super) async fn undo(Shared(state): Shared<State>, id: Id) -> Result<Json<Undone>, Refusal> {
+    let id = parse(id)?;
     let undone = tokio::task::spawn_blocking(move || state.queue.undo(id)).await?;
     let undone = undone.map_err(PlaceError::Store)?;
     undone.map(Json).ok_or_else(|| no_such_order(id))
@@ -70,7 +70,10 @@ pub(super) async fn flush(
     Ok(Json(tokio::task::spawn_blocking(move || state.queue.flush(&selection, held)).await?))
 }
 
-fn parse(id: &str) -> Result<OrderId, Refusal> {
+type Id = Result<Path<String>, PathRejection>;
+
+fn parse(id: Id) -> Result<OrderId, Refusal> {
+    let Path(id) = id?;
     let wrong = |_| Refusal::new(StatusCode::BAD_REQUEST, format!("{id:?} is not the id of an order"), LISTED);
     id.parse().map(OrderId).map_err(wrong)
 }

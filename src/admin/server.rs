@@ -1,8 +1,9 @@
-//! HTTP servers with bounds: so many connections, so long for a request's head, so long for a connection.
+//! HTTP servers with bounds: so many connections, so long for a request's head and body, so long for a connection.
 //!
 //! Both listeners are for few and known clients. What is bounded here is what a broken or hostile one could take from
-//! the daemon: descriptors, memory and tasks (a full house waits in the kernel's backlog).
+//! the daemon (descriptors, memory, tasks) and from the others ([`Places`]).
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -10,21 +11,26 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State as Shared;
 use axum::http::header;
 use axum::middleware::map_response_with_state;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{AdminSocket, State, error, router};
+use super::places::{Place, Places};
+use super::{AdminSocket, LARGEST_BODY, State, error, router};
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
 
@@ -32,6 +38,10 @@ use crate::panics::Bulkhead;
 const CONNECTIONS: usize = 64;
 /// For a request's head; also how long a connection may sit idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a request's body, which is small: a client that does not send it is not one of ours.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A body is read up to here, though it is refused as too large: a client that is cut off while it sends sees no answer.
+const MOST_READ: usize = 1 << 20;
 /// For everything on one connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 /// Memory for a request's head.
@@ -86,43 +96,47 @@ impl Listen for TcpListener {
 
 async fn serve<L: Listen>(listener: &L, router: Router, wall: Bulkhead, stop: CancellationToken) {
     let router = router.layer(map_response_with_state(wall.clone(), error::count_panic));
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS);
     let mut connections = JoinSet::new();
     loop {
-        let next = async { (Arc::clone(&room).acquire_owned().await, poll_fn(|context| listener.poll(context)).await) };
-        let (permit, stream) = tokio::select! {
+        let stream = tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => continue,
-            next = next => next,
+            stream = poll_fn(|context| listener.poll(context)) => stream,
         };
-        match (permit, stream) {
-            (Ok(permit), Ok(stream)) => {
-                connections.spawn(wall.run(converse(stream, router.clone(), permit, stop.clone())));
+        match stream {
+            Ok(stream) => {
+                let Some(place) = stop.run_until_cancelled(places.take()).await else { break };
+                connections.spawn(wall.run(converse(stream, router.clone(), place, stop.clone())));
             }
-            (_, Err(error)) => {
+            Err(error) => {
                 tracing::warn!(%error, "admin interface cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
-            // The semaphore is never closed.
-            (Err(_), _) => break,
         }
     }
     while connections.join_next().await.is_some() {}
 }
 
-async fn converse<S>(stream: S, router: Router, permit: OwnedSemaphorePermit, stop: CancellationToken)
+async fn converse<S>(stream: S, router: Router, place: Place, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let place = Arc::new(place);
+    let service = service_fn({
+        let place = place.clone();
+        move |request| answer(request, router.clone(), place.clone())
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_SIZE)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let finished = async {
         tokio::select! {
             _ = connection.as_mut() => {}
+            () = place.lost() => {}
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
@@ -131,5 +145,27 @@ where
     };
     // What a client does to its own connection concerns nobody else: neither its errors nor its time-out are logged.
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, finished).await;
-    drop(permit);
+}
+
+/// Takes the whole request within its time, and keeps the connection's place while it is answered.
+async fn answer(request: Request<Incoming>, router: Router, place: Arc<Place>) -> Result<Response, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, MOST_READ).collect();
+    let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if !error.is::<LengthLimitError>() => return Ok(error::unread(&*error).into_response()),
+        Ok(Err(_)) => return Ok(error::too_large(LARGEST_BODY).into_response()),
+        Err(_) => return Ok(error::stalled(BODY_TIMEOUT).into_response()),
+    };
+    if body.len() > LARGEST_BODY {
+        return Ok(error::too_large(LARGEST_BODY).into_response());
+    }
+    let answering = place.answer();
+    let response = TowerToHyperService::new(router).call(Request::from_parts(head, Body::from(body))).await?;
+    // Until it has been handed over.
+    let keep = move |frame| {
+        let _ = &answering;
+        frame
+    };
+    Ok(response.map(|body| Body::new(body.map_frame(keep))))
 }
