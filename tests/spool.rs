@@ -10,6 +10,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use common::{content, deferred, delivered, envelope, message, octets, open, recover};
 use hikyaku::log::disk::Disk;
+use hikyaku::log::simulated::Simulated;
+use hikyaku::log::storage::Storage;
 use hikyaku::spool::NewMessage;
 
 struct Root(tempfile::TempDir);
@@ -130,6 +132,33 @@ async fn many_sessions_share_commits_over_many_segments() {
     let mut raised: Vec<_> = found.iter().map(|found| found.id).collect();
     raised.sort_unstable();
     assert_eq!(raised, ids);
+}
+
+#[tokio::test]
+async fn starts_that_are_killed_before_they_recover_do_not_add_up() {
+    let mut storage = Arc::new(Simulated::new(1));
+    let (spool, recovery) = open(storage.clone());
+    drop(recovery);
+    let id = spool.next_id();
+    spool.accept(message(id, 1, 1_000)).await.unwrap();
+    let segments = |storage: &Simulated| {
+        let files = storage.list("segments").unwrap();
+        files.iter().filter(|file| file.name.ends_with(".seg")).count()
+    };
+
+    for _ in 0..6 {
+        let killed = Arc::new(storage.after_kill());
+        let opened = open(killed.clone());
+        storage = Arc::new(killed.after_kill());
+        drop(opened);
+    }
+
+    // The one with the message, one that was never used, and two of the last start.
+    assert!(segments(&storage.after_kill()) <= 4, "{}", segments(&storage.after_kill()));
+    let (spool, recovery) = open(Arc::new(storage.after_kill()));
+    let (found, report) = recover(recovery);
+    assert_eq!((found.len(), found[0].id, report.damaged), (1, id, 0));
+    assert_eq!(octets(&spool.load(id).unwrap().content), content(id, 1_000));
 }
 
 #[tokio::test]

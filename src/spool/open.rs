@@ -30,6 +30,8 @@ use super::{OpenError, Settings, Spool, codec, quarantine, start};
 const LEAST_SEGMENT: u64 = 256 << 10;
 /// The map keeps offsets in 32 bits, in units of 8.
 const MOST_SEGMENT: u64 = 16 << 30;
+/// Segments are looked through in pieces of this size.
+const ZEROS: usize = 64 << 10;
 /// What operators ordered: kept here by `state`, under the spool's lock.
 const STATE: &str = "state";
 
@@ -54,7 +56,10 @@ impl Spool {
         let survey = Survey::take(&*storage).map_err(OpenError::Read)?;
         let last = survey.last_start(&*storage)?;
         let start = start::advance(&*storage, &survey.marks, last).map_err(OpenError::Start)?;
-        Ok(Claimed { settings, storage, found: survey.found, start })
+        let mut found = survey.found;
+        // The mark tells the count of starts by now, so no header is needed for it.
+        remove_unused(&*storage, &mut found);
+        Ok(Claimed { settings, storage, found, start })
     }
 
     /// [`Spool::claim`] and [`Claimed::open`] in one.
@@ -147,6 +152,45 @@ struct Found {
     size: u64,
     /// What its header says; `None` if that cannot be read or is of another segment.
     header: io::Result<Option<Header>>,
+}
+
+impl Found {
+    /// Whether nothing was written to it up to `end`: it is as it was made.
+    fn is_unused(&self, storage: &dyn Storage, end: u64) -> bool {
+        let look = || -> io::Result<bool> {
+            let file = storage.open(&segment::path(self.sequence))?;
+            let (mut at, mut buffer) = (segment::FIRST, vec![0; ZEROS]);
+            while at < end {
+                let read = file.read_at(&mut buffer, at)?;
+                if read == 0 || buffer.iter().take(read).any(|octet| *octet != 0) {
+                    return Ok(read == 0);
+                }
+                at += read as u64;
+            }
+            Ok(true)
+        };
+        matches!(self.header, Ok(Some(_))) && look().unwrap_or(false)
+    }
+}
+
+/// Removes the segments at the end that starts which were cut off had made and never wrote to: a daemon that is killed again
+/// and again before it has recovered would fill the disk. The lowest stays: a checkpoint may cover those below it that are
+/// gone, so that their sequences must not come again.
+fn remove_unused(storage: &dyn Storage, found: &mut Vec<Found>) {
+    let after_used = |found: &[Found], end: &dyn Fn(&Found) -> u64| {
+        found.iter().rposition(|found| !found.is_unused(storage, end(found))).map_or(0, |at| at + 1)
+    };
+    // One is there after most stops, and not worth to be read.
+    if found.len() - after_used(found, &|_| segment::FIRST + 1) < 2 {
+        return;
+    }
+    let keep = after_used(found, &|found| found.size) + 1;
+    while found.len() > keep
+        && let Some(last) = found.last()
+        && storage.remove(&segment::path(last.sequence)).is_ok()
+    {
+        found.pop();
+    }
 }
 
 /// What lies in the directory of segments.
