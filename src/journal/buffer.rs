@@ -51,6 +51,8 @@ pub(super) struct Taken {
     pub last: Option<EventId>,
     /// For the `file` line of a new file, if one was asked for: greater than all before, less than all after.
     pub header: Option<EventId>,
+    /// Set by the writer: ids behind all of this, for a file that is lost later.
+    pub reserve: Option<[EventId; 2]>,
     pub is_closing: bool,
 }
 
@@ -74,6 +76,11 @@ impl Buffer {
     pub fn next_id(&mut self) -> EventId {
         self.count += 1;
         EventId::new(self.start, self.count)
+    }
+
+    /// Two new ids, perhaps never used.
+    pub fn reserve(&mut self) -> [EventId; 2] {
+        [self.next_id(), self.next_id()]
     }
 
     /// Takes an event; whether the writer is to be woken, and whether the event is lost.
@@ -116,7 +123,7 @@ impl Buffer {
         let last = (!lines.is_empty()).then(|| EventId::new(self.start, self.count));
         let header = is_full(lines.len()).then(|| self.next_id());
         let kinds = std::mem::replace(&mut self.kinds, [0; Kind::ALL.len()]);
-        Taken { lines, kinds, last, header, is_closing: self.is_closing }
+        Taken { lines, kinds, last, header, reserve: None, is_closing: self.is_closing }
     }
 
     fn count_kind(&mut self, kind: Kind) {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::id::EventId;
+use super::output::is_elsewhere;
 use super::record::Record;
 
 const PLAIN: &str = ".jsonl";
@@ -122,8 +123,11 @@ pub(super) fn sync(folder: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
+    path: PathBuf,
     /// Whoever wrote here before did not end in good order.
     pub was_open: bool,
+    /// An end of this run without [`Lock::release`] will be noticed.
+    is_marked: bool,
 }
 
 impl Lock {
@@ -131,19 +135,26 @@ impl Lock {
     pub fn take(folder: &Path) -> io::Result<Self> {
         let path = folder.join("lock");
         let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(&path)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         let mut said = Vec::new();
         file.read_to_end(&mut said)?;
-        Ok(Self { file, was_open: !said.is_empty() })
+        Ok(Self { file, path, was_open: !said.is_empty(), is_marked: false })
     }
 
-    /// From now on an end without [`Lock::release`] is noticed. A full disk must not matter: then it is not noticed.
-    pub fn mark(&mut self) {
-        let marked = self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.write_all(OPEN));
-        if let Err(error) = marked {
-            tracing::warn!(%error, "an unclean end of this run will not stand in the journal");
+    /// From now on an end without [`Lock::release`] is noticed. On a full disk that cannot be written down; whoever
+    /// writes calls this again as long as it fails.
+    pub fn mark(&mut self) -> io::Result<()> {
+        if !self.is_marked {
+            self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.write_all(OPEN))?;
+            self.is_marked = true;
         }
+        Ok(())
+    }
+
+    /// Whether it locks nothing any more: its file has been removed, or its folder moved.
+    pub fn is_gone(&self) -> bool {
+        self.file.metadata().is_ok_and(|own| is_elsewhere(&own, &self.path))
     }
 
     /// Everything is written.
@@ -252,7 +263,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut lock = Lock::take(folder.path()).unwrap();
         assert!(!lock.was_open);
-        lock.mark();
+        lock.mark().unwrap();
 
         assert_eq!(Lock::take(folder.path()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(lock);

@@ -28,7 +28,7 @@ impl Meters {
             events: Kind::ALL.map(event),
             lost: registry.counter(
                 "hikyaku_journal_lost_total",
-                "Events that the journal had no room for in memory: its disk is full, slow or broken.",
+                "Events that are not in the journal: its disk is full, slow or broken, or others removed or cut its current file.",
                 &[],
             ),
             octets: registry.counter("hikyaku_journal_bytes_total", "Octets written to the journal.", &[]),
@@ -43,6 +43,13 @@ impl Meters {
                 &[],
             ),
             stored: registry.gauge("hikyaku_journal_stored_bytes", "Octets that the journal's files take.", &[]),
+        }
+    }
+
+    /// Counts one event that is not told by anybody.
+    pub fn wrote_one(&self, kind: Kind) {
+        if let Some(counter) = self.events.get(kind as usize) {
+            counter.increment(1);
         }
     }
 

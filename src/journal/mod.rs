@@ -11,7 +11,9 @@
 //! |---|---|
 //! | [`event`] | what can happen, and its line |
 //! | `buffer` | lines that wait, loss |
-//! | `writer` | the current file, retries, rotation |
+//! | `writer` | retries, rotation, gaps |
+//! | `output` | the current file, and whether it is still there |
+//! | `past` | what earlier runs left |
 //! | `keeper` | compression, cleaning |
 //! | [`folder`] | names of files, the lock |
 //! | [`follow`], [`mod@search`] | reading |
@@ -25,6 +27,8 @@ mod keeper;
 mod line;
 mod lines;
 mod meters;
+mod output;
+mod past;
 mod record;
 pub mod search;
 pub mod time;
@@ -154,7 +158,7 @@ impl Journal {
         };
         folder::make(&settings.path).map_err(failed)?;
         let lock = folder::Lock::take(&settings.path).map_err(failed)?;
-        let past = writer::Past::find(&settings.path).map_err(failed)?;
+        let past = past::Past::find(&settings.path, lock.was_open).map_err(failed)?;
         let start = start.max(past.next_start());
         let buffer = Mutex::new(Buffer::new(start, settings.buffer));
         let shared = Arc::new(Shared {

@@ -2,23 +2,24 @@
 //!
 //! A write that fails is repeated until it succeeds, from where it stopped, so that no line is cut, doubled or out of
 //! order; meanwhile events gather in the buffer, and are lost when that is full. Each start begins a new file: what
-//! a crash left of a last line is cut off, never continued.
+//! a crash left of a last line is cut off, never continued. When others remove or cut the file that is written, a new one
+//! begins with a line that says how many events are gone.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::Path;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::buffer::{self, Gap, Taken};
-use super::folder::{self, JournalFile, Lock};
+use super::event::Kind;
+use super::folder::{self, Lock};
 use super::id::EventId;
-use super::record::Record;
+use super::output::{Loss, Output, Rest};
+use super::past::Past;
 
 /// How long events gather before they are written: what a kill may lose.
 const LINGER: Duration = Duration::from_millis(10);
-/// How often the file's age is looked at when nothing happens.
+/// How often the file is looked at when nothing happens: for its age, and whether it is still there.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two tries of a write that fails: first, and at most.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -27,60 +28,6 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// A buffer that has grown over this is not kept for the next turn.
 const SPARE_MOST: usize = 1 << 20;
-
-/// What earlier runs left.
-#[derive(Debug, Default)]
-pub(super) struct Past {
-    /// The last event that can be read.
-    last: Option<EventId>,
-    /// When that was.
-    last_time: Option<Duration>,
-    /// The greatest id that any file's name tells.
-    greatest: Option<EventId>,
-}
-
-impl Past {
-    /// Looks at the newest files; what was torn off at the end of one is cut away, and one without events removed.
-    pub fn find(place: &Path) -> io::Result<Self> {
-        let mut past = Self::default();
-        for JournalFile { first, last, path } in folder::files(place)?.into_iter().rev() {
-            past.greatest = past.greatest.max(last).max(Some(first));
-            if last.is_some() {
-                past.last = last;
-                break;
-            }
-            let file = fs::OpenOptions::new().read(true).write(true).open(&path)?;
-            let tail = folder::tail(&file)?;
-            if tail.torn > 0 {
-                tracing::warn!(file = %path.display(), octets = tail.torn, "the journal's last line was cut off");
-                file.set_len(tail.length)?;
-            }
-            let id = folder::last_id(&file)?;
-            past.greatest = past.greatest.max(id);
-            if id.is_none_or(|id| id == first) {
-                fs::remove_file(&path)?;
-                continue;
-            }
-            past.last = id;
-            past.last_time = Record::of(&tail.line).and_then(|record| record.time());
-            break;
-        }
-        Ok(past)
-    }
-
-    /// A start that no event has had.
-    pub fn next_start(&self) -> u32 {
-        self.greatest.map_or(0, |id| id.start().saturating_add(1))
-    }
-}
-
-/// The current file.
-#[derive(Debug)]
-struct Output {
-    file: File,
-    length: u64,
-    since: Instant,
-}
 
 /// The thread's state.
 #[derive(Debug)]
@@ -91,8 +38,12 @@ pub(super) struct Writer {
     output: Option<Output>,
     /// What a new file must begin with: nothing else may be written before.
     header: Vec<u8>,
+    /// Events in that.
+    header_events: u64,
     /// The id of that, and of the file.
     first: EventId,
+    /// For the first line of a new file and a gap, if this one is lost: greater than `last`, less than all that comes.
+    reserve: Option<[EventId; 2]>,
     /// Of the last line that was written, or is about to be.
     last: Option<EventId>,
     /// Why the last writes failed.
@@ -110,19 +61,25 @@ impl Writer {
         let (first, mut header) = (shared.buffer.lock().next_id(), Vec::new());
         buffer::header(&mut header, first, now, past.last);
         let mut last = first;
-        if lock.was_open {
+        let has_gap = lock.was_open;
+        if has_gap {
             last = shared.buffer.lock().next_id();
             let gap = Gap { count: None, from: past.last_time, to: now, cause: "crash" };
             buffer::gap(&mut header, last, now, &gap);
         }
-        lock.mark();
+        if let Err(error) = lock.mark() {
+            tracing::warn!(%error, "until the disk has room, an unclean end of this run will not stand in the journal");
+        }
         shared.keeper.set_current(first);
+        let reserve = Some(shared.buffer.lock().reserve());
         let mut writer = Self {
             shared,
             lock,
             output: None,
             header,
+            header_events: u64::from(has_gap),
             first,
+            reserve,
             last: Some(last),
             trouble: None,
             is_failing: false,
@@ -144,14 +101,19 @@ impl Writer {
             if taken.is_closing {
                 self.give_up_at = Some(Instant::now() + FAREWELL);
             }
+            self.look_after();
             let is_written = self.write(&taken.lines);
             if is_written {
                 self.shared.meters.wrote(&taken.kinds);
                 self.last = taken.last.or(self.last);
+                if let Some(output) = &mut self.output {
+                    output.events += taken.kinds.iter().sum::<u64>();
+                }
             }
             if let Some(header) = taken.header {
                 self.rotate(header);
             }
+            self.reserve = taken.reserve.or(self.reserve);
             if taken.is_closing {
                 return self.end(is_written);
             }
@@ -181,7 +143,28 @@ impl Writer {
         shared.meters.waiting.set(buffer.len() as f64);
         let cause = self.trouble.take().unwrap_or_else(|| "slow".to_owned());
         let now = shared.clock.wall_precise();
-        buffer.take(spare, now, &cause, |more| self.is_over(more as u64))
+        let mut taken = buffer.take(spare, now, &cause, |more| self.is_over(more as u64));
+        if !taken.lines.is_empty() || taken.header.is_some() || self.reserve.is_none() {
+            taken.reserve = Some(buffer.reserve());
+        }
+        taken
+    }
+
+    /// Sees whether the file and the lock are still there, and goes on in new ones if not.
+    fn look_after(&mut self) {
+        if let Some(loss) = self.output.as_ref().and_then(Output::loss) {
+            self.replace(loss, 0);
+        } else if self.lock.is_gone() {
+            // Tried again in a second; another daemon that has it meanwhile writes files of other names.
+            let _ = self.lock_again();
+        }
+        // Fails as long as the disk is full.
+        let _ = self.lock.mark();
+    }
+
+    fn lock_again(&mut self) -> io::Result<()> {
+        self.lock = Lock::take(&self.shared.settings.path)?;
+        Ok(())
     }
 
     /// Whether a new file is to begin behind `more` octets. One without events goes on for ever.
@@ -214,6 +197,12 @@ impl Writer {
                         return false;
                     }
                     wait = (wait * 2).min(LAST_RETRY);
+                    // Whoever makes room may have taken this file away.
+                    if let Some(loss) = self.output.as_ref().and_then(Output::loss)
+                        && self.replace(loss, done as u64)
+                    {
+                        done = 0;
+                    }
                 }
             }
         }
@@ -223,14 +212,26 @@ impl Writer {
     /// Makes the file that the header is for, if it is not there.
     fn open(&mut self) -> io::Result<()> {
         if self.output.is_none() {
-            let file = folder::create(&folder::plain_path(&self.shared.settings.path, self.first))?;
-            self.output = Some(Output { file, length: 0, since: Instant::now() });
+            let settings = &self.shared.settings;
+            // Gone with the file if the folder was moved.
+            folder::make(&settings.path)?;
+            let path = folder::plain_path(&settings.path, self.first);
+            if self.lock.is_gone() {
+                self.lock_again()?;
+            }
+            self.output = Some(Output::create(path, self.shared.clock.wall_precise())?);
+        }
+        if self.header.is_empty() {
+            return Ok(());
         }
         while !self.header.is_empty() {
             let header = std::mem::take(&mut self.header);
             let written = self.write_some(&header);
             self.header = header;
             self.header.drain(..written?);
+        }
+        if let Some(output) = &mut self.output {
+            output.events += std::mem::take(&mut self.header_events);
         }
         Ok(())
     }
@@ -240,13 +241,37 @@ impl Writer {
         if octets.is_empty() {
             return Ok(0);
         }
-        let written = output.file.write(octets)?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        output.length += written as u64;
+        let written = output.write(octets)?;
         self.shared.meters.octets.increment(written as u64);
         Ok(written)
+    }
+
+    /// Goes on in a new file where this one is lost; the last `begun` octets of it, if they are left, are written again.
+    /// False: that must wait, since no id is free for it.
+    fn replace(&mut self, loss: Loss, begun: u64) -> bool {
+        let Some([first, second]) = self.reserve.take() else { return false };
+        let Some(output) = self.output.take() else { return false };
+        let (now, path) = (self.shared.clock.wall_precise(), self.shared.settings.path.display());
+        let rest = match loss {
+            Loss::Removed => Ok(Rest::default()),
+            Loss::Truncated => output.trim(output.length.saturating_sub(begun)),
+        };
+        let count = rest.as_ref().ok().map(|rest| output.events.saturating_sub(rest.events));
+        let from = rest.ok().and_then(|rest| rest.last_time).unwrap_or(output.began);
+        let lost = count.unwrap_or(output.events);
+        tracing::error!(%path, lost, cause = loss.cause(), "others have taken events from the journal");
+        self.shared.meters.lost.increment(lost);
+        self.header.clear();
+        buffer::header(&mut self.header, first, now, self.last);
+        let gap = Gap { count, from: Some(from), to: now, cause: loss.cause() };
+        buffer::gap(&mut self.header, second, now, &gap);
+        self.shared.meters.wrote_one(Kind::Gap);
+        (self.header_events, self.first, self.last) = (1, first, Some(second));
+        self.shared.keeper.set_current(first);
+        if let Err(error) = self.open() {
+            self.failed(&error);
+        }
+        true
     }
 
     fn failed(&mut self, error: &io::Error) {
@@ -290,7 +315,13 @@ impl Writer {
         }
     }
 
-    fn end(&mut self, is_written: bool) {
+    fn end(&mut self, mut is_written: bool) {
+        if is_written
+            && let Some(loss) = self.output.as_ref().and_then(Output::loss)
+            && self.replace(loss, 0)
+        {
+            is_written = self.write(&[]);
+        }
         let buffer = self.shared.buffer.lock();
         self.shared.meters.waiting.set(buffer.len() as f64);
         drop(buffer);

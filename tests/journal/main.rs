@@ -5,6 +5,7 @@
 mod disk;
 mod follow;
 mod kinds;
+mod loss;
 mod receiver;
 #[path = "../common/skip.rs"]
 mod skip;
