@@ -65,28 +65,35 @@ impl JournalFile {
 /// The journal's files, oldest first. One that has just been compressed may still be there in its plain form too; it is
 /// given once.
 pub fn files(folder: &Path) -> io::Result<Vec<JournalFile>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        found.extend(JournalFile::of(entry?.path()));
-    }
-    found.sort_by_key(|file| (file.first, file.last.is_none()));
-    found.dedup_by_key(|file| file.first);
-    Ok(found)
+    Ok(listing(folder)?.0)
 }
 
 /// Files that [`files`] leaves out: plain ones whose compressed form is there, and what a crash has cut off.
 pub(super) fn leftovers(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let known = files(folder)?;
-    let mut found = Vec::new();
+    Ok(listing(folder)?.1)
+}
+
+/// The journal's files and what is left over, from one look at the folder: a file that the writer makes between two looks
+/// would be taken for left over.
+fn listing(folder: &Path) -> io::Result<(Vec<JournalFile>, Vec<PathBuf>)> {
+    let (mut found, mut left) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let is_unfinished = path.to_string_lossy().ends_with(&format!("{COMPRESSED}{UNFINISHED}"));
-        let is_double = JournalFile::of(path.clone()).is_some() && !known.iter().any(|file| file.path == path);
-        if is_unfinished || is_double {
-            found.push(path);
+        if path.to_string_lossy().ends_with(&format!("{COMPRESSED}{UNFINISHED}")) {
+            left.push(path);
+        } else {
+            found.extend(JournalFile::of(path));
         }
     }
-    Ok(found)
+    found.sort_by_key(|file| (file.first, file.last.is_none()));
+    found.dedup_by(|file, kept| {
+        let is_double = file.first == kept.first;
+        if is_double {
+            left.push(std::mem::take(&mut file.path));
+        }
+        is_double
+    });
+    Ok((found, left))
 }
 
 /// Where a file that begins with this event is written.
@@ -200,14 +207,14 @@ pub(super) fn tail(file: &File) -> io::Result<Tail> {
 
 /// Id of the last whole line that is a record; none if there is no such line.
 pub(super) fn last_id(file: &File) -> io::Result<Option<EventId>> {
-    if let Some(id) = Record::of(&tail(file)?.line).and_then(|record| record.id()) {
+    if let Some(id) = Record::of(&tail(file)?.line).map(|record| record.id()) {
         return Ok(Some(id));
     }
     // A power cut may leave anything there.
     let mut bytes = Vec::new();
     (&*file).seek(SeekFrom::Start(0))?;
     (&*file).read_to_end(&mut bytes)?;
-    Ok(bytes.split(|octet| *octet == b'\n').filter_map(|line| Record::of(line)?.id()).max())
+    Ok(bytes.split(|octet| *octet == b'\n').filter_map(|line| Some(Record::of(line)?.id())).max())
 }
 
 #[cfg(test)]
@@ -236,6 +243,22 @@ mod tests {
 
         assert_eq!(found, [(5, Some(id(8))), (9, None)]);
         assert_eq!(left, [doubled, unfinished]);
+    }
+
+    #[test]
+    fn a_file_that_is_made_meanwhile_is_not_left_over() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            let maker = scope.spawn(|| {
+                for number in 1..500 {
+                    fs::write(plain_path(folder.path(), id(number)), "").unwrap();
+                }
+            });
+
+            while !maker.is_finished() {
+                assert_eq!(leftovers(folder.path()).unwrap(), Vec::<PathBuf>::new());
+            }
+        });
     }
 
     #[test]

@@ -263,10 +263,13 @@ impl Writer {
         self.shared.meters.lost.increment(lost);
         self.header.clear();
         buffer::header(&mut self.header, first, now, self.last);
-        let gap = Gap { count, from: Some(from), to: now, cause: loss.cause() };
-        buffer::gap(&mut self.header, second, now, &gap);
-        self.shared.meters.wrote_one(Kind::Gap);
-        (self.header_events, self.first, self.last) = (1, first, Some(second));
+        (self.header_events, self.first, self.last) = (0, first, Some(first));
+        if count != Some(0) {
+            let gap = Gap { count, from: Some(from), to: now, cause: loss.cause() };
+            buffer::gap(&mut self.header, second, now, &gap);
+            self.shared.meters.wrote_one(Kind::Gap);
+            (self.header_events, self.last) = (1, Some(second));
+        }
         self.shared.keeper.set_current(first);
         if let Err(error) = self.open() {
             self.failed(&error);
