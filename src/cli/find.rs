@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
-use super::journal::{Place, print_table, searched};
+use super::journal::{Place, print_table, searched, tell_damage};
 use super::queue;
 use super::selection::{SelectionArguments, query};
 use super::{Remote, exit, out, print_json};
@@ -86,6 +86,9 @@ impl Find {
         let hits = searched(&folder, &query);
         let failed =
             |error| anyhow!("cannot read the journal in {}: {error}\n--queued leaves it out", folder.display());
-        Ok(hits.map_err(failed)?.lines)
+        let hits = hits.map_err(failed)?;
+        // Told, and no more: what is queued is most of the answer.
+        tell_damage(&hits);
+        Ok(hits.lines)
     }
 }

@@ -18,7 +18,7 @@ use super::out::{self, Out};
 use super::places::{Named, Socket};
 use super::table::{Table, below, extra, long, octets, plain, text, thousands};
 use crate::config::units::Span;
-use crate::journal::follow::From;
+use crate::journal::follow::{Damaged, From, Missing};
 use crate::journal::search::{Hits, Progress};
 use crate::journal::{Follower, Kind, Query, Record, search, time};
 use crate::message::MessageId;
@@ -171,20 +171,21 @@ impl Follow {
                 printing.await?
             }
         };
-        printed.with_context(|| folder.display().to_string())?;
+        let exit = printed.with_context(|| folder.display().to_string())?;
         if let Some(cursor) = cursor.filter(|_| io::stderr().is_terminal()) {
             out::remark_line(format_args!("resume with --from {cursor}"));
         }
-        Ok(Exit::Ok)
+        Ok(exit)
     }
 
-    fn print(&self, follower: &mut Follower, is_over: &AtomicBool, is_signalled: &AtomicBool) -> io::Result<()> {
+    /// Prints events until it is to end; the exit code by whether all of them were there.
+    fn print(&self, follower: &mut Follower, is_over: &AtomicBool, is_signalled: &AtomicBool) -> io::Result<Exit> {
         let mut out = io::BufWriter::new(Out::lock());
         let wants = |record: &Record<'_>| {
             let is = |kind: &Kind| record.raw("event") == Some(kind.as_str().as_bytes());
             if self.events.is_empty() { !is(&Kind::File) } else { self.events.iter().any(is) }
         };
-        let mut damaged = 0;
+        let (mut damaged, mut exit) = (0, Exit::Ok);
         loop {
             let read = follower.read(&mut |record| {
                 if is_signalled.load(Ordering::Relaxed) {
@@ -199,26 +200,42 @@ impl Follow {
                 }
             });
             out.flush()?;
-            for missing in follower.take_missing() {
-                out::remark_line(format_args!(
-                    "hikyaku: events after {} up to {} were removed before they could be read",
-                    missing.after, missing.until
-                ));
-            }
-            if follower.damaged() > damaged {
-                damaged = follower.damaged();
-                out::remark_line(format_args!("hikyaku: {damaged} lines cannot be read (left by a power cut?)"));
+            if tell_missing(follower, &mut damaged) {
+                exit = Exit::Problem;
             }
             if is_signalled.load(Ordering::Relaxed) {
-                return Ok(());
+                return Ok(exit);
             }
             read?;
             if is_over.load(Ordering::Relaxed) {
-                return Ok(());
+                return Ok(exit);
             }
             std::thread::sleep(LOOK);
         }
     }
+}
+
+/// Says on standard error what a reader could not be given; whether there is any. `damaged` lines have been told.
+fn tell_missing(follower: &mut Follower, damaged: &mut u64) -> bool {
+    let (missing, files) = (follower.take_missing(), follower.take_damaged());
+    for Missing { after, until } in &missing {
+        out::remark_line(format_args!(
+            "hikyaku: events after {after} up to {until} were removed before they could be read"
+        ));
+    }
+    for Damaged { path, reason, after, until } in &files {
+        let after = after.map(|after| format!("after {after} ")).unwrap_or_default();
+        out::remark_line(format_args!(
+            "hikyaku: {} is damaged: {reason}; events {after}up to {until} are missing",
+            path.display()
+        ));
+    }
+    let has_damage = follower.damaged() > *damaged;
+    if has_damage {
+        *damaged = follower.damaged();
+        out::remark_line(format_args!("hikyaku: {damaged} damaged lines could not be read (left by a power cut?)"));
+    }
+    has_damage || !missing.is_empty() || !files.is_empty()
 }
 
 /// An event in one line for people.
@@ -265,10 +282,9 @@ fn detail(record: &Record<'_>) -> String {
 impl Search {
     async fn execute(self) -> exit::Result {
         let folder = self.place.folder(self.socket.socket.as_deref()).await?;
-        let bare = |path: String| path.trim_start_matches('<').trim_end_matches('>').to_owned();
         let query = Query {
-            recipient: self.recipient.map(bare),
-            sender: self.sender.map(bare),
+            recipient: self.recipient,
+            sender: self.sender,
             message: self.message,
             tenant: self.tenant,
             campaign: self.campaign,
@@ -295,10 +311,7 @@ impl Search {
                 "events are missing at {gaps} places that were read: --event gap shows them"
             ));
         }
-        if hits.damaged > 0 {
-            out::remark_line(format_args!("{} lines could not be read", hits.damaged));
-        }
-        Ok(Exit::Ok)
+        Ok(tell_damage(&hits))
     }
 }
 
@@ -320,6 +333,20 @@ pub(super) fn searched(folder: &Path, query: &Query) -> io::Result<Hits> {
         out::remark_line("");
     }
     hits
+}
+
+/// Says on standard error what of the journal could not be read; the exit code that this leads to.
+pub(super) fn tell_damage(hits: &Hits) -> Exit {
+    for (path, reason) in &hits.damaged_files {
+        out::remark_line(format_args!(
+            "hikyaku: {} is damaged: {reason}; what could be read of it is searched",
+            path.display()
+        ));
+    }
+    if hits.damaged > 0 {
+        out::remark_line(format_args!("hikyaku: {} damaged lines could not be read", hits.damaged));
+    }
+    if hits.damaged_files.is_empty() && hits.damaged == 0 { Exit::Ok } else { Exit::Problem }
 }
 
 fn print_lines(lines: &[Vec<u8>]) -> io::Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! The cursor is the id of the last event that was seen. Ids only grow, names of files tell the first id in each, and
 //! the first line of a file tells the last event before it; so nothing is given twice, and what was removed before it
-//! could be read is noticed. A [`Follower`] needs no daemon and asks for nothing but the files.
+//! could be read is noticed. A finished file that is damaged is told and passed. A [`Follower`] needs no daemon and asks for
+//! nothing but the files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,22 @@ pub struct Missing {
     pub until: EventId,
 }
 
+/// A finished file of which not everything could be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+    /// The last event that could be read, of it or of those before it.
+    pub after: Option<EventId>,
+    /// The last event that was in it.
+    pub until: EventId,
+}
+
+/// Why a finished file is damaged though each octet can be read.
+pub(super) const ENDS_EARLY: &str = "it ends before the last event that its name tells";
+
 /// Goes through the journal, and on as it grows.
 #[derive(Debug)]
 pub struct Follower {
@@ -74,7 +91,10 @@ pub struct Follower {
     current: Option<(JournalFile, Lines)>,
     /// The file after the current one is there, so nothing more is written to this one.
     has_successor: bool,
+    /// The last event in the current file so far, given or not.
+    seen: Option<EventId>,
     missing: Vec<Missing>,
+    damaged_files: Vec<Damaged>,
     damaged: u64,
 }
 
@@ -99,8 +119,16 @@ impl Follower {
                 Some(cursor)
             }
         };
-        let folder = folder.to_owned();
-        Ok(Self { folder, after, current: None, has_successor: false, missing: Vec::new(), damaged: 0 })
+        Ok(Self {
+            folder: folder.to_owned(),
+            after,
+            current: None,
+            has_successor: false,
+            seen: None,
+            missing: Vec::new(),
+            damaged_files: Vec::new(),
+            damaged: 0,
+        })
     }
 
     /// The last event that was given; reading goes on behind it.
@@ -111,6 +139,11 @@ impl Follower {
     /// What was removed before it could be read, since the last call.
     pub fn take_missing(&mut self) -> Vec<Missing> {
         std::mem::take(&mut self.missing)
+    }
+
+    /// Files that could not be read to their end, since the last call. They are passed: the cursor is behind them then.
+    pub fn take_damaged(&mut self) -> Vec<Damaged> {
+        std::mem::take(&mut self.damaged_files)
     }
 
     /// Lines so far that could not be read: a power cut leaves such.
@@ -125,7 +158,21 @@ impl Follower {
             if self.current.is_none() && !self.begin()? {
                 return Ok(());
             }
-            self.read_current(each)?;
+            let failure = self.read_current(each)?;
+            let Some((file, _)) = &self.current else { return Ok(()) };
+            match file.last {
+                Some(last) => {
+                    let is_short = self.seen.is_none_or(|seen| seen < last);
+                    let reason = failure.map(|error| error.to_string()).or(is_short.then(|| ENDS_EARLY.to_owned()));
+                    let path = file.path.clone();
+                    self.seen = Some(last);
+                    if let Some(reason) = reason {
+                        self.damaged_files.push(Damaged { path, reason, after: self.after, until: last });
+                        self.after = self.after.max(Some(last));
+                    }
+                }
+                None => failure.map_or(Ok(()), |error| Err(named(file, error)))?,
+            }
             let Some((file, _)) = &self.current else { return Ok(()) };
             if self.has_successor || file.is_compressed() {
                 let first = file.first;
@@ -147,31 +194,45 @@ impl Follower {
     /// Opens the file with the event after the cursor; false: there is no file.
     fn begin(&mut self) -> io::Result<bool> {
         let files = files(&self.folder)?;
-        let holds_cursor = |file: &&JournalFile| self.after.is_some_and(|after| file.first <= after);
-        let Some(file) = files.iter().rev().find(holds_cursor).or(files.first()).cloned() else { return Ok(false) };
-        self.turn_to(file)?;
-        Ok(true)
+        let Some(after) = self.after else {
+            return files.into_iter().next().map_or(Ok(false), |file| self.turn_to(file));
+        };
+        let holds_cursor = |file: &JournalFile| file.first <= after;
+        let place = files.iter().rposition(holds_cursor).unwrap_or_default();
+        // A finished one whose last event is the cursor has nothing for us, whatever state it is in.
+        let is_done = files.get(place).is_some_and(|file| file.last.is_some_and(|last| last <= after));
+        let place = if is_done { place + 1 } else { place };
+        files.into_iter().nth(place).map_or(Ok(false), |file| self.turn_to(file))
     }
 
-    fn turn_to(&mut self, file: JournalFile) -> io::Result<()> {
-        self.has_successor = false;
+    /// Always true: there is a file.
+    fn turn_to(&mut self, file: JournalFile) -> io::Result<bool> {
+        (self.has_successor, self.seen) = (false, None);
         self.current = match Lines::open(&file) {
             Ok(lines) => Some((file, lines)),
             // Compressed or removed this moment: looked for anew.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+            Err(error) if file.is_compressed() => Some((file, Lines::unreadable(error))),
+            Err(error) => return Err(named(&file, error)),
         };
-        Ok(())
+        Ok(true)
     }
 
-    fn read_current(&mut self, each: &mut dyn FnMut(&Record<'_>) -> io::Result<()>) -> io::Result<()> {
-        let Some((_, lines)) = &mut self.current else { return Ok(()) };
-        while let Some(line) = lines.next()? {
-            let record = Record::of(line).and_then(|record| Some((record.id()?, record)));
-            let Some((id, record)) = record else {
+    /// Gives what is there of the current file; what keeps the rest of it from being read, or else the error of `each`.
+    fn read_current(&mut self, each: &mut dyn FnMut(&Record<'_>) -> io::Result<()>) -> io::Result<Option<io::Error>> {
+        let Some((_, lines)) = &mut self.current else { return Ok(None) };
+        loop {
+            let line = match lines.next() {
+                Ok(Some(line)) => line,
+                Ok(None) => return Ok(None),
+                Err(failure) => return Ok(Some(failure)),
+            };
+            let Some(record) = Record::of(line) else {
                 self.damaged += 1;
                 continue;
             };
+            let id = record.id();
+            self.seen = self.seen.max(Some(id));
             if self.after.is_some_and(|after| id <= after) {
                 continue;
             }
@@ -183,8 +244,12 @@ impl Follower {
             each(&record)?;
             self.after = Some(id);
         }
-        Ok(())
     }
+}
+
+/// The error with the file that it is about.
+fn named(file: &JournalFile, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", file.path.display()))
 }
 
 /// What the line that a file begins with says about the event before it.
@@ -220,9 +285,11 @@ fn removed(place: &Path, cursor: EventId) -> io::Result<Option<EventId>> {
     let mut lines = match Lines::open(&oldest) {
         Ok(lines) => lines,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return removed(place, cursor),
-        Err(error) => return Err(error),
+        Err(_) if oldest.is_compressed() => return Ok(None),
+        Err(error) => return Err(named(&oldest, error)),
     };
-    let before = lines.next()?.and_then(Record::of).and_then(|record| previous(&record));
+    // One that is damaged is told when it is read.
+    let before = lines.next().ok().flatten().and_then(Record::of).and_then(|record| previous(&record));
     Ok(before.is_some_and(|before| before > cursor).then_some(oldest.first))
 }
 
@@ -246,7 +313,7 @@ mod tests {
     fn read(follower: &mut Follower) -> Vec<u64> {
         let mut seen = Vec::new();
         let mut each = |record: &Record<'_>| {
-            seen.extend(record.id().map(|id| id.0));
+            seen.push(record.id().0);
             Ok(())
         };
         follower.read(&mut each).unwrap();

@@ -1,20 +1,24 @@
 //! Looking for events in all files.
 //!
 //! Files are read from the newest to the oldest, and no further than needed. Lines are compared as they stand in the
-//! file, without being parsed: several million a second.
+//! file, once it is seen that they are whole: about a million a second. Addresses, domains, tenants and campaigns are
+//! compared as the queue compares them.
 
 use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use memchr::memmem::Finder;
 
 use crate::message::MessageId;
+use crate::smtp::address::Address;
 
 use super::event::Kind;
 use super::folder::{JournalFile, files};
+use super::follow::ENDS_EARLY;
+use super::id::EventId;
 use super::lines::Lines;
 use super::record::{Record, escaped};
 use super::time;
@@ -25,9 +29,9 @@ const STEP: u64 = 100_000;
 /// What to look for; absent: anything.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// The forward-path; case does not matter.
+    /// The forward-path, with or without angle brackets. Case matters in the local-part, not in the domain.
     pub recipient: Option<String>,
-    /// The reverse-path; case does not matter, and an empty one is the null reverse-path.
+    /// The reverse-path, likewise; an empty one is the null reverse-path.
     pub sender: Option<String>,
     /// The message.
     pub message: Option<MessageId>,
@@ -75,6 +79,8 @@ pub struct Hits {
     pub gaps: u64,
     /// Lines that could not be read.
     pub damaged: u64,
+    /// Files that could not be read to their end, and why.
+    pub damaged_files: Vec<(PathBuf, String)>,
 }
 
 /// How far a search has come.
@@ -88,43 +94,22 @@ pub struct Progress {
     pub found: usize,
 }
 
-/// A condition that a line fulfils or not.
-enum Condition {
-    /// It has these octets.
-    Has(Finder<'static>),
-    /// Behind these octets come those, in any case, and a quotation mark.
-    Folded(Finder<'static>, Vec<u8>),
+/// What a line must have to fulfil a condition.
+fn condition(name: &str, value: &str) -> Finder<'static> {
+    let needle = [format!("\"{name}\":\"").as_bytes(), &escaped(value), b"\""].concat();
+    Finder::new(&needle).into_owned()
 }
 
-impl Condition {
-    fn exact(name: &str, value: &str) -> Self {
-        let needle = [format!("\"{name}\":\"").as_bytes(), &escaped(value), b"\""].concat();
-        Self::Has(Finder::new(&needle).into_owned())
-    }
-
-    fn folded(name: &str, value: &str) -> Self {
-        let key = format!("\"{name}\":\"");
-        Self::Folded(Finder::new(key.as_bytes()).into_owned(), escaped(value))
-    }
-
-    fn is_met(&self, line: &[u8]) -> bool {
-        match self {
-            Self::Has(finder) => finder.find(line).is_some(),
-            Self::Folded(key, wanted) => {
-                let value = key.find(line).and_then(|at| line.get(at + key.needle().len()..));
-                value.is_some_and(|value| {
-                    value.get(..wanted.len()).is_some_and(|found| found.eq_ignore_ascii_case(wanted))
-                        && value.get(wanted.len()) == Some(&b'"')
-                })
-            }
-        }
-    }
+/// An address in the form in which the queue and the journal have it; what is none can be found nowhere.
+fn address_form(text: &str) -> String {
+    let bare = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text);
+    bare.parse::<Address>().map_or_else(|_| bare.to_owned(), |address| address.as_str().to_owned())
 }
 
 /// A query made ready.
 struct Filter<'a> {
     query: &'a Query,
-    conditions: Vec<Condition>,
+    conditions: Vec<Finder<'static>>,
     since: Option<Vec<u8>>,
     until: Option<Vec<u8>>,
 }
@@ -132,14 +117,14 @@ struct Filter<'a> {
 impl<'a> Filter<'a> {
     fn new(query: &'a Query) -> Self {
         let Query { recipient, sender, message, tenant, campaign, domain, .. } = query;
-        let message = message.map(|id| Condition::exact("message_id", &id.to_string()));
+        let domain = domain.as_ref().map(|name| name.trim_end_matches('.').to_lowercase());
         let conditions = [
-            message,
-            recipient.as_ref().map(|path| Condition::folded("recipient", path)),
-            sender.as_ref().map(|path| Condition::folded("reverse_path", path)),
-            domain.as_ref().map(|name| Condition::folded("domain", name.trim_end_matches('.'))),
-            tenant.as_ref().map(|name| Condition::folded("tenant", name)),
-            campaign.as_ref().map(|name| Condition::exact("campaign", name)),
+            message.map(|id| condition("message_id", &id.to_string())),
+            recipient.as_ref().map(|path| condition("recipient", &address_form(path))),
+            sender.as_ref().map(|path| condition("reverse_path", &address_form(path))),
+            domain.map(|name| condition("domain", &name)),
+            tenant.as_ref().map(|name| condition("tenant", name)),
+            campaign.as_ref().map(|name| condition("campaign", name)),
         ];
         let bound = |at: Option<Duration>| {
             at.map(|at| {
@@ -158,12 +143,12 @@ impl<'a> Filter<'a> {
             [] => !is_kind(&Kind::File),
             events => events.iter().any(is_kind),
         };
-        is_wanted && self.conditions.iter().all(|condition| condition.is_met(line))
+        is_wanted && self.conditions.iter().all(|condition| condition.find(line).is_some())
     }
 }
 
 /// Looks through the journal in `folder`; no daemon is needed. `progress` is called every now and then and may end it:
-/// then what was found so far is given, as cut.
+/// then what was found so far is given, as cut. A file that is damaged is told and passed.
 pub fn search(folder: &Path, query: &Query, progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> io::Result<Hits> {
     let filter = Filter::new(query);
     let all = files(folder)?;
@@ -172,27 +157,26 @@ pub fn search(folder: &Path, query: &Query, progress: &mut dyn FnMut(Progress) -
     let mut state = Progress { files: (0, all.len()), octets: 0, found: 0 };
     for file in all.iter().rev() {
         let Some(mut lines) = open(folder, file)? else { continue };
+        let before = state;
+        let mut step = |here: &Pass<'_>, read| {
+            state.octets = before.octets + read;
+            state.found = before.found + here.found.len();
+            progress(state)
+        };
         let mut here = Pass::new(&filter, query.limit.saturating_sub(found.len()));
-        let before = state.octets;
-        let (mut count, mut is_ended) = (0, false);
-        while let Some(line) = lines.next()? {
-            let goes_on = here.look(line, &mut hits);
-            count += 1;
-            if u64::is_multiple_of(count, STEP) {
-                state.octets = before + lines.read;
-                state.found = found.len() + here.found.len();
-                is_ended = progress(state).is_break();
-            }
-            if is_ended || !goes_on {
-                break;
-            }
-        }
+        let mut is_ended = false;
+        let damage = here.run(&mut lines, file, &mut hits, &mut |here, read| {
+            is_ended = step(here, read).is_break();
+            is_ended
+        });
+        hits.damaged_files.extend(damage.map(|reason| (file.path.clone(), reason)));
         let Pass { found: newer, is_cut, is_before_since, .. } = here;
         for line in newer.into_iter().rev() {
             found.push_front(line);
         }
         hits.is_cut |= is_cut || is_ended;
-        state = Progress { files: (state.files.0 + 1, state.files.1), octets: before + lines.read, found: found.len() };
+        let octets = before.octets + lines.read;
+        state = Progress { files: (before.files.0 + 1, before.files.1), octets, found: found.len() };
         let is_full = found.len() >= query.limit;
         let is_last = state.files.0 == state.files.1;
         hits.is_cut |= is_full && !is_last && !is_before_since;
@@ -206,14 +190,13 @@ pub fn search(folder: &Path, query: &Query, progress: &mut dyn FnMut(Progress) -
 
 /// The lines of a file, which may have been compressed since it was seen; none: it has been removed.
 fn open(folder: &Path, file: &JournalFile) -> io::Result<Option<Lines>> {
-    let retry = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => {
+    match Lines::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let now = files(folder)?.into_iter().find(|now| now.first == file.first);
-            now.map(|now| Lines::open(&now)).transpose()
+            Ok(now.map(|now| Lines::open(&now).unwrap_or_else(Lines::unreadable)))
         }
-        _ => Err(error),
-    };
-    Lines::open(file).map(Some).or_else(retry)
+        opened => Ok(Some(opened.unwrap_or_else(Lines::unreadable))),
+    }
 }
 
 /// A walk through one file.
@@ -225,20 +208,50 @@ struct Pass<'a> {
     is_cut: bool,
     /// The file begins before the time that is asked for, so older files have nothing.
     is_before_since: bool,
+    /// The last event so far.
+    last: Option<EventId>,
 }
 
 impl<'a> Pass<'a> {
     fn new(filter: &'a Filter<'a>, room: usize) -> Self {
-        Self { filter, room, found: VecDeque::new(), is_cut: false, is_before_since: false }
+        Self { filter, room, found: VecDeque::new(), is_cut: false, is_before_since: false, last: None }
+    }
+
+    /// Takes the lines of a file; what is wrong with it, if not all of it could be read. `step` is called every now and
+    /// then, with the octets read, and may end it.
+    fn run(
+        &mut self,
+        lines: &mut Lines,
+        file: &JournalFile,
+        hits: &mut Hits,
+        step: &mut dyn FnMut(&Self, u64) -> bool,
+    ) -> Option<String> {
+        let mut count = 0;
+        loop {
+            match lines.next() {
+                Ok(Some(line)) if !self.look(line, hits) => return None,
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => return Some(error.to_string()),
+            }
+            count += 1;
+            if u64::is_multiple_of(count, STEP) && step(self, lines.read) {
+                return None;
+            }
+        }
+        (file.last > self.last).then(|| ENDS_EARLY.to_owned())
     }
 
     /// Takes a line; false: the rest of the file is too new. Times never go back within a file.
     fn look(&mut self, line: &[u8], hits: &mut Hits) -> bool {
         let record = Record::of(line);
-        let Some((at, kind)) = record.and_then(|record| Some((record.raw("time")?, record.raw("event")?))) else {
+        let Some((id, at, kind)) =
+            record.and_then(|record| Some((record.id(), record.raw("time")?, record.raw("event")?)))
+        else {
             hits.damaged += 1;
             return true;
         };
+        self.last = self.last.max(Some(id));
         let Filter { since, until, .. } = self.filter;
         if since.as_ref().is_some_and(|since| at < since.as_slice()) {
             self.is_before_since = true;

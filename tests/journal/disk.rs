@@ -117,6 +117,28 @@ fn a_daemon_starts_on_a_full_disk_and_tells_what_it_missed() {
     assert_eq!(of_kind(&events, "delivered").len(), 5);
 }
 
+#[test]
+fn a_kill_is_told_also_of_a_daemon_that_started_on_a_full_disk() {
+    let Some(mount) = Mount::tmpfs("1m") else {
+        return skip::skip("a_full_journal_disk", "cannot mount a tmpfs: not root, or no mount here");
+    };
+    let receiver = Receiver::start();
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Stage::with_journal(folder, mount.path().join("journal"), receiver.address, "buffer = \"64KiB\"\n");
+    std::fs::create_dir(&stage.journal).unwrap();
+    let ballast = fill(mount.path());
+    let daemon = stage.start();
+    std::fs::remove_file(ballast).unwrap();
+    submit(&daemon, 1);
+    stage.until(|events| events.len() == 2);
+    wait("the lock is marked", || std::fs::metadata(stage.journal.join("lock")).unwrap().len() > 0);
+    daemon.kill();
+
+    stage.start().stop();
+
+    assert_eq!(stage.events()[2]["cause"], "crash");
+}
+
 /// Every write of the journal's thread takes seconds; ended when dropped.
 struct Slowness(Child);
 
