@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::config::names::is_host_name;
+use crate::config::{Config, ConfigError};
 use crate::delivery::Deliverer;
 use crate::dns::Planner;
 use crate::journal::{self, Journal};
@@ -166,6 +166,8 @@ pub struct Daemon {
 
 impl std::fmt::Debug for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    /// The file being read for a reload, perhaps one that was given up.
+    reading: Option<tokio::task::JoinHandle<Result<Config, ConfigError>>>,
         f.debug_struct("Daemon").field("doors", &self.doors).field("metrics", &self.metrics).finish_non_exhaustive()
     }
 }
@@ -239,6 +241,7 @@ impl Daemon {
         daemon.watch(watched, clock);
         daemon.doors.commit(bound, &daemon.config, &hostname);
         daemon.note_parts();
+            reading: None,
         Ok(daemon)
     }
 

@@ -7,9 +7,10 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::UnixListener;
 
 /// A bound socket; its file is removed when this is dropped, unless somebody else has replaced it.
@@ -69,11 +70,17 @@ fn refuse_live(path: &Path) -> io::Result<()> {
         Ok(metadata) if !metadata.file_type().is_socket() => {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something that is not a socket"))
         }
-        Ok(_) if BlockingStream::connect(path).is_ok() => {
-            Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon answers on it"))
-        }
+        Ok(_) if is_live(path)? => Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon answers on it")),
         _ => Ok(()),
     }
+}
+
+/// Whether somebody listens. Without waiting: a backlog that is full belongs to a listener.
+fn is_live(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let connected = connect(&socket, &SocketAddrUnix::new(path)?);
+    Ok(connected.is_ok() || connected == Err(Errno::AGAIN))
 }
 
 #[cfg(test)]
@@ -105,6 +112,18 @@ mod tests {
 
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(live.path(), path);
+    }
+
+    #[tokio::test]
+    async fn one_whose_backlog_is_full_is_live_and_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&socket, 0).unwrap();
+        let _waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
+
+        assert_eq!(bind_unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]

@@ -69,7 +69,11 @@ async fn serve(file: PathBuf, sockets: Sockets, config: Config, set_log_filter: 
             _ = signals.hangup.recv() => None,
             Some(asked) = requests.recv() => Some(asked),
         };
-        let answer = reloaded(&mut daemon, &file).await;
+        // A reload that is ended by the stop has changed nothing; who asked for it is told that we are stopping.
+        let answer = tokio::select! {
+            answer = reloaded(&mut daemon, &file) => answer,
+            () = signals.termination() => break,
+        };
         if let Some(asked) = asked {
             // Who asked may have gone; the log tells it anyway.
             let _ = asked.send(answer);

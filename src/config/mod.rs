@@ -6,6 +6,7 @@
 pub mod changes;
 pub mod delivery;
 pub mod egress;
+mod file;
 pub mod journal;
 pub mod listen;
 pub mod names;
@@ -165,9 +166,9 @@ impl Complaints {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file. May block as long as its disk does, but not on a pipe.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+        let text = file::read(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
         Self::parse(&text, path)
     }
 

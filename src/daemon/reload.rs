@@ -4,9 +4,10 @@
 //! use, which cannot fail. So a reload happens or it does not. No connection is cut by it: what runs goes on under what it
 //! was begun with where a change cannot reach it, and `docs/configuration.md` tells which options that is so of.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
 use tokio::net::TcpListener;
@@ -22,6 +23,9 @@ use crate::metrics::Registry;
 use super::doors::Prepared;
 use super::watchdog::beating;
 use super::{Daemon, Error, hostname, settings};
+
+/// How long the file is read at most.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a reload changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -110,9 +114,10 @@ struct Preparation {
 }
 
 impl Daemon {
-    /// Reads `file` and takes it on; tells in the log and the metrics how that went.
+    /// Reads `file` and takes it on; tells in the log and the metrics how that went. Dropped before it is done, it has
+    /// changed nothing.
     pub async fn reload_file(&mut self, file: &Path) -> Result<Reloaded, ReloadError> {
-        let reloaded = match Config::load(file) {
+        let reloaded = match self.load(file).await {
             Ok(config) => self.reload(config).await.map_err(ReloadError::from),
             Err(error) => Err(error.into()),
         };
@@ -144,6 +149,20 @@ impl Daemon {
 
     /// Takes on another configuration; gives what changed, and what would but needs a restart. On an error nothing has
     /// changed.
+    /// Reads the file where it holds nobody up: its disk may hang.
+    async fn load(&mut self, file: &Path) -> Result<Config, ConfigError> {
+        let failed = |error| ConfigError::Read { path: file.to_owned(), error };
+        let silent = || failed(io::Error::new(io::ErrorKind::TimedOut, "its disk does not answer"));
+        if self.reading.as_ref().is_some_and(|reading| !reading.is_finished()) {
+            return Err(silent());
+        }
+        let path = file.to_owned();
+        let reading = self.reading.insert(tokio::task::spawn_blocking(move || Config::load(&path)));
+        let read = tokio::time::timeout(READ_TIMEOUT, reading).await.map_err(|_| silent())?;
+        self.reading = None;
+        read.map_err(|error| failed(error.into()))?
+    }
+
     pub async fn reload(&mut self, config: Config) -> Result<(Vec<Change>, Vec<Change>), Error> {
         let changes = self.config.changes(&config);
         let (needs_restart, changed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::needs_restart);

@@ -4,6 +4,7 @@
 #[path = "../common/fake_mx.rs"]
 mod fake_mx;
 
+mod blocked;
 mod classes;
 mod daemon;
 mod refusals;
