@@ -25,7 +25,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves the admin interface until `stop`; requests that are being answered then are finished.
 pub async fn serve_unix(socket: AdminSocket, state: State, stop: CancellationToken) {
     let wall = state.wall.clone();
-    serve(&socket.listener, router(state), wall, stop).await;
+    serve(socket, router(state), wall, stop).await;
 }
 
 /// Serves `/metrics` in Prometheus' text format until `stop`.
@@ -63,7 +63,7 @@ pub async fn serve_metrics(listener: TcpListener, registry: Registry, stop: Canc
         .fallback(error::no_such_metrics_path)
         .method_not_allowed_fallback(error::no_such_method)
         .with_state(registry);
-    serve(&listener, router, wall, stop).await;
+    serve(listener, router, wall, stop).await;
 }
 
 async fn metrics(Shared(registry): Shared<Registry>) -> Result<impl IntoResponse, error::Refusal> {
@@ -78,11 +78,11 @@ trait Listen: Sync {
     fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
 }
 
-impl Listen for UnixListener {
+impl Listen for AdminSocket {
     type Stream = UnixStream;
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
-        self.poll_accept(context).map_ok(|(stream, _)| stream)
+        self.listener.poll_accept(context).map_ok(|(stream, _)| stream)
     }
 }
 
@@ -94,7 +94,7 @@ impl Listen for TcpListener {
     }
 }
 
-async fn serve<L: Listen>(listener: &L, router: Router, wall: Bulkhead, stop: CancellationToken) {
+async fn serve<L: Listen>(listener: L, router: Router, wall: Bulkhead, stop: CancellationToken) {
     let router = router.layer(map_response_with_state(wall.clone(), error::count_panic));
     let places = Places::new(CONNECTIONS);
     let mut connections = JoinSet::new();
@@ -115,6 +115,8 @@ async fn serve<L: Listen>(listener: &L, router: Router, wall: Bulkhead, stop: Ca
             }
         }
     }
+    // Its place is free for another one while requests are finished.
+    drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
