@@ -13,7 +13,7 @@ mod sockets;
 mod watchdog;
 
 use std::io;
-use std::net::{self, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -45,6 +45,7 @@ pub use drain::Remains;
 use front::Front;
 pub use reload::{ReloadError, SetLogFilter};
 pub use settings::{dns as dns_settings, is_local};
+use sockets::Listening;
 pub use sockets::Sockets;
 pub use watchdog::Watchdog;
 use watchdog::{Part, Parts, Sign};
@@ -90,6 +91,17 @@ pub enum Error {
         address: SocketAddr,
         /// `FileDescriptorName=` of its unit.
         name: String,
+    },
+    /// A reload would take a socket away that a socket unit keeps open: clients would connect, and nobody would answer.
+    #[error(
+        "{key}: the socket on {address} was handed over by its socket unit, which decides its address: change the unit and \
+         the configuration, and restart"
+    )]
+    HandedOver {
+        /// The option.
+        key: &'static str,
+        /// Where it listens.
+        address: SocketAddr,
     },
     /// The admin socket cannot be bound.
     #[error("cannot make the admin socket {}: {error}", path.display())]
@@ -154,6 +166,8 @@ pub struct Daemon {
     started: Instant,
     set_log_filter: Option<SetLogFilter>,
     reloads: reload::Meters,
+    /// The file being read for a reload, perhaps one that was given up.
+    reading: Option<tokio::task::JoinHandle<Result<Config, ConfigError>>>,
     /// What the watchdog is to look at.
     parts: Parts,
     /// Ends what watches: admin, metrics, upkeep.
@@ -166,8 +180,6 @@ pub struct Daemon {
 
 impl std::fmt::Debug for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-    /// The file being read for a reload, perhaps one that was given up.
-    reading: Option<tokio::task::JoinHandle<Result<Config, ConfigError>>>,
         f.debug_struct("Daemon").field("doors", &self.doors).field("metrics", &self.metrics).finish_non_exhaustive()
     }
 }
@@ -229,6 +241,7 @@ impl Daemon {
             started: Instant::now(),
             set_log_filter,
             reloads: reload::Meters::new(&registry),
+            reading: None,
             registry,
             stop_watching: CancellationToken::new(),
             watchers,
@@ -241,7 +254,6 @@ impl Daemon {
         daemon.watch(watched, clock);
         daemon.doors.commit(bound, &daemon.config, &hostname);
         daemon.note_parts();
-            reading: None,
         Ok(daemon)
     }
 
@@ -320,8 +332,8 @@ impl Daemon {
         if let Some(socket) = watched.admin {
             self.serve_admin(socket);
         }
-        if let Some(listener) = watched.metrics {
-            self.serve_metrics(listener);
+        if let Some((listener, is_shared)) = watched.metrics {
+            self.serve_metrics(listener, is_shared);
         }
         let gauges = gauges::SpoolGauges::new(&self.registry, self.config.spool.reserve);
         let main = tokio::runtime::Handle::current().metrics();
@@ -386,18 +398,20 @@ fn absolute(path: &Path) -> PathBuf {
 /// The sockets that the daemon is watched by, bound.
 struct Watched {
     admin: Option<admin::AdminSocket>,
-    metrics: Option<TcpListener>,
+    /// And whether it was handed over.
+    metrics: Option<(TcpListener, bool)>,
 }
 
 impl Watched {
-    fn bind(config: &Config, metrics: Option<net::TcpListener>) -> Result<Self, Error> {
+    fn bind(config: &Config, metrics: Option<Listening>) -> Result<Self, Error> {
         let path = config.admin.socket.clone();
         let admin = match path.as_os_str().is_empty() {
             true => None,
             false => Some(admin::bind_unix(&path).map_err(|error| Error::Socket { path, error })?),
         };
         let address = config.metrics.address;
-        let metrics = metrics.map(TcpListener::from_std).transpose();
+        let taken = |Listening { socket, is_shared }| Ok((TcpListener::from_std(socket)?, is_shared));
+        let metrics = metrics.map(taken).transpose();
         Ok(Self { admin, metrics: metrics.map_err(|error| Error::Listen { address, error })? })
     }
 }

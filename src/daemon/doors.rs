@@ -18,7 +18,7 @@ use crate::submission::{self, Door, Leftover};
 use super::front::Front;
 use super::sockets::Listening;
 use super::watchdog::{Parts, beating};
-use super::{Error, settings, sockets};
+use super::{Error, settings};
 
 /// What is listened on.
 pub(super) struct Doors {
@@ -46,6 +46,8 @@ struct Open {
     address: SocketAddr,
     /// As bound: with the port that was given for port 0.
     local: SocketAddr,
+    /// The socket is that of a socket unit, which keeps it open when we do not.
+    is_shared: bool,
     door: Arc<Door>,
 }
 
@@ -64,7 +66,8 @@ impl Doors {
         Self { open, closed, services, front, parts, stop: CancellationToken::new(), tasks: JoinSet::new() }
     }
 
-    /// Binds what is new. Nothing is changed yet: what is bound and not used is closed again.
+    /// Binds what is new. Nothing is changed yet: what is bound and not used is closed again. A socket that was handed over
+    /// cannot be given up: clients would still connect to it.
     pub fn prepare(&self, config: &Config) -> Result<Prepared, Error> {
         let mut kept: Vec<Option<&Open>> = self.open.iter().map(Some).collect();
         let mut places = Vec::with_capacity(config.listeners.len());
@@ -72,12 +75,12 @@ impl Doors {
             let is_it = |open: &&mut Option<&Open>| open.is_some_and(|open| open.address == section.address);
             let place = match kept.iter_mut().find(is_it).and_then(Option::take) {
                 Some(open) => Place::Kept(open.clone()),
-                None => {
-                    let socket = sockets::bind_to(section.address)?;
-                    place(Listening { socket, is_shared: false }, section.address, &self.front)?
-                }
+                None => place(Listening::at(section.address)?, section.address, &self.front)?,
             };
             places.push(place);
+        }
+        if let Some(gone) = kept.into_iter().flatten().find(|open| open.is_shared) {
+            return Err(Error::HandedOver { key: "listener.address", address: gone.local });
         }
         Ok(Prepared(places))
     }
@@ -99,7 +102,7 @@ impl Doors {
                     let leftover = if is_shared { Leftover::Stays } else { Leftover::IsToldToGo };
                     let serve = submission::serve(listener, door.clone(), leftover, self.stop.clone());
                     self.tasks.spawn_on(beating(self.parts.accept_loop(), serve), self.front.handle());
-                    Open { address: section.address, local, door }
+                    Open { address: section.address, local, is_shared, door }
                 }
             };
             self.open.push(open);

@@ -94,6 +94,8 @@ impl Meters {
 #[derive(Debug)]
 pub(super) struct Server<Place> {
     pub place: Place,
+    /// Its socket is that of a socket unit: it can be had only at a start.
+    pub is_shared: bool,
     pub stop: CancellationToken,
 }
 
@@ -147,8 +149,6 @@ impl Daemon {
         }
     }
 
-    /// Takes on another configuration; gives what changed, and what would but needs a restart. On an error nothing has
-    /// changed.
     /// Reads the file where it holds nobody up: its disk may hang.
     async fn load(&mut self, file: &Path) -> Result<Config, ConfigError> {
         let failed = |error| ConfigError::Read { path: file.to_owned(), error };
@@ -163,6 +163,8 @@ impl Daemon {
         read.map_err(|error| failed(error.into()))?
     }
 
+    /// Takes on another configuration; gives what changed, and what would but needs a restart. On an error nothing has
+    /// changed.
     pub async fn reload(&mut self, config: Config) -> Result<(Vec<Change>, Vec<Change>), Error> {
         let changes = self.config.changes(&config);
         let (needs_restart, changed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::needs_restart);
@@ -205,6 +207,9 @@ impl Daemon {
         match (&self.metrics, config.metrics.enabled) {
             (None, false) => return Ok(Next::Stays),
             (Some(_), true) if self.config.metrics.address == address => return Ok(Next::Stays),
+            (Some(server), _) if server.is_shared => {
+                return Err(Error::HandedOver { key: "metrics.address", address: server.place });
+            }
             (Some(_), false) => return Ok(Next::Ends),
             (_, true) => {}
         }
@@ -254,7 +259,7 @@ impl Daemon {
         let place = socket.path().to_owned();
         let serve = admin::serve_unix(socket, self.admin_state(), stop.clone());
         self.watchers.spawn(beating(self.parts.accept_loop(), serve));
-        self.admin = Some(Server { place, stop });
+        self.admin = Some(Server { place, is_shared: false, stop });
     }
 
     fn commit_metrics(&mut self, next: Next<TcpListener>) {
@@ -265,17 +270,17 @@ impl Daemon {
             server.stop.cancel();
         }
         if let Next::Is(listener) = next {
-            self.serve_metrics(listener);
+            self.serve_metrics(listener, false);
         }
     }
 
-    /// Serves the metrics on a listener.
-    pub(super) fn serve_metrics(&mut self, listener: TcpListener) {
+    /// Serves the metrics on a listener, which may have been handed over at the start.
+    pub(super) fn serve_metrics(&mut self, listener: TcpListener, is_shared: bool) {
         let Ok(place) = listener.local_addr() else { return };
         let stop = self.stop_watching.child_token();
         let serve = admin::serve_metrics(listener, self.registry.clone(), stop.clone());
         self.watchers.spawn(beating(self.parts.accept_loop(), serve));
-        self.metrics = Some(Server { place, stop });
+        self.metrics = Some(Server { place, is_shared, stop });
     }
 }
 

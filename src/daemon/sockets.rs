@@ -24,15 +24,26 @@ pub struct Sockets {
     /// One for each listener.
     pub(super) listeners: Vec<Listening>,
     /// For `/metrics`, if that is enabled.
-    pub(super) metrics: Option<TcpListener>,
+    pub(super) metrics: Option<Listening>,
 }
 
-/// A socket of a listener.
+/// One of them.
 #[derive(Debug)]
 pub(super) struct Listening {
     pub socket: TcpListener,
     /// It was handed over: who did has it too, and connections that wait are the next daemon's.
     pub is_shared: bool,
+}
+
+impl Listening {
+    fn inherited(socket: TcpListener) -> Self {
+        Self { socket, is_shared: true }
+    }
+
+    /// Binds one. Must not block: the daemon may be running.
+    pub fn at(address: SocketAddr) -> Result<Self, Error> {
+        Ok(Self { socket: bind_to(address)?, is_shared: false })
+    }
 }
 
 /// A socket that was handed over.
@@ -66,7 +77,7 @@ impl Sockets {
     fn complete(config: &Config, mut inherited: Vec<Inherited>) -> Result<Self, Error> {
         let mut by_address = |address: SocketAddr| {
             let place = inherited.iter().position(|socket| socket.address == address)?;
-            Some(inherited.swap_remove(place).socket)
+            Some(Listening::inherited(inherited.swap_remove(place).socket))
         };
         let mut listeners: Vec<_> = config.listeners.iter().map(|listener| by_address(listener.address)).collect();
         let mut metrics = if config.metrics.enabled { by_address(config.metrics.address) } else { None };
@@ -75,7 +86,7 @@ impl Sockets {
             if place.is_none()
                 && let Some(number) = inherited.iter().position(is_its)
             {
-                *place = Some(inherited.swap_remove(number).socket);
+                *place = Some(Listening::inherited(inherited.swap_remove(number).socket));
             }
         }
         if let Some(Inherited { address, name, .. }) = inherited.pop() {
@@ -83,13 +94,11 @@ impl Sockets {
         }
         let addresses = config.listeners.iter().map(|listener| listener.address);
         let listeners = listeners.into_iter().zip(addresses);
-        let listening = |(found, address)| match found {
-            Some(socket) => Ok(Listening { socket, is_shared: true }),
-            None => Ok(Listening { socket: bind_to(address)?, is_shared: false }),
-        };
-        let listeners = listeners.map(listening).collect::<Result<_, Error>>()?;
+        let listeners = listeners
+            .map(|(found, address)| found.map_or_else(|| Listening::at(address), Ok))
+            .collect::<Result<_, _>>()?;
         if config.metrics.enabled && metrics.is_none() {
-            metrics = Some(bind_to(config.metrics.address)?);
+            metrics = Some(Listening::at(config.metrics.address)?);
         }
         Ok(Self { listeners, metrics })
     }
@@ -105,8 +114,7 @@ fn prepare(socket: Option<TcpListener>, name: &str) -> io::Result<Inherited> {
     Ok(Inherited { address: socket.local_addr()?, name: name.to_owned(), socket })
 }
 
-/// Binds one. Must not block: the daemon may be running.
-pub(super) fn bind_to(address: SocketAddr) -> Result<TcpListener, Error> {
+fn bind_to(address: SocketAddr) -> Result<TcpListener, Error> {
     open(address).map_err(|error| told(address, error))
 }
 
@@ -152,7 +160,7 @@ mod tests {
     const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
     fn addresses(sockets: &Sockets) -> Vec<SocketAddr> {
-        sockets.listeners.iter().map(|listening| listening.socket.local_addr().unwrap()).collect()
+        sockets.listeners.iter().map(|bound| bound.socket.local_addr().unwrap()).collect()
     }
 
     #[test]
@@ -166,6 +174,8 @@ mod tests {
         let found = addresses(&sockets);
         assert_eq!(found[1..], [first, second]);
         assert!(found[0] != first && found[0] != second && found[0].port() != 0, "bound by itself");
+        let is_shared: Vec<bool> = sockets.listeners.iter().map(|bound| bound.is_shared).collect();
+        assert_eq!(is_shared, [false, true, true]);
         assert!(sockets.metrics.is_some());
     }
 
@@ -186,7 +196,7 @@ mod tests {
 
         let sockets = Sockets::complete(&config, vec![inherited]).unwrap();
 
-        assert_eq!(sockets.metrics.unwrap().local_addr().unwrap(), config.metrics.address);
+        assert_eq!(sockets.metrics.unwrap().socket.local_addr().unwrap(), config.metrics.address);
     }
 
     #[test]

@@ -65,3 +65,30 @@ fn what_is_no_listening_socket_is_refused() {
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("socket 0 of LISTEN_FDS (\"a\")"), "{said}");
 }
+
+#[test]
+fn a_reload_cannot_take_away_a_socket_that_was_handed_over() {
+    let (submission, metrics) = (socket(), socket());
+    let (address, scraped) = (submission.local_addr().unwrap(), metrics.local_addr().unwrap());
+    let place = Place::new("", &format!("address = \"{address}\""), &format!("[metrics]\naddress = \"{scraped}\""));
+    let daemon = place.start(place.command_with(&[submission, metrics], "a:b"));
+    let before = std::fs::read_to_string(place.path("config.toml")).unwrap();
+
+    for (key, text) in [
+        ("listener.address", before.replace(&address.to_string(), "127.0.0.1:0")),
+        ("metrics.address", before.replace(&scraped.to_string(), "127.0.0.1:0")),
+        ("metrics.address", format!("{before}enabled = false\n")),
+    ] {
+        std::fs::write(place.path("config.toml"), text).unwrap();
+        let output = place.ask(&["reload"]);
+
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(key) && said.contains("socket unit"), "{said}");
+        submit(address);
+        assert!(crate::daemon::still_seconds(scraped, "accept") < 60.0);
+    }
+    std::fs::write(place.path("config.toml"), before.replace("mta.test", "new.test")).unwrap();
+    assert_eq!(place.ask(&["reload"]).status.code(), Some(0), "the rest can change");
+    daemon.stop();
+}
