@@ -25,11 +25,15 @@ pub(super) fn ready(status: &str) -> String {
     format!("{READY}\nSTATUS={status}")
 }
 
-/// Stopping, with a line for `systemctl status`.
-pub(super) fn stopping(status: &str) -> String {
-    format!("{STOPPING}\nSTATUS={status}")
+/// Stopping, with a line for `systemctl status`. `grace` and what follows it may be longer than the unit's
+/// `TimeoutStopSec=`; one that is longer than this stays.
+pub(super) fn stopping(status: &str, grace: Duration) -> String {
+    let most = (grace + LAST_SYNC).as_micros();
+    format!("{STOPPING}\nEXTEND_TIMEOUT_USEC={most}\nSTATUS={status}")
 }
 
+/// For closing the spool and the journal behind the drain; as much as the unit leaves by itself.
+const LAST_SYNC: Duration = Duration::from_secs(30);
 /// A manager that does not read must not hold the daemon up, least of all at its end.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -77,6 +81,13 @@ mod tests {
         {
             assert_eq!(watchdog_of(microseconds, process, 7), None, "{microseconds:?} {process:?}");
         }
+    }
+
+    #[test]
+    fn a_stop_asks_for_as_much_time_as_the_drain_may_take() {
+        let said = stopping("Draining", Duration::from_secs(3_600));
+
+        assert_eq!(said, "STOPPING=1\nEXTEND_TIMEOUT_USEC=3630000000\nSTATUS=Draining");
     }
 
     #[test]

@@ -102,7 +102,8 @@ async fn drain(daemon: Daemon, mut signals: Signals) -> exit::Result {
     let grace = daemon.config().delivery.drain.0;
     let left = daemon.remains();
     let (sessions, connections, in_flight) = (left.sessions(), left.connections(), left.in_flight());
-    tell_systemd(&notify::stopping(&format!("Draining: {connections} connections, {sessions} sessions")));
+    let status = format!("Draining: {connections} connections, {sessions} sessions");
+    tell_systemd(&notify::stopping(&status, grace));
     let grace_seconds = grace.as_secs();
     tracing::info!(grace_seconds, sessions, connections, in_flight, "draining; a second signal ends at once");
     tokio::select! {

@@ -76,6 +76,8 @@ fn look_at(package: &Path) {
         "/usr/lib/tmpfiles.d/hikyaku.conf",
         "/usr/share/doc/hikyaku/config.example.toml",
         "/usr/share/doc/hikyaku/install.md",
+        "/usr/share/doc/hikyaku/alerts.yml",
+        "/usr/share/doc/hikyaku/grafana.json",
         "/usr/share/doc/hikyaku/copyright",
         "/usr/share/doc/hikyaku/changelog.gz",
     ] {
