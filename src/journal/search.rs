@@ -1,7 +1,7 @@
 //! Looking for events in all files.
 //!
 //! Files are read from the newest to the oldest, and no further than needed. Lines are compared as they stand in the
-//! file, once it is seen that they are whole: about a million a second. Addresses, domains, tenants and campaigns are
+//! file, once it is seen that they are whole: over a million a second. Addresses, domains, tenants and campaigns are
 //! compared as the queue compares them.
 
 use std::collections::VecDeque;
