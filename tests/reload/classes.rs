@@ -201,3 +201,29 @@ fn leave_from_another(then: &[(&str, u8)]) {
     let of_first = receiver.transactions().iter().filter(|received| received.connection == 0).count();
     assert!(of_first <= 2, "the connection from the removed source ends after what it carries: {of_first}");
 }
+
+#[test]
+fn what_a_lowered_max_age_makes_too_old_expires_when_it_is_due_and_is_not_tried() {
+    let receivers = Receivers::new();
+    let receiver = receivers.start(FakeMx::new().always(Step::Rcpt, "451 later"));
+    let text = format!("[retry]\nschedule = [\"5s\"]\nmax_age = \"1h\"\n{}", route("*", receiver.address));
+    let daemon = Daemon::start(&text);
+    let event = |kind: &str| {
+        let files = std::fs::read_dir(daemon.folder.path().join("journal")).unwrap();
+        let paths = files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some());
+        let lines = paths.map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>();
+        let mut events = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.find(|event| event["event"] == kind && event["recipient"] == "late@a.test")
+    };
+    daemon.client().send("x", "late@a.test");
+    until("it is deferred", || event("deferred").is_some());
+
+    daemon.reload(&text.replace("1h", "1s"));
+    until("it expires", || event("expired").is_some());
+
+    let (deferred, expired) = (event("deferred").unwrap(), event("expired").unwrap());
+    let second = |time: &Value| time.as_str().unwrap()[..19].to_owned();
+    assert!(second(&expired["time"]) >= second(&deferred["retry"]), "{deferred} {expired}");
+    let tried = receiver.commands().iter().filter(|command| command.contains("late@a.test")).count();
+    assert_eq!((tried, &expired["step"]), (1, &"queue".into()));
+}
