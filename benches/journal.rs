@@ -14,7 +14,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use hikyaku::clock::{Clock, UnixTime};
 use hikyaku::journal::{Decision, Event, Journal, Settings, Subject, Verdict};
-use hikyaku::message::{BodyType, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Phase, Recipient, Report};
+use hikyaku::message::{Envelope, Lane, MessageId, Phase, Recipient, Report};
 use hikyaku::metrics::Registry;
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::smtp::reply::Reply;
@@ -25,18 +25,14 @@ const MESSAGES: u64 = 1_000_000;
 fn envelope(number: u64) -> Envelope {
     let path = format!("u{number}x0@d{}.test", number % 1_000);
     Envelope {
-        reverse_path: ReversePath::Mailbox(format!("bounce-{number}@news.example.com").parse().unwrap()),
-        recipients: vec![Recipient { forward_path: path.parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None }],
-        accepted_at: UnixTime(1_795_633_485),
         tenant: "shop".into(),
         campaign: "spring-2026".into(),
         lane: Lane::Bulk,
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        traits: ContentTraits::default(),
-        ret: None,
-        envid: None,
-        kind: Kind::Submitted,
+        ..Envelope::new(
+            ReversePath::Mailbox(format!("bounce-{number}@news.example.com").parse().unwrap()),
+            vec![Recipient::new(path.parse().unwrap())],
+            UnixTime(1_795_633_485),
+        )
     }
 }
 

@@ -17,7 +17,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hikyaku::clock::{Clock, UnixTime};
 use hikyaku::log::disk::Disk;
 use hikyaku::log::record::{Builder, Frame, Seal, seal};
-use hikyaku::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Recipient};
+use hikyaku::message::{Content, Envelope, Lane, MessageId, Recipient};
 use hikyaku::metrics::Registry;
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::spool::{Attempts, Event, NewMessage, RecipientEvent, Settings, Spool, codec};
@@ -25,21 +25,15 @@ use hikyaku::spool::{Attempts, Event, NewMessage, RecipientEvent, Settings, Spoo
 const SIZE: usize = 10 << 10;
 
 fn envelope() -> Arc<Envelope> {
-    let recipient =
-        Recipient { forward_path: "somebody@example.com".parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
+    let recipient = Recipient::new("somebody@example.com".parse().unwrap());
     Arc::new(Envelope {
-        reverse_path: ReversePath::Mailbox("bounce@example.org".parse().unwrap()),
-        recipients: vec![recipient],
-        accepted_at: UnixTime(1_800_000_000),
-        tenant: "default".into(),
         campaign: "spring".into(),
         lane: Lane::Bulk,
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        traits: ContentTraits::default(),
-        ret: None,
-        envid: None,
-        kind: Kind::Submitted,
+        ..Envelope::new(
+            ReversePath::Mailbox("bounce@example.org".parse().unwrap()),
+            vec![recipient],
+            UnixTime(1_800_000_000),
+        )
     })
 }
 

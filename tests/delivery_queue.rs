@@ -14,7 +14,7 @@ use hikyaku::delivery::{self, Deliverer, Timeouts};
 use hikyaku::dns::settings::{Host, NextHop, Route};
 use hikyaku::dns::{self, Planner};
 use hikyaku::log::disk::Disk;
-use hikyaku::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Recipient, Ret};
+use hikyaku::message::{Content, ContentTraits, Envelope, MessageId, Recipient, Ret};
 use hikyaku::metrics::Registry;
 use hikyaku::panics::Probe;
 use hikyaku::queue::settings::{BackOff, Limits, Retry};
@@ -83,21 +83,15 @@ impl Daemon {
     }
 
     async fn submit_content(&self, reverse_path: &str, recipients: &[String], content: String) -> MessageId {
-        let recipient =
-            |path: &String| Recipient { forward_path: path.parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
+        let recipient = |path: &String| Recipient::new(path.parse().unwrap());
         let envelope = Arc::new(Envelope {
-            reverse_path: ReversePath::Mailbox(reverse_path.parse().unwrap()),
-            recipients: recipients.iter().map(recipient).collect(),
-            accepted_at: self.clock.wall(),
-            tenant: "default".into(),
-            campaign: "".into(),
-            lane: Lane::Normal,
-            body: BodyType::SevenBit,
-            smtputf8: false,
             traits: ContentTraits { has_eight_bit: !content.is_ascii(), has_eight_bit_header: false },
             ret: Some(Ret::Full),
-            envid: None,
-            kind: Kind::Submitted,
+            ..Envelope::new(
+                ReversePath::Mailbox(reverse_path.parse().unwrap()),
+                recipients.iter().map(recipient).collect(),
+                self.clock.wall(),
+            )
         });
         let content = Content::Memory(content.into_bytes().into());
         let id = self.spool.next_id();

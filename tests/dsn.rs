@@ -12,9 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hikyaku::bounce::dsn::{self, Action, Request, Subject};
 use hikyaku::clock::UnixTime;
-use hikyaku::message::{
-    BodyType, Content, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Phase, Recipient, Report, Ret,
-};
+use hikyaku::message::{Content, Envelope, MessageId, Phase, Recipient, Report, Ret};
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::smtp::reply::Reply;
 use hikyaku::smtp::status::Status;
@@ -26,23 +24,11 @@ use proptest::prelude::*;
 const HEADER: &str = "Received: from client\r\nMessage-ID: <abc@sender.test>\r\nSubject: Hello\r\n";
 
 fn envelope(reverse_path: &str, recipients: &[&str]) -> Envelope {
-    Envelope {
-        reverse_path: ReversePath::Mailbox(reverse_path.parse().unwrap()),
-        recipients: recipients
-            .iter()
-            .map(|path| Recipient { forward_path: path.parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None })
-            .collect(),
-        accepted_at: UnixTime(1_795_318_696),
-        tenant: "default".into(),
-        campaign: "".into(),
-        lane: Lane::Normal,
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        traits: ContentTraits::default(),
-        ret: None,
-        envid: None,
-        kind: Kind::Submitted,
-    }
+    Envelope::new(
+        ReversePath::Mailbox(reverse_path.parse().unwrap()),
+        recipients.iter().map(|path| Recipient::new(path.parse().unwrap())).collect(),
+        UnixTime(1_795_318_696),
+    )
 }
 
 fn content(text: &str) -> Content {

@@ -214,7 +214,7 @@ mod tests {
 
     use super::*;
     use crate::clock::UnixTime;
-    use crate::message::{BodyType, Content, ContentTraits, Recipient};
+    use crate::message::{Content, Recipient};
     use crate::smtp::address::ReversePath;
 
     fn sample() -> Message {
@@ -224,18 +224,10 @@ mod tests {
             orcpt: None,
         };
         let envelope = Envelope {
-            reverse_path: ReversePath::Null,
-            recipients: vec![recipient("a@x.test"), recipient("b@y.test")],
-            accepted_at: UnixTime(1_000),
             tenant: "shop".into(),
-            campaign: "".into(),
             lane: crate::message::Lane::Bulk,
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            traits: ContentTraits::default(),
             ret: Some(Ret::Headers),
-            envid: None,
-            kind: Kind::Submitted,
+            ..Envelope::new(ReversePath::Null, vec![recipient("a@x.test"), recipient("b@y.test")], UnixTime(1_000))
         };
         let content = Content::Memory(bytes::Bytes::from_static(b"Subject: hi\r\nX: y\r\n\r\nbody\r\n"));
         Message { id: MessageId(7), envelope: Arc::new(envelope), content }

@@ -65,6 +65,13 @@ pub struct Recipient {
     pub orcpt: Option<Box<str>>,
 }
 
+impl Recipient {
+    /// One about which the client said no more.
+    pub fn new(forward_path: Address) -> Self {
+        Self { forward_path, notify: Notify::UNSPECIFIED, orcpt: None }
+    }
+}
+
 /// Everything about a message but its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
@@ -92,4 +99,24 @@ pub struct Envelope {
     pub envid: Option<Box<str>>,
     /// Where it came from.
     pub kind: Kind,
+}
+
+impl Envelope {
+    /// The envelope of a message of the tenant `default` about which the client said no more.
+    pub fn new(reverse_path: ReversePath, recipients: Vec<Recipient>, accepted_at: UnixTime) -> Self {
+        Self {
+            reverse_path,
+            recipients,
+            accepted_at,
+            tenant: "default".into(),
+            campaign: Box::default(),
+            lane: Lane::Normal,
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            traits: ContentTraits::default(),
+            ret: None,
+            envid: None,
+            kind: Kind::Submitted,
+        }
+    }
 }

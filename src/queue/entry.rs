@@ -148,25 +148,15 @@ fn sender_hashes(reverse_path: &ReversePath) -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{BodyType, ContentTraits, Kind, Lane};
+    use crate::message::Kind;
 
     #[test]
     fn the_null_reverse_path_is_told_nothing_and_known() {
-        let recipient =
-            Recipient { forward_path: "a@x.test".parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
+        let recipient = Recipient::new("a@x.test".parse().unwrap());
         let mut envelope = Envelope {
-            reverse_path: ReversePath::Null,
-            recipients: vec![recipient.clone()],
-            accepted_at: UnixTime(0),
             tenant: "t".into(),
-            campaign: "".into(),
-            lane: Lane::Normal,
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            traits: ContentTraits::default(),
-            ret: None,
-            envid: None,
             kind: Kind::Dsn,
+            ..Envelope::new(ReversePath::Null, vec![recipient.clone()], UnixTime(0))
         };
 
         assert_eq!(Marks::of(&envelope, &recipient), Marks::FROM_NULL);

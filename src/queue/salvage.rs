@@ -293,7 +293,7 @@ mod tests {
     use crate::clock::{Clock, UnixTime};
     use crate::dns::{self, Planner};
     use crate::log::simulated::Simulated;
-    use crate::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, Notify, Recipient};
+    use crate::message::{Content, Envelope, Recipient};
     use crate::queue::settings::Settings;
     use crate::smtp::address::ReversePath;
     use crate::spool::{self, Attempts, NewMessage, Spool};
@@ -320,21 +320,10 @@ mod tests {
     /// A message to so many recipients that the spool has, and the queue has lost.
     async fn lose(engine: &Arc<Engine>, recipients: usize) -> MessageId {
         let id = engine.spool.next_id();
-        let recipient =
-            Recipient { forward_path: "a@x.test".parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
+        let recipient = Recipient::new("a@x.test".parse().unwrap());
         let envelope = Arc::new(Envelope {
-            reverse_path: ReversePath::Null,
-            recipients: vec![recipient; recipients],
-            accepted_at: engine.clock.wall(),
             tenant: "t".into(),
-            campaign: "".into(),
-            lane: Lane::Normal,
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            traits: ContentTraits::default(),
-            ret: None,
-            envid: None,
-            kind: Kind::Submitted,
+            ..Envelope::new(ReversePath::Null, vec![recipient; recipients], engine.clock.wall())
         });
         let content = Content::Memory(Bytes::from_static(b"\r\n"));
         let message = NewMessage { id, envelope, content, ended_at: engine.clock.now() };

@@ -400,20 +400,7 @@ pub fn fresh(count: u32) -> Vec<Pending> {
 
 /// The envelope of a message record; `None` if a field does not make sense.
 pub fn envelope(frame: &Frame<'_>) -> Option<Arc<Envelope>> {
-    let mut envelope = Envelope {
-        reverse_path: ReversePath::Null,
-        recipients: Vec::new(),
-        accepted_at: UnixTime(0),
-        tenant: Box::default(),
-        campaign: Box::default(),
-        lane: Lane::Normal,
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        traits: ContentTraits::default(),
-        ret: None,
-        envid: None,
-        kind: Kind::Submitted,
-    };
+    let mut envelope = Envelope { tenant: Box::default(), ..Envelope::new(ReversePath::Null, Vec::new(), UnixTime(0)) };
     for (tag, value) in frame.fields() {
         match tag {
             tag::REVERSE_PATH if value.is_empty() => envelope.reverse_path = ReversePath::Null,

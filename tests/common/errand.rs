@@ -10,9 +10,7 @@ use hikyaku::clock::{Clock, UnixTime};
 use hikyaku::delivery::work::{NotRecorded, Ticket, Unreadable, Work};
 use hikyaku::delivery::{Settings, Shared, Timeouts, deliver};
 use hikyaku::dns::{MxHost, Plan, TlsPolicy, Transport};
-use hikyaku::message::{
-    BodyType, Content, ContentTraits, Envelope, Kind, Lane, Message, MessageId, Notify, Outcome, Recipient,
-};
+use hikyaku::message::{Content, ContentTraits, Envelope, Message, MessageId, Outcome, Recipient};
 use hikyaku::metrics::Registry;
 use hikyaku::panics::Panic;
 use hikyaku::queue::Source;
@@ -152,25 +150,19 @@ pub fn errand(number: u64, content: &[u8]) -> Errand {
 
 /// A message with these recipients.
 pub fn errand_to(number: u64, content: &[u8], recipients: &[&str]) -> Errand {
-    let recipient =
-        |path: &&str| Recipient { forward_path: path.parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
+    let recipient = |path: &&str| Recipient::new(path.parse().unwrap());
     let header = content.windows(4).position(|four| four == b"\r\n\r\n").map_or(content.len(), |end| end);
     let envelope = Envelope {
-        reverse_path: ReversePath::Mailbox(format!("s{number}@sender.test").parse().unwrap()),
-        recipients: recipients.iter().map(recipient).collect(),
-        accepted_at: UnixTime(0),
         tenant: "t".into(),
-        campaign: "".into(),
-        lane: Lane::Normal,
-        body: BodyType::SevenBit,
-        smtputf8: false,
         traits: ContentTraits {
             has_eight_bit: !content.is_ascii(),
             has_eight_bit_header: !content[..header].is_ascii(),
         },
-        ret: None,
-        envid: None,
-        kind: Kind::Submitted,
+        ..Envelope::new(
+            ReversePath::Mailbox(format!("s{number}@sender.test").parse().unwrap()),
+            recipients.iter().map(recipient).collect(),
+            UnixTime(0),
+        )
     };
     let message = Message {
         id: MessageId(number),

@@ -15,9 +15,7 @@ use hikyaku::dns::settings::{Host, NextHop, Route};
 use hikyaku::dns::{self, Planner};
 use hikyaku::log::disk::Disk;
 use hikyaku::log::storage::Storage;
-use hikyaku::message::{
-    BodyType, Content, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Outcome, Phase, Recipient, Report,
-};
+use hikyaku::message::{Content, Envelope, MessageId, Outcome, Phase, Recipient, Report};
 use hikyaku::metrics::Registry;
 use hikyaku::queue::{Assignment, Courier, Queue, Settings, Slot};
 use hikyaku::smtp::address::ReversePath;
@@ -325,22 +323,12 @@ impl Stage {
 
     /// An envelope to recipients, accepted now.
     pub fn envelope(&self, to: &[&str]) -> Envelope {
-        let recipient =
-            |path: &&str| Recipient { forward_path: path.parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
-        Envelope {
-            reverse_path: ReversePath::Mailbox("sender@d199.test".parse().unwrap()),
-            recipients: to.iter().map(recipient).collect(),
-            accepted_at: self.clock.wall(),
-            tenant: "default".into(),
-            campaign: "".into(),
-            lane: Lane::Normal,
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            traits: ContentTraits::default(),
-            ret: None,
-            envid: None,
-            kind: Kind::Submitted,
-        }
+        let recipient = |path: &&str| Recipient::new(path.parse().unwrap());
+        Envelope::new(
+            ReversePath::Mailbox("sender@d199.test".parse().unwrap()),
+            to.iter().map(recipient).collect(),
+            self.clock.wall(),
+        )
     }
 
     /// Puts a message that the spool does not know: enough where no DSN is made.

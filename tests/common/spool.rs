@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hikyaku::clock::{Clock, UnixTime};
 use hikyaku::log::storage::Storage;
-use hikyaku::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Recipient};
+use hikyaku::message::{Content, Envelope, MessageId, Recipient};
 use hikyaku::metrics::Registry;
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::spool::{
@@ -42,25 +42,12 @@ pub fn recover(recovery: Recovery) -> (Vec<Recovered>, RecoveryReport) {
 }
 
 pub fn envelope(recipients: usize) -> Arc<Envelope> {
-    let recipient = |index: usize| Recipient {
-        forward_path: format!("user{index}@example.com").parse().unwrap(),
-        notify: Notify::UNSPECIFIED,
-        orcpt: None,
-    };
-    Arc::new(Envelope {
-        reverse_path: ReversePath::Mailbox("bounce@example.org".parse().unwrap()),
-        recipients: (0..recipients).map(recipient).collect(),
-        accepted_at: UnixTime(1_800_000_000),
-        tenant: "default".into(),
-        campaign: "".into(),
-        lane: Lane::Normal,
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        traits: ContentTraits::default(),
-        ret: None,
-        envid: None,
-        kind: Kind::Submitted,
-    })
+    let recipient = |index: usize| Recipient::new(format!("user{index}@example.com").parse().unwrap());
+    Arc::new(Envelope::new(
+        ReversePath::Mailbox("bounce@example.org".parse().unwrap()),
+        (0..recipients).map(recipient).collect(),
+        UnixTime(1_800_000_000),
+    ))
 }
 
 /// Octets that depend on the id, so that a content under a wrong id is seen.

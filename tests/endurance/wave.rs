@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hikyaku::clock::{Clock, UnixTime};
 use hikyaku::log::disk::Disk;
-use hikyaku::message::{BodyType, Content, ContentTraits, Envelope, Kind, Lane, Notify, Recipient};
+use hikyaku::message::{Content, Envelope, Recipient};
 use hikyaku::metrics::Registry;
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::spool::{Attempts, Event, NewMessage, RecipientEvent, Settings, Spool};
@@ -41,25 +41,11 @@ fn prepare(folder: &Path, messages: usize, domains: usize, notice: Duration) -> 
     let (spool, recovery) = Spool::open(settings, disk, clock, &registry).unwrap();
     recovery.run(&mut |_| {});
     let accept = |number: usize| {
-        let recipient = |index: usize| Recipient {
-            forward_path: format!("a{number}@d{}.test", (number * RECIPIENTS + index) % domains).parse().unwrap(),
-            notify: Notify::UNSPECIFIED,
-            orcpt: None,
+        let recipient = |index: usize| {
+            Recipient::new(format!("a{number}@d{}.test", (number * RECIPIENTS + index) % domains).parse().unwrap())
         };
-        let envelope = Arc::new(Envelope {
-            reverse_path: ReversePath::Null,
-            recipients: (0..RECIPIENTS).map(recipient).collect(),
-            accepted_at: clock.wall(),
-            tenant: "default".into(),
-            campaign: "".into(),
-            lane: Lane::Normal,
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            traits: ContentTraits::default(),
-            ret: None,
-            envid: None,
-            kind: Kind::Submitted,
-        });
+        let envelope =
+            Arc::new(Envelope::new(ReversePath::Null, (0..RECIPIENTS).map(recipient).collect(), clock.wall()));
         let content = Content::Memory(format!("Subject: {number}\r\n\r\nHello.\r\n").into_bytes().into());
         let (id, spool) = (spool.next_id(), spool.clone());
         let message = NewMessage { id, envelope, content, ended_at: Instant::now() };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hikyaku::clock::Clock;
 use hikyaku::log::disk::Disk;
-use hikyaku::message::{BodyType, Content, ContentTraits, Envelope, Kind as Origin, Lane, Notify, Recipient};
+use hikyaku::message::{Content, Envelope, Recipient};
 use hikyaku::metrics::Registry;
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::spool::{Attempts, NewMessage, Settings, Spool};
@@ -53,22 +53,12 @@ fn settings(path: &Path) -> Settings {
 
 fn message(spool: &Spool, letter: Letter, clock: &Clock) -> NewMessage {
     let id = spool.next_id();
-    let recipient =
-        |path: String| Recipient { forward_path: path.parse().unwrap(), notify: Notify::UNSPECIFIED, orcpt: None };
-    let envelope = Envelope {
-        reverse_path: ReversePath::Mailbox(letter.reverse_path().parse().unwrap()),
-        recipients: letter.forward_paths().into_iter().map(recipient).collect(),
-        accepted_at: clock.wall(),
-        tenant: "default".into(),
-        campaign: "".into(),
-        lane: Lane::Normal,
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        traits: ContentTraits::default(),
-        ret: None,
-        envid: None,
-        kind: Origin::Submitted,
-    };
+    let recipient = |path: String| Recipient::new(path.parse().unwrap());
+    let envelope = Envelope::new(
+        ReversePath::Mailbox(letter.reverse_path().parse().unwrap()),
+        letter.forward_paths().into_iter().map(recipient).collect(),
+        clock.wall(),
+    );
     let mut content = format!("Received: from the test by daemon.test with ESMTP id {id}\r\n").into_bytes();
     content.extend_from_slice(&letter.content());
     let content = Content::Memory(Bytes::from(content));

@@ -7,30 +7,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::UnixTime;
-use crate::message::{BodyType, ContentTraits, Envelope, Kind, Lane, Notify, Recipient};
+use crate::message::{Envelope, Recipient};
 use crate::smtp::address::ReversePath;
 
 const RECIPIENTS: usize = 3;
 
 fn transaction(length: u64) -> Transaction {
-    let recipient = |number| Recipient {
-        forward_path: format!("r{number}@x.test").parse().unwrap(),
-        notify: Notify::UNSPECIFIED,
-        orcpt: None,
-    };
+    let recipient = |number| Recipient::new(format!("r{number}@x.test").parse().unwrap());
     let envelope = Envelope {
-        reverse_path: ReversePath::Null,
-        recipients: (0..RECIPIENTS).map(recipient).collect(),
-        accepted_at: UnixTime(0),
         tenant: "t".into(),
-        campaign: "".into(),
-        lane: Lane::Normal,
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        traits: ContentTraits::default(),
-        ret: None,
-        envid: None,
-        kind: Kind::Submitted,
+        ..Envelope::new(ReversePath::Null, (0..RECIPIENTS).map(recipient).collect(), UnixTime(0))
     };
     Transaction::new(Arc::new(envelope), [0, 1, 2].into(), length)
 }
