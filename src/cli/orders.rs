@@ -119,6 +119,8 @@ struct Placed {
     order: Order,
     counts: std::collections::BTreeMap<String, u64>,
     ended: u64,
+    #[serde(default)]
+    unknown: u64,
 }
 
 #[derive(Deserialize)]
@@ -162,12 +164,15 @@ pub(super) async fn place(remote: &Remote, request: &Request) -> exit::Result {
     if remote.json {
         return print_json(&answer);
     }
-    let Placed { order, counts, ended } = serde_json::from_value(answer)?;
+    let Placed { order, counts, ended, unknown } = serde_json::from_value(answer)?;
     let (action, about) = (order.action.as_str(), plain(&order.selection.to_string()));
     out::line(format_args!("order {}: {action} {about}{}", order.id, lasting(&order)))?;
     out::line(counted(&counts))?;
     if order.action.is_final() {
         out::line(format_args!("{} given up", thousands(ended)))?;
+        if unknown > 0 {
+            out::line(format_args!("{} of unknown site or source: judged when they are due", thousands(unknown)))?;
+        }
     } else {
         out::line(format_args!("undo it by: hikyaku orders undo {}", order.id))?;
     }

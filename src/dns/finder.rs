@@ -168,31 +168,48 @@ impl Finder {
         }
     }
 
+    /// The next hop of a domain where no name needs to be looked up: by a route, or of an address literal.
+    pub fn find_without_dns(&self, domain: &str) -> Option<Next> {
+        match self.routes.find(domain) {
+            Some(NextHop::Discard) => Some(self.by_discard()),
+            Some(NextHop::Smtp { host: Host::Address(address), port }) => Some(self.by_fixed(*address, *port)),
+            Some(NextHop::Smtp { host: Host::Name(_), .. }) => None,
+            None => self.by_literal(domain, literal(domain)?).ok(),
+        }
+    }
+
     async fn by_route(&self, next_hop: &NextHop) -> Result<Next, Failed> {
-        let NextHop::Smtp { host, port } = next_hop else {
-            let name: Arc<str> = "discard".into();
-            let (site, port) = (name.clone(), self.settings.port);
-            let (hosts, transport) = (Box::default(), Transport::Discard);
-            return Ok(Next { mx_set: name, site, hosts, port, transport, hold: MOST_TTL });
+        let (name, port) = match next_hop {
+            NextHop::Discard => return Ok(self.by_discard()),
+            NextHop::Smtp { host: Host::Address(address), port } => return Ok(self.by_fixed(*address, *port)),
+            NextHop::Smtp { host: Host::Name(name), port } => (name, *port),
         };
+        let answer = self.resolver.addresses(name).await;
+        let hold = self.resolver.left(&answer);
+        let addresses = answer.addresses.map_err(|miss| match miss {
+            Miss::Failure(failure) => Failed::look_up("the route's next hop", failure),
+            // The route is the operator's: mail waits for it to be corrected, nobody's mail bounces.
+            _ => Failed::new(Cause::Failure, "the route's next hop has no address", FAILURE_TTL),
+        })?;
+        Ok(self.by_host(answer.name, addresses, port, hold))
+    }
+
+    fn by_discard(&self) -> Next {
+        let name: Arc<str> = "discard".into();
+        let (site, port) = (name.clone(), self.settings.port);
+        Next { mx_set: name, site, hosts: Box::default(), port, transport: Transport::Discard, hold: MOST_TTL }
+    }
+
+    fn by_fixed(&self, address: IpAddr, port: Option<u16>) -> Next {
+        self.by_host(literal_text(address).into(), [address].into(), port, MOST_TTL)
+    }
+
+    fn by_host(&self, name: Arc<str>, addresses: Arc<[IpAddr]>, port: Option<u16>, hold: Duration) -> Next {
         let port = port.unwrap_or(self.settings.port);
-        let (name, addresses, hold): (Arc<str>, Arc<[IpAddr]>, _) = match host {
-            Host::Address(address) => (literal_text(*address).into(), [*address].into(), MOST_TTL),
-            Host::Name(name) => {
-                let answer = self.resolver.addresses(name).await;
-                let hold = self.resolver.left(&answer);
-                let addresses = answer.addresses.map_err(|miss| match miss {
-                    Miss::Failure(failure) => Failed::look_up("the route's next hop", failure),
-                    // The route is the operator's: mail waits for it to be corrected, nobody's mail bounces.
-                    _ => Failed::new(Cause::Failure, "the route's next hop has no address", FAILURE_TTL),
-                })?;
-                (answer.name, addresses, hold)
-            }
-        };
         // Two routes to one host on two ports must not share connections, so the port is part of the name.
         let mx_set: Arc<str> = format!("{name}:{port}").into();
         let hosts = mx::share_out(vec![(Mx { preference: 0, name }, addresses)]);
-        Ok(Next { site: mx_set.clone(), mx_set, hosts, port, transport: Transport::Smtp, hold })
+        Next { site: mx_set.clone(), mx_set, hosts, port, transport: Transport::Smtp, hold }
     }
 
     fn by_literal(&self, domain: &str, address: IpAddr) -> Result<Next, Failed> {

@@ -123,6 +123,18 @@ impl Planner {
         self.plans.get(domain, self.clock.now()).map(|known| known.planned)
     }
 
+    /// The plan of a domain if it takes no look-up: what is remembered, or what a route says.
+    pub fn plan_without_dns(&self, domain: &str) -> Option<Arc<Plan>> {
+        match self.cached(domain) {
+            Some(planned) => planned.ok(),
+            None => {
+                let next = self.finder.find_without_dns(domain)?;
+                let valid_until = self.clock.now() + next.hold;
+                Some(Arc::new(self.plan_of(domain.into(), next, valid_until)))
+            }
+        }
+    }
+
     /// What is known about a domain, asking DNS if need be.
     pub async fn plan(&self, domain: &str) -> Planned {
         let known = self.plans.get_or_make(domain, || self.clock.now(), |domain| self.find(domain)).await;

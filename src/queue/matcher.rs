@@ -107,6 +107,18 @@ impl Matcher {
 
     /// Whether an entry may match; for certain if not [`Matcher::asks_envelope`].
     pub fn may_match(&self, entry: &Entry, at: Whereabouts<'_>) -> bool {
+        self.may_be(entry) && self.is_at(at)
+    }
+
+    /// Whether an entry may turn out to match when what is not known about where it is becomes known.
+    pub fn may_turn_out(&self, entry: &Entry, at: Whereabouts<'_>) -> bool {
+        let may_be_at =
+            Whereabouts { site: at.site.or(self.site.as_deref()), source: at.source.or(self.source.as_deref()) };
+        !self.is_at(at) && self.is_at(may_be_at) && self.may_be(entry)
+    }
+
+    /// The same wherever it is.
+    fn may_be(&self, entry: &Entry) -> bool {
         let flow = &entry.flow;
         self.message.is_none_or(|id| id == entry.id)
             && self.recipient.as_ref().is_none_or(|(_, hash)| *hash == entry.hash)
@@ -118,7 +130,6 @@ impl Matcher {
             && self.tenant.as_deref().is_none_or(|tenant| *tenant == *flow.tenant.name)
             && self.campaign.as_deref().is_none_or(|campaign| *campaign == *flow.campaign)
             && self.lane.is_none_or(|lane| lane == flow.lane)
-            && self.is_at(at)
     }
 
     fn is_at(&self, at: Whereabouts<'_>) -> bool {

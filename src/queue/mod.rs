@@ -54,6 +54,7 @@ mod tally;
 mod timers;
 mod told;
 mod top;
+mod unknown;
 mod unread;
 mod upkeep;
 pub mod view;
@@ -261,6 +262,7 @@ impl Queue {
 
     /// How many recipients match, by where they are.
     pub fn count(&self, selection: &Selection) -> Counts {
+        self.engine.locate(&matcher::Matcher::new(selection));
         self.engine.count(selection)
     }
 

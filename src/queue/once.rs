@@ -8,13 +8,14 @@
 //! |---|---|---|
 //! | trying | has gone over every place; ends what comes back deferred | no recipient that it is about is being tried |
 //! | passing | stands on for what was between two places | all that was has arrived; then it goes over every place again, and back to trying if any of it is being tried by now |
-//! | swept | stands on for what was taken out before that | all that was has been asked; then it is done |
+//! | swept | stands on for what was taken out before that | all that was has been asked; then it is done, or, if it asks for a site or a source, unless some are left of which neither is known |
 //!
-//! All of this takes milliseconds unless something that the order is about is being tried.
+//! All of this takes milliseconds unless something that the order is about is being tried, or waits and nobody can tell yet
+//! whether the order is about it: that is judged as it becomes ready, and every ten seconds the order begins again.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clock::UnixTime;
 use crate::message::MessageId;
@@ -29,6 +30,10 @@ use super::passage::Mark;
 
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(1);
+/// Between two looks at who waits whose site or source is not known: each goes over every place.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Looks that must find nobody unknown, one after the other: who is between two places at one of them is found by the next.
+const CLEAR: u8 = 2;
 /// Looks before the rest is left to the upkeep.
 const LOOKS: u32 = 20;
 /// Orders that go over every place in one go: each takes some tens of milliseconds for a million recipients.
@@ -41,19 +46,22 @@ const ARRIVAL_LOOKS: u32 = 70_000;
 pub(super) struct Once {
     pub id: OrderId,
     stage: Stage,
+    /// Not begun again before.
+    rests_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Trying,
     Passing(Mark),
-    Swept(Mark),
+    /// With how many looks have found nobody unknown.
+    Swept(Mark, u8),
 }
 
 impl Once {
     /// One that has gone over every place, or of an earlier run.
     pub fn new(id: OrderId) -> Self {
-        Self { id, stage: Stage::Trying }
+        Self { id, stage: Stage::Trying, rests_until: None }
     }
 }
 
@@ -103,8 +111,11 @@ impl Engine {
         let find = |id: OrderId| orders.iter().find(|standing| standing.order.id == id);
         // One that was undone is gone.
         once.retain(|once| find(once.id).is_some());
+        let now = self.clock.now();
         let is_free = |once: &&mut Once| {
-            once.stage == Stage::Trying && find(once.id).is_some_and(|standing| !self.is_trying(standing))
+            once.stage == Stage::Trying
+                && once.rests_until.is_none_or(|until| until <= now)
+                && find(once.id).is_some_and(|standing| !self.is_trying(standing))
         };
         let free: Vec<&mut Once> = once.iter_mut().filter(is_free).collect();
         if !free.is_empty() {
@@ -124,14 +135,37 @@ impl Engine {
         }
         if !swept.is_empty() {
             let mark = self.outings.turn();
-            swept.into_iter().for_each(|once| once.stage = Stage::Swept(mark));
+            swept.into_iter().for_each(|once| once.stage = Stage::Swept(mark, 0));
         }
-        let is_done = |once: &mut Once| matches!(once.stage, Stage::Swept(mark) if self.outings.is_over(mark));
+        for once in once.iter_mut() {
+            if let Some(standing) = find(once.id).filter(|standing| standing.matcher.asks_whereabouts()) {
+                self.look_for_unknown(once, standing);
+            }
+        }
+        let is_done = |once: &mut Once| {
+            let is_clear = |clear| clear >= CLEAR || find(once.id).is_some_and(|it| !it.matcher.asks_whereabouts());
+            matches!(once.stage, Stage::Swept(mark, clear) if is_clear(clear) && self.outings.is_over(mark))
+        };
         let done: Vec<OrderId> = once.extract_if(.., is_done).map(|once| once.id).collect();
         if !done.is_empty() {
             self.orders.book.finish(&done, self.clock.wall());
             self.orders.reread();
         }
+    }
+
+    /// An order that asks for a site or a source stays while some wait of which it cannot tell.
+    fn look_for_unknown(&self, once: &mut Once, standing: &Standing) {
+        let Stage::Swept(mark, clear) = once.stage else { return };
+        if clear >= CLEAR || !self.outings.is_over(mark) {
+            return;
+        }
+        once.stage = match self.unknown(standing) {
+            0 => Stage::Swept(self.outings.turn(), clear + 1),
+            _ => {
+                once.rests_until = Some(self.clock.now() + LOOK_AGAIN);
+                Stage::Trying
+            }
+        };
     }
 
     /// Whether a recipient that the order is about is being tried. May block on the disk.

@@ -37,19 +37,21 @@ impl Engine {
         let before = if request.is_once() { self.bound()? } else { self.spool.frontier() };
         let order = self.orders.book.place(request, self.clock.wall(), before)?;
         self.orders.reread();
+        self.locate(&Matcher::new(&order.selection));
         let counts = self.count(&order.selection);
         tracing::info!(order = %order.id, action = order.action.as_str(), selection = %order.selection,
             reason = %order.reason, by = %order.by, "an order was placed");
         self.tell_order(&order, order.action.as_str());
         let standing = self.orders.standing();
         let Some(standing) = standing.iter().find(|standing| standing.order.id == order.id) else {
-            return Ok(Placed { order: (*order).clone(), counts, ended: 0 });
+            return Ok(Placed { order: (*order).clone(), counts, ended: 0, unknown: 0 });
         };
         let ended = self.apply(standing);
+        let unknown = if order.action.is_final() { self.unknown(standing) } else { 0 };
         if order.is_once() {
             self.finish_once(order.id);
         }
-        Ok(Placed { order: (*order).clone(), counts, ended })
+        Ok(Placed { order: (*order).clone(), counts, ended, unknown })
     }
 
     /// Ends an order; what it kept goes on. Blocks on the disk.
@@ -83,6 +85,7 @@ impl Engine {
     /// Applies an order to what is queued; tells how many recipients it ended.
     pub fn apply(self: &Arc<Self>, standing: &Arc<Standing>) -> usize {
         let _outing = self.outings.begin();
+        self.locate(&standing.matcher);
         let mut homeless = Vec::new();
         for site in self.all_sites() {
             self.sweep_site(&site, std::slice::from_ref(standing), &mut homeless);
@@ -208,6 +211,7 @@ impl Engine {
     pub fn flush(self: &Arc<Self>, selection: &Selection, held: bool) -> Flushed {
         let _outing = self.outings.begin();
         let matcher = Matcher::new(selection);
+        self.locate(&matcher);
         let mut taken = self.take_waiting(&|entry, at| matcher.may_match(entry, at));
         let mut flushed = Flushed::default();
         let is_meant = |entry: &Entry| self.confirm(&matcher, entry).unwrap_or(false);

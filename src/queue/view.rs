@@ -123,6 +123,9 @@ pub struct Placed {
     pub counts: Counts,
     /// Recipients that it ended at once.
     pub ended: usize,
+    /// Recipients that an order to end mail may be about, and whose site or source is not known: each is judged when it
+    /// is due.
+    pub unknown: usize,
 }
 
 /// An order that stands.

@@ -166,7 +166,7 @@ pub struct Stage {
     pub clock: Clock,
     pub registry: Registry,
     folder: tempfile::TempDir,
-    _responder: Option<Responder>,
+    responder: Option<Responder>,
 }
 
 /// Each domain `dN.test` is a site of its own, `*.big.test` are MX sets of one address.
@@ -236,6 +236,13 @@ impl Stage {
         Self::with_planner(settings, clock, registry, planner, Some(responder))
     }
 
+    /// A reload that has every domain of the zone looked up anew.
+    pub fn forget_plans(&self, settings: Settings) {
+        let resolvers = self.responder.iter().map(Responder::address).collect();
+        let of_dns = dns::settings::Settings { resolvers, ..Default::default() };
+        self.queue.apply(settings, Some(Arc::new(Planner::new(of_dns, self.clock, &self.registry).unwrap())));
+    }
+
     fn with_planner(
         settings: Settings,
         clock: Clock,
@@ -249,7 +256,7 @@ impl Stage {
         recovery.run(&mut |_| {});
         let orders = Orders::open(disk, clock.wall()).unwrap();
         let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
-        Self { queue, spool, script: Arc::default(), clock, registry, folder, _responder: responder }
+        Self { queue, spool, script: Arc::default(), clock, registry, folder, responder }
     }
 
     /// Started, on another storage; contents are not kept in memory.
@@ -262,7 +269,7 @@ impl Stage {
         recovery.run(&mut |_| {});
         let orders = Orders::open(storage, clock.wall()).unwrap();
         let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
-        let stage = Self { queue, spool, script: Arc::default(), clock, registry, folder, _responder: None };
+        let stage = Self { queue, spool, script: Arc::default(), clock, registry, folder, responder: None };
         stage.start();
         stage
     }
@@ -290,7 +297,7 @@ impl Stage {
         let (spool, recovery) = recovery;
         let orders = Orders::open(disk, clock.wall()).unwrap();
         let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
-        let stage = Self { queue, spool, script: Arc::default(), clock, registry, folder, _responder: None };
+        let stage = Self { queue, spool, script: Arc::default(), clock, registry, folder, responder: None };
         stage.start();
         recovery.run(&mut |recovered| stage.queue.recover(recovered));
         stage

@@ -14,3 +14,4 @@ mod safety;
 mod timing;
 mod view;
 mod week;
+mod whereabouts;
