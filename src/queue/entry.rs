@@ -24,7 +24,7 @@ pub(super) struct Entry {
     /// Of the reverse-path.
     pub sender: u32,
     /// Of the reverse-path's domain.
-    pub sender_domain: u32,
+    pub sender_domain: u16,
     /// Index into the envelope's recipients.
     pub recipient: u32,
     /// Not before this time.
@@ -61,21 +61,32 @@ impl Entry {
         }
     }
 
+    /// Its age counts from its acceptance, or from its release until it has been tried once since.
+    pub fn ages_from(&self) -> UnixTime {
+        if self.marks.has(Marks::RELEASED) { self.due.max(self.accepted) } else { self.accepted }
+    }
+
+    /// Nobody holds it any more: it is due at `wall`, and is tried before it expires.
+    pub fn release(&mut self, wall: UnixTime) {
+        self.due = wall;
+        self.marks = self.marks.with(Marks::RELEASED, true);
+    }
+
     /// Whether a delay DSN is wanted and has not been made.
     pub fn is_owed_delay(&self) -> bool {
         self.marks.has(Marks::WANTS_DELAY) && !self.marks.has(Marks::DELAY_REPORTED)
     }
 }
 
-/// Flags in the low six bits, the egress source (index + 1) above them.
+/// Flags in the low half, the egress source (index + 1) in the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Marks(u16);
+pub(super) struct Marks(u32);
 
 /// How far the source is shifted.
-const SOURCE_SHIFT: u16 = 6;
+const SOURCE_SHIFT: u32 = 16;
 
-/// Egress sources that an entry can name.
-pub(super) const MOST_SOURCES: usize = (1 << (16 - SOURCE_SHIFT)) - 1;
+/// Egress sources that an entry can name: more than a configuration can.
+pub(super) const MOST_SOURCES: usize = 1_023;
 
 impl Marks {
     /// An earlier attempt has no outcome; its address is in the queue's table.
@@ -90,6 +101,8 @@ impl Marks {
     pub const DELAY_REPORTED: Self = Self(16);
     /// From the null reverse-path: it is a DSN, or another message whose failure nobody is told of.
     pub const FROM_NULL: Self = Self(32);
+    /// It was held, and has not been tried since: set at its release, which its `due` tells, cleared by its next deferral.
+    pub const RELEASED: Self = Self(64);
 
     /// Whether all of `other` is set.
     pub const fn has(self, other: Self) -> bool {
@@ -103,14 +116,14 @@ impl Marks {
 
     /// The egress source that it was tried from.
     pub fn source(self) -> Option<u16> {
-        (self.0 >> SOURCE_SHIFT).checked_sub(1)
+        u16::try_from(self.0 >> SOURCE_SHIFT).ok()?.checked_sub(1)
     }
 
     /// Remembers the source; one beyond [`MOST_SOURCES`] is forgotten, never mistaken.
     pub fn with_source(self, source: Option<u16>) -> Self {
         let number = source.map_or(0, |source| source.saturating_add(1));
         let number = if usize::from(number) > MOST_SOURCES { 0 } else { number };
-        Self((self.0 & ((1 << SOURCE_SHIFT) - 1)) | (number << SOURCE_SHIFT))
+        Self((self.0 & ((1 << SOURCE_SHIFT) - 1)) | (u32::from(number) << SOURCE_SHIFT))
     }
 
     /// What `recipient` wants to be told about (RFC 3461, 4.1); nothing for the null reverse-path.
@@ -136,13 +149,18 @@ pub(super) fn short_hash_of(text: &str) -> u32 {
     u32::try_from(hash_of(text) >> 32).unwrap_or_default()
 }
 
+/// The same in 16 bits: one of many thousand others is asked in vain.
+pub(super) fn shorter_hash_of(text: &str) -> u16 {
+    u16::try_from(hash_of(text) >> 48).unwrap_or_default()
+}
+
 /// Of a reverse-path and of its domain; both of the empty text for the null one.
-fn sender_hashes(reverse_path: &ReversePath) -> (u32, u32) {
+fn sender_hashes(reverse_path: &ReversePath) -> (u32, u16) {
     let domain = match reverse_path {
         ReversePath::Null => "",
         ReversePath::Mailbox(address) => address.domain(),
     };
-    (short_hash_of(reverse_path.as_str()), short_hash_of(domain))
+    (short_hash_of(reverse_path.as_str()), shorter_hash_of(domain))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::message::{Envelope, Lane, MessageId};
 use crate::state::Selection;
 
 use super::engine::Engine;
-use super::entry::{Entry, hash_of, short_hash_of};
+use super::entry::{Entry, hash_of, short_hash_of, shorter_hash_of};
 
 /// What a selection asks for.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ enum Domains {
 enum Sender {
     /// Empty: the null reverse-path.
     Path(Box<str>, u32),
-    Domain(Box<str>, u32),
+    Domain(Box<str>, u16),
 }
 
 /// Where an entry is, or would be tried: None where that is not known.
@@ -64,7 +64,7 @@ impl Matcher {
             None => Domains::Only(domain.into()),
         });
         let sender = selection.sender.as_deref().map(|sender| match sender.strip_prefix('@') {
-            Some(domain) => Sender::Domain(domain.into(), short_hash_of(domain)),
+            Some(domain) => Sender::Domain(domain.into(), shorter_hash_of(domain)),
             None => {
                 let path = if sender == "<>" { "" } else { sender };
                 Sender::Path(path.into(), short_hash_of(path))

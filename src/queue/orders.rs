@@ -6,7 +6,7 @@
 //! | order | an entry that it is about |
 //! |---|---|
 //! | suspend | is parked when it would become ready; expires and reports its delay all the same |
-//! | hold | is parked when it would become ready; does not expire |
+//! | hold | is parked when it would become ready; does not expire, and when the order ends not before it has been tried |
 //! | move | goes to the path of another egress source |
 //! | delete, bounce | is given up, wherever it waits; one that is being tried: if that attempt is deferred. Without a duration only what was accepted before it, see `once` |
 //!
@@ -225,7 +225,7 @@ impl Engine {
         }
         if let Err(entries) = self.orders.park(standing.order.id, entries) {
             // It ended meanwhile.
-            self.admit_all(entries);
+            self.admit_all(self.freed_by(&standing.order, entries));
         }
     }
 
@@ -241,8 +241,17 @@ impl Engine {
         })
     }
 
+    /// Entries that an order keeps no more; what was held is tried before it expires.
+    pub fn freed_by(&self, order: &Order, mut entries: Vec<Entry>) -> Vec<Entry> {
+        if order.action == Action::Hold {
+            let wall = self.clock.wall();
+            entries.iter_mut().for_each(|entry| entry.release(wall));
+        }
+        entries
+    }
+
     /// Entries whose time is over, without those that are held: these are parked.
-    pub fn without_held(&self, entries: Vec<Entry>) -> Vec<Entry> {
+    pub fn without_held(self: &Arc<Self>, entries: Vec<Entry>) -> Vec<Entry> {
         if self.orders.is_empty() {
             return entries;
         }
@@ -255,7 +264,9 @@ impl Engine {
             });
             match held {
                 Some(standing) => {
-                    left.extend(self.orders.park(standing.order.id, vec![entry]).err().into_iter().flatten())
+                    if let Err(freed) = self.orders.park(standing.order.id, vec![entry]) {
+                        self.admit_all(self.freed_by(&standing.order, freed));
+                    }
                 }
                 None => left.push(entry),
             }

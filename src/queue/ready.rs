@@ -23,7 +23,7 @@ pub(super) struct Ready {
     len: usize,
     /// Those that a delay DSN is wanted for.
     owed_delay: usize,
-    accepted_since: UnixTime,
+    ages_from: UnixTime,
 }
 
 #[derive(Debug)]
@@ -45,7 +45,7 @@ struct LanePart {
 pub(super) struct Take {
     /// Recipients at most.
     pub most: usize,
-    /// Entries accepted before this time have expired.
+    /// Entries whose age counts from before this time have expired.
     pub dead_before: UnixTime,
 }
 
@@ -106,9 +106,9 @@ impl Ready {
     pub fn push(&mut self, entry: Entry, now: u64, account: impl FnOnce() -> Account) {
         let flow = entry.flow.clone();
         self.owed_delay += usize::from(entry.is_owed_delay());
-        self.accepted_since = match self.len {
-            0 => entry.accepted,
-            _ => self.accepted_since.min(entry.accepted),
+        self.ages_from = match self.len {
+            0 => entry.ages_from(),
+            _ => self.ages_from.min(entry.ages_from()),
         };
         let tenant = self.tenants.child(flow.tenant.key, flow.tenant.weight(), now, || {
             let account = account();
@@ -196,9 +196,9 @@ impl Ready {
         self.owed_delay > 0
     }
 
-    /// No entry was accepted before this.
-    pub fn accepted_since(&self) -> UnixTime {
-        self.accepted_since
+    /// No entry's age counts from before this.
+    pub fn ages_from(&self) -> UnixTime {
+        self.ages_from
     }
 
     /// Takes out those that `is_wanted` does not want.
@@ -217,7 +217,7 @@ impl Ready {
             self.len += tenant.len;
         }
         self.owed_delay = self.iter().filter(|entry| entry.is_owed_delay()).count();
-        self.accepted_since = self.iter().map(|entry| entry.accepted).min().unwrap_or_default();
+        self.ages_from = self.iter().map(Entry::ages_from).min().unwrap_or_default();
     }
 }
 
@@ -240,7 +240,7 @@ impl TenantPart {
 fn pop_batch(line: &mut Line, take: Take, expired: &mut Vec<Entry>) -> Vec<Entry> {
     let mut batch: Vec<Entry> = Vec::new();
     while let Some(next) = line.front() {
-        let is_dead = next.accepted < take.dead_before;
+        let is_dead = next.ages_from() < take.dead_before;
         if let Some(first) = batch.first()
             && (is_dead || batch.len() >= take.most || !are_one_transaction(first, next))
         {

@@ -335,6 +335,7 @@ impl Engine {
     fn defer(&self, mut entry: Entry, report: Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
         let settings = self.settings();
         let retry = &settings.retry;
+        entry.marks = entry.marks.with(Marks::RELEASED, false);
         if attempt.wall >= retry.end(entry.accepted) {
             self.meters.expired.increment(1);
             self.tell(&entry, Verdict::Expired, &report, attempt);

@@ -11,7 +11,7 @@ use crate::clock::UnixTime;
 use crate::message::{Phase, Report};
 use crate::smtp::status::Status;
 use crate::spool::{Event, RecipientEvent};
-use crate::state::{Action, OrderId, PlaceError, Request, Selection};
+use crate::state::{Action, Order, OrderId, PlaceError, Request, Selection};
 
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
@@ -60,13 +60,13 @@ impl Engine {
         tracing::info!(order = %id, action = order.action.as_str(), "an order was undone");
         self.tell_order(&order, "undo");
         self.orders.reread();
-        let released = self.release(id);
+        let released = self.release(&order);
         Ok(Some(Undone { order: (*order).clone(), released }))
     }
 
-    fn release(self: &Arc<Self>, id: OrderId) -> usize {
+    fn release(self: &Arc<Self>, order: &Order) -> usize {
         let _outing = self.outings.begin();
-        let entries = self.orders.release(id);
+        let entries = self.freed_by(order, self.orders.release(order.id));
         let released = entries.len();
         self.admit_in_batches(entries);
         released
@@ -213,7 +213,7 @@ impl Engine {
         let matcher = Matcher::new(selection);
         self.locate(&matcher);
         let mut taken = self.take_waiting(&|entry, at| matcher.may_match(entry, at));
-        let mut flushed = Flushed::default();
+        let (mut flushed, wall) = (Flushed::default(), self.clock.wall());
         let is_meant = |entry: &Entry| self.confirm(&matcher, entry).unwrap_or(false);
         let (mut meant, others): (Vec<_>, Vec<_>) = taken.drain(..).partition(is_meant);
         flushed.scheduled = meant.len();
@@ -225,9 +225,11 @@ impl Engine {
                 self.held.add([entry], hold);
             }
             flushed.held = freed.len();
-            meant.extend(freed.into_iter().map(|(entry, _)| entry));
+            meant.extend(freed.into_iter().map(|(mut entry, _)| {
+                entry.release(wall);
+                entry
+            }));
         }
-        let wall = self.clock.wall();
         for entry in &mut meant {
             entry.due = entry.due.min(wall);
         }
@@ -251,7 +253,7 @@ impl Engine {
         }
         self.orders.reread();
         for order in over {
-            let released = self.release(order.id);
+            let released = self.release(&order);
             tracing::info!(order = %order.id, action = order.action.as_str(), released, "an order's time is over");
             self.tell_order(&order, "over");
         }
@@ -267,8 +269,8 @@ impl Engine {
         let standing = self.orders.standing();
         let (dead_before, wall) = (self.dead_before(), self.clock.wall());
         let late = wall.0.saturating_sub(u32::try_from(self.settings().delay_after.as_secs()).unwrap_or(u32::MAX));
-        let is_dead = |entry: &Entry| entry.accepted < dead_before;
-        let is_late = |entry: &Entry| entry.is_owed_delay() && entry.accepted <= UnixTime(late);
+        let is_dead = |entry: &Entry| entry.ages_from() < dead_before;
+        let is_late = |entry: &Entry| entry.is_owed_delay() && entry.ages_from() <= UnixTime(late);
         let suspends = |id: OrderId| {
             standing.iter().any(|standing| standing.order.id == id && standing.order.action == Action::Suspend)
         };

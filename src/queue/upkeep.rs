@@ -92,9 +92,9 @@ impl Site {
         let now = engine.clock.now();
         self.with(engine, now, |context, state, out| {
             let dead_before = context.take.dead_before;
-            let is_alive = |entry: &Entry| entry.accepted >= dead_before;
+            let is_alive = |entry: &Entry| entry.ages_from() >= dead_before;
             for path in state.paths.iter_mut().flatten() {
-                if !path.ready.is_empty() && path.ready.accepted_since() < dead_before {
+                if !path.ready.is_empty() && path.ready.ages_from() < dead_before {
                     let before = out.expired.len();
                     path.ready.extract(is_alive, &mut out.expired);
                     let Some(pause) = &path.pause else { continue };
@@ -119,9 +119,9 @@ impl Site {
         let mut found = Vec::new();
         self.with(engine, now, |_, state, _| {
             for path in state.paths.iter_mut().flatten() {
-                if path.ready.owes_delay() && path.ready.accepted_since() <= late {
+                if path.ready.owes_delay() && path.ready.ages_from() <= late {
                     let mut entries = Vec::new();
-                    path.ready.extract(|entry| !(entry.is_owed_delay() && entry.accepted <= late), &mut entries);
+                    path.ready.extract(|entry| !(entry.is_owed_delay() && entry.ages_from() <= late), &mut entries);
                     let reason = path.pause.as_ref().map(|pause| pause.reason.clone());
                     found.extend(entries.into_iter().map(|entry| (entry, reason.clone())));
                 }
@@ -153,7 +153,7 @@ impl Engine {
     /// Entries whose second has come.
     fn on_time(self: &Arc<Self>, entries: Vec<Entry>) {
         let dead_before = self.dead_before();
-        let (dead, alive) = entries.into_iter().partition(|entry: &Entry| entry.accepted < dead_before);
+        let (dead, alive) = entries.into_iter().partition(|entry: &Entry| entry.ages_from() < dead_before);
         self.expire(dead);
         self.admit_all(alive);
     }
@@ -168,7 +168,7 @@ impl Engine {
         let mut dead = Vec::new();
         self.domains.for_each(|domain| {
             let mut state = domain.state.lock();
-            dead.extend(state.waiting.extract_if(.., |entry| entry.accepted < dead_before));
+            dead.extend(state.waiting.extract_if(.., |entry| entry.ages_from() < dead_before));
         });
         self.waiting_for_dns.fetch_sub(dead.len(), Ordering::Relaxed);
         self.expire(dead);

@@ -410,6 +410,45 @@ async fn an_order_that_a_restart_interrupts_is_done_then_and_spares_what_is_new(
     assert_eq!(stage.done().len(), 1, "only the new one was tried");
 }
 
+fn no_older_than(seconds: u64) -> Settings {
+    Settings { retry: Retry { max_age: Duration::from_secs(seconds), ..Retry::default() }, ..Settings::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_hold_kept_beyond_its_age_is_tried_once_before_it_expires() {
+    let stage = Stage::started(no_older_than(100));
+    stage.script.set("d2.test", Receiver { outcome: Arc::new(|_, _| deferred("later")), ..Receiver::default() });
+    let order = place(&stage, Action::Hold, Selection::default()).order.id;
+    for path in ["a@d1.test", "b@d2.test"] {
+        stage.submit(Envelope { accepted_at: stage.ago(200), ..stage.envelope(&[path]) }).await;
+    }
+    stage.until("both held", |stage| held(stage) == 2).await;
+
+    stage.queue.undo(order).unwrap();
+
+    stage.until_done(3).await;
+    stage.until_empty().await;
+    let mut tried: Vec<String> = stage.done().into_iter().map(|done| done.domain).collect();
+    tried.sort();
+    assert_eq!(tried, ["d1.test", "d199.test", "d2.test"], "one attempt each, and one DSN");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_held_as_damaged_beyond_its_age_is_tried_when_it_is_flushed() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d2.test", Receiver { is_damaged: true, ..Receiver::default() });
+    stage.submit(Envelope { accepted_at: stage.ago(200), ..stage.envelope(&["b@d2.test"]) }).await;
+    stage.until("one held", |stage| held(stage) == 1).await;
+    stage.queue.apply(no_older_than(100), None);
+    stage.script.set("d2.test", Receiver::default());
+
+    stage.queue.flush(&Selection::default(), true);
+
+    stage.until_empty().await;
+    let tried: Vec<String> = stage.done().into_iter().map(|done| done.domain).collect();
+    assert_eq!(tried, ["d2.test"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn to_find_a_recipient_among_many_reads_the_envelopes_of_those_found_only() {
     let storage = Arc::new(Simulated::new(1));
