@@ -128,6 +128,8 @@ struct View {
     order: Order,
     #[serde(default)]
     parked: u64,
+    #[serde(default)]
+    is_source_missing: bool,
 }
 
 impl Place {
@@ -277,8 +279,9 @@ fn order_table(views: &[View], now: u64) -> Table {
         number("LEFT"),
         below("BY / REASON"),
     ]);
-    for View { order, parked } in views {
+    for View { order, parked, is_source_missing } in views {
         let action = match &order.action {
+            Action::Move { source } if *is_source_missing => format!("move to {source}: no such source now"),
             Action::Move { source } => format!("move to {source}"),
             action => action.as_str().to_owned(),
         };
@@ -375,7 +378,8 @@ mod tests {
             until: Some(400_000),
         };
 
-        let table = order_table(&[View { order, parked: 1_234_567 }], 300_000).render(Some(80));
+        let table =
+            order_table(&[View { order, parked: 1_234_567, is_source_missing: false }], 300_000).render(Some(80));
 
         assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
         assert!(table.contains("move to sss") && table.contains("ops: maintenance"), "{table}");

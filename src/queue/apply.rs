@@ -92,6 +92,7 @@ impl Engine {
             site.apply(self, &change, now);
         }
         self.gates.wake_all(self, now);
+        self.tell_missing_sources();
     }
 }
 

@@ -203,6 +203,7 @@ impl Engine {
         let _ = self.runtime.set(Runtime { handle: Handle::current(), courier });
         self.meters.show_ceilings(self.settings().capacity, self.settings().connections);
         self.tell_ended_while_down();
+        self.tell_missing_sources();
         if !self.is_stopping.load(Ordering::Acquire) {
             self.is_dispatching.store(true, Ordering::Release);
         }

@@ -79,10 +79,28 @@ impl Engine {
             order: (*standing.order).clone(),
             parked: self.orders.parked(standing.order.id),
         };
+            is_source_missing: self.is_source_missing(&standing.order),
         standing.iter().map(view).collect()
     }
 
     /// Applies an order to what is queued; tells how many recipients it ended.
+    /// Whether an order moves to a source that there is no more; it takes effect again when there is.
+    fn is_source_missing(&self, order: &Order) -> bool {
+        matches!(&order.action, Action::Move { source } if self.source_named(source).is_none())
+    }
+
+    /// Tells of orders that have no effect by this configuration.
+    pub fn tell_missing_sources(&self) {
+        for standing in self.orders.standing().iter() {
+            if let Action::Move { source } = &standing.order.action
+                && self.is_source_missing(&standing.order)
+            {
+                tracing::warn!(order = %standing.order.id, %source,
+                    "an order moves mail to a source that is not configured: it has no effect");
+            }
+        }
+    }
+
     pub fn apply(self: &Arc<Self>, standing: &Arc<Standing>) -> usize {
         let _outing = self.outings.begin();
         self.locate(&standing.matcher);

@@ -137,6 +137,8 @@ pub struct OrderView {
     pub parked: usize,
 }
 
+    /// It moves to an egress source that the configuration does not have: nothing is moved.
+    pub is_source_missing: bool,
 /// An order that was undone.
 #[derive(Clone, Debug, Serialize)]
 pub struct Undone {

@@ -450,6 +450,22 @@ async fn what_was_held_as_damaged_beyond_its_age_is_tried_when_it_is_flushed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_moves_to_a_source_that_is_no_more_says_so() {
+    let stage = Stage::started(two_sources());
+    place(&stage, Action::Move { source: "spare".into() }, to_domain("d1.test"));
+    assert!(!stage.queue.orders()[0].is_source_missing);
+
+    stage.queue.apply(Settings::default(), None);
+
+    assert!(stage.queue.orders()[0].is_source_missing);
+    stage.put(stage.envelope(&["a@d1.test"]));
+    stage.until_done(1).await;
+    assert_eq!(sources_used(&stage), ["default"]);
+    stage.queue.apply(two_sources(), None);
+    assert!(!stage.queue.orders()[0].is_source_missing);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn to_find_a_recipient_among_many_reads_the_envelopes_of_those_found_only() {
     let storage = Arc::new(Simulated::new(1));
     let stage = Stage::on(Settings::default(), |_| storage.clone());
