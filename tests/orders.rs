@@ -211,6 +211,30 @@ async fn a_suspended_campaign_waits_over_a_restart_and_goes_when_it_is_resumed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_order_keeps_is_told_by_flush_sites_and_show() {
+    let mut running = Running::start().await;
+    running.submit("a@s.test", "x@one.stuck.test", "");
+    running.until_first("deferred", |entry| entry["state"] == "scheduled").await;
+    let site = running.json(&["sites"]).await["sites"][0]["site"].as_str().unwrap().to_owned();
+    running.ok(&["queue", "hold", "--domain", "one.stuck.test", "--reason", "wrong price"]).await;
+
+    let flushed = running.ok(&["queue", "flush", "--all"]).await;
+
+    assert!(
+        flushed.starts_with("1 scheduled and 0 held recipients are tried now, save 1 that an order keeps;"),
+        "{flushed}"
+    );
+    let sites = running.ok(&["sites"]).await;
+    assert!(sites.contains(&site) && sites.contains("1 kept by orders"), "{sites}");
+    let shown = running.ok(&["queue", "show", &site]).await;
+    for part in ["0 scheduled, 1 kept by orders", "the order ends that keeps 1 recipients", "hold order 1: wrong price"]
+    {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_deletes_everything_by_accident() {
     let mut running = Running::start().await;
     running.submit("a@s.test", "x@one.stuck.test", "");

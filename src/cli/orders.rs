@@ -212,8 +212,12 @@ impl FlushNow {
             return print_json(&answer);
         }
         let number = |key: &str| thousands(answer.get(key).and_then(Value::as_u64).unwrap_or(0));
+        let kept = match answer.get("kept").and_then(Value::as_u64) {
+            None | Some(0) => String::new(),
+            Some(kept) => format!(", save {} that an order keeps", thousands(kept)),
+        };
         out::line(format_args!(
-            "{} scheduled and {} held recipients are tried now; the back-off of {} sites was ended",
+            "{} scheduled and {} held recipients are tried now{kept}; the back-off of {} sites was ended",
             number("scheduled"),
             number("held"),
             number("sites")

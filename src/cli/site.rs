@@ -42,6 +42,7 @@ struct Depth {
     lane: String,
     ready: u64,
     scheduled: u64,
+    kept: u64,
     oldest_seconds: u64,
 }
 
@@ -107,8 +108,12 @@ impl Detail {
             width.map_or_else(|| text.clone(), |width| cut(&text, width)) + "\n"
         };
         let summary = &self.summary;
+        let kept = match summary.kept {
+            0 => String::new(),
+            kept => format!("{} kept by orders, ", thousands(kept)),
+        };
         let mut text = line(&format!(
-            "{}: {} ready, {} scheduled, {} in flight, {} connections",
+            "{}: {} ready, {} scheduled, {kept}{} in flight, {} connections",
             summary.site,
             thousands(summary.ready),
             thousands(summary.scheduled),
@@ -147,7 +152,8 @@ impl Detail {
     }
 
     fn depths(&self) -> Table {
-        let columns = [long("TENANT"), text("LANE"), number("READY"), number("SCHEDULED"), number("OLDEST")];
+        let columns =
+            [long("TENANT"), text("LANE"), number("READY"), number("SCHEDULED"), number("KEPT"), number("OLDEST")];
         let mut table = Table::new(&columns);
         for depth in &self.depth {
             table.row([
@@ -155,6 +161,7 @@ impl Detail {
                 depth.lane.clone(),
                 depth.ready.to_string(),
                 depth.scheduled.to_string(),
+                depth.kept.to_string(),
                 span(depth.oldest_seconds),
             ]);
         }

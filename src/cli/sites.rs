@@ -36,6 +36,7 @@ pub(super) struct Site {
     pub site: String,
     pub ready: u64,
     pub scheduled: u64,
+    pub kept: u64,
     pub in_flight: u64,
     pub connections: u64,
     pub oldest_seconds: u64,
@@ -50,9 +51,14 @@ pub(super) struct Site {
 
 impl Site {
     /// Why its mail does not go, or what it said last.
-    pub(super) fn why(&self) -> &str {
+    pub(super) fn why(&self) -> String {
         let why = [&self.back_off_reason, &self.waiting_for, &self.last_reply];
-        why.into_iter().flatten().next().map_or("", String::as_str)
+        let why = why.into_iter().flatten().next().map_or("", String::as_str);
+        match self.kept {
+            0 => why.to_owned(),
+            kept if why.is_empty() => format!("{} kept by orders", thousands(kept)),
+            kept => format!("{} kept by orders; {why}", thousands(kept)),
+        }
     }
 
     /// How much is held up and for how long, and what was said; the second line may be empty.
@@ -120,7 +126,7 @@ fn site_table<'a>(sites: impl Iterator<Item = &'a Site>) -> Table {
             site.connections.to_string(),
             span(site.oldest_seconds),
             site.back_off_seconds.map(span).unwrap_or_default(),
-            site.why().to_owned(),
+            site.why(),
         ]);
     }
     table

@@ -121,6 +121,7 @@ impl Engine {
             None => explain_missing_plan(&domains, &mut detail),
         }
         self.add_scheduled(&domains, &mut detail, &mut depths);
+        self.inspect_kept(&domains, &mut detail, &mut depths);
         detail.depth = depths.sorted();
         detail.next.sort_by(|a, b| sooner(a.in_seconds, b.in_seconds));
         Some(detail)
@@ -440,13 +441,24 @@ const fn name_of(lane: Lane) -> &'static str {
 }
 
 /// Recipients by tenant and lane.
-struct Depths {
+pub(super) struct Depths {
     wall: UnixTime,
     by_key: HashMap<(Box<str>, &'static str), DepthView>,
 }
 
 impl Depths {
     fn add(&mut self, tenant: &str, lane: Lane, accepted: UnixTime, (ready, scheduled): (usize, usize)) {
+        let depth = self.of(tenant, lane, accepted);
+        depth.ready += ready;
+        depth.scheduled += scheduled;
+    }
+
+    /// One that an order keeps.
+    pub fn add_kept(&mut self, tenant: &str, lane: Lane, accepted: UnixTime) {
+        self.of(tenant, lane, accepted).kept += 1;
+    }
+
+    fn of(&mut self, tenant: &str, lane: Lane, accepted: UnixTime) -> &mut DepthView {
         let lane = name_of(lane);
         let age = self.wall.0.saturating_sub(accepted.0);
         // A look-up without a copy of the name is not possible in a map of pairs; this is not the hot path.
@@ -455,14 +467,13 @@ impl Depths {
             lane,
             ..DepthView::default()
         });
-        depth.ready += ready;
-        depth.scheduled += scheduled;
         depth.oldest_seconds = depth.oldest_seconds.max(age);
+        depth
     }
 
     fn sorted(self) -> Vec<DepthView> {
         let mut depths: Vec<DepthView> = self.by_key.into_values().collect();
-        depths.sort_by_key(|depth| std::cmp::Reverse(depth.ready + depth.scheduled));
+        depths.sort_by_key(|depth| std::cmp::Reverse(depth.ready + depth.scheduled + depth.kept));
         depths.truncate(MOST_DEPTHS);
         depths
     }

@@ -115,7 +115,9 @@ impl Engine {
             scheduled,
             ..SiteView::default()
         }));
-        let has_something = |site: &SiteView| site.ready + site.scheduled + site.in_flight + site.connections > 0;
+        self.add_kept(&mut view.sites);
+        let has_something =
+            |site: &SiteView| site.ready + site.scheduled + site.kept + site.in_flight + site.connections > 0;
         view.sites.retain(|site| has_something(site) || site.back_off_seconds.is_some());
         view.sites.sort_by_key(|site| std::cmp::Reverse(site.ready + site.scheduled));
         let tenants = self.tenants.all().into_iter();

@@ -27,6 +27,7 @@ mod gates;
 mod held;
 mod in_hand;
 mod inspect;
+mod kept;
 mod line;
 mod look;
 mod lookup;

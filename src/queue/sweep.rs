@@ -3,6 +3,7 @@
 //! Under a lock entries are asked only what they know themselves; those that may match are taken out, and what their
 //! envelopes say is read afterwards. Those that do not match after all find their way back.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
@@ -78,12 +79,11 @@ impl Engine {
         let view = |standing: &Arc<Standing>| OrderView {
             order: (*standing.order).clone(),
             parked: self.orders.parked(standing.order.id),
-        };
             is_source_missing: self.is_source_missing(&standing.order),
+        };
         standing.iter().map(view).collect()
     }
 
-    /// Applies an order to what is queued; tells how many recipients it ended.
     /// Whether an order moves to a source that there is no more; it takes effect again when there is.
     fn is_source_missing(&self, order: &Order) -> bool {
         matches!(&order.action, Action::Move { source } if self.source_named(source).is_none())
@@ -101,6 +101,7 @@ impl Engine {
         }
     }
 
+    /// Applies an order to what is queued; tells how many recipients it ended.
     pub fn apply(self: &Arc<Self>, standing: &Arc<Standing>) -> usize {
         let _outing = self.outings.begin();
         self.locate(&standing.matcher);
@@ -252,7 +253,11 @@ impl Engine {
             entry.due = entry.due.min(wall);
         }
         self.put_back(others);
+        // An order can keep any of them: they are looked for afterwards.
+        let tried: Option<HashSet<_>> =
+            (!self.orders.is_empty()).then(|| meant.iter().map(|entry| (entry.id, entry.recipient)).collect());
         self.admit_in_batches(meant);
+        flushed.kept = tried.map_or(0, |tried| self.count_kept(&tried));
         for site in self.all_sites() {
             flushed.sites += usize::from(site.end_back_off(self, &matcher));
         }

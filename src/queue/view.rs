@@ -54,6 +54,8 @@ pub struct SiteView {
     pub ready: usize,
     /// Waiting for their time.
     pub scheduled: usize,
+    /// Kept by orders.
+    pub kept: usize,
     /// Being tried.
     pub in_flight: usize,
     /// Connections open or being opened.
@@ -135,10 +137,10 @@ pub struct OrderView {
     pub order: Order,
     /// Recipients that wait for its end.
     pub parked: usize,
-}
-
     /// It moves to an egress source that the configuration does not have: nothing is moved.
     pub is_source_missing: bool,
+}
+
 /// An order that was undone.
 #[derive(Clone, Debug, Serialize)]
 pub struct Undone {
@@ -155,6 +157,8 @@ pub struct Flushed {
     pub scheduled: usize,
     /// Recipients that were held as damaged or in doubt.
     pub held: usize,
+    /// Of all these, those that an order keeps: they are not tried. What waits for a look-up is not counted yet.
+    pub kept: usize,
     /// Sites whose back-off was ended.
     pub sites: usize,
 }
@@ -305,6 +309,8 @@ pub struct DepthView {
     pub ready: usize,
     /// Waiting for their time.
     pub scheduled: usize,
+    /// Kept by orders.
+    pub kept: usize,
     /// Age in seconds of the oldest, since it was accepted.
     pub oldest_seconds: u32,
 }

@@ -466,6 +466,44 @@ async fn an_order_that_moves_to_a_source_that_is_no_more_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_tells_how_many_an_order_keeps() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("*", Receiver { outcome: Arc::new(|_, _| deferred("later")), ..Receiver::default() });
+    for path in ["a@d1.test", "b@d1.test", "a@d2.test"] {
+        stage.submit(stage.envelope(&[path])).await;
+    }
+    stage.until("all deferred", |stage| stage.queue.view().totals.scheduled == 3).await;
+    place(&stage, Action::Hold, to_domain("d1.test"));
+
+    let flushed = stage.queue.flush(&Selection::default(), false);
+
+    assert_eq!((flushed.scheduled, flushed.kept), (3, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_tells_what_orders_keep_of_its_mail() {
+    let stage = Stage::started(Settings::default());
+    let first = place(&stage, Action::Hold, to_domain("d1.test")).order.id;
+    let suspend = Request { seconds: Some(3_600), ..request(Action::Suspend, Selection::default()) };
+    stage.queue.place(suspend).unwrap();
+    for path in ["a@d1.test", "b@d1.test", "a@d2.test"] {
+        stage.submit(stage.envelope(&[path])).await;
+    }
+    stage.until("all kept", |stage| held(stage) + suspended(stage) == 3).await;
+
+    let kept: Vec<usize> = stage.queue.view().sites.iter().map(|site| site.kept).collect();
+    let of = |domain| stage.queue.inspect(domain).unwrap();
+    let (one, two) = (of("d1.test"), of("d2.test"));
+
+    assert_eq!(kept.iter().sum::<usize>(), 3, "{kept:?}");
+    assert_eq!((one.summary.kept, one.depth[0].kept, one.depth[0].ready), (2, 2, 0));
+    assert_eq!(one.next[0].event, "the order ends that keeps 2 recipients");
+    assert_eq!(one.next[0].cause.as_deref(), Some(&*format!("hold order {first}: a reason")));
+    assert_eq!((one.next[0].in_seconds, two.summary.kept), (None, 1));
+    assert!(two.next[0].in_seconds.is_some_and(|seconds| seconds > 3_000.0), "{:?}", two.next);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn to_find_a_recipient_among_many_reads_the_envelopes_of_those_found_only() {
     let storage = Arc::new(Simulated::new(1));
     let stage = Stage::on(Settings::default(), |_| storage.clone());
