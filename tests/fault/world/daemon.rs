@@ -207,10 +207,18 @@ impl Daemon {
         (was_running, self.usage())
     }
 
-    /// Waits until the spool has no message left, then stops it in good order.
+    /// Waits until the spool has no message left, then stops it in good order; gives up when none has left for `limit`.
     pub fn drain(self, limit: Duration) -> (Result<ExitStatus, String>, Usage) {
-        let end = Instant::now() + limit;
-        while !self.is_empty() {
+        let (mut least, mut end) = (u64::MAX, Instant::now() + limit);
+        loop {
+            let state = self.ask(&["spool", "stat", "--json"]);
+            if is_empty(&state) {
+                break;
+            }
+            let messages = state["messages"].as_u64().unwrap_or(u64::MAX);
+            if messages < least {
+                (least, end) = (messages, Instant::now() + limit);
+            }
             if Instant::now() > end {
                 let left = self.ask(&["queue", "list", "--json", "--limit", "3"]);
                 return (Err(format!("messages are left in the spool: {left}")), self.usage());
@@ -239,8 +247,7 @@ impl Daemon {
 
     /// Whether its spool has no message left.
     pub fn is_empty(&self) -> bool {
-        let state = self.ask(&["spool", "stat", "--json"]);
-        state["messages"] == 0 && state["recovering"] == false
+        is_empty(&self.ask(&["spool", "stat", "--json"]))
     }
 
     /// What a command answers that asks the daemon; null if it does not answer.
@@ -292,4 +299,9 @@ fn read_log(stderr: ChildStderr, checker: &Checker, log: &Log, tell: &mpsc::Send
             checker.note_doubt(event["recipient"].as_str().unwrap());
         }
     }
+}
+
+/// Whether a spool of this state has no message left.
+fn is_empty(state: &Value) -> bool {
+    state["messages"] == 0 && state["recovering"] == false
 }

@@ -68,7 +68,7 @@ pub struct World {
     pub sink: Sink,
     pub numbers: Arc<Numbers>,
     pub caps: Caps,
-    /// How long the last daemon may take for what is left.
+    /// How long the last daemon may go without a message leaving the spool.
     pub patience: Duration,
     /// Duplicates that nobody announced are within the bound, too: the attempts were not synced and the power was cut.
     pub spares_unannounced: bool,
