@@ -209,16 +209,18 @@ impl Daemon {
 
     /// Waits until the spool has no message left, then stops it in good order; gives up when none has left for `limit`.
     pub fn drain(self, limit: Duration) -> (Result<ExitStatus, String>, Usage) {
-        let (mut least, mut end) = (u64::MAX, Instant::now() + limit);
+        let (mut last, mut end) = (u64::MAX, Instant::now() + limit);
         loop {
             let state = self.ask(&["spool", "stat", "--json"]);
             if is_empty(&state) {
                 break;
             }
             let messages = state["messages"].as_u64().unwrap_or(u64::MAX);
-            if messages < least {
-                (least, end) = (messages, Instant::now() + limit);
+            // A recovery finds more and more.
+            if messages < last || state["recovering"] == true {
+                end = Instant::now() + limit;
             }
+            last = messages;
             if Instant::now() > end {
                 let left = self.ask(&["queue", "list", "--json", "--limit", "3"]);
                 return (Err(format!("messages are left in the spool: {left}")), self.usage());
