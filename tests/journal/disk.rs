@@ -97,16 +97,23 @@ fn a_full_disk_stops_no_delivery_and_the_gap_says_exactly_what_is_missing() {
     assert_eq!(stage.raw().iter().filter(|line| line["event"] != "file").count(), events.len());
 }
 
-#[test]
-fn a_daemon_starts_on_a_full_disk_and_tells_what_it_missed() {
+/// A journal whose disk is full from the beginning, and the file that fills it; none, and a case skipped, without a mount.
+fn on_a_full_disk() -> Option<(Mount, Receiver, Stage, PathBuf)> {
     let Some(mount) = Mount::tmpfs("1m") else {
-        return skip::skip("a_full_journal_disk", "cannot mount a tmpfs: not root, or no mount here");
+        skip::skip("a_full_journal_disk", "cannot mount a tmpfs: not root, or no mount here");
+        return None;
     };
     let receiver = Receiver::start();
     let folder = tempfile::tempdir().unwrap();
     let stage = Stage::with_journal(folder, mount.path().join("journal"), receiver.address, "buffer = \"64KiB\"\n");
     std::fs::create_dir(&stage.journal).unwrap();
     let ballast = fill(mount.path());
+    Some((mount, receiver, stage, ballast))
+}
+
+#[test]
+fn a_daemon_starts_on_a_full_disk_and_tells_what_it_missed() {
+    let Some((_mount, receiver, stage, ballast)) = on_a_full_disk() else { return };
     let daemon = stage.start();
     submit(&daemon, 5);
     wait("all are delivered", || receiver.taken() == 5);
@@ -119,14 +126,7 @@ fn a_daemon_starts_on_a_full_disk_and_tells_what_it_missed() {
 
 #[test]
 fn a_kill_is_told_also_of_a_daemon_that_started_on_a_full_disk() {
-    let Some(mount) = Mount::tmpfs("1m") else {
-        return skip::skip("a_full_journal_disk", "cannot mount a tmpfs: not root, or no mount here");
-    };
-    let receiver = Receiver::start();
-    let folder = tempfile::tempdir().unwrap();
-    let stage = Stage::with_journal(folder, mount.path().join("journal"), receiver.address, "buffer = \"64KiB\"\n");
-    std::fs::create_dir(&stage.journal).unwrap();
-    let ballast = fill(mount.path());
+    let Some((_mount, _receiver, stage, ballast)) = on_a_full_disk() else { return };
     let daemon = stage.start();
     std::fs::remove_file(ballast).unwrap();
     submit(&daemon, 1);
