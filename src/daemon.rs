@@ -7,6 +7,7 @@ mod doors;
 mod drain;
 mod front;
 mod gauges;
+mod limits;
 mod reload;
 mod settings;
 mod sockets;

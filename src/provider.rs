@@ -18,6 +18,7 @@ const BUILT_IN: &str = include_str!("providers.toml");
 #[derive(Clone, Debug, Default)]
 pub struct Map {
     hosts: Patterns<Arc<str>>,
+    known: Vec<Known>,
 }
 
 /// A provider map that cannot be used.
@@ -47,6 +48,37 @@ struct File {
 struct Entry {
     name: String,
     mx: Vec<String>,
+    #[serde(default)]
+    published: Figures,
+    #[serde(default)]
+    start: Figures,
+    #[serde(rename = "source")]
+    _source: Option<String>,
+}
+
+/// Figures about one provider; absent: nothing is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Figures {
+    /// Connections at the same time from one source.
+    pub connections: Option<u32>,
+    /// Messages over one connection.
+    pub messages_per_connection: Option<u32>,
+    /// Recipients over one connection.
+    pub recipients_per_connection: Option<u32>,
+    /// Messages a second from one source.
+    pub messages_per_second: Option<u32>,
+}
+
+/// What is known about a provider's limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The provider.
+    pub name: Arc<str>,
+    /// What it has said itself: it holds whatever is learnt.
+    pub published: Figures,
+    /// What its senders have found: where learning begins.
+    pub start: Figures,
 }
 
 impl Map {
@@ -59,6 +91,11 @@ impl Map {
     pub fn find(&self, mx_host: &str) -> Option<&Arc<str>> {
         self.hosts.find(mx_host)
     }
+
+    /// What is known about each provider's limits.
+    pub fn known(&self) -> &[Known] {
+        &self.known
+    }
 }
 
 impl std::str::FromStr for Map {
@@ -66,16 +103,17 @@ impl std::str::FromStr for Map {
 
     fn from_str(text: &str) -> Result<Self, MapError> {
         let file: File = toml::from_str(text)?;
-        let mut hosts = Patterns::default();
-        for Entry { name, mx } in file.provider {
+        let (mut hosts, mut known) = (Patterns::default(), Vec::new());
+        for Entry { name, mx, published, start, .. } in file.provider {
             let shared: Arc<str> = name.as_str().into();
+            known.push(Known { name: shared.clone(), published, start });
             for pattern in mx {
                 hosts
                     .insert(&pattern, shared.clone())
                     .map_err(|error| MapError::Pattern { provider: name.clone(), error })?;
             }
         }
-        Ok(Self { hosts })
+        Ok(Self { hosts, known })
     }
 }
 

@@ -35,13 +35,22 @@ fn full() -> Config {
         tenants: vec!["a".into()],
         sender_domains: vec!["a.test".into()],
     });
-    config.limits.sites.push(LimitRule {
-        name: "a".into(),
+    let name = || Some("a".to_owned());
+    config.limits.rate = Some("1/s".parse().unwrap());
+    config.limits.bytes = Some("1MB/s".parse().unwrap());
+    config.limits.rules.push(LimitRule {
+        site: name(),
+        domain: name(),
+        source: name(),
+        tenant: name(),
+        campaign: name(),
         connections: Some(1),
+        connections_per_minute: Some(1),
         messages_per_connection: Some(1),
+        recipients_per_connection: Some(1),
         recipients_per_transaction: Some(1),
         rate: Some("1/s".parse().unwrap()),
-        connections_per_minute: Some(1),
+        bytes: Some("1MB/s".parse().unwrap()),
     });
     config
 }
@@ -89,5 +98,5 @@ fn every_commented_option_of_the_example_is_accepted() {
     let config = Config::parse(&uncommented, Path::new("config.example.toml")).unwrap();
 
     assert_eq!(config.sources[0].connections, Some(500));
-    assert_eq!(config.limits.sites[0].name, "yahoo");
+    assert_eq!(config.limits.rules[0].site.as_deref(), Some("yahoo"));
 }

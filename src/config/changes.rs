@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use toml::Value;
 
-use super::Config;
+use super::{Config, LimitRule};
 
 /// Options that hold until the next start; every other one a reload applies.
 pub const NEEDS_RESTART: [&str; 13] = [
@@ -80,7 +80,7 @@ fn compare(key: String, old: Option<&Value>, new: Option<&Value>, out: &mut Vec<
                 compare(key, old.get(name), new.get(name), out);
             }
         }
-        _ => match (items(old), items(new)) {
+        _ => match (items(&key, old), items(&key, new)) {
             (Some(old), Some(new)) if !(old.is_empty() && new.is_empty()) => compare_items(&key, &old, &new, out),
             _ => out.push(Change { key, old: old.map(ToString::to_string), new: new.map(ToString::to_string) }),
         },
@@ -106,18 +106,28 @@ fn compare_items(key: &str, old: &[(String, &Value)], new: &[(String, &Value)], 
 }
 
 /// Items of a list with what they are told by; none if the value is another kind of list, or none.
-fn items(value: Option<&Value>) -> Option<Vec<(String, &Value)>> {
+fn items<'a>(key: &str, value: Option<&'a Value>) -> Option<Vec<(String, &'a Value)>> {
     let Some(value) = value else { return Some(Vec::new()) };
-    let mut counts: HashMap<&str, usize> = HashMap::new();
+    let mut counts: HashMap<String, usize> = HashMap::new();
     let mut out = Vec::new();
     for item in value.as_array()? {
         let table = item.as_table()?;
-        let name = ["name", "domain", "address"].iter().find_map(|key| table.get(*key)).and_then(Value::as_str)?;
-        let count = counts.entry(name).or_default();
+        let name = name_of(key, table)?;
+        let count = counts.entry(name.clone()).or_default();
         *count += 1;
-        out.push((if *count == 1 { name.to_owned() } else { format!("{name} #{count}") }, item));
+        out.push((if *count == 1 { name } else { format!("{name} #{count}") }, item));
     }
     Some(out)
+}
+
+/// What an item of the list `key` is told by: its name, domain or address; a rule by everything that it names.
+fn name_of(key: &str, item: &toml::Table) -> Option<String> {
+    let text = |key: &str| item.get(key).and_then(Value::as_str);
+    if key == "limits.rule" {
+        let rule: LimitRule = Value::Table(item.clone()).try_into().ok()?;
+        return Some(rule.name());
+    }
+    ["name", "domain", "address"].iter().find_map(|key| text(key)).map(str::to_owned)
 }
 
 #[cfg(test)]

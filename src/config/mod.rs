@@ -8,6 +8,7 @@ pub mod delivery;
 pub mod egress;
 mod file;
 pub mod journal;
+pub mod limits;
 pub mod listen;
 pub mod names;
 pub mod queue;
@@ -25,7 +26,8 @@ pub use delivery::{Delivery, Dns, Route, TlsMode, TlsRule};
 pub use egress::{Pool, PoolMember, Source};
 pub use journal::Journal;
 pub use listen::{BareLineEnd, Listener, Mode};
-pub use queue::{InDoubt, LimitRule, Limits, Queue, Retry, TenantRule};
+pub use limits::{LimitRule, Limits, RuleScope};
+pub use queue::{InDoubt, Queue, Retry, TenantRule};
 pub use service::{Admin, LogFormat, Logging, Metrics};
 pub use spool::{AttemptDurability, Spool};
 
@@ -63,7 +65,7 @@ pub struct Config {
     /// Weighted sets of sources.
     #[serde(rename = "pool")]
     pub pools: Vec<Pool>,
-    /// What one site is offered at most.
+    /// What the operator allows at most.
     pub limits: Limits,
     /// The record of what happened to each recipient.
     pub journal: Journal,
@@ -292,7 +294,7 @@ mod tests {
             ("[[listener]]\ntenant = \"BAD\"\n", "listener[0].tenant"),
             ("[[listener]]\npostmaster = \"p@BAD\"\n", "listener[0].postmaster"),
             ("[[queue.tenant]]\nname = \"BAD\"\n", "queue.tenant[0].name"),
-            ("[[limits.site]]\nname = \"BAD\"\n", "limits.site[0].name"),
+            ("[[limits.rule]]\nsite = \"BAD\"\nconnections = 1\n", "limits.rule[0].site"),
             ("[[route]]\ndomain = \"BAD\"\nnext_hop = \"discard\"\n", "route[0].domain"),
             ("[[route]]\ndomain = \"a\"\nnext_hop = \"smtp://BAD\"\n", "route[0].next_hop"),
             ("[[delivery.tls_rule]]\ndomain = \"BAD\"\ntls = \"none\"\n", "delivery.tls_rule[0].domain"),
@@ -310,7 +312,7 @@ mod tests {
     #[test]
     fn what_cannot_be_bound_or_stands_twice_is_refused() {
         let listener = |address: &str| format!("[[listener]]\naddress = \"{address}\"\n");
-        let site = "[[limits.site]]\nname = \"a\"\n";
+        let site = "[[limits.rule]]\nsite = \"a\"\nconnections = 1\n";
         let route = "[[route]]\ndomain = \"a.test\"\nnext_hop = \"discard\"\n";
         for (text, key) in [
             (listener("127.0.0.1:25") + &listener("127.0.0.1:25"), "listener[1].address"),
@@ -318,7 +320,12 @@ mod tests {
             (listener("127.0.0.1:9225"), "metrics.address"),
             ("group = \"mail\"\n".to_owned(), "group"),
             ("[[listener]]\nsocket_name = \"a:b\"\n".to_owned(), "listener[0].socket_name"),
-            (site.repeat(2), "limits.site[1].name"),
+            (site.repeat(2), "limits.rule[1]"),
+            ("[[limits.rule]]\nsite = \"a\"\n".to_owned(), "limits.rule[0]"),
+            ("[[limits.rule]]\nconnections = 1\n".to_owned(), "limits.rule[0]"),
+            ("[[limits.rule]]\nsite = \"*\"\nconnections = 1\n".to_owned(), "limits.rule[0].site"),
+            ("[[limits.rule]]\ntenant = \"a\"\nconnections = 1\n".to_owned(), "limits.rule[0].connections"),
+            ("[[limits.rule]]\nsource = \"a\"\nconnections = 1\n".to_owned(), "limits.rule[0].connections"),
             ("[[queue.tenant]]\nname = \"a\"\n".repeat(2), "queue.tenant[1].name"),
             ("[[source]]\nname = \"a\"\n".repeat(2), "source[1].name"),
             (route.to_owned() + &route.replace("a.test", "A.test."), "route[1].domain"),

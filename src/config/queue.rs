@@ -1,12 +1,11 @@
-//! `[queue]`, `[retry]` and `[limits]`: how much waits, when it is tried again, and what a site is offered.
+//! `[queue]` and `[retry]`: how much waits, and when it is tried again.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Complaints;
-use super::units::{Rate, Span};
-use crate::smtp::address::is_plain_utf8;
+use super::units::Span;
 
 /// Queue sizes and tenants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,92 +117,5 @@ impl Retry {
         complaints.range("retry.jitter_percent", &self.jitter_percent, &0, &50);
         let most = Span(Duration::from_secs(30 * 86_400));
         complaints.range("retry.max_age", &self.max_age, &least, &most);
-    }
-}
-
-/// What one site is offered at most; the most specific rule sets each value.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Most connections altogether.
-    pub connections: u32,
-    /// Most connections to one site.
-    pub site_connections: u32,
-    /// Most messages over one connection; 0: no limit.
-    pub messages_per_connection: u32,
-    /// Most recipients in one transaction.
-    pub recipients_per_transaction: u32,
-    /// Most messages to one site, evenly spread; absent: no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub site_rate: Option<Rate>,
-    /// Most new connections a minute to one site; 0: no limit.
-    pub site_connections_per_minute: u32,
-    /// Exceptions for sites.
-    #[serde(rename = "site")]
-    pub sites: Vec<LimitRule>,
-}
-
-/// Limits of one site; what is absent is as in `[limits]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LimitRule {
-    /// The site: a provider's name, an MX set or a domain, as `hikyaku queue list` shows it.
-    pub name: String,
-    /// Most connections.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connections: Option<u32>,
-    /// Most messages over one connection.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub messages_per_connection: Option<u32>,
-    /// Most recipients in one transaction.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recipients_per_transaction: Option<u32>,
-    /// Most messages, evenly spread.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Rate>,
-    /// Most new connections a minute.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connections_per_minute: Option<u32>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 20_000,
-            site_connections: 20,
-            messages_per_connection: 1000,
-            recipients_per_transaction: 100,
-            site_rate: None,
-            site_connections_per_minute: 0,
-            sites: Vec::new(),
-        }
-    }
-}
-
-impl Limits {
-    pub(super) fn check(&self, complaints: &mut Complaints) {
-        complaints.range("limits.connections", &self.connections, &1, &1_000_000);
-        complaints.range("limits.site_connections", &self.site_connections, &1, &100_000);
-        let recipients = self.recipients_per_transaction;
-        complaints.range("limits.recipients_per_transaction", &recipients, &1, &50_000);
-        complaints.range("limits.messages_per_connection", &self.messages_per_connection, &0, &u32::MAX);
-        complaints.range("limits.site_connections_per_minute", &self.site_connections_per_minute, &0, &u32::MAX);
-        let names = self.sites.iter().map(|rule| rule.name.as_str());
-        complaints.different(names, |index| format!("limits.site[{index}].name"));
-        for (index, rule) in self.sites.iter().enumerate() {
-            let key = format!("limits.site[{index}]");
-            let is_plain = |c: char| c.is_ascii_graphic() || is_plain_utf8(c);
-            let is_site = !rule.name.is_empty() && rule.name.chars().all(is_plain);
-            let text =
-                "is no site; allowed: a provider's name, or what `hikyaku queue sites` shows, without white space";
-            complaints.unless(is_site, format!("{key}.name"), format!("{:?} {text}", rule.name));
-            let messages = rule.messages_per_connection.unwrap_or_default();
-            complaints.range(format!("{key}.messages_per_connection"), &messages, &0, &u32::MAX);
-            let connections = rule.connections_per_minute.unwrap_or_default();
-            complaints.range(format!("{key}.connections_per_minute"), &connections, &0, &u32::MAX);
-            complaints.range(format!("{key}.connections"), &rule.connections.unwrap_or(1), &1, &100_000);
-            let recipients = rule.recipients_per_transaction.unwrap_or(1);
-            complaints.range(format!("{key}.recipients_per_transaction"), &recipients, &1, &50_000);
-        }
     }
 }

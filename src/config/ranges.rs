@@ -51,14 +51,7 @@ fn without_indices(key: &str) -> String {
 fn sample() -> Config {
     let mut config = Config::default();
     config.queue.tenants.push(TenantRule { name: "a".into(), weight: 1, max_recipients: Some(1), in_doubt: None });
-    config.limits.sites.push(LimitRule {
-        name: "a".into(),
-        connections: Some(1),
-        messages_per_connection: Some(1),
-        recipients_per_transaction: Some(1),
-        rate: None,
-        connections_per_minute: Some(1),
-    });
+    config.limits.rules.push(LimitRule { site: Some("a".into()), ..LimitRule::default() });
     config.sources.push(super::Source {
         name: "a".into(),
         ipv4: None,

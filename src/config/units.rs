@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A duration written with units: ms, s, m, h, d. Several parts may follow each other.
@@ -24,6 +25,14 @@ pub struct Rate {
     /// Per this long.
     pub per: Duration,
 }
+
+/// Rates that hold at the same time: one, or a list of them, at most one a period.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rates(pub Vec<Rate>);
+
+/// So many octets a second: `"10MB/s"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRate(pub u32);
 
 /// A network in CIDR form: `10.0.0.0/8`, `::1/128`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +53,12 @@ pub enum UnitError {
     /// Not a rate.
     #[error("not a rate; write for example \"50/s\", \"300/min\", \"10000/h\" or \"500000/d\"")]
     Rate,
+    /// Two rates over one period.
+    #[error("two rates over the same period; write one a period, for example [\"50/s\", \"500000/d\"]")]
+    Rates,
+    /// Not a rate of octets.
+    #[error("not a rate of octets; write for example \"500KB/s\" or \"10MiB/s\", at most 1GB/s")]
+    ByteRate,
     /// Not a network.
     #[error("not a network; write for example \"127.0.0.0/8\", \"10.1.2.3\" or \"2001:db8::/32\"")]
     Network,
@@ -152,6 +167,76 @@ impl fmt::Display for Rate {
     }
 }
 
+impl Rates {
+    /// Rates of different periods, none given twice.
+    pub fn new(rates: Vec<Rate>) -> Result<Self, UnitError> {
+        let is_twice = |(at, rate): (usize, &Rate)| rates.iter().take(at).any(|other| other.per == rate.per);
+        if rates.iter().enumerate().any(is_twice) { Err(UnitError::Rates) } else { Ok(Self(rates)) }
+    }
+}
+
+impl FromStr for Rates {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        Ok(Self(vec![text.parse()?]))
+    }
+}
+
+impl<'de> Deserialize<'de> for Rates {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Rates;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a rate such as \"50/s\", or a list of them")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Rates, E> {
+                text.parse().map_err(|error| E::custom(format_args!("{text:?}: {error}")))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Rates, A::Error> {
+                let mut rates = Vec::new();
+                while let Some(rate) = items.next_element()? {
+                    rates.push(rate);
+                }
+                Rates::new(rates).map_err(serde::de::Error::custom)
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+impl Serialize for Rates {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => one.serialize(serializer),
+            all => all.serialize(serializer),
+        }
+    }
+}
+
+impl FromStr for ByteRate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let size: ByteSize = text
+            .strip_suffix("/s")
+            .and_then(|size| size.trim_end().parse().ok())
+            .filter(|size: &ByteSize| (1..=1_000_000_000).contains(&size.0))
+            .ok_or(UnitError::ByteRate)?;
+        u32::try_from(size.0).map(Self).map_err(|_| UnitError::ByteRate)
+    }
+}
+
+impl fmt::Display for ByteRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", ByteSize(self.0.into()))
+    }
+}
+
 impl Network {
     /// The loopback networks, 127.0.0.0/8 and ::1.
     pub fn loopback() -> [Self; 2] {
@@ -219,6 +304,7 @@ macro_rules! serde_by_text {
 serde_by_text!(Span);
 serde_by_text!(ByteSize);
 serde_by_text!(Rate);
+serde_by_text!(ByteRate);
 serde_by_text!(Network);
 
 #[cfg(test)]
@@ -248,6 +334,19 @@ mod tests {
         assert_eq!(rate, Rate { count: 300, per: Duration::from_secs(60) });
         assert_eq!(rate.to_string(), "300/min");
         assert!("0/s".parse::<Rate>().is_err() && "5".parse::<Rate>().is_err() && "5/week".parse::<Rate>().is_err());
+    }
+
+    #[test]
+    fn rates_are_one_or_a_list_with_one_a_period() {
+        let read = |text: &str| toml::from_str::<std::collections::HashMap<String, Rates>>(text);
+        let rates = |text: &str| read(text).unwrap().remove("a").unwrap();
+
+        assert_eq!(rates("a = \"5/s\""), "5/s".parse().unwrap());
+        assert_eq!(rates("a = [\"5/s\", \"9/d\"]").0.len(), 2);
+        assert_eq!(rates("a = []"), Rates::default());
+        assert!(read("a = [\"5/s\", \"6/s\"]").unwrap_err().to_string().contains("same period"));
+        assert_eq!("10MB/s".parse::<ByteRate>().map(|rate| rate.to_string()), Ok("10MB/s".to_owned()));
+        assert!("0B/s".parse::<ByteRate>().is_err() && "10MB".parse::<ByteRate>().is_err());
     }
 
     #[test]

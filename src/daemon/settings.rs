@@ -6,9 +6,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::units::Rate;
 use crate::config::{self, Config};
 use crate::{delivery, dns, journal, queue, spool, submission};
+
+use super::limits;
 
 /// An address that belongs to no machine (RFC 5737).
 const NOBODYS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -101,6 +102,7 @@ pub fn dns(config: &Config, hostname: &str) -> Result<dns::Settings, dns::settin
         is_own,
         tls,
         default_tls: tls_policy(config.delivery.tls),
+        own_sites: config.limits.rules.iter().filter_map(|rule| rule.domain.as_deref()).map(str::to_lowercase).collect(),
         ..dns::Settings::default()
     })
 }
@@ -113,8 +115,6 @@ fn tls_policy(mode: config::TlsMode) -> dns::TlsPolicy {
 }
 
 pub(super) fn queue(config: &Config, hostname: &Arc<str>, threads: usize) -> queue::Settings {
-    let limits = site_limits(&config.limits, None);
-    let sites = config.limits.sites.iter();
     let capacity = |most: u64| usize::try_from(most).unwrap_or(usize::MAX);
     let per_tenant = match config.queue.max_recipients_per_tenant {
         0 => config.queue.max_recipients,
@@ -133,33 +133,13 @@ pub(super) fn queue(config: &Config, hostname: &Arc<str>, threads: usize) -> que
         capacity: capacity(config.queue.max_recipients),
         tenant_capacity: capacity(per_tenant),
         connections: config.limits.connections,
+        allowance: limits::everything(&config.limits),
         in_doubt: in_doubt(config.queue.in_doubt),
         tenants: tenants(config),
-        limits,
-        sites: sites.map(|rule| (rule.name.as_str().into(), site_limits(&config.limits, Some(rule)))).collect(),
+        limits: limits::site(&config.limits),
+        rules: limits::rules(&config.limits),
         egress: egress(config, hostname),
         ..queue::Settings::default()
-    }
-}
-
-fn site_limits(limits: &config::Limits, rule: Option<&config::LimitRule>) -> queue::settings::Limits {
-    let number = |specific: Option<u32>, general: u32| specific.unwrap_or(general);
-    queue::settings::Limits {
-        connections: number(rule.and_then(|rule| rule.connections), limits.site_connections),
-        connections_per_source: None,
-        connections_per_minute: some_unless_zero(number(
-            rule.and_then(|rule| rule.connections_per_minute),
-            limits.site_connections_per_minute,
-        )),
-        messages_per_connection: some_unless_zero(number(
-            rule.and_then(|rule| rule.messages_per_connection),
-            limits.messages_per_connection,
-        )),
-        rate: rule.and_then(|rule| rule.rate).or(limits.site_rate).map(rate),
-        recipients_per_message: size(number(
-            rule.and_then(|rule| rule.recipients_per_transaction),
-            limits.recipients_per_transaction,
-        )),
     }
 }
 
@@ -175,10 +155,6 @@ fn in_doubt(policy: config::InDoubt) -> queue::settings::InDoubt {
         config::InDoubt::Hold => queue::settings::InDoubt::Hold,
         config::InDoubt::AssumeDelivered => queue::settings::InDoubt::AssumeDelivered,
     }
-}
-
-fn rate(rate: Rate) -> Rate {
-    rate
 }
 
 fn tenants(config: &Config) -> HashMap<Box<str>, queue::settings::Tenant> {
@@ -269,11 +245,11 @@ pub fn is_local(address: IpAddr) -> bool {
     std::net::TcpListener::bind((address, 0)).is_ok()
 }
 
-fn size(number: u32) -> usize {
+pub(super) fn size(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-fn some_unless_zero(number: u32) -> Option<u32> {
+pub(super) fn some_unless_zero(number: u32) -> Option<u32> {
     (number > 0).then_some(number)
 }
 

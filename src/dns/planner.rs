@@ -193,10 +193,11 @@ impl Planner {
     }
 
     fn plan_of(&self, domain: Arc<str>, next: Next, valid_until: Instant) -> Plan {
+        let is_own_site = self.made_from.own_sites.contains(&*domain);
         Plan {
             tls: self.tls.find(&domain).copied().unwrap_or(self.default_tls),
+            site: if is_own_site { domain.clone() } else { next.site },
             domain,
-            site: next.site,
             mx_set: next.mx_set,
             hosts: next.hosts,
             port: next.port,

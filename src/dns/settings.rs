@@ -1,5 +1,6 @@
 //! How next hops are found, as the daemon hands it to [`super::Planner`].
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub tls: Vec<(String, TlsPolicy)>,
     /// TLS where no pattern says otherwise.
     pub default_tls: TlsPolicy,
+    /// Domains in lower case that are a site of their own, whoever runs their MX hosts.
+    pub own_sites: HashSet<String>,
     /// How many domains are remembered.
     pub cache_size: usize,
     /// How long after its end a plan still serves while the resolver fails.
@@ -55,6 +58,7 @@ impl Default for Settings {
             is_own: |_| false,
             tls: Vec::new(),
             default_tls: TlsPolicy::Opportunistic,
+            own_sites: HashSet::new(),
             cache_size: 200_000,
             stale: Duration::from_secs(86_400),
         }
@@ -88,6 +92,7 @@ impl Settings {
             && std::ptr::fn_addr_eq(self.is_own, other.is_own)
             && self.tls == other.tls
             && self.default_tls == other.default_tls
+            && self.own_sites == other.own_sites
             && self.cache_size == other.cache_size
             && self.stale == other.stale
     }

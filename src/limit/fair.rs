@@ -40,6 +40,8 @@ struct Child<T> {
     key: usize,
     time: u64,
     weight: u32,
+    /// It stands in the order.
+    is_present: bool,
     item: T,
 }
 
@@ -52,6 +54,8 @@ pub enum Standing {
     Backlogged,
     /// It is backlogged, and was served elsewhere up to this virtual time.
     Elsewhere(u64),
+    /// It is backlogged and may not be served: it leaves the order until [`Fair::recall`].
+    Away,
 }
 
 impl<T> Default for Fair<T> {
@@ -70,7 +74,7 @@ impl<T> Fair<T> {
     pub fn child(&mut self, key: usize, weight: u32, at_least: u64, make: impl FnOnce() -> T) -> &mut T {
         let place = match self.place(key) {
             Some(place) => place,
-            None => self.insert(Child { key, time: self.now.max(at_least), weight, item: make() }),
+            None => self.insert(Child { key, time: self.now.max(at_least), weight, is_present: true, item: make() }),
         };
         let slot = self.places.get_mut(index(place)).and_then(Option::as_mut);
         // `place` and `insert` name occupied places only.
@@ -124,6 +128,11 @@ impl<T> Fair<T> {
                     self.remove(place);
                     continue;
                 }
+                Standing::Away => {
+                    self.order.pop();
+                    child.is_present = false;
+                    continue;
+                }
                 Standing::Elsewhere(served) => child.time = child.time.max(served),
                 Standing::Backlogged => {}
             }
@@ -132,6 +141,33 @@ impl<T> Fair<T> {
             }
             let later = child.time;
             self.settle(later);
+        }
+    }
+
+    /// The child at `place`, which [`Fair::next`] gave, leaves the order until [`Fair::recall`].
+    pub fn dismiss(&mut self, place: u32) {
+        if let Some(child) = self.places.get_mut(index(place)).and_then(Option::as_mut) {
+            child.is_present = false;
+        }
+        if self.order.peek().is_some_and(|Reverse((_, first))| *first == place) {
+            self.order.pop();
+        }
+    }
+
+    /// Whether no child stands in the order, whatever there is beside it.
+    pub fn is_deserted(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// The child of `key` may be served again. It has saved nothing up meanwhile.
+    pub fn recall(&mut self, key: usize) {
+        let Some(place) = self.place(key) else { return };
+        let now = self.now;
+        if let Some(child) = self.places.get_mut(index(place)).and_then(Option::as_mut)
+            && !std::mem::replace(&mut child.is_present, true)
+        {
+            child.time = child.time.max(now);
+            self.order.push(Reverse((child.time, place)));
         }
     }
 
@@ -274,6 +310,29 @@ mod tests {
         assert_eq!(fair.items().count(), 0);
         fair.child(0, 1, 0, || (0, 1));
         assert_eq!(serve(&mut fair, 1), Some(0));
+    }
+
+    #[test]
+    fn a_child_that_may_not_be_served_is_not_asked_again_until_it_is_recalled() {
+        let mut fair = with(&[(1, 20), (1, 20)]);
+        let asked = std::cell::Cell::new(0);
+        let turn = |fair: &mut Fair<(usize, u32)>, blocked: Option<usize>| {
+            let place = fair.next(|(key, _)| {
+                asked.set(asked.get() + usize::from(*key == 0));
+                if blocked == Some(*key) { Standing::Away } else { Standing::Backlogged }
+            })?;
+            fair.charge(place, 1);
+            fair.item(place).map(|item| item.0)
+        };
+
+        let turns: Vec<_> = (0..4).map(|_| turn(&mut fair, Some(0))).collect();
+        assert_eq!((turns, asked.get()), (vec![Some(1); 4], 1));
+
+        fair.recall(0);
+        fair.recall(0);
+        let turns: Vec<_> = (0..8).filter_map(|_| turn(&mut fair, None)).collect();
+        let of_the_recalled = turns.iter().filter(|key| **key == 0).count();
+        assert!((4..=5).contains(&of_the_recalled), "{turns:?}: nothing was saved up");
     }
 
     #[test]

@@ -36,6 +36,20 @@ pub enum What {
     Openings,
     /// Messages in time.
     Messages,
+    /// Octets of content in time.
+    Octets,
+}
+
+impl What {
+    /// As tables show it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Openings => "new connections",
+            Self::Messages => "messages",
+            Self::Octets => "octets",
+        }
+    }
 }
 
 /// One limit to be asked.

@@ -16,15 +16,18 @@ pub struct Rate {
     tolerance: u64,
     /// Theoretical arrival time in nanoseconds since `origin`; written by commit and refund.
     arrival: AtomicU64,
+    /// The last time that was given to somebody who waits, in nanoseconds since `origin`; written by [`Rate::claim`].
+    claimed: AtomicU64,
 }
 
 impl Rate {
-    /// `count` per `per`, at most half a second's worth of them (one at least) in one burst.
+    /// Never more than `count` in any `per`, evenly spread: in one burst at most half a second's worth of them, or a
+    /// twentieth of the period if that is less; one at least.
     ///
     /// `origin` is any time not after the first use.
     pub fn new(count: u32, per: Duration, origin: Instant) -> Self {
         let (interval, tolerance) = pace(count, per);
-        Self { origin, interval, tolerance, arrival: AtomicU64::new(0) }
+        Self { origin, interval, tolerance, arrival: AtomicU64::new(0), claimed: AtomicU64::new(0) }
     }
 
     /// Goes on as `count` per `per`. What is owed now stays owed, in units: they count at the new pace.
@@ -61,6 +64,44 @@ impl Rate {
         let _ = self.arrival.fetch_update(Ordering::AcqRel, Ordering::Relaxed, back);
     }
 
+    /// A time for one of several that wait for this rate: theirs are as far apart as its units, so each finds room when it
+    /// comes back, in the order in which they asked.
+    pub fn claim(&self, now: Instant) -> Instant {
+        let earliest = match self.look(1, now) {
+            Ok(()) => self.since_origin(now),
+            Err(until) => self.since_origin(until),
+        };
+        let next = |claimed: u64| claimed.saturating_add(self.interval).max(earliest);
+        let before = self.claimed.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |claimed| Some(next(claimed)));
+        self.origin + Duration::from_nanos(next(before.unwrap_or_else(|claimed| claimed)))
+    }
+
+    /// Lets `units` pass, whether or not there is room: what is too much is owed, and nothing passes until it is paid.
+    pub fn charge(&self, units: u64, now: Instant) {
+        let (now, cost) = (self.since_origin(now), self.interval.saturating_mul(units));
+        let next = |arrival: u64| Some(arrival.max(now).saturating_add(cost).min(u64::MAX >> 2));
+        let _ = self.arrival.fetch_update(Ordering::AcqRel, Ordering::Relaxed, next);
+    }
+
+    /// How many units may pass now.
+    pub fn room(&self, now: Instant) -> u64 {
+        let ahead = self.arrival.load(Ordering::Relaxed).saturating_sub(self.since_origin(now));
+        match self.tolerance.checked_sub(ahead) {
+            Some(left) => (left / self.interval).max(u64::from(ahead == 0)),
+            None => 0,
+        }
+    }
+
+    /// For how long units that passed are still owed: to be kept over a restart.
+    pub fn owed(&self, now: Instant) -> Duration {
+        Duration::from_nanos(self.arrival.load(Ordering::Relaxed).saturating_sub(self.since_origin(now)))
+    }
+
+    /// Takes up what was [`Rate::owed`] before a restart.
+    pub fn owe(&self, owed: Duration, now: Instant) {
+        self.arrival.store(self.since_origin(now).saturating_add(nanos(owed)), Ordering::Relaxed);
+    }
+
     /// Whether nothing passed for so long that this is as good as new.
     pub fn is_idle(&self, now: Instant) -> bool {
         self.arrival.load(Ordering::Relaxed) <= self.since_origin(now)
@@ -86,11 +127,18 @@ impl Rate {
 /// Work is handed out in steps of a timer tick and more, so a rate needs some burst to be reached; half a second's
 /// worth is what receivers that count by the minute do not notice.
 const BURST: Duration = Duration::from_millis(500);
+/// Which part of a period a burst may be.
+const PART: u32 = 20;
 
-/// Nanoseconds between two units, and how far they may run ahead.
+/// Nanoseconds between two units, and how far they may run ahead. With a burst, units are a little further apart than
+/// `per / count`: else the burst would come on top of the count.
 fn pace(count: u32, per: Duration) -> (u64, u64) {
-    let interval = nanos(per).checked_div(u64::from(count)).unwrap_or(u64::MAX >> 2).max(1);
-    (interval, interval.max(nanos(BURST)))
+    let even = nanos(per).checked_div(u64::from(count)).unwrap_or(u64::MAX >> 2).max(1);
+    let burst = nanos(BURST.min(per / PART));
+    if burst <= even {
+        return (even, even);
+    }
+    ((nanos(per) + burst) / (u64::from(count) + 1) + 1, burst)
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -115,7 +163,54 @@ mod tests {
 
         let count = passed(&rate, origin, 10_000, 1);
 
-        assert!((1_000..=1_050).contains(&count), "{count}");
+        assert!((950..=1_000).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn no_period_has_more_than_the_count() {
+        let origin = Instant::now();
+        for (count, per) in [(300, 60), (50, 1), (1_000, 1), (3, 1), (100_000, 3_600)] {
+            let (rate, per) = (Rate::new(count, Duration::from_secs(per), origin), Duration::from_secs(per));
+            let step = Duration::from_micros(500).max(per / count / 40);
+            let mut passed: Vec<Instant> = Vec::new();
+
+            let mut now = origin;
+            while passed.len() < usize::try_from(count).unwrap() * 2 {
+                passed.extend(std::iter::repeat_with(|| rate.commit(1, now)).take_while(Result::is_ok).map(|_| now));
+                now += step;
+            }
+
+            let most = usize::try_from(count).unwrap();
+            let windows = passed.windows(most + 1).filter(|window| window[most] - window[0] < per).count();
+            assert_eq!(windows, 0, "{count} per {per:?}");
+            assert!(now - origin < per * 2 + per / 8, "{count} per {per:?} is reached");
+        }
+    }
+
+    #[test]
+    fn those_that_wait_come_back_one_by_one() {
+        let origin = Instant::now();
+        let rate = Rate::new(60, Duration::from_secs(60), origin);
+        assert_eq!(rate.commit(1, origin), Ok(()));
+
+        let times: Vec<Instant> = (0..3).map(|_| rate.claim(origin)).collect();
+
+        assert_eq!(times, [1, 2, 3].map(|seconds| origin + Duration::from_secs(seconds)));
+        assert!(times.iter().all(|time| rate.commit(1, *time).is_ok()));
+    }
+
+    #[test]
+    fn what_is_charged_beyond_the_rate_is_owed_and_can_be_taken_over() {
+        let origin = Instant::now();
+        let rate = Rate::new(1_000, Duration::from_secs(1), origin);
+        rate.charge(5_000, origin);
+
+        let after = Rate::new(1_000, Duration::from_secs(1), origin);
+        after.owe(rate.owed(origin), origin);
+
+        assert!(rate.look(1, origin + Duration::from_secs(4)).is_err());
+        assert!(after.look(1, origin + Duration::from_secs(4)).is_err());
+        assert_eq!((after.look(1, origin + Duration::from_secs(6)), rate.room(origin)), (Ok(()), 0));
     }
 
     #[test]

@@ -6,23 +6,25 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::dns::{Plan, Planner};
-use crate::limit::rate::Rate;
+use crate::limit::budget::Budget;
 use crate::message::MessageId;
 
 use super::engine::Engine;
+use super::flow::Tenant;
 use super::gates::Gates;
 use super::path::Wait;
+use super::rules::Of;
 use super::settings::{Limits, Settings};
 use super::site::{Context, Outbox, Site, SiteState};
 use super::source::Chooser;
 
 /// What sites need to know of a change.
 struct Change {
-    /// Shares of tenants by their key.
-    weights: HashMap<usize, u32>,
+    /// Tenants by their key.
+    tenants: HashMap<usize, Arc<Tenant>>,
     /// Before the change.
     sources: Arc<Chooser>,
     /// Plans are made by other rules.
@@ -70,10 +72,11 @@ impl Engine {
     pub fn reconfigure(self: &Arc<Self>, mut settings: Settings, planner: Option<Arc<Planner>>) {
         settings.shards = self.settings().shards;
         let is_rerouted = planner.is_some() || !settings.leaves_as(&self.settings());
-        self.gates.limit_all(settings.connections);
+        let now = self.clock.now();
+        self.gates.limit_all(&settings, now);
         let sources = self.sources.load().followed_by(&settings.egress, |source| self.gates.used(source) > 0);
-        for (index, _, connections) in sources.sources() {
-            self.gates.limit(index, connections);
+        for (index, source, connections) in sources.sources() {
+            self.gates.limit(index, source, connections, &settings.rules, now);
         }
         let before = self.sources.load_full();
         self.replace(settings, sources);
@@ -83,11 +86,10 @@ impl Engine {
         }
         {
             let (settings, sources) = (self.settings(), self.sources.load());
-            self.tenants.apply(&settings, |name| sources.pool(name));
+            self.tenants.apply(&settings, |name| sources.pool(name), now);
         }
-        let weights = self.tenants.all().iter().map(|tenant| (tenant.key, tenant.weight())).collect();
-        let change = Change { weights, sources: before, is_replanned, is_rerouted };
-        let now = self.clock.now();
+        let tenants = self.tenants.all().into_iter().map(|tenant| (tenant.key, tenant)).collect();
+        let change = Change { tenants, sources: before, is_replanned, is_rerouted };
         for site in self.all_sites() {
             site.apply(self, &change, now);
         }
@@ -120,6 +122,7 @@ impl Site {
             if *before != *limits {
                 state.limit(&limits, now);
             }
+            state.follow_rules(context, &change.tenants);
             for place in state.places() {
                 if change.is_replanned {
                     state.outdate(place, now);
@@ -128,7 +131,8 @@ impl Site {
                     state.evict(place, out);
                 }
                 if let Some(path) = state.path(place) {
-                    path.ready.reweigh(|key| change.weights.get(&key).copied());
+                    path.ready.reweigh(|key| change.tenants.get(&key).map(|tenant| tenant.weight()));
+                    path.ready.recall_all();
                 }
             }
             state.end_surplus(context, change, out);
@@ -148,17 +152,29 @@ impl SiteState {
 
     /// Goes on under other limits: what was used up of the old rates stays used up.
     fn limit(&mut self, limits: &Limits, now: Instant) {
-        const MINUTE: Duration = Duration::from_secs(60);
-        set(&mut self.rate, limits.rate.map(|rate| (rate.count, rate.per)), now);
-        set(&mut self.openings, limits.connections_per_minute.map(|count| (count, MINUTE)), now);
-        // An alarm set for the old rate may be far away; the next refusal sets one for the new.
-        (self.has_rate_alarm, self.has_opening_alarm) = (false, false);
+        self.budget = match &self.budget {
+            Some(before) => before.followed_by(&limits.allowance, now),
+            None => Budget::new(&limits.allowance, now),
+        }
+        .map(Box::new);
         for path in self.paths.iter_mut().flatten() {
             path.want = path.want.min(limits.connections).max(1);
         }
-        if let Some(most) = limits.connections_per_source {
-            self.per_source.values().for_each(|window| window.set_ceiling(most));
+    }
+
+    /// Goes by other rules for sources and tenants.
+    fn follow_rules(&mut self, context: &Context<'_>, tenants: &HashMap<usize, Arc<Tenant>>) {
+        let Context { engine, site, now, .. } = *context;
+        let rules = engine.settings().rules.clone();
+        for origin in &mut self.origins {
+            if let Some(source) = engine.source(origin.source) {
+                let both = rules.ceiling(Of::SourceSite(&source.name, &site.name));
+                origin.apply(&both, &rules.ceiling(Of::Source(&source.name)), now);
+            }
         }
+        self.purses.apply(&site.name, &rules, tenants, now);
+        // An alarm set for an old rate may be far away; the next refusal sets one for the new.
+        (self.rate_alarm, self.has_opening_alarm) = (None, false);
     }
 
     /// The plan of a path has been made by other rules than those that hold now.
@@ -196,13 +212,5 @@ impl SiteState {
             });
         }
         self.idle -= ended;
-    }
-}
-
-/// Sets, changes or removes a rate.
-fn set(rate: &mut Option<Rate>, to: Option<(u32, Duration)>, now: Instant) {
-    match (rate.as_mut(), to) {
-        (Some(rate), Some((count, per))) => rate.change(count, per, now),
-        (_, to) => *rate = to.map(|(count, per)| Rate::new(count, per, now)),
     }
 }

@@ -141,11 +141,17 @@ impl Assignment {
         let place = self.path;
         let now = self.engine.clock.now();
         self.site.with(&self.engine, now, |context, state, out| {
-            if let Some(path) = state.path(place) {
+            let source = state.path(place).map(|path| {
                 path.in_flight = path.in_flight.saturating_sub(u32::from(is_all));
                 if is_all {
                     path.in_hand.remove(self.taken);
                 }
+                path.key.source
+            });
+            if is_all
+                && let (Some(source), Some(entry)) = (source, entries.first())
+            {
+                state.refund_drawn(&context.engine.gates, source, &entry.flow);
             }
             if context.engine.orders.is_empty() {
                 for entry in entries {

@@ -145,7 +145,7 @@ impl Engine {
             limits: ArcSwap::from_pointee(settings.limits.clone()),
             timers: Timers::new(settings.shards),
             upkeep: Pulse::default(),
-            gates: Gates::new(settings.connections, &settings.egress.sources),
+            gates: Gates::new(&settings, clock.now()),
             sources: ArcSwap::from_pointee(Chooser::new(&settings.egress)),
             doubts: Doubts::default(),
             held: Held::default(),
@@ -242,7 +242,7 @@ impl Engine {
 
     /// The tenant of this name.
     pub fn tenant(&self, name: &str) -> Arc<Tenant> {
-        self.tenants.intern(name, || self.settings(), |name| self.sources.load().pool(name))
+        self.tenants.intern(name, || self.settings(), |name| self.sources.load().pool(name), || self.clock.now())
     }
 
     /// The flow of a message of `tenant`.
@@ -251,7 +251,8 @@ impl Engine {
             crate::smtp::address::ReversePath::Mailbox(address) => self.sources.load().pool_of_sender(address.domain()),
             crate::smtp::address::ReversePath::Null => None,
         };
-        tenant.flow(envelope.lane, &envelope.campaign, sender, &self.tenants.hasher)
+        let key = (envelope.lane, &*envelope.campaign, sender);
+        tenant.flow(key, &self.settings().rules, &self.tenants.hasher, self.clock.now())
     }
 
     /// The flow of an accepted message.
@@ -386,14 +387,17 @@ impl Engine {
         let name = plan.site.clone();
         let limits = self.limits_of(&name);
         let shard = usize::try_from(sites.hasher().hash_one(&*name) >> 32).unwrap_or_default();
-        let site = Arc::new(Site::new(name.clone(), limits, shard, now));
+        let site = Arc::new(Site::new(name.clone(), limits, &self.settings().rules, shard, now));
         sites.insert(name, site.clone());
         site
     }
 
     /// What a site of this name is offered.
     pub fn limits_of(&self, site: &str) -> Arc<Limits> {
-        self.settings().sites.get(site).map_or_else(|| self.limits.load_full(), |own| Arc::new(own.clone()))
+        let general = self.limits.load_full();
+        let own = self.settings().rules.limits(site, &general);
+        // Most sites are as all others: they share one value.
+        if own == *general { general } else { Arc::new(own) }
     }
 
     /// Replaces what is read at each use.

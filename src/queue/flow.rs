@@ -7,12 +7,16 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering};
+use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
 
 use crate::message::Lane;
 use crate::metrics::bounded::Place;
 
+use super::purse::Purse;
+use super::rules::{Of, Rules};
 use super::settings::Settings;
 
 type State = foldhash::fast::RandomState;
@@ -33,7 +37,16 @@ pub(super) struct Tenant {
     pub queued: AtomicUsize,
     /// Where its outcomes are counted.
     pub place: Place,
-    flows: Mutex<HashMap<u64, Arc<Flow>, State>>,
+    /// What it may send; none: no rule is about it.
+    pub purse: ArcSwapOption<Purse>,
+    flows: Mutex<Flows>,
+}
+
+#[derive(Debug, Default)]
+struct Flows {
+    by_hash: HashMap<u64, Arc<Flow>, State>,
+    /// What campaigns may send, those about which there are rules.
+    purses: HashMap<Box<str>, Arc<Purse>, State>,
 }
 
 /// Messages that are served in the order of their time.
@@ -45,13 +58,15 @@ pub(super) struct Flow {
     pub campaign: Box<str>,
     /// Index of the egress pool that the sender's domain has, if it has one: it comes before the tenant's.
     pub pool: Option<u16>,
+    /// What its campaign may send, shared with the other flows of that.
+    pub purse: ArcSwapOption<Purse>,
 }
 
 /// A tenant without a pool of its own.
 const NO_POOL: u16 = u16::MAX;
 
 impl Tenant {
-    fn new(name: &str, key: usize, settings: &Settings, pool: impl Fn(&str) -> Option<u16>) -> Self {
+    fn new(name: &str, key: usize, settings: &Settings, pool: impl Fn(&str) -> Option<u16>, now: Instant) -> Self {
         let tenant = Self {
             name: name.into(),
             key,
@@ -60,18 +75,53 @@ impl Tenant {
             pool: AtomicU16::new(NO_POOL),
             queued: AtomicUsize::new(0),
             place: Place::default(),
+            purse: ArcSwapOption::empty(),
             flows: Mutex::default(),
         };
-        tenant.apply(settings, pool);
+        tenant.apply(settings, pool, now);
         tenant
     }
 
-    fn apply(&self, settings: &Settings, pool: impl Fn(&str) -> Option<u16>) {
+    fn apply(&self, settings: &Settings, pool: impl Fn(&str) -> Option<u16>, now: Instant) {
         let own = settings.tenants.get(&*self.name);
         let pool = own.and_then(|own| own.pool.as_deref()).and_then(pool).unwrap_or(NO_POOL);
         self.weight.store(own.map_or(1, |own| own.weight.max(1)), Ordering::Relaxed);
         self.capacity.store(settings.tenant_capacity(&self.name), Ordering::Relaxed);
         self.pool.store(pool, Ordering::Relaxed);
+        let rules = &settings.rules;
+        let purse = Purse::new(&rules.ceiling(Of::Tenant(&self.name)), self.purse.load().as_deref(), now);
+        self.purse.store(purse.map(Arc::new));
+        let mut flows = self.flows.lock();
+        let Flows { by_hash, purses } = &mut *flows;
+        let before = std::mem::take(purses);
+        for flow in by_hash.values() {
+            let before = before.get(&flow.campaign).map(Arc::as_ref);
+            flow.purse.store(self.purse_of(&flow.campaign, rules, purses, before, now));
+        }
+    }
+
+    fn purse_of(
+        &self,
+        campaign: &str,
+        rules: &Rules,
+        purses: &mut HashMap<Box<str>, Arc<Purse>, State>,
+        before: Option<&Purse>,
+        now: Instant,
+    ) -> Option<Arc<Purse>> {
+        if campaign.is_empty() {
+            return None;
+        }
+        if let Some(purse) = purses.get(campaign) {
+            return Some(purse.clone());
+        }
+        let purse = Purse::new(&rules.ceiling(Of::Campaign(&self.name, campaign)), before, now).map(Arc::new)?;
+        purses.insert(campaign.into(), purse.clone());
+        Some(purse)
+    }
+
+    /// What campaigns may send, those about which there are rules.
+    pub fn campaign_purses(&self) -> Vec<(Box<str>, Arc<Purse>)> {
+        self.flows.lock().purses.iter().map(|(name, purse)| (name.clone(), purse.clone())).collect()
     }
 
     /// Its share beside others.
@@ -90,17 +140,24 @@ impl Tenant {
     }
 
     /// The flow of this tenant with these properties.
-    pub fn flow(self: &Arc<Self>, lane: Lane, campaign: &str, pool: Option<u16>, hasher: &State) -> Arc<Flow> {
+    pub fn flow(
+        self: &Arc<Self>,
+        (lane, campaign, pool): (Lane, &str, Option<u16>),
+        rules: &Rules,
+        hasher: &State,
+        now: Instant,
+    ) -> Arc<Flow> {
         let hash = hasher.hash_one((lane, campaign, pool));
         let mut flows = self.flows.lock();
-        if let Some(flow) = flows.get(&hash)
+        if let Some(flow) = flows.by_hash.get(&hash)
             && flow.is(lane, campaign, pool)
         {
             return flow.clone();
         }
-        let flow = Arc::new(Flow { tenant: self.clone(), lane, campaign: campaign.into(), pool });
+        let purse = ArcSwapOption::new(self.purse_of(campaign, rules, &mut flows.purses, None, now));
+        let flow = Arc::new(Flow { tenant: self.clone(), lane, campaign: campaign.into(), pool, purse });
         // On a collision of hashes the older flow keeps the place; this one is just not shared.
-        flows.entry(hash).or_insert_with(|| flow.clone());
+        flows.by_hash.entry(hash).or_insert_with(|| flow.clone());
         flow
     }
 }
@@ -160,6 +217,7 @@ impl Tenants {
         name: &str,
         settings: impl Fn() -> S,
         pool: impl Fn(&str) -> Option<u16>,
+        now: impl Fn() -> Instant,
     ) -> Arc<Tenant> {
         if let Some(tenant) = self.find(name) {
             return tenant;
@@ -169,15 +227,15 @@ impl Tenants {
             return found.0.clone();
         }
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
-        let tenant = Arc::new(Tenant::new(name, key, &settings(), pool));
+        let tenant = Arc::new(Tenant::new(name, key, &settings(), pool, now()));
         table.insert(ByName(tenant.clone()));
         tenant
     }
 
     /// Has every tenant go by changed settings.
-    pub fn apply(&self, settings: &Settings, pool: impl Fn(&str) -> Option<u16>) {
+    pub fn apply(&self, settings: &Settings, pool: impl Fn(&str) -> Option<u16>, now: Instant) {
         for tenant in self.table.write().iter() {
-            tenant.0.apply(settings, &pool);
+            tenant.0.apply(settings, &pool, now);
         }
     }
 
@@ -186,45 +244,79 @@ impl Tenants {
         self.table.read().iter().map(|tenant| tenant.0.clone()).collect()
     }
 
-    /// Forgets flows that no entry refers to, then tenants without flows.
-    pub fn sweep(&self) {
+    /// Forgets flows that no entry refers to, then tenants without flows; none that owes anything.
+    pub fn sweep(&self, now: Instant) {
+        let owes = |purse: &Purse| purse.budget.as_ref().is_some_and(|budget| !budget.is_idle(now));
         for tenant in self.all() {
-            tenant.flows.lock().retain(|_, flow| Arc::strong_count(flow) > 1);
+            let mut flows = tenant.flows.lock();
+            flows.by_hash.retain(|_, flow| Arc::strong_count(flow) > 1);
+            flows.purses.retain(|_, purse| Arc::strong_count(purse) > 1 || owes(purse));
         }
         self.table.write().retain(|tenant| {
             // A count of one under the write lock: nobody else can be about to use it.
-            Arc::strong_count(&tenant.0) > 1 || tenant.0.queued.load(Ordering::Relaxed) > 0
+            Arc::strong_count(&tenant.0) > 1
+                || tenant.0.queued.load(Ordering::Relaxed) > 0
+                || tenant.0.purse.load().as_deref().is_some_and(owes)
+                || !tenant.0.flows.lock().purses.is_empty()
         });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::purse::{Empty, Purses};
+    use super::super::rules::{Ceiling, Name, Rule, Subject};
     use super::*;
+
+    fn acme(tenants: &Tenants) -> Arc<Tenant> {
+        let settings = Arc::new(Settings::default());
+        tenants.intern("acme", || &settings, |_| None, Instant::now)
+    }
 
     #[test]
     fn equal_flows_are_shared_and_swept_when_unused() {
-        let (tenants, settings) = (Tenants::default(), Arc::new(Settings::default()));
-        let tenant = tenants.intern("acme", || &settings, |_| None);
+        let (tenants, rules, now) = (Tenants::default(), Rules::default(), Instant::now());
+        let tenant = acme(&tenants);
+        let flow = |lane| tenant.flow((lane, "spring", None), &rules, &tenants.hasher, now);
 
-        let first = tenant.flow(Lane::Bulk, "spring", None, &tenants.hasher);
-        let second = tenant.flow(Lane::Bulk, "spring", None, &tenants.hasher);
-        let other = tenant.flow(Lane::Urgent, "spring", None, &tenants.hasher);
+        let (first, second, other) = (flow(Lane::Bulk), flow(Lane::Bulk), flow(Lane::Urgent));
 
         assert!(Arc::ptr_eq(&first, &second));
         assert!(!Arc::ptr_eq(&first, &other));
         drop((first, second, other, tenant));
-        tenants.sweep();
+        tenants.sweep(now);
         assert!(tenants.find("acme").is_none());
     }
 
     #[test]
     fn a_tenant_with_queued_recipients_survives_a_sweep() {
-        let (tenants, settings) = (Tenants::default(), Arc::new(Settings::default()));
-        tenants.intern("acme", || &settings, |_| None).queued.store(1, Ordering::Relaxed);
+        let tenants = Tenants::default();
+        acme(&tenants).queued.store(1, Ordering::Relaxed);
 
-        tenants.sweep();
+        tenants.sweep(Instant::now());
 
         assert!(tenants.find("acme").is_some());
+    }
+
+    #[test]
+    fn flows_of_one_campaign_share_its_purse_which_outlives_them_while_it_owes() {
+        let campaign = Subject::Campaign(Name::Any, Name::new("spring"));
+        let ceiling = Ceiling { messages: Some(vec![(1, Duration::from_secs(60))]), ..Ceiling::default() };
+        let rule = Rule { subject: campaign, ceiling, set_by: Arc::from("test"), is_provider: false };
+        let (tenants, rules, now) = (Tenants::default(), Rules::new(vec![rule]), Instant::now());
+        let tenant = acme(&tenants);
+        let flow = |lane, now| tenant.flow((lane, "spring", None), &rules, &tenants.hasher, now);
+        let (bulk, urgent) = (flow(Lane::Bulk, now), flow(Lane::Urgent, now));
+        let mut purses = Purses::default();
+
+        assert_eq!(purses.take(&bulk, now), Ok(usize::MAX));
+        let until = now + Duration::from_secs(60);
+        assert_eq!(purses.take(&urgent, now), Err(Empty::Campaign(until)));
+
+        drop((bulk, urgent));
+        tenants.sweep(now);
+        assert_eq!(purses.take(&flow(Lane::Normal, now), now), Err(Empty::Campaign(until + Duration::from_secs(60))));
     }
 }

@@ -8,12 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
+use crate::limit::budget::{Allowance, Budget};
 use crate::limit::window::Window;
 
 use super::engine::Engine;
 use super::entry::MOST_SOURCES;
+use super::rules::{Of, Rules};
+use super::settings::Settings;
 use super::site::Site;
 use super::source::Source;
 
@@ -26,10 +30,12 @@ pub(super) struct Turnstile {
     pub is_fresh: bool,
 }
 
-/// A shared window and who waits for it.
+/// A shared window and who waits for it, and what may pass in time.
 #[derive(Debug)]
 pub(super) struct Gate {
     pub window: Window,
+    /// Set by [`Gate::allow`].
+    pub budget: ArcSwapOption<Budget>,
     source: Option<u16>,
     /// Sites without connections.
     fresh: Waiters,
@@ -88,7 +94,17 @@ pub(super) fn ceiling_of(window: &Window) -> Option<u32> {
 impl Gate {
     fn new(ceiling: u32, source: Option<u16>) -> Self {
         let (fresh, others) = Default::default();
-        Self { window: Window::new(ceiling), source, fresh, others }
+        Self { window: Window::new(ceiling), budget: ArcSwapOption::empty(), source, fresh, others }
+    }
+
+    /// Sets what may pass in time; what was used up stays so.
+    fn allow(&self, allowance: &Allowance, now: Instant) {
+        let budget = match self.budget.load().as_deref() {
+            Some(before) if before.is_of(allowance) => return,
+            Some(before) => before.followed_by(allowance, now),
+            None => Budget::new(allowance, now),
+        };
+        self.budget.store(budget.map(Arc::new));
     }
 
     /// Places that a site must leave to others.
@@ -119,30 +135,34 @@ impl Gate {
 }
 
 impl Gates {
-    /// The windows of the settings.
-    pub fn new(connections: u32, sources: &[Arc<Source>]) -> Self {
+    /// The windows and budgets of the settings.
+    pub fn new(settings: &Settings, now: Instant) -> Self {
         let gates = Self {
-            global: Gate::new(connections, None),
+            global: Gate::new(settings.connections, None),
             sources: (0..=MOST_SOURCES).map(|_| OnceLock::new()).collect(),
             asked: AtomicUsize::new(0),
             idle: Mutex::default(),
         };
-        for (source, index) in sources.iter().zip(0..) {
-            gates.limit(index, source.connections);
+        gates.limit_all(settings, now);
+        for (source, index) in settings.egress.sources.iter().zip(0..) {
+            gates.limit(index, source, source.connections, &settings.rules, now);
         }
         gates
     }
 
-    /// Sets the ceiling of everything.
-    pub fn limit_all(&self, connections: u32) {
-        self.global.window.set_ceiling(connections);
+    /// Sets what holds for everything.
+    pub fn limit_all(&self, settings: &Settings, now: Instant) {
+        self.global.window.set_ceiling(settings.connections);
+        self.global.allow(&settings.allowance, now);
     }
 
-    /// Sets the ceiling of a source.
-    pub fn limit(&self, source: u16, connections: Option<u32>) {
+    /// Sets what holds for a source.
+    pub fn limit(&self, index: u16, source: &Source, connections: Option<u32>, rules: &Rules, now: Instant) {
         let ceiling = connections.unwrap_or(NO_LIMIT);
-        if let Some(gate) = self.sources.get(usize::from(source)) {
-            gate.get_or_init(|| Box::new(Gate::new(ceiling, Some(source)))).window.set_ceiling(ceiling);
+        if let Some(gate) = self.sources.get(usize::from(index)) {
+            let gate = gate.get_or_init(|| Box::new(Gate::new(ceiling, Some(index))));
+            gate.window.set_ceiling(ceiling);
+            gate.allow(&rules.ceiling(Of::Source(&source.name)).allowance(), now);
         }
     }
 
@@ -259,9 +279,10 @@ mod tests {
 
     #[test]
     fn a_site_that_is_forgotten_leaves_the_list_of_those_with_idle_connections() {
-        let gates = Gates::new(10, &[]);
+        let now = Instant::now();
+        let gates = Gates::new(&Settings::default(), now);
         let [kept, forgotten] = ["kept.test", "forgotten.test"]
-            .map(|name| Arc::new(Site::new(Arc::from(name), Arc::default(), 0, Instant::now())));
+            .map(|name| Arc::new(Site::new(Arc::from(name), Arc::default(), &Rules::default(), 0, now)));
         gates.list_idle(&forgotten);
         gates.list_idle(&kept);
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::clock::UnixTime;
 use crate::dns::{Plan, TlsPolicy};
-use crate::limit::rate::Rate;
+use crate::limit::permit::What;
 use crate::limit::window::Window;
 use crate::message::{Lane, Outcome};
 
@@ -23,7 +23,7 @@ use super::settle::{describe, describe_failure};
 use super::site::{Site, SiteState};
 use super::slot::Seat;
 use super::view::{
-    ConnectionView, DepthView, EventView, HeldView, LimitView, Outline, PathView, Pools, Rates, ReplyView, SiteDetail,
+    ConnectionView, DepthView, EventView, HeldView, Outline, PathView, Pools, Rates, ReplyView, SiteDetail,
     SiteView, SourceView,
 };
 
@@ -235,7 +235,7 @@ impl Engine {
         Pools { sources, pools, all }
     }
 
-    fn source_name(&self, source: u16) -> String {
+    pub(super) fn source_name(&self, source: u16) -> String {
         self.source(source).map(|source| source.name.to_string()).unwrap_or_default()
     }
 
@@ -276,52 +276,6 @@ impl Engine {
         }
     }
 
-    fn limits_in_force(&self, site: &Site, state: &SiteState, now: Instant) -> Vec<LimitView> {
-        let of_site = || "site".to_owned();
-        let window = |of: String, window: &Window| LimitView {
-            what: "connections",
-            of,
-            most: ceiling_of(window).map(u64::from),
-            used: Some(window.used().into()),
-            ..LimitView::default()
-        };
-        let rate = |what, count: u32, per: u64, rate: Option<&Rate>| LimitView {
-            what,
-            of: of_site(),
-            most: Some(count.into()),
-            per_seconds: Some(per),
-            room_in_seconds: rate.and_then(|rate| seconds_until_room(rate, now)),
-            ..LimitView::default()
-        };
-        let number = |what, most: Option<u64>| LimitView { what, of: of_site(), most, ..LimitView::default() };
-        let mut limits = vec![window(of_site(), &site.connections)];
-        for (source, of_source) in &state.per_source {
-            limits.push(window(format!("site from {}", self.source_name(*source)), of_source));
-        }
-        let mut sources: Vec<u16> = state.paths.iter().flatten().map(|path| path.key.source).collect();
-        sources.sort_unstable();
-        sources.dedup();
-        for source in sources {
-            let gate =
-                self.gates.of(source).map(|gate| window(format!("source {}", self.source_name(source)), &gate.window));
-            limits.extend(gate);
-        }
-        limits.push(window("daemon".to_owned(), &self.gates.global().window));
-        let own = site.limits.load();
-        limits.push(match own.rate {
-            Some(limit) => rate("messages", limit.count, limit.per.as_secs().max(1), state.rate.as_ref()),
-            None => number("messages", None),
-        });
-        limits.push(match own.connections_per_minute {
-            Some(count) => rate("new connections", count, 60, state.openings.as_ref()),
-            None => number("new connections", None),
-        });
-        limits.push(number("messages per connection", own.messages_per_connection.map(u64::from)));
-        let recipients = u64::try_from(own.recipients_per_message).ok();
-        limits.push(number("recipients per transaction", recipients));
-        limits
-    }
-
     /// What a path with ready entries waits for, and until when.
     fn next_of(&self, site: &Site, state: &SiteState, path: &Path, now: Instant) -> Option<EventView> {
         if path.ready.is_empty() {
@@ -340,14 +294,19 @@ impl Engine {
                 }
             }
             Some(Cause::Rate) => {
-                let left = state.rate.as_ref().and_then(|rate| seconds_until_room(rate, now));
-                event(left.or(Some(0.0)), "the message rate has room", Some(told(site.limits.load().rate)))
+                let spent = self.spent(state, path.key.source, What::Messages, now);
+                let (left, cause) = spent.map_or((0.0, None), |(left, cause)| (left, Some(cause)));
+                event(Some(left), "the message rate has room", cause)
             }
             Some(Cause::ConnectionRate) => {
-                let left = state.openings.as_ref().and_then(|rate| seconds_until_room(rate, now));
-                let cause =
-                    site.limits.load().connections_per_minute.map(|count| format!("{count} new connections a minute"));
-                event(left.or(Some(0.0)), "the rate of new connections has room", cause)
+                let spent = self.spent(state, path.key.source, What::Openings, now);
+                let (left, cause) = spent.map_or((0.0, None), |(left, cause)| (left, Some(cause)));
+                event(Some(left), "the rate of new connections has room", cause)
+            }
+            Some(Cause::Budget) => {
+                let left = path.ready.next_recall().map(|until| until.saturating_duration_since(now).as_secs_f64());
+                let cause = Some("what tenants or campaigns may send is used up".to_owned());
+                event(left, "a tenant or a campaign may send again", cause)
             }
             Some(Cause::Connections) => {
                 let used = |window: &Window| format!("{} of {} connections", window.used(), window.ceiling());
@@ -398,16 +357,6 @@ impl Facts {
 fn is_held_up(site: &SiteView) -> bool {
     let has_refused = site.scheduled > 0 && site.last_reply.is_some();
     site.ready + site.scheduled > 0 && (site.back_off_seconds.is_some() || site.waiting_for.is_some() || has_refused)
-}
-
-fn told(rate: Option<crate::config::units::Rate>) -> String {
-    rate.map(|rate| format!("{} messages in {} s", rate.count, rate.per.as_secs())).unwrap_or_default()
-}
-
-/// None: there is room now.
-fn seconds_until_room(rate: &Rate, now: Instant) -> Option<f64> {
-    let until = rate.look(1, now).err()?;
-    Some(until.saturating_duration_since(now).as_secs_f64())
 }
 
 fn sooner(a: Option<f64>, b: Option<f64>) -> std::cmp::Ordering {

@@ -45,8 +45,10 @@ pub(super) enum Cause {
     Connections,
     /// The rate of new connections.
     ConnectionRate,
-    /// The rate of messages.
+    /// A rate of messages: of everything, the source, the site or both.
     Rate,
+    /// What tenants or campaigns may send.
+    Budget,
     /// A back-off after failed connections.
     BackOff,
     /// A look-up: the plan is over.
@@ -62,6 +64,7 @@ impl Cause {
             Self::Connections => "no-connection-permit",
             Self::ConnectionRate => "connection-rate",
             Self::Rate => "rate",
+            Self::Budget => "budget",
             Self::BackOff => "back-off",
             Self::Dns => DNS,
             Self::Courier => "stopped",
@@ -125,6 +128,8 @@ pub(super) struct Path {
     pub served: u32,
     /// A look at growth is due.
     pub has_growth_alarm: bool,
+    /// When the alarm for those goes off that are away.
+    pub purse_alarm: Option<Instant>,
     /// Its plan is being looked up again.
     pub is_refreshing: bool,
     pub pause: Option<Pause>,
@@ -149,6 +154,7 @@ impl Path {
             want: 1,
             served: 0,
             has_growth_alarm: false,
+            purse_alarm: None,
             is_refreshing: false,
             pause: None,
             waits: None,

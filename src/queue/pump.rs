@@ -6,7 +6,8 @@
 //!    there: windows (global, source, site, both), the rate of new connections, the message rate, no back-off;
 //! 3. a path that gets no place in a window has an idle connection of another path of the site ended, or a busy one
 //!    (see [`SiteState::must_yield`]), and waits among the starved;
-//! 4. a path that meets the message rate waits among the throttled until the rate has room.
+//! 4. a path that meets a message rate waits among the throttled until the rate has room;
+//! 5. a tenant or a campaign whose purse is empty is away from the path until its time; with nobody else there, the path waits.
 //!
 //! Both kinds of waiting paths are served in the order of their best tenants' virtual times: a tenant that floods a
 //! thousand MX sets of one provider does not hold up one that has a single message for another of them.
@@ -18,12 +19,12 @@ use std::time::Instant;
 use parking_lot::MutexGuard;
 
 use crate::dns::Planned;
-use crate::limit::permit::{self, Limit, Refusal, Scope, What};
-use crate::limit::window::Window;
+use crate::limit::budget::Refused;
+use crate::limit::permit::{Refusal, Scope, What};
 
 use super::assignment::Assignment;
 use super::engine::Engine;
-use super::gates::{Gate, Turnstile};
+use super::gates::Turnstile;
 use super::path::{Cause, GROWTH, PathKey, Wait};
 use super::ready::Take;
 use super::site::{Alarm, Context, Outbox, Site, SiteState};
@@ -61,7 +62,7 @@ impl Site {
         act: impl FnOnce(&Context<'_>, &mut SiteState, &mut Outbox) -> T,
     ) -> T {
         let dead_before = engine.dead_before();
-        let take = Take { most: self.limits.load().recipients_per_message.max(1), dead_before };
+        let take = Take { most: self.limits.load().recipients_per_message.max(1), dead_before, now };
         let context = Context { engine, site: self, now, take };
         let mut out = Outbox::default();
         let mut state: MutexGuard<'_, SiteState> = self.state.lock();
@@ -91,7 +92,7 @@ impl Site {
 impl SiteState {
     /// Work has come to a path, or a connection without work.
     pub fn pump(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) {
-        if self.throttled_paths > 0 {
+        if self.throttled_paths() > 0 {
             self.mark(place, Wait::Throttled, false);
             self.resume(context, Wait::Throttled, out);
             return;
@@ -129,7 +130,7 @@ impl SiteState {
                     refused.push(place);
                 }
             }
-            if !full.is_empty() && !self.has_starved_beside(&full) {
+            if !full.is_empty() && !self.has_waiting_beside(wait, &full) {
                 break;
             }
         }
@@ -155,14 +156,23 @@ impl SiteState {
 
     /// Gives a batch to an idle connection.
     fn hand(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) -> Step {
-        if let Some(rate) = &self.rate
-            && let Err(until) = rate.commit(1, context.now)
-        {
-            return self.throttle(place, until, out);
+        let Some(path) = self.path(place) else { return Step::Rest };
+        let source = path.key.source;
+        let sent = path.idle.last().map_or((0, 0), |seat| seat.sent());
+        let Some(take) = self.take_for(context, source, sent) else {
+            // It has sent as many recipients as it may.
+            if let Some(seat) = self.path(place).and_then(|path| path.idle.pop()) {
+                self.idle -= 1;
+                seat.end(false, &mut out.wake);
+            }
+            return Step::Served;
+        };
+        if let Err(refused) = self.admit(context, source) {
+            return self.throttle(place, refused, out);
         }
-        let Some(assignment) = self.draw(context, place, out) else {
-            self.refund_rate();
-            return Step::Rest;
+        let Some(assignment) = self.draw(context, place, take, out) else {
+            self.refund(&context.engine.gates, source);
+            return self.starve(place, out);
         };
         self.set_cause(place, None);
         match self.path(place).and_then(|path| path.idle.pop()) {
@@ -205,9 +215,10 @@ impl SiteState {
         if let Err(refusal) = self.acquire(context, source) {
             return self.refuse(context, place, refusal, out);
         }
-        let Some(first) = self.draw(context, place, out) else {
+        let first = self.take_for(context, source, (0, 0)).and_then(|take| self.draw(context, place, take, out));
+        let Some(first) = first else {
             self.release(context, source);
-            return Step::Rest;
+            return self.starve(place, out);
         };
         self.set_cause(place, None);
         let Some(path) = self.path(place) else {
@@ -219,7 +230,7 @@ impl SiteState {
         if let Some(pause) = &mut path.pause {
             pause.is_probed = true;
         }
-        out.dispatch.push((Slot::new(context, place, path, origin), first));
+        out.dispatch.push((Slot::new(context, place, path, origin, &first), first));
         Step::Served
     }
 
@@ -233,43 +244,12 @@ impl SiteState {
         }
     }
 
-    /// Takes every permit that a new connection with a message needs.
-    fn acquire(&mut self, context: &Context<'_>, source: u16) -> Result<(), Refusal> {
-        if let Some(most) = context.site.limits.load().connections_per_source {
-            self.per_source.entry(source).or_insert_with(|| Window::new(most));
-        }
-        permit::acquire(&self.limits(context, source), context.now)
-    }
-
-    /// Gives them all back.
-    fn release(&self, context: &Context<'_>, source: u16) {
-        permit::release(&self.limits(context, source));
-    }
-
-    fn limits<'a>(&'a self, context: &Context<'a>, source: u16) -> Vec<(Scope, What, Limit<'a>)> {
-        use What::{Connections, Messages, Openings};
-        let engine = context.engine;
-        let mut limits = Vec::with_capacity(6);
-        limits.push((Scope::Site, Connections, Limit::Place(&context.site.connections)));
-        let per_source = self.per_source.get(&source);
-        limits.extend(per_source.map(|window| (Scope::SourceSite, Connections, Limit::Place(window))));
-        limits.extend(self.openings.as_ref().map(|rate| (Scope::Site, Openings, Limit::Units(rate, 1))));
-        limits.extend(self.rate.as_ref().map(|rate| (Scope::Site, Messages, Limit::Units(rate, 1))));
-        let is_fresh = context.site.connections.used() == 0;
-        let gates = [(Scope::Source, engine.gates.of(source)), (Scope::Global, Some(engine.gates.global()))];
-        for (scope, gate) in gates {
-            let place = |gate: &'a Gate| (scope, Connections, Limit::PlaceLeaving(&gate.window, gate.spare(is_fresh)));
-            limits.extend(gate.map(place));
-        }
-        limits
-    }
-
     /// A permit for a new connection was refused: what the path waits for now.
     fn refuse(&mut self, context: &Context<'_>, place: u32, refusal: Refusal, out: &mut Outbox) -> Step {
         let Refusal { scope, what, until } = refusal;
         let source = self.path(place).map_or(0, |path| path.key.source);
         match (what, until) {
-            (What::Messages, Some(until)) => return self.throttle(place, until, out),
+            (What::Messages, Some(until)) => return self.throttle_until(place, scope, until, out),
             (_, Some(until)) => {
                 self.set_cause(place, Some(Cause::ConnectionRate));
                 if !self.has_opening_alarm {
@@ -294,13 +274,35 @@ impl SiteState {
         Step::Refused(Wait::Starved, if is_of_source { Reach::Source } else { Reach::Site })
     }
 
-    fn throttle(&mut self, place: u32, until: Instant, out: &mut Outbox) -> Step {
+    fn throttle(&mut self, place: u32, refused: Refused, out: &mut Outbox) -> Step {
+        self.throttle_until(place, refused.scope, refused.spent.until, out)
+    }
+
+    /// A rate has no room until then.
+    fn throttle_until(&mut self, place: u32, scope: Scope, until: Instant, out: &mut Outbox) -> Step {
         self.set_cause(place, Some(Cause::Rate));
-        if !self.has_rate_alarm {
-            self.has_rate_alarm = true;
+        if self.rate_alarm.is_none_or(|alarm| until < alarm) {
+            self.rate_alarm = Some(until);
             self.arm(until, place, Alarm::Rate, out);
         }
-        Step::Refused(Wait::Throttled, Reach::Site)
+        let is_of_source = matches!(scope, Scope::Source | Scope::SourceSite);
+        Step::Refused(Wait::Throttled, if is_of_source { Reach::Source } else { Reach::Site })
+    }
+
+    /// Nothing could be drawn: whoever has work there is away, because a purse is empty.
+    fn starve(&mut self, place: u32, out: &mut Outbox) -> Step {
+        let Some(path) = self.path(place) else { return Step::Rest };
+        let Some(until) = path.ready.next_recall() else { return Step::Rest };
+        let is_sooner = path.purse_alarm.is_none_or(|alarm| until < alarm);
+        if is_sooner {
+            path.purse_alarm = Some(until);
+        }
+        self.unwait(place);
+        self.set_cause(place, Some(Cause::Budget));
+        if is_sooner {
+            self.arm(until, place, Alarm::Purse, out);
+        }
+        Step::Rest
     }
 
     /// Ends an idle connection of another path (from `source`, if that matters), for a hungry one.
@@ -342,12 +344,6 @@ impl SiteState {
         if others == 0 { sent >= TURN || owed < served } else { others + 1 < own.connections }
     }
 
-    fn refund_rate(&self) {
-        if let Some(rate) = &self.rate {
-            rate.refund(1);
-        }
-    }
-
     /// Has growth looked at while work waits.
     pub fn watch_growth(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) {
         if let Some(path) = self.path(place)
@@ -372,8 +368,18 @@ impl SiteState {
             self.alarms.pop();
             match alarm {
                 Alarm::Rate => {
-                    self.has_rate_alarm = false;
+                    if self.rate_alarm.is_some_and(|alarm| alarm <= at) {
+                        self.rate_alarm = None;
+                    }
                     self.resume(context, Wait::Throttled, out);
+                }
+                Alarm::Purse => {
+                    if let Some(path) = self.path(place) {
+                        path.purse_alarm = None;
+                        path.ready.recall(context.now);
+                    }
+                    self.set_cause(place, None);
+                    self.pump(context, place, out);
                 }
                 Alarm::ConnectionRate => {
                     self.has_opening_alarm = false;
@@ -393,7 +399,7 @@ impl SiteState {
         let most = context.site.limits.load().connections;
         let Some(path) = self.path(place) else { return };
         path.has_growth_alarm = false;
-        if path.ready.is_empty() {
+        if path.ready.best().is_none() {
             path.served = 0;
             return;
         }
@@ -404,19 +410,26 @@ impl SiteState {
         }
     }
 
-    /// Draws for a busy connection, if no path waits for the rate and it has room.
-    pub fn draw_now(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) -> Option<Assignment> {
-        if self.path(place)?.ready.is_empty() || !context.engine.is_dispatching() {
+    /// Draws for a busy connection, if no path waits for a rate and it has room.
+    pub fn draw_now(
+        &mut self,
+        context: &Context<'_>,
+        place: u32,
+        take: Take,
+        out: &mut Outbox,
+    ) -> Option<Assignment> {
+        let path = self.path(place)?;
+        if path.ready.is_empty() || !context.engine.is_dispatching() {
             return None;
         }
-        if let Some(rate) = &self.rate
-            && (self.throttled_paths > 0 || rate.commit(1, context.now).is_err())
-        {
+        let source = path.key.source;
+        if self.throttled_paths() > 0 || self.admit(context, source).is_err() {
             return None;
         }
-        let assignment = self.draw(context, place, out);
+        let assignment = self.draw(context, place, take, out);
         if assignment.is_none() {
-            self.refund_rate();
+            self.refund(&context.engine.gates, source);
+            self.starve(place, out);
         }
         assignment
     }

@@ -1,17 +1,23 @@
 //! Ready entries of one path in fair order: tenants, within a tenant lanes, within a lane campaigns.
 //!
 //! The unit of fairness is one recipient. A tenant's account belongs to the site, so that what it got through one path
-//! counts in the others; lanes and campaigns are weighed within the path.
+//! counts in the others; lanes and campaigns are weighed within the path. A tenant or a campaign whose purse is empty is
+//! away until its time: it leaves the order and is not asked again before.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::clock::UnixTime;
 use crate::limit::fair::{Fair, Standing};
 use crate::message::Lane;
 
 use super::entry::{Entry, Marks};
+use super::flow::{Flow, Tenant};
 use super::line::Line;
+use super::purse::{Empty, Purses};
 
 /// A tenant's virtual time at a site; written under the site's lock.
 pub(super) type Account = Arc<AtomicU64>;
@@ -24,14 +30,27 @@ pub(super) struct Ready {
     /// Those that a delay DSN is wanted for.
     owed_delay: usize,
     ages_from: UnixTime,
+    away: Absent,
+}
+
+/// Who is away, the one that comes back first on top. Boxed: most paths never have any.
+type Absent = Option<Box<BinaryHeap<Reverse<(Instant, Away)>>>>;
+
+/// Who is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Away {
+    Tenant(usize),
+    Campaign { tenant: usize, lane: usize, flow: usize },
 }
 
 #[derive(Debug)]
 struct TenantPart {
-    key: usize,
+    tenant: Arc<Tenant>,
     account: Account,
     lanes: Fair<LanePart>,
     len: usize,
+    /// Its purse is empty. Else it may be away because all its campaigns are.
+    is_away: bool,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +66,8 @@ pub(super) struct Take {
     pub most: usize,
     /// Entries whose age counts from before this time have expired.
     pub dead_before: UnixTime,
+    /// When.
+    pub now: Instant,
 }
 
 /// Whose turn it is at a path.
@@ -80,7 +101,11 @@ const fn lane_key(lane: Lane) -> usize {
 }
 
 fn lane_standing(lane: &LanePart) -> Standing {
-    if lane.len == 0 { Standing::Empty } else { Standing::Backlogged }
+    match lane.len {
+        0 => Standing::Empty,
+        _ if lane.campaigns.is_deserted() => Standing::Away,
+        _ => Standing::Backlogged,
+    }
 }
 
 fn line_standing(line: &Line) -> Standing {
@@ -88,7 +113,11 @@ fn line_standing(line: &Line) -> Standing {
 }
 
 fn tenant_standing(tenant: &TenantPart) -> Standing {
-    if tenant.len == 0 { Standing::Empty } else { Standing::Elsewhere(tenant.account.load(Ordering::Relaxed)) }
+    match tenant.len {
+        0 => Standing::Empty,
+        _ if tenant.is_stuck() => Standing::Away,
+        _ => Standing::Elsewhere(tenant.account.load(Ordering::Relaxed)),
+    }
 }
 
 impl Ready {
@@ -113,13 +142,60 @@ impl Ready {
         let tenant = self.tenants.child(flow.tenant.key, flow.tenant.weight(), now, || {
             let account = account();
             account.fetch_max(now, Ordering::Relaxed);
-            TenantPart { key: flow.tenant.key, account, lanes: Fair::default(), len: 0 }
+            TenantPart { tenant: flow.tenant.clone(), account, lanes: Fair::default(), len: 0, is_away: false }
         });
         let lane = tenant.lanes.child(lane_key(flow.lane), weight(flow.lane), 0, LanePart::default);
         lane.campaigns.child(flow.key(), 1, 0, Line::default).push(entry);
         lane.len += 1;
         tenant.len += 1;
         self.len += 1;
+        if self.away.is_some() {
+            // All campaigns of the lane may be away, but this one may be another.
+            tenant.lanes.recall(lane_key(flow.lane));
+            if !tenant.is_away {
+                self.tenants.recall(flow.tenant.key);
+            }
+        }
+    }
+
+    /// Has those whose time has come stand in their orders again.
+    pub fn recall(&mut self, now: Instant) {
+        let Some(away) = &mut self.away else { return };
+        while let Some(Reverse((until, who))) = away.peek().copied() {
+            if until > now {
+                return;
+            }
+            away.pop();
+            let (Away::Tenant(key) | Away::Campaign { tenant: key, .. }) = who;
+            let Some(tenant) = self.tenants.place(key).and_then(|place| self.tenants.item(place)) else { continue };
+            match who {
+                Away::Tenant(_) => tenant.is_away = false,
+                Away::Campaign { lane, flow, .. } => {
+                    if let Some(part) = tenant.lanes.place(lane).and_then(|place| tenant.lanes.item(place)) {
+                        part.campaigns.recall(flow);
+                    }
+                    tenant.lanes.recall(lane);
+                }
+            }
+            if !tenant.is_away {
+                self.tenants.recall(key);
+            }
+        }
+        self.away = None;
+    }
+
+    /// When the first of those comes back that are away.
+    pub fn next_recall(&self) -> Option<Instant> {
+        self.away.as_ref()?.peek().map(|Reverse((until, _))| *until)
+    }
+
+    /// Everyone stands in the orders again: purses have changed.
+    pub fn recall_all(&mut self) {
+        if let Some(away) = &mut self.away
+            && let Some(last) = away.iter().map(|Reverse((until, _))| *until).max()
+        {
+            self.recall(last);
+        }
     }
 
     /// The tenant whose turn it is.
@@ -127,17 +203,25 @@ impl Ready {
         let place = self.tenants.next(tenant_standing)?;
         let time = self.tenants.time(place);
         let tenant = self.tenants.item(place)?;
-        let is_urgent = tenant.lanes.next(lane_standing) == tenant.lanes.place(lane_key(Lane::Urgent));
-        Some(Best { time, tenant: tenant.key, account: tenant.account.clone(), is_urgent })
+        let next = tenant.lanes.next(lane_standing);
+        let is_urgent = next.is_some() && next == tenant.lanes.place(lane_key(Lane::Urgent));
+        Some(Best { time, tenant: tenant.tenant.key, account: tenant.account.clone(), is_urgent })
     }
 
-    /// Takes recipients of one message in one domain, whose turn it is; those that expired go to `expired`.
-    /// The site's virtual time `now` is advanced.
-    pub fn pop(&mut self, take: Take, now: &mut u64, expired: &mut Vec<Entry>) -> Option<Vec<Entry>> {
+    /// Takes recipients of one message in one domain, whose turn it is and whose purses have room; those that expired go to
+    /// `expired`. The site's virtual time `now` is advanced.
+    pub fn pop(
+        &mut self,
+        take: Take,
+        purses: &mut Purses,
+        now: &mut u64,
+        expired: &mut Vec<Entry>,
+    ) -> Option<Vec<Entry>> {
+        self.recall(take.now);
         while let Some(place) = self.tenants.next(tenant_standing) {
             let tenant = self.tenants.item(place)?;
             let before = expired.len();
-            let batch = tenant.pop(take, expired);
+            let batch = tenant.pop(take, purses, expired, &mut self.away);
             let gone = batch.len() + expired.len() - before;
             tenant.len = tenant.len.saturating_sub(gone);
             self.len = self.len.saturating_sub(gone);
@@ -145,10 +229,10 @@ impl Ready {
                 let gone = batch.iter().chain(expired.get(before..).unwrap_or_default());
                 self.owed_delay -= gone.filter(|entry| entry.is_owed_delay()).count();
             }
-            if gone == 0 {
-                return None;
-            }
             if batch.is_empty() {
+                if gone == 0 && !tenant.is_stuck() {
+                    return None;
+                }
                 continue;
             }
             let account = tenant.account.clone();
@@ -222,18 +306,69 @@ impl Ready {
 }
 
 impl TenantPart {
-    /// Takes a batch from the lane and campaign whose turn it is; empty if all that was looked at had expired.
-    fn pop(&mut self, take: Take, expired: &mut Vec<Entry>) -> Vec<Entry> {
-        let Some(lane_place) = self.lanes.next(lane_standing) else { return Vec::new() };
-        let Some(lane) = self.lanes.item(lane_place) else { return Vec::new() };
-        let Some(place) = lane.campaigns.next(line_standing) else { return Vec::new() };
-        let before = expired.len();
-        let batch = lane.campaigns.item(place).map(|line| pop_batch(line, take, expired)).unwrap_or_default();
-        lane.len = lane.len.saturating_sub(batch.len() + expired.len() - before);
-        lane.campaigns.charge(place, batch.len());
-        self.lanes.charge(lane_place, batch.len());
-        batch
+    /// Whether nothing of it may be taken now.
+    fn is_stuck(&self) -> bool {
+        self.is_away || self.lanes.is_deserted()
     }
+
+    /// Takes a batch from the lane and campaign whose turn it is; empty if all that was looked at had expired, or is away now.
+    fn pop(&mut self, take: Take, purses: &mut Purses, expired: &mut Vec<Entry>, away: &mut Absent) -> Vec<Entry> {
+        while let Some(lane_place) = self.lanes.next(lane_standing) {
+            let Some(lane) = self.lanes.item(lane_place) else { return Vec::new() };
+            let before = expired.len();
+            match lane.pop(take, purses, expired, away) {
+                Ok(batch) => {
+                    lane.len = lane.len.saturating_sub(batch.len() + expired.len() - before);
+                    self.lanes.charge(lane_place, batch.len());
+                    return batch;
+                }
+                Err(Some(until)) => {
+                    self.is_away = true;
+                    leave(away, until, Away::Tenant(self.tenant.key));
+                    return Vec::new();
+                }
+                Err(None) => self.lanes.dismiss(lane_place),
+            }
+        }
+        Vec::new()
+    }
+}
+
+impl LanePart {
+    /// Takes a batch from the campaign whose turn it is. An error: all its campaigns are away, or their tenant until then.
+    fn pop(
+        &mut self,
+        take: Take,
+        purses: &mut Purses,
+        expired: &mut Vec<Entry>,
+        away: &mut Absent,
+    ) -> Result<Vec<Entry>, Option<Instant>> {
+        while let Some(place) = self.campaigns.next(line_standing) {
+            let Some(line) = self.campaigns.item(place) else { break };
+            let Some(flow) = line.front().map(|first| first.flow.clone()) else { break };
+            let most = match purses.take(&flow, take.now) {
+                Ok(most) => most.min(take.most),
+                Err(Empty::Tenant(until)) => return Err(Some(until)),
+                Err(Empty::Campaign(until)) => {
+                    self.campaigns.dismiss(place);
+                    let (tenant, lane, flow) = (flow.tenant.key, lane_key(flow.lane), Flow::key(&flow));
+                    leave(away, until, Away::Campaign { tenant, lane, flow });
+                    continue;
+                }
+            };
+            let batch = pop_batch(line, Take { most, ..take }, expired);
+            if batch.is_empty() {
+                purses.refund(&flow);
+            }
+            self.campaigns.charge(place, batch.len());
+            return Ok(batch);
+        }
+        Err(None)
+    }
+}
+
+fn leave(away: &mut Absent, until: Instant, who: Away) {
+    away.get_or_insert_default().push(Reverse((until, who)));
 }
 
 /// Takes the first entry that has not expired, and those behind it of the same message and domain.

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::units::Rate;
+use crate::limit::budget::Allowance;
 
+use super::rules::Rules;
 use super::source::Egress;
 
 /// How the queue works.
@@ -35,10 +36,12 @@ pub struct Settings {
     pub in_doubt: InDoubt,
     /// Tenants that differ from the default.
     pub tenants: HashMap<Box<str>, Tenant>,
-    /// Limits of a site that `sites` does not name.
+    /// What is allowed altogether, in time.
+    pub allowance: Allowance,
+    /// Limits of a site about which no rule says more.
     pub limits: Limits,
-    /// Limits by site.
-    pub sites: HashMap<Box<str>, Limits>,
+    /// What is allowed in particular.
+    pub rules: Rules,
     /// Egress sources and who uses which.
     pub egress: Egress,
 }
@@ -59,8 +62,9 @@ impl Default for Settings {
             lookups: 64,
             in_doubt: InDoubt::default(),
             tenants: HashMap::new(),
+            allowance: Allowance::default(),
             limits: Limits::default(),
-            sites: HashMap::new(),
+            rules: Rules::default(),
             egress: Egress::default(),
         }
     }
@@ -175,28 +179,25 @@ impl Default for Tenant {
 pub struct Limits {
     /// Connections at the same time, from all sources together.
     pub connections: u32,
-    /// Connections at the same time from one source.
-    pub connections_per_source: Option<u32>,
-    /// New connections a minute.
-    pub connections_per_minute: Option<u32>,
     /// Messages sent over one connection.
     pub messages_per_connection: Option<u32>,
-    /// Messages per period.
-    pub rate: Option<Rate>,
+    /// Recipients sent over one connection.
+    pub recipients_per_connection: Option<u32>,
     /// Recipients of one transaction.
     pub recipients_per_message: usize,
+    /// What it is sent in time.
+    pub allowance: Allowance,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 20,
-            connections_per_source: None,
-            connections_per_minute: None,
             messages_per_connection: None,
-            rate: None,
+            recipients_per_connection: None,
             // RFC 5321, 4.5.3.1.8: a receiver must take 100.
             recipients_per_message: 100,
+            allowance: Allowance::default(),
         }
     }
 }

@@ -98,6 +98,7 @@ impl Engine {
         let heard = refusals(&outcomes);
         let throttle = outcomes.iter().filter(|_| refusal.is_some()).find(|outcome| is_throttle(outcome));
         let throttle = throttle.map(|outcome| Arc::new(outcome.report().clone()));
+        let sent = Sent::of(tried, &outcomes);
         let (is_mass, source) = {
             let mut state = site.state.lock();
             if last_reply.is_some() {
@@ -116,6 +117,13 @@ impl Engine {
                 path.in_hand.remove(taken);
                 path.key.source
             });
+            match (source, entries.first(), sent) {
+                (Some(source), Some(entry), Sent::Nothing) => state.refund_drawn(&self.gates, source, &entry.flow),
+                (Some(source), Some(entry), Sent::Octets(octets)) => {
+                    state.charge(&self.gates, source, &entry.flow, octets, now);
+                }
+                _ => {}
+            }
             (is_mass, source)
         };
         let (wall, decided) = (self.clock.wall(), entries.into_iter().zip(outcomes));
@@ -369,6 +377,29 @@ impl Engine {
 /// RFC 3463, 3.8: X.7.1, delivery not authorized; nearest to a decision of the operator.
 fn order_report(why: &str) -> Report {
     Report::local(Phase::Queue, Status::new(5, 7, 1), format!("given up by the operator: {why}"))
+}
+
+/// How far a transaction went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Sent {
+    /// Not to MAIL: it counts as no message.
+    Nothing,
+    /// Commands.
+    Envelope,
+    /// Content too.
+    Octets(u64),
+}
+
+impl Sent {
+    fn of(tried: &Tried, outcomes: &[Outcome]) -> Self {
+        let size = tried.message.as_ref().map_or(0, |(_, size)| *size);
+        let parts = outcomes.iter().map(|outcome| match outcome.report().phase {
+            Phase::Dns | Phase::Connect | Phase::Greeting | Phase::Ehlo | Phase::StartTls | Phase::Queue => Self::Nothing,
+            Phase::Mail | Phase::Rcpt | Phase::Data => Self::Envelope,
+            Phase::Content | Phase::EndOfData => Self::Octets(size),
+        });
+        parts.max().unwrap_or(Self::Nothing)
+    }
 }
 
 /// Whether the receiver wants to be left alone for a while.

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::dns::Plan;
-use crate::limit::rate::Rate;
+use crate::limit::budget::Budget;
 use crate::limit::window::Window;
 use crate::message::Report;
 use crate::metrics::bounded::Place;
@@ -24,8 +24,11 @@ use super::assignment::Assignment;
 use super::engine::Engine;
 use super::entry::Entry;
 use super::gates::Turnstile;
+use super::origin::Origin;
 use super::path::{Cause, Path, PathKey, Wait};
+use super::purse::Purses;
 use super::ready::{Account, Take};
+use super::rules::Rules;
 use super::settings::Limits;
 use super::slot::Slot;
 use super::storm::Storm;
@@ -56,6 +59,8 @@ pub(super) struct Site {
 pub(super) enum Alarm {
     /// A back-off ends.
     BackOff,
+    /// A tenant or a campaign that was away comes back.
+    Purse,
     /// Is it worth more connections?
     Growth,
     /// The site's message rate has room again.
@@ -76,30 +81,28 @@ pub(super) struct SiteState {
     pub now: u64,
     /// Paths that wait for a connection.
     pub starved: Waiting,
-    /// Paths that wait for the message rate.
+    /// Paths that wait for a message rate.
     pub throttled: Waiting,
-    /// How many paths wait for the message rate.
-    pub throttled_paths: usize,
-    /// How many paths wait for a connection, by source.
-    starved_paths: Vec<u32>,
+    /// How many paths wait for a connection, and for a message rate, by source.
+    waiting_paths: [Vec<u32>; 2],
     /// Paths whose cause is [`Cause::Connections`].
     pub hungry: usize,
     /// Connections that were told to end for a hungry path, and have not ended yet.
     pub ending: usize,
     /// Connections without work.
     pub idle: usize,
-    /// Messages.
-    pub rate: Option<Rate>,
-    /// New connections.
-    pub openings: Option<Rate>,
-    /// Connections by source.
-    pub per_source: HashMap<u16, Window, State>,
+    /// What the site is sent in time.
+    pub budget: Option<Box<Budget>>,
+    /// Sources that it is sent to from, by their index.
+    pub origins: Vec<Origin>,
+    /// What tenants may send to it.
+    pub purses: Purses,
     /// What happens later, the earliest first.
     pub alarms: BinaryHeap<Reverse<(Instant, u32, Alarm)>>,
     /// The earliest alarm that the timers know of.
     pub wake: Option<Instant>,
-    /// An alarm for the message rate is set.
-    pub has_rate_alarm: bool,
+    /// When the next alarm for a message rate goes off.
+    pub rate_alarm: Option<Instant>,
     /// An alarm for the rate of new connections is set.
     pub has_opening_alarm: bool,
     /// The queues of shared windows in which it stands.
@@ -146,23 +149,22 @@ pub(super) struct Context<'a> {
 
 impl Site {
     /// A site without work.
-    pub fn new(name: Arc<str>, limits: Arc<Limits>, shard: usize, now: Instant) -> Self {
-        let rate = limits.rate.map(|rate| Rate::new(rate.count, rate.per, now));
-        let minute = std::time::Duration::from_secs(60);
-        let openings = limits.connections_per_minute.map(|count| Rate::new(count, minute, now));
+    pub fn new(name: Arc<str>, limits: Arc<Limits>, rules: &Rules, shard: usize, now: Instant) -> Self {
+        let budget = Budget::new(&limits.allowance, now).map(Box::new);
+        let purses = Purses::new(&name, rules);
         Self {
             name,
             shard,
             connections: Window::new(limits.connections),
             place: Place::default(),
-            state: Mutex::new(SiteState::new(rate, openings)),
+            state: Mutex::new(SiteState::new(budget, purses)),
             limits: ArcSwap::new(limits),
         }
     }
 }
 
 impl SiteState {
-    fn new(rate: Option<Rate>, openings: Option<Rate>) -> Self {
+    fn new(budget: Option<Box<Budget>>, purses: Purses) -> Self {
         Self {
             paths: Vec::new(),
             free: Vec::new(),
@@ -171,17 +173,16 @@ impl SiteState {
             now: 0,
             starved: Waiting::default(),
             throttled: Waiting::default(),
-            throttled_paths: 0,
-            starved_paths: Vec::new(),
+            waiting_paths: Default::default(),
             hungry: 0,
             ending: 0,
             idle: 0,
-            rate,
-            openings,
-            per_source: HashMap::default(),
+            budget,
+            origins: Vec::new(),
+            purses,
             alarms: BinaryHeap::new(),
             wake: None,
-            has_rate_alarm: false,
+            rate_alarm: None,
             has_opening_alarm: false,
             gates: Vec::new(),
             is_listed: false,
@@ -241,11 +242,11 @@ impl SiteState {
         None
     }
 
-    /// Draws the next batch of a path. The caller has the permits.
-    pub fn draw(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) -> Option<Assignment> {
-        let Self { paths, now, .. } = self;
+    /// Draws the next batch of a path. The caller has the permits, save those of tenants and campaigns.
+    pub fn draw(&mut self, context: &Context<'_>, place: u32, take: Take, out: &mut Outbox) -> Option<Assignment> {
+        let Self { paths, now, purses, .. } = self;
         let path = paths.get_mut(index(place)).and_then(Option::as_deref_mut)?;
-        let entries = path.ready.pop(context.take, now, &mut out.expired)?;
+        let entries = path.ready.pop(take, purses, now, &mut out.expired)?;
         path.in_flight = path.in_flight.saturating_add(1);
         path.served = path.served.saturating_add(1);
         Assignment::new(context, place, entries, &mut path.in_hand)
@@ -308,24 +309,29 @@ impl SiteState {
     }
 
     fn count_waiting(&mut self, wait: Wait, source: u16, is_more: bool) {
+        let [starved, throttled] = &mut self.waiting_paths;
+        let counts = if wait == Wait::Starved { starved } else { throttled };
         let source = usize::from(source);
-        match (wait, is_more) {
-            (Wait::Throttled, true) => self.throttled_paths += 1,
-            (Wait::Throttled, false) => self.throttled_paths -= 1,
-            (Wait::Starved, true) => {
-                let len = self.starved_paths.len().max(source + 1);
-                self.starved_paths.resize(len, 0);
-                self.starved_paths.iter_mut().skip(source).take(1).for_each(|count| *count += 1);
-            }
-            (Wait::Starved, false) => {
-                self.starved_paths.iter_mut().skip(source).take(1).for_each(|count| *count -= 1);
-            }
+        if is_more {
+            let len = counts.len().max(source + 1);
+            counts.resize(len, 0);
+        }
+        if let Some(count) = counts.get_mut(source) {
+            *count = if is_more { *count + 1 } else { *count - 1 };
         }
     }
 
-    /// Whether paths from other sources than these wait for a connection.
-    pub fn has_starved_beside(&self, sources: &[u16]) -> bool {
-        self.starved_paths.iter().zip(0..).any(|(count, source)| *count > 0 && !sources.contains(&source))
+    /// How many paths wait for a message rate.
+    pub fn throttled_paths(&self) -> u32 {
+        let [_, throttled] = &self.waiting_paths;
+        throttled.iter().sum()
+    }
+
+    /// Whether paths from other sources than these wait for the same.
+    pub fn has_waiting_beside(&self, wait: Wait, sources: &[u16]) -> bool {
+        let [starved, throttled] = &self.waiting_paths;
+        let counts = if wait == Wait::Starved { starved } else { throttled };
+        counts.iter().zip(0..).any(|(count, source)| *count > 0 && !sources.contains(&source))
     }
 
     fn order(&mut self, wait: Wait) -> &mut Waiting {
@@ -385,18 +391,18 @@ impl SiteState {
         for place in 0..u32::try_from(self.paths.len()).unwrap_or(u32::MAX) {
             self.forget_unused(place, now);
         }
-        self.per_source.retain(|_, window| window.used() > 0);
+        self.origins.retain(|origin| !origin.is_unused(now));
+        self.purses.sweep(now);
         if self.paths.iter().any(Option::is_some) {
             return false;
         }
         (self.paths, self.free, self.by_key) = Default::default();
         (self.accounts, self.now) = Default::default();
-        (self.starved, self.throttled, self.throttled_paths) = Default::default();
-        self.starved_paths = Vec::new();
+        (self.starved, self.throttled, self.waiting_paths) = Default::default();
         self.alarms = BinaryHeap::new();
-        (self.has_rate_alarm, self.has_opening_alarm) = (false, false);
-        self.per_source = HashMap::default();
-        [&self.rate, &self.openings].into_iter().flatten().all(|rate| rate.is_idle(now))
+        (self.rate_alarm, self.has_opening_alarm) = (None, false);
+        let is_idle = |budget: &Budget| budget.is_idle(now);
+        self.origins.is_empty() && self.purses.is_empty() && self.budget.as_deref().is_none_or(is_idle)
     }
 }
 
@@ -452,9 +458,10 @@ mod tests {
     #[test]
     fn entries_of_domains_whose_plans_are_over_leave_the_path_at_the_end_of_its_back_off() {
         let now = Instant::now();
-        let site = Arc::new(Site::new(Arc::from("mx.test"), Arc::default(), 0, now));
         let (domains, tenants, settings) = (Domains::new(1), Tenants::default(), Arc::new(Settings::default()));
-        let flow = tenants.intern("t", || &settings, |_| None).flow(Lane::Normal, "", None, &tenants.hasher);
+        let site = Arc::new(Site::new(Arc::from("mx.test"), Arc::default(), &settings.rules, 0, now));
+        let tenant = tenants.intern("t", || &settings, |_| None, || now);
+        let flow = tenant.flow((Lane::Normal, "", None), &settings.rules, &tenants.hasher, now);
         let plan = |domain: &str, left: Duration| {
             Arc::new(Plan {
                 domain: Arc::from(domain),

@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,8 +39,6 @@ pub struct Slot {
     source: Arc<Source>,
     source_index: u16,
     seat: Arc<Seat>,
-    /// Messages given out over this connection, the first one included.
-    sent: u32,
     /// Greeting and EHLO are over, well or not.
     is_settled: AtomicBool,
     /// Something was reported.
@@ -59,6 +57,10 @@ pub struct Slot {
 #[derive(Debug)]
 pub(super) struct Seat {
     state: Mutex<SeatState>,
+    /// Messages given out over this connection.
+    messages: AtomicU32,
+    /// Their recipients.
+    recipients: AtomicU32,
     /// What the connection does; for people.
     pub watch: Arc<Watch>,
 }
@@ -76,11 +78,25 @@ struct SeatState {
 
 impl Seat {
     fn new(now: Instant) -> Self {
-        Self { state: Mutex::default(), watch: Arc::new(Watch::new(now)) }
+        let (messages, recipients) = Default::default();
+        Self { state: Mutex::default(), messages, recipients, watch: Arc::new(Watch::new(now)) }
+    }
+
+    /// Counts what is given to its connection.
+    pub fn count(&self, assignment: &Assignment) {
+        let recipients = u32::try_from(assignment.recipients().len()).unwrap_or(u32::MAX);
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        self.recipients.fetch_add(recipients, Ordering::Relaxed);
+    }
+
+    /// Messages and recipients given to its connection.
+    pub fn sent(&self) -> (u32, u32) {
+        (self.messages.load(Ordering::Relaxed), self.recipients.load(Ordering::Relaxed))
     }
 
     /// Lays work on it. It stands among the idle ones, so nothing lies there yet.
     pub fn offer(&self, assignment: Assignment, wake: &mut Vec<Waker>) {
+        self.count(&assignment);
         let mut state = self.state.lock();
         state.assignment = Some(assignment);
         wake.extend(state.waker.take());
@@ -142,9 +158,16 @@ enum Found {
 }
 
 impl Slot {
-    /// A slot of `path`, whose permits the caller has taken.
-    pub(super) fn new(context: &Context<'_>, place: u32, path: &mut Path, source: Arc<Source>) -> Self {
+    /// A slot of `path`, whose permits the caller has taken, for a connection that begins with `first`.
+    pub(super) fn new(
+        context: &Context<'_>,
+        place: u32,
+        path: &mut Path,
+        source: Arc<Source>,
+        first: &Assignment,
+    ) -> Self {
         let seat = Arc::new(Seat::new(context.now));
+        seat.count(first);
         path.seats.push(seat.clone());
         Self {
             engine: context.engine.clone(),
@@ -154,7 +177,6 @@ impl Slot {
             source,
             source_index: path.key.source,
             seat,
-            sent: 1,
             is_settled: AtomicBool::new(false),
             has_worked: AtomicBool::new(false),
             is_yielding: false,
@@ -204,43 +226,41 @@ impl Slot {
             Poll::Pending => poll_idle(alarm, until, task),
         })
         .await;
-        let work = match work {
+        match work {
             // Who laid it down has taken the seat out of the idle ones.
             Some(work) => {
                 standing.is_over = true;
                 Some(work)
             }
             None => standing.leave(),
-        };
-        self.sent += u32::from(work.is_some());
-        work
+        }
     }
 
     /// Looks for work. With `may_wait`, the seat stands among the idle ones when nothing was found.
     fn look(&mut self, may_wait: bool) -> Found {
         if let Some(assignment) = self.seat.take() {
-            self.sent += 1;
             return Found::Work(assignment);
         }
-        let most = self.site.limits.load().messages_per_connection;
-        let is_over =
-            self.is_yielding || self.has_made_way || most.is_some_and(|most| self.sent >= most) || self.seat.is_ended();
+        let (messages, recipients) = self.seat.sent();
+        let is_over = self.is_yielding || self.has_made_way || self.seat.is_ended();
         if is_over || !self.engine.is_dispatching() || self.is_outdated() || self.is_surplus() {
             return Found::End;
         }
-        if self.sent >= TURN && self.engine.gates.ask(self.source_index) {
+        if messages >= TURN && self.engine.gates.ask(self.source_index) {
             self.has_made_way = true;
             return Found::End;
         }
         let now = self.engine.clock.now();
-        let (place, sent, seat) = (self.path, self.sent, &self.seat);
+        let (place, source, seat) = (self.path, self.source_index, &self.seat);
         let is_contended = self.engine.gates.are_contended(self.source_index);
         let found = self.site.with(&self.engine, now, |context, state, out| {
-            if state.must_yield(place, sent) {
+            let Some(take) = state.take_for(context, source, (messages, recipients)) else { return (false, Found::End) };
+            if state.must_yield(place, messages) {
                 state.ending += 1;
                 return (true, Found::End);
             }
-            if let Some(assignment) = state.draw_now(context, place, out) {
+            if let Some(assignment) = state.draw_now(context, place, take, out) {
+                seat.count(&assignment);
                 return (false, Found::Work(assignment));
             }
             if !may_wait {
@@ -267,7 +287,6 @@ impl Slot {
             (false, Found::Nothing)
         });
         self.is_yielding |= found.0;
-        self.sent += u32::from(matches!(found.1, Found::Work(_)));
         found.1
     }
 
@@ -381,8 +400,8 @@ impl Slot {
         self.site.with(&self.engine, now, |context, state, out| {
             state.leave_idle(place, seat);
             state.ending = state.ending.saturating_sub(usize::from(was_ending));
-            if let Some(window) = state.per_source.get(&self.source_index) {
-                window.release();
+            if let Some(origin) = state.origin(self.source_index) {
+                origin.connections.release();
             }
             let Some(path) = state.path(place) else { return };
             path.connections = path.connections.saturating_sub(1);

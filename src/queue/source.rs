@@ -288,12 +288,20 @@ fn index(at: usize) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use super::super::settings::Settings;
     use super::*;
+
+    fn gates(sources: &[Arc<Source>]) -> Gates {
+        let egress = Egress { sources: sources.to_vec(), ..Egress::default() };
+        Gates::new(&Settings { egress, ..Settings::default() }, Instant::now())
+    }
 
     #[test]
     fn turns_follow_the_weights_and_are_spread() {
         let pool = Pool::new(&[(0, 3), (1, 1), (2, 0)]);
-        let gates = Gates::new(10, &[]);
+        let gates = gates(&[]);
 
         let chosen: Vec<u16> = (0..8).map(|_| pool.choose(&gates)).collect();
 
@@ -303,7 +311,7 @@ mod tests {
     #[test]
     fn a_source_without_room_is_passed_over() {
         let source = |connections| Source { connections, ..(*Egress::default().sources[0]).clone() };
-        let gates = Gates::new(10, &[Arc::new(source(Some(0))), Arc::new(source(None))]);
+        let gates = gates(&[Arc::new(source(Some(0))), Arc::new(source(None))]);
         let pool = Pool::new(&[(0, 1), (1, 1)]);
 
         let chosen: Vec<u16> = (0..4).map(|_| pool.choose(&gates)).collect();

@@ -165,12 +165,13 @@ fn owner_of_tenant(tenant: &Tenant) -> Owner<'_> {
 #[cfg(test)]
 #[allow(clippy::indexing_slicing, clippy::unwrap_used)]
 mod tests {
+    use super::super::rules::Rules;
     use super::*;
 
     #[test]
     fn columns_that_are_not_counted_are_as_many_as_the_values() {
         let gauges = |columns: &[Column]| columns.iter().filter(|column| column.kind != Kind::Counter).count();
-        let site = Arc::new(Site::new("a.test".into(), Arc::default(), 0, Instant::now()));
+        let site = Arc::new(Site::new("a.test".into(), Arc::default(), &Rules::default(), 0, Instant::now()));
 
         assert_eq!(owner_of(&site, Some(&SiteView::default())).values.len(), gauges(SITE));
         assert_eq!(owner_of(&site, None).values.len(), gauges(SITE));

@@ -79,7 +79,7 @@ fn show(engine: &Arc<Engine>, round: u32) {
 pub(super) fn forget(engine: &Arc<Engine>, now: Instant) -> usize {
     engine.sweep_suspects();
     engine.domains.sweep();
-    engine.tenants.sweep();
+    engine.tenants.sweep(now);
     let left = engine.sweep_sites(now);
     engine.gates.forget();
     left

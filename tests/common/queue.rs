@@ -102,7 +102,8 @@ impl Script {
         let receiver = self.receiver(first.domain());
         tokio::time::sleep(receiver.connect).await;
         if receiver.is_down {
-            return slot.connection_failed(first, deferred("no route to host"));
+            let failed = Report::local(Phase::Connect, Status::new(4, 4, 1), "no route to host");
+            return slot.connection_failed(first, Outcome::Deferred(failed));
         }
         slot.connected();
         let mut next = Some(first);

@@ -95,7 +95,7 @@ fn a_queue_that_is_due_at_once_stays_within_every_limit_and_leaves() {
     let more = format!(
         "[delivery]\ntls = \"none\"\n[dns]\nallow_networks = [\"127.0.0.0/8\"]\n\
          [[route]]\ndomain = \"discard.test\"\nnext_hop = \"discard\"\n{routes}\
-         [[limits.site]]\nname = \"discard\"\nrate = \"1000000/s\"\n"
+         [[limits.rule]]\nsite = \"discard\"\nrate = \"1000000/s\"\n"
     );
     let daemon = Daemon::start(folder, &limits, &more);
     daemon.until("recovery", Duration::from_secs(60), |daemon| daemon.total("scheduled") == recipients as u64);

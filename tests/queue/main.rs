@@ -4,6 +4,7 @@
 #[path = "../common/queue.rs"]
 mod common;
 
+mod budgets;
 mod fairness;
 mod gates;
 mod notices;

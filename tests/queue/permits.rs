@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hikyaku::config::units::Rate;
+use hikyaku::limit::budget::Allowance;
 use hikyaku::message::{Envelope, Outcome, Phase, Report};
 use hikyaku::queue::settings::{BackOff, Limits};
 use hikyaku::queue::{Egress, EgressPool, Settings, Source};
@@ -56,8 +56,8 @@ async fn a_connection_ends_after_its_number_of_messages() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_keep_to_the_rate_of_their_site() {
-    let rate = Some(Rate { count: 100, per: Duration::from_secs(1) });
-    let stage = Stage::new(with(Limits { rate, ..Limits::default() }));
+    let allowance = Allowance { messages: vec![(100, Duration::from_secs(1))], ..Allowance::default() };
+    let stage = Stage::new(with(Limits { allowance, ..Limits::default() }));
     for tenant in ["one", "two"] {
         for _ in 0..75 {
             stage.put(Envelope { tenant: tenant.into(), ..stage.envelope(&["a@d1.test"]) });
@@ -78,7 +78,7 @@ async fn messages_keep_to_the_rate_of_their_site() {
 async fn new_connections_keep_to_their_rate() {
     let limits = Limits {
         connections: 10,
-        connections_per_minute: Some(120),
+        allowance: Allowance { openings: Some(120), ..Allowance::default() },
         messages_per_connection: Some(1),
         ..Limits::default()
     };
@@ -97,8 +97,7 @@ async fn new_connections_keep_to_their_rate() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mx_sets_of_a_provider_share_its_ceiling_and_take_over_idle_connections() {
     let limits = Limits { connections: 1, ..Limits::default() };
-    let settings = Settings { sites: [("microsoft365".into(), limits)].into(), ..Settings::default() };
-    let stage = Stage::in_zone(settings, |zone| {
+    let stage = Stage::in_zone(with(limits), |zone| {
         for n in 0..6 {
             let mx = format!("c{n}.mail.protection.outlook.com");
             zone.mx(&format!("c{n}.test"), 10, &mx).address(&mx, [192, 0, 2, n]);

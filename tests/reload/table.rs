@@ -30,9 +30,12 @@ fn base(place: &str) -> String {
     format!(
         "hostname = \"old.test\"\nuser = \"a\"\n[spool]\npath = \"{place}/spool\"\nsegment_size = \"1MiB\"\nreserve = \"1MiB\"\n\
          [journal]\npath = \"{place}/journal\"\n[admin]\nsocket = \"{place}/admin.sock\"\n[metrics]\naddress = \"127.0.0.1:0\"\n\
-         [[listener]]\naddress = \"127.0.0.1:0\"\n[limits]\nsite_rate = \"1/s\"\n[[limits.site]]\nname = \"a\"\n\
-         connections = 1\nmessages_per_connection = 1\nrecipients_per_transaction = 1\nrate = \"1/s\"\n\
-         connections_per_minute = 1\n[[queue.tenant]]\nname = \"a\"\nweight = 2\nmax_recipients = 5\nin_doubt = \"hold\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\n[limits]\nsite_rate = \"1/s\"\nrate = \"1/s\"\n\
+         bytes = \"1MB/s\"\n[[limits.rule]]\nsite = \"a\"\nconnections = 1\nmessages_per_connection = 1\n\
+         recipients_per_connection = 1\nrecipients_per_transaction = 1\nrate = \"1/s\"\nbytes = \"1MB/s\"\n\
+         connections_per_minute = 1\n[[limits.rule]]\nsite = \"b\"\nconnections = 1\n[[limits.rule]]\n\
+         domain = \"a.test\"\nsource = \"a\"\nconnections = 1\n[[limits.rule]]\ntenant = \"a\"\ncampaign = \"a\"\n\
+         rate = \"1/s\"\n[[queue.tenant]]\nname = \"a\"\nweight = 2\nmax_recipients = 5\nin_doubt = \"hold\"\n\
          [[delivery.tls_rule]]\ndomain = \"a.test\"\ntls = \"none\"\n[[route]]\ndomain = \"a.test\"\n\
          next_hop = \"discard\"\n[[source]]\nname = \"a\"\nipv4 = \"127.0.0.1\"\nipv6 = \"::1\"\nehlo_name = \"a.test\"\n\
          connections = 1\n[[source]]\nname = \"b\"\n[[pool]]\nname = \"a\"\nsources = [{{ source = \"a\" }}]\n\
@@ -88,7 +91,9 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "delivery.tls_rule.domain" | "route.domain" => text("other.test"),
         "route.next_hop" => text("smtp://127.0.0.1:9"),
         "dns.resolvers" => texts("127.0.0.1:9"),
-        "limits.site_rate" | "limits.site.rate" => text("7/s"),
+        "limits.rate" | "limits.site_rate" | "limits.rule.rate" => text("7/s"),
+        "limits.bytes" | "limits.rule.bytes" => text("2MB/s"),
+        "limits.rule.domain" => text("other.test"),
         "source.ipv4" => text("127.0.0.3"),
         "source.ipv6" => text("::2"),
         "pool.sources" => Value::Array(vec![Value::Table(Table::from_iter([("source".to_owned(), text("b"))]))]),

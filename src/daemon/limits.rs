@@ -1,0 +1,85 @@
+//! From `[limits]` and the provider map to what the queue holds itself to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::units::{ByteRate, Rates};
+use crate::config::{LimitRule, Limits, RuleScope};
+use crate::limit::budget::Allowance;
+use crate::provider::{self, Figures};
+use crate::queue::rules::{Ceiling, Name, Rule, Rules, Subject};
+use crate::queue::settings;
+
+use super::settings::{size, some_unless_zero};
+
+/// What everything together is held to in time.
+pub(super) fn everything(limits: &Limits) -> Allowance {
+    Allowance {
+        messages: periods(limits.rate.as_ref()),
+        openings: some_unless_zero(limits.connections_per_minute),
+        octets: octets(limits.bytes),
+    }
+}
+
+/// What a site is held to about which no rule says more.
+pub(super) fn site(limits: &Limits) -> settings::Limits {
+    settings::Limits {
+        connections: limits.site_connections,
+        messages_per_connection: some_unless_zero(limits.messages_per_connection),
+        recipients_per_connection: None,
+        recipients_per_message: size(limits.recipients_per_transaction),
+        allowance: Allowance {
+            messages: periods(limits.site_rate.as_ref()),
+            openings: some_unless_zero(limits.site_connections_per_minute),
+            octets: None,
+        },
+    }
+}
+
+/// The rules of the configuration, and what providers have published.
+pub(super) fn rules(limits: &Limits) -> Rules {
+    let map = if limits.providers { provider::Map::built_in().unwrap_or_default() } else { provider::Map::default() };
+    let published = map.known().iter().filter(|known| known.published != Figures::default()).map(|known| Rule {
+        subject: Subject::Site(Name::new(&known.name)),
+        ceiling: Ceiling {
+            connections: known.published.connections,
+            messages_per_connection: known.published.messages_per_connection,
+            recipients_per_connection: known.published.recipients_per_connection,
+            ..Ceiling::default()
+        },
+        set_by: Arc::from(format!("published by {}", known.name)),
+        is_provider: true,
+    });
+    Rules::new(limits.rules.iter().filter_map(rule).chain(published).collect())
+}
+
+fn rule(rule: &LimitRule) -> Option<Rule> {
+    let name = |text: &Option<String>| Name::new(text.as_deref().unwrap_or("*"));
+    let site = || Name::new(rule.site().unwrap_or("*"));
+    let subject = match rule.scope()? {
+        RuleScope::Site => Subject::Site(site()),
+        RuleScope::Source => Subject::Source(name(&rule.source)),
+        RuleScope::SourceSite => Subject::SourceSite(name(&rule.source), site()),
+        RuleScope::Tenant => Subject::Tenant(name(&rule.tenant)),
+        RuleScope::TenantSite => Subject::TenantSite(name(&rule.tenant), site()),
+        RuleScope::Campaign => Subject::Campaign(name(&rule.tenant), name(&rule.campaign)),
+    };
+    let ceiling = Ceiling {
+        connections: rule.connections,
+        openings: rule.connections_per_minute,
+        messages_per_connection: rule.messages_per_connection,
+        recipients_per_connection: rule.recipients_per_connection,
+        recipients_per_transaction: rule.recipients_per_transaction,
+        messages: rule.rate.as_ref().map(|rates| periods(Some(rates))),
+        octets: octets(rule.bytes),
+    };
+    Some(Rule { subject, ceiling, set_by: Arc::from(format!("rule {}", rule.name())), is_provider: false })
+}
+
+fn periods(rates: Option<&Rates>) -> Vec<(u32, Duration)> {
+    rates.into_iter().flat_map(|rates| &rates.0).map(|rate| (rate.count, rate.per)).collect()
+}
+
+fn octets(rate: Option<ByteRate>) -> Option<u32> {
+    rate.map(|rate| rate.0)
+}

@@ -1,0 +1,299 @@
+//! A budget: every rate that one scope is held to (messages, new connections, octets).
+//!
+//! A message takes a unit of each of its rates or of none. Octets are known only when the content has been sent: they are
+//! charged afterwards, and nothing more passes until what is owed has been paid. The scopes that apply to one message are
+//! asked by [`acquire`]: all of them or none.
+
+use std::time::{Duration, Instant};
+
+use super::permit::{Scope, What};
+use super::rate::Rate;
+
+/// What a scope may do in time. Empty: whatever it likes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allowance {
+    /// Messages: so many per period, each of them.
+    pub messages: Vec<(u32, Duration)>,
+    /// New connections a minute.
+    pub openings: Option<u32>,
+    /// Octets of content a second.
+    pub octets: Option<u32>,
+}
+
+impl Allowance {
+    /// Whether it limits nothing.
+    pub fn is_unlimited(&self) -> bool {
+        self.messages.is_empty() && self.openings.is_none() && self.octets.is_none()
+    }
+
+    fn parts(&self) -> impl Iterator<Item = Part> {
+        let messages = self.messages.iter().map(|(count, per)| Part { what: What::Messages, count: *count, per: *per });
+        let openings = self.openings.map(|count| Part { what: What::Openings, count, per: MINUTE });
+        let octets = self.octets.map(|count| Part { what: What::Octets, count, per: SECOND });
+        messages.chain(openings).chain(octets)
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What one rate is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it counts.
+    pub what: What,
+    /// So many.
+    pub count: u32,
+    /// In this time.
+    pub per: Duration,
+}
+
+/// The rates of one scope.
+#[derive(Debug)]
+pub struct Budget {
+    rates: Box<[(Part, Rate)]>,
+}
+
+/// Which rate said no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// The rate.
+    pub part: Part,
+    /// When it may say yes.
+    pub until: Instant,
+}
+
+impl Budget {
+    /// The budget of an allowance; none if that limits nothing. `origin`: as [`Rate::new`].
+    pub fn new(allowance: &Allowance, origin: Instant) -> Option<Self> {
+        let rates: Box<[(Part, Rate)]> =
+            allowance.parts().map(|part| (part, Rate::new(part.count, part.per, origin))).collect();
+        (!rates.is_empty()).then_some(Self { rates })
+    }
+
+    /// The budget of another allowance: what was used up of a rate over the same period stays used up.
+    pub fn followed_by(&self, allowance: &Allowance, now: Instant) -> Option<Self> {
+        let next = Self::new(allowance, now)?;
+        for (part, rate) in &next.rates {
+            let before = self.rates.iter().find(|(old, _)| old.what == part.what && old.per == part.per);
+            if let Some((old, before)) = before {
+                // Owed units count at the new pace.
+                rate.owe(before.owed(now).mul_f64(f64::from(old.count) / f64::from(part.count.max(1))), now);
+            }
+        }
+        Some(next)
+    }
+
+    /// Whether it is of this allowance.
+    pub fn is_of(&self, allowance: &Allowance) -> bool {
+        self.rates.iter().map(|(part, _)| *part).eq(allowance.parts())
+    }
+
+    /// Whether one more `what` may pass; if not, when.
+    pub fn look(&self, what: What, now: Instant) -> Result<(), Spent> {
+        let mut spent: Option<Spent> = None;
+        for (part, rate) in self.asked(what) {
+            if let Err(until) = rate.look(1, now)
+                && spent.is_none_or(|spent| spent.until < until)
+            {
+                spent = Some(Spent { part: *part, until });
+            }
+        }
+        spent.map_or(Ok(()), Err)
+    }
+
+    /// Lets one `what` pass; if it may not, tells when and takes nothing.
+    pub fn commit(&self, what: What, now: Instant) -> Result<(), Spent> {
+        for (taken, (part, rate)) in self.rates.iter().enumerate() {
+            let asked = match part.what {
+                What::Octets => rate.look(1, now),
+                own if own == what => rate.commit(1, now),
+                _ => Ok(()),
+            };
+            if let Err(until) = asked {
+                self.refund_first(taken, what);
+                return Err(Spent { part: *part, until });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back a commit whose message, or connection, was not sent after all.
+    pub fn refund(&self, what: What) {
+        self.refund_first(self.rates.len(), what);
+    }
+
+    fn refund_first(&self, rates: usize, what: What) {
+        for (part, rate) in self.rates.iter().take(rates) {
+            if part.what == what && what != What::Octets {
+                rate.refund(1);
+            }
+        }
+    }
+
+    /// Octets that have been sent.
+    pub fn charge(&self, octets: u64, now: Instant) {
+        for (_, rate) in self.rates.iter().filter(|(part, _)| part.what == What::Octets) {
+            rate.charge(octets, now);
+        }
+    }
+
+    /// A time for one of several that wait for what is spent; see [`Rate::claim`].
+    pub fn claim(&self, spent: Spent, now: Instant) -> Instant {
+        let rate = self.rates.iter().find(|(part, _)| *part == spent.part);
+        match rate {
+            // An octet is no measure of how far apart messages are.
+            Some((part, rate)) if part.what != What::Octets => rate.claim(now),
+            _ => spent.until,
+        }
+    }
+
+    /// Each rate, with how many units may pass now and for how long what passed is still owed.
+    pub fn rates(&self, now: Instant) -> impl Iterator<Item = (Part, u64, Duration)> {
+        self.rates.iter().map(move |(part, rate)| (*part, rate.room(now), rate.owed(now)))
+    }
+
+    /// Takes up what was owed to a rate before a restart.
+    pub fn owe(&self, what: What, per: Duration, owed: Duration, now: Instant) {
+        for (_, rate) in self.rates.iter().filter(|(part, _)| part.what == what && part.per == per) {
+            rate.owe(owed, now);
+        }
+    }
+
+    /// Whether nothing is owed.
+    pub fn is_idle(&self, now: Instant) -> bool {
+        self.rates.iter().all(|(_, rate)| rate.is_idle(now))
+    }
+
+    fn asked(&self, what: What) -> impl Iterator<Item = &(Part, Rate)> {
+        self.rates.iter().filter(move |(part, _)| part.what == what || part.what == What::Octets)
+    }
+}
+
+/// A budget that refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What the budget is of.
+    pub scope: Scope,
+    /// The rate, and when.
+    pub spent: Spent,
+}
+
+/// Takes one `what` of all `budgets`, or of none.
+pub fn acquire(budgets: &[(Scope, Option<&Budget>)], what: What, now: Instant) -> Result<(), Refused> {
+    for (scope, budget) in present(budgets) {
+        budget.look(what, now).map_err(|spent| Refused { scope, spent })?;
+    }
+    for (taken, (scope, budget)) in present(budgets).enumerate() {
+        if let Err(spent) = budget.commit(what, now) {
+            present(budgets).take(taken).for_each(|(_, budget)| budget.refund(what));
+            return Err(Refused { scope, spent });
+        }
+    }
+    Ok(())
+}
+
+/// Gives back what [`acquire`] took.
+pub fn refund(budgets: &[(Scope, Option<&Budget>)], what: What) {
+    present(budgets).for_each(|(_, budget)| budget.refund(what));
+}
+
+fn present<'a>(budgets: &[(Scope, Option<&'a Budget>)]) -> impl Iterator<Item = (Scope, &'a Budget)> {
+    budgets.iter().filter_map(|(scope, budget)| Some((*scope, (*budget)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn messages(rates: &[(u32, Duration)]) -> Allowance {
+        Allowance { messages: rates.to_vec(), ..Allowance::default() }
+    }
+
+    #[test]
+    fn a_message_takes_a_unit_of_every_rate_or_of_none() {
+        let now = Instant::now();
+        let budget = Budget::new(&messages(&[(10, SECOND), (1, HOUR)]), now).unwrap();
+        assert_eq!(budget.commit(What::Messages, now), Ok(()));
+
+        let later = now + Duration::from_secs(1);
+        let refused = budget.commit(What::Messages, later).unwrap_err();
+
+        assert_eq!((refused.part.per, refused.until), (HOUR, now + HOUR));
+        let rooms: Vec<u64> = budget.rates(later).map(|(_, room, _)| room).collect();
+        assert_eq!(rooms, [1, 0], "the refusal took nothing of the first");
+    }
+
+    #[test]
+    fn an_hours_budget_is_not_spent_in_its_first_second() {
+        let start = Instant::now();
+        let budget = Budget::new(&messages(&[(36_000, HOUR)]), start).unwrap();
+
+        let commit = |millis: u64| budget.commit(What::Messages, start + Duration::from_millis(millis)).is_ok();
+        let passed = (0..1_000).filter(|millis| commit(*millis)).count();
+
+        assert!((10..=16).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn several_scopes_give_all_or_nothing_and_the_one_that_refuses_is_named() {
+        let now = Instant::now();
+        let (wide, narrow) = (Budget::new(&messages(&[(100, SECOND)]), now), Budget::new(&messages(&[(1, HOUR)]), now));
+        let budgets = [(Scope::Global, wide.as_ref()), (Scope::Site, None), (Scope::Source, narrow.as_ref())];
+        let room = |budget: &Option<Budget>| budget.as_ref().unwrap().rates(now).next().unwrap().1;
+        assert_eq!(acquire(&budgets, What::Messages, now), Ok(()));
+        let before = room(&wide);
+
+        let refused = acquire(&budgets, What::Messages, now).unwrap_err();
+
+        assert_eq!((refused.scope, room(&wide)), (Scope::Source, before));
+        refund(&budgets, What::Messages);
+        assert_eq!(acquire(&budgets, What::Messages, now), Ok(()));
+    }
+
+    #[test]
+    fn octets_are_paid_for_after_they_were_sent() {
+        let now = Instant::now();
+        let budget = Budget::new(&Allowance { octets: Some(1_000), ..Allowance::default() }, now).unwrap();
+        assert_eq!(budget.commit(What::Messages, now), Ok(()));
+
+        budget.charge(10_000, now);
+
+        assert!(budget.commit(What::Messages, now + Duration::from_secs(9)).is_err());
+        assert_eq!(budget.commit(What::Messages, now + Duration::from_secs(11)), Ok(()));
+    }
+
+    #[test]
+    fn what_was_used_up_stays_so_when_the_allowance_changes_or_after_a_restart() {
+        let now = Instant::now();
+        let budget = Budget::new(&messages(&[(10, HOUR)]), now).unwrap();
+        budget.commit(What::Messages, now).unwrap();
+        let (part, _, owed) = budget.rates(now).next().unwrap();
+
+        let changed = budget.followed_by(&messages(&[(20, HOUR)]), now).unwrap();
+        let restarted = Budget::new(&messages(&[(10, HOUR)]), now).unwrap();
+        restarted.owe(part.what, part.per, owed, now);
+
+        assert_eq!(changed.look(What::Messages, now).unwrap_err().until, now + HOUR / 20);
+        assert_eq!(restarted.look(What::Messages, now).unwrap_err().until, now + HOUR / 10);
+        assert!(budget.is_of(&messages(&[(10, HOUR)])) && !budget.is_of(&messages(&[(20, HOUR)])));
+    }
+
+    #[test]
+    fn racing_threads_never_pass_more_than_the_rate() {
+        let now = Instant::now();
+        let budgets = [Budget::new(&messages(&[(1_000, SECOND)]), now), Budget::new(&messages(&[(120, HOUR)]), now)];
+        let scopes = [(Scope::Global, budgets[0].as_ref()), (Scope::Tenant, budgets[1].as_ref())];
+
+        let passed: usize = std::thread::scope(|scope| {
+            let take = || (0..500).filter(|_| acquire(&scopes, What::Messages, now).is_ok()).count();
+            let racers: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).sum()
+        });
+
+        assert_eq!(passed, 1, "one is the burst of the slower");
+        assert!(budgets[0].as_ref().unwrap().rates(now).next().unwrap().1 > 40, "refunded");
+    }
+}

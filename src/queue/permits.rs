@@ -1,0 +1,164 @@
+//! Permits at a site: what a message, or a new connection with one, takes of every scope that does not depend on whose the
+//! message is. Tenants and campaigns are asked when it is drawn (`purse`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::Guard;
+
+use crate::limit::budget::{self, Budget, Refused};
+use crate::limit::permit::{self, Limit, Refusal, Scope, What};
+use crate::limit::window::Window;
+
+use super::flow::Flow;
+use super::gates::{Gate, Gates};
+use super::origin::Origin;
+use super::ready::Take;
+use super::rules::Of;
+use super::site::{Context, SiteState};
+
+/// Budgets that sites share.
+struct Shared {
+    global: Guard<Option<Arc<Budget>>>,
+    source: Option<Guard<Option<Arc<Budget>>>>,
+}
+
+impl Shared {
+    fn load(gates: &Gates, source: u16) -> Self {
+        Self { global: gates.global().budget.load(), source: gates.of(source).map(|gate| gate.budget.load()) }
+    }
+
+    fn of(&self, scope: Scope) -> Option<&Budget> {
+        match scope {
+            Scope::Global => self.global.as_deref(),
+            Scope::Source => self.source.as_ref().and_then(|budget| budget.as_deref()),
+            _ => None,
+        }
+    }
+}
+
+impl SiteState {
+    /// The source at this site, if anything left from it lately.
+    pub fn origin(&self, source: u16) -> Option<&Origin> {
+        self.origins.iter().find(|origin| origin.source == source)
+    }
+
+    /// The same, made if there is none.
+    pub fn ensure_origin(&mut self, context: &Context<'_>, source: u16) {
+        if self.origin(source).is_some() {
+            return;
+        }
+        let settings = context.engine.settings();
+        let Some(name) = context.engine.source(source) else { return };
+        let both = settings.rules.ceiling(Of::SourceSite(&name.name, &context.site.name));
+        let own = settings.rules.ceiling(Of::Source(&name.name));
+        self.origins.push(Origin::new(source, &both, &own, context.now));
+    }
+
+    fn budgets<'a>(&'a self, shared: &'a Shared, source: u16) -> [(Scope, Option<&'a Budget>); 4] {
+        let both = self.origin(source).and_then(|origin| origin.budget.as_deref());
+        [
+            (Scope::SourceSite, both),
+            (Scope::Site, self.budget.as_deref()),
+            (Scope::Source, shared.of(Scope::Source)),
+            (Scope::Global, shared.of(Scope::Global)),
+        ]
+    }
+
+    /// Takes a message's permits. A refusal tells when to ask again.
+    pub fn admit(&self, context: &Context<'_>, source: u16) -> Result<(), Refused> {
+        let shared = Shared::load(&context.engine.gates, source);
+        let budgets = self.budgets(&shared, source);
+        budget::acquire(&budgets, What::Messages, context.now).map_err(|refused| queued(&shared, refused, context.now))
+    }
+
+    /// Gives back what [`SiteState::admit`] took.
+    pub fn refund(&self, gates: &Gates, source: u16) {
+        let shared = Shared::load(gates, source);
+        budget::refund(&self.budgets(&shared, source), What::Messages);
+    }
+
+    /// The same for a message of `flow` that was drawn and not sent.
+    pub fn refund_drawn(&self, gates: &Gates, source: u16, flow: &Flow) {
+        self.refund(gates, source);
+        self.purses.refund(flow);
+    }
+
+    /// Octets of a message of `flow` that have been sent.
+    pub fn charge(&self, gates: &Gates, source: u16, flow: &Flow, octets: u64, now: Instant) {
+        let shared = Shared::load(gates, source);
+        for (_, budget) in self.budgets(&shared, source) {
+            budget.into_iter().for_each(|budget| budget.charge(octets, now));
+        }
+        self.purses.charge(flow, octets, now);
+    }
+
+    /// Takes every permit that a new connection with a message needs.
+    pub fn acquire(&mut self, context: &Context<'_>, source: u16) -> Result<(), Refusal> {
+        self.ensure_origin(context, source);
+        let shared = Shared::load(&context.engine.gates, source);
+        let budgets = self.budgets(&shared, source);
+        let take = |what| {
+            budget::acquire(&budgets, what, context.now).map_err(|refused| {
+                let Refused { scope, spent } = queued(&shared, refused, context.now);
+                Refusal { scope, what, until: Some(spent.until) }
+            })
+        };
+        // Places first: they are what is refused most, and nothing is consumed by looking at them.
+        permit::acquire(&self.windows(context, source), context.now)?;
+        let taken = take(What::Openings).and_then(|()| {
+            take(What::Messages).inspect_err(|_| budget::refund(&budgets, What::Openings))
+        });
+        taken.inspect_err(|_| permit::release(&self.windows(context, source)))
+    }
+
+    /// Gives them all back.
+    pub fn release(&self, context: &Context<'_>, source: u16) {
+        let shared = Shared::load(&context.engine.gates, source);
+        let budgets = self.budgets(&shared, source);
+        budget::refund(&budgets, What::Messages);
+        budget::refund(&budgets, What::Openings);
+        permit::release(&self.windows(context, source));
+    }
+
+    fn windows<'a>(&'a self, context: &Context<'a>, source: u16) -> Vec<(Scope, What, Limit<'a>)> {
+        let mut windows = Vec::with_capacity(4);
+        let place = |scope, window: &'a Window| (scope, What::Connections, Limit::Place(window));
+        windows.push(place(Scope::Site, &context.site.connections));
+        windows.extend(self.origin(source).map(|origin| place(Scope::SourceSite, &origin.connections)));
+        let is_fresh = context.site.connections.used() == 0;
+        let gates = &context.engine.gates;
+        for (scope, gate) in [(Scope::Source, gates.of(source)), (Scope::Global, Some(gates.global()))] {
+            let leaving = |gate: &'a Gate| Limit::PlaceLeaving(&gate.window, gate.spare(is_fresh));
+            windows.extend(gate.map(|gate| (scope, What::Connections, leaving(gate))));
+        }
+        windows
+    }
+
+    /// What the next transaction over a connection may carry that has sent so many messages and recipients; none: it has
+    /// sent as many as it may.
+    pub fn take_for(&self, context: &Context<'_>, source: u16, (messages, recipients): (u32, u32)) -> Option<Take> {
+        let limits = context.site.limits.load();
+        let origin = self.origin(source);
+        let least = |site: Option<u32>, own: fn(&Origin) -> Option<u32>| site.into_iter().chain(origin.and_then(own)).min();
+        let most = least(limits.messages_per_connection, |origin| origin.messages_per_connection);
+        if most.is_some_and(|most| messages >= most) {
+            return None;
+        }
+        let left = least(limits.recipients_per_connection, |origin| origin.recipients_per_connection)
+            .map(|most| most.saturating_sub(recipients));
+        let left = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
+        let of_origin = origin.and_then(|origin| origin.recipients_per_message).unwrap_or(usize::MAX);
+        let most = context.take.most.min(of_origin).min(left);
+        (most > 0).then_some(Take { most, ..context.take })
+    }
+}
+
+/// Who waits for a budget that sites share is told a time of its own.
+fn queued(shared: &Shared, refused: Refused, now: Instant) -> Refused {
+    let Refused { scope, mut spent } = refused;
+    if let Some(budget) = shared.of(scope) {
+        spent.until = budget.claim(spent, now);
+    }
+    Refused { scope, spent }
+}

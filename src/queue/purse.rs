@@ -1,0 +1,142 @@
+//! Purses: budgets of tenants and campaigns, and of tenants at one site.
+//!
+//! Whose is empty leaves the order of every path until its time; each path finds that out once, and is told a time of its
+//! own to look again ([`Budget::claim`]).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::limit::budget::{self, Budget, Refused};
+use crate::limit::permit::{Scope, What};
+
+use super::flow::{Flow, Tenant};
+use super::rules::{Ceiling, Of, Rules};
+
+/// What a tenant or a campaign may send.
+#[derive(Debug)]
+pub(super) struct Purse {
+    pub budget: Option<Budget>,
+    /// Recipients of one transaction.
+    pub most: Option<usize>,
+}
+
+impl Purse {
+    /// The purse of a ceiling, after `before`; none if it limits nothing.
+    pub fn new(ceiling: &Ceiling, before: Option<&Self>, now: Instant) -> Option<Self> {
+        let allowance = ceiling.allowance();
+        let budget = match before.and_then(|before| before.budget.as_ref()) {
+            Some(before) => before.followed_by(&allowance, now),
+            None => Budget::new(&allowance, now),
+        };
+        let most = ceiling.recipients_per_transaction.and_then(|most| usize::try_from(most).ok());
+        (budget.is_some() || most.is_some()).then_some(Self { budget, most })
+    }
+}
+
+/// Purses of tenants at one site.
+#[derive(Debug, Default)]
+pub(super) struct Purses {
+    /// By the tenant's key; none: no rule is about it.
+    by_tenant: HashMap<usize, Option<Purse>, foldhash::fast::RandomState>,
+    /// The site, where some rule is about tenants at it.
+    at: Option<Box<(Arc<str>, Rules)>>,
+}
+
+/// Why nothing may be taken from a flow now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Empty {
+    /// Its tenant's purse, there or everywhere.
+    Tenant(Instant),
+    /// Its campaign's.
+    Campaign(Instant),
+}
+
+impl Purses {
+    /// Purses at `site` by `rules`.
+    pub fn new(site: &Arc<str>, rules: &Rules) -> Self {
+        let at = rules.has_tenants_at(site).then(|| Box::new((site.clone(), rules.clone())));
+        Self { at, ..Self::default() }
+    }
+
+    /// Goes by other rules; what was used up stays so.
+    pub fn apply(&mut self, site: &Arc<str>, rules: &Rules, tenants: &HashMap<usize, Arc<Tenant>>, now: Instant) {
+        let before = std::mem::replace(self, Self::new(site, rules));
+        for (key, purse) in before.by_tenant {
+            if let Some(tenant) = tenants.get(&key) {
+                let ceiling = rules.ceiling(Of::TenantSite(&tenant.name, site));
+                self.by_tenant.insert(key, Purse::new(&ceiling, purse.as_ref(), now));
+            }
+        }
+    }
+
+    fn ensure(&mut self, tenant: &Tenant, now: Instant) {
+        let Some((site, rules)) = self.at.as_deref() else { return };
+        let make = || Purse::new(&rules.ceiling(Of::TenantSite(&tenant.name, site)), None, now);
+        self.by_tenant.entry(tenant.key).or_insert_with(make);
+    }
+
+    /// Forgets purses that owe nothing.
+    pub fn sweep(&mut self, now: Instant) {
+        let is_idle = |budget: &Budget| budget.is_idle(now);
+        self.by_tenant.retain(|_, purse| {
+            purse.as_ref().and_then(|purse| purse.budget.as_ref()).is_some_and(|budget| !is_idle(budget))
+        });
+        if self.by_tenant.is_empty() {
+            self.by_tenant = HashMap::default();
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_tenant.is_empty()
+    }
+
+    /// The purse of a tenant.
+    pub fn of(&self, tenant: usize) -> Option<&Purse> {
+        if self.by_tenant.is_empty() { None } else { self.by_tenant.get(&tenant).and_then(Option::as_ref) }
+    }
+
+    /// By the tenant's key.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Purse)> {
+        self.by_tenant.iter().filter_map(|(tenant, purse)| Some((*tenant, purse.as_ref()?)))
+    }
+
+    /// Takes a message of `flow` out of every purse, or out of none; tells how many recipients it may have at most.
+    pub fn take(&mut self, flow: &Flow, now: Instant) -> Result<usize, Empty> {
+        self.ensure(&flow.tenant, now);
+        let (tenant, campaign) = (flow.tenant.purse.load(), flow.purse.load());
+        let here = self.of(flow.tenant.key);
+        if here.is_none() && tenant.is_none() && campaign.is_none() {
+            return Ok(usize::MAX);
+        }
+        let purses = [here, tenant.as_deref(), campaign.as_deref()];
+        let scopes = [Scope::TenantSite, Scope::Tenant, Scope::Campaign];
+        let budgets: [(Scope, Option<&Budget>); 3] =
+            std::array::from_fn(|at| (scopes[at], purses[at].and_then(|purse| purse.budget.as_ref())));
+        budget::acquire(&budgets, What::Messages, now).map_err(|Refused { scope, spent }| {
+            let refused = budgets.iter().find(|(own, _)| *own == scope).and_then(|(_, budget)| *budget);
+            // Only this site's paths wait for a tenant at this site.
+            let claim = |budget: &Budget| if scope == Scope::TenantSite { spent.until } else { budget.claim(spent, now) };
+            let until = refused.map_or(spent.until, claim);
+            if scope == Scope::Campaign { Empty::Campaign(until) } else { Empty::Tenant(until) }
+        })?;
+        Ok(purses.into_iter().flatten().filter_map(|purse| purse.most).min().unwrap_or(usize::MAX))
+    }
+
+    /// Gives back what [`Purses::take`] took.
+    pub fn refund(&self, flow: &Flow) {
+        self.each(flow, |budget| budget.refund(What::Messages));
+    }
+
+    /// Octets of a message of `flow` that have been sent.
+    pub fn charge(&self, flow: &Flow, octets: u64, now: Instant) {
+        self.each(flow, |budget| budget.charge(octets, now));
+    }
+
+    fn each(&self, flow: &Flow, act: impl Fn(&Budget)) {
+        let (tenant, campaign) = (flow.tenant.purse.load(), flow.purse.load());
+        let purses = [self.of(flow.tenant.key), tenant.as_deref(), campaign.as_deref()];
+        purses.into_iter().flatten().filter_map(|purse| purse.budget.as_ref()).for_each(act);
+    }
+}
