@@ -138,14 +138,15 @@ impl Budget {
         }
     }
 
-    /// A time for one of several that wait for what is spent; see [`Rate::claim`].
-    pub fn claim(&self, spent: Spent, now: Instant) -> Instant {
-        let rate = self.rates.iter().find(|(part, _)| *part == spent.part);
-        match rate {
-            // An octet is no measure of how far apart messages are.
-            Some((part, rate)) if part.what != What::Octets => rate.claim(now),
-            _ => spent.until,
-        }
+    /// Takes a turn of `what` ahead of time: when it may pass, and how many.
+    fn reserve(&self, what: What, now: Instant) -> (Instant, u32) {
+        let units = self.of(what).map(Rate::turn).min().unwrap_or(1);
+        let due = self.of(what).map(|rate| rate.reserve(units, now)).max();
+        (due.unwrap_or(now), units)
+    }
+
+    fn of(&self, what: What) -> impl Iterator<Item = &Rate> {
+        self.rates.iter().filter(move |(part, _)| part.what == what).map(|(_, rate)| rate)
     }
 
     /// Each rate, with how many units may pass now and for how long what passed is still owed.
@@ -200,6 +201,79 @@ pub fn refund(budgets: &[(Scope, Option<&Budget>)], what: What) {
 
 fn present<'a>(budgets: &[(Scope, Option<&'a Budget>)]) -> impl Iterator<Item = (Scope, &'a Budget)> {
     budgets.iter().filter_map(|(scope, budget)| Some((*scope, (*budget)?)))
+}
+
+/// Turns that somebody has taken ahead of time at budgets that many share; small, and mostly none.
+#[derive(Debug, Default)]
+pub struct Turns(Option<Box<Vec<Turn>>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    scope: Scope,
+    /// Tells holders apart that keep their turns together.
+    key: usize,
+    due: Instant,
+    units: u32,
+}
+
+/// A turn that nobody has used for so long is over: what waits for it has gone.
+const STALE: Duration = Duration::from_secs(10);
+
+impl Turns {
+    /// Takes one `what` of all `budgets`, or of none. Where a budget has no room, a turn is taken ahead of time and kept for the
+    /// next call; the refusal tells when that is due.
+    pub fn acquire(
+        &mut self,
+        budgets: &[(Scope, usize, Option<&Budget>)],
+        what: What,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        for (at, (scope, key, budget)) in budgets.iter().enumerate() {
+            let Some(budget) = budget else { continue };
+            let refused = match self.find(*scope, *key, now) {
+                Some(turn) if turn.due <= now => continue,
+                Some(turn) => Err((turn.due, None)),
+                None => budget.commit(what, now).map_err(|spent| (spent.until, Some(spent))),
+            };
+            let Err((until, spent)) = refused else { continue };
+            for (scope, key, budget) in budgets.iter().take(at) {
+                if self.find(*scope, *key, now).is_none() {
+                    budget.iter().for_each(|budget| budget.refund(what));
+                }
+            }
+            let part = spent.map_or(Part { what, count: 0, per: Duration::ZERO }, |spent| spent.part);
+            // Octets are paid for afterwards: there are no turns.
+            let until = if spent.is_some() && part.what == what { self.take(*scope, *key, budget, what, now) } else { until };
+            return Err(Refused { scope: *scope, spent: Spent { part, until } });
+        }
+        for (scope, key, _) in budgets {
+            self.use_up(*scope, *key);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, scope: Scope, key: usize, budget: &Budget, what: What, now: Instant) -> Instant {
+        let (due, units) = budget.reserve(what, now);
+        self.0.get_or_insert_default().push(Turn { scope, key, due, units });
+        due
+    }
+
+    fn find(&mut self, scope: Scope, key: usize, now: Instant) -> Option<Turn> {
+        let turns = self.0.as_mut()?;
+        turns.retain(|turn| now.saturating_duration_since(turn.due) < STALE);
+        turns.iter().find(|turn| turn.scope == scope && turn.key == key).copied()
+    }
+
+    fn use_up(&mut self, scope: Scope, key: usize) {
+        let Some(turns) = &mut self.0 else { return };
+        if let Some(turn) = turns.iter_mut().find(|turn| turn.scope == scope && turn.key == key) {
+            turn.units -= 1;
+        }
+        turns.retain(|turn| turn.units > 0);
+        if turns.is_empty() {
+            self.0 = None;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -279,6 +353,26 @@ mod tests {
         assert_eq!(changed.look(What::Messages, now).unwrap_err().until, now + HOUR / 20);
         assert_eq!(restarted.look(What::Messages, now).unwrap_err().until, now + HOUR / 10);
         assert!(budget.is_of(&messages(&[(10, HOUR)])) && !budget.is_of(&messages(&[(20, HOUR)])));
+    }
+
+    #[test]
+    fn those_that_share_a_budget_have_their_turns_and_it_is_used_to_the_full() {
+        let start = Instant::now();
+        let budget = Budget::new(&messages(&[(100, SECOND)]), start).unwrap();
+        let mut holders: Vec<(Turns, u32)> = (0..7).map(|_| Default::default()).collect();
+
+        for millis in 0..5_000 {
+            let now = start + Duration::from_millis(millis);
+            for (turns, passed) in &mut holders {
+                let budgets = [(Scope::Tenant, 0, Some(&budget)), (Scope::Campaign, 0, None)];
+                *passed += u32::from(turns.acquire(&budgets, What::Messages, now).is_ok());
+            }
+        }
+
+        let passed: Vec<u32> = holders.iter().map(|(_, passed)| *passed).collect();
+        let all: u32 = passed.iter().sum();
+        assert!((475..=505).contains(&all), "{passed:?}");
+        assert!(passed.iter().max().unwrap() - passed.iter().min().unwrap() <= 6, "{passed:?}");
     }
 
     #[test]

@@ -16,8 +16,6 @@ pub struct Rate {
     tolerance: u64,
     /// Theoretical arrival time in nanoseconds since `origin`; written by commit and refund.
     arrival: AtomicU64,
-    /// The last time that was given to somebody who waits, in nanoseconds since `origin`; written by [`Rate::claim`].
-    claimed: AtomicU64,
 }
 
 impl Rate {
@@ -27,7 +25,7 @@ impl Rate {
     /// `origin` is any time not after the first use.
     pub fn new(count: u32, per: Duration, origin: Instant) -> Self {
         let (interval, tolerance) = pace(count, per);
-        Self { origin, interval, tolerance, arrival: AtomicU64::new(0), claimed: AtomicU64::new(0) }
+        Self { origin, interval, tolerance, arrival: AtomicU64::new(0) }
     }
 
     /// Goes on as `count` per `per`. What is owed now stays owed, in units: they count at the new pace.
@@ -64,16 +62,19 @@ impl Rate {
         let _ = self.arrival.fetch_update(Ordering::AcqRel, Ordering::Relaxed, back);
     }
 
-    /// A time for one of several that wait for this rate: theirs are as far apart as its units, so each finds room when it
-    /// comes back, in the order in which they asked.
-    pub fn claim(&self, now: Instant) -> Instant {
-        let earliest = match self.look(1, now) {
-            Ok(()) => self.since_origin(now),
-            Err(until) => self.since_origin(until),
-        };
-        let next = |claimed: u64| claimed.saturating_add(self.interval).max(earliest);
-        let before = self.claimed.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |claimed| Some(next(claimed)));
-        self.origin + Duration::from_nanos(next(before.unwrap_or_else(|claimed| claimed)))
+    /// Takes `units` ahead of time, for one of several that wait for this rate; they may pass at the time that is told. So each
+    /// has its turn, in the order in which they asked.
+    pub fn reserve(&self, units: u32, now: Instant) -> Instant {
+        let (now, cost) = (self.since_origin(now), self.interval.saturating_mul(u64::from(units)));
+        let next = |arrival: u64| arrival.max(now).saturating_add(cost).min(u64::MAX >> 2);
+        let before = self.arrival.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |arrival| Some(next(arrival)));
+        let due = next(before.unwrap_or_else(|arrival| arrival)).saturating_sub(self.tolerance.max(cost));
+        self.origin + Duration::from_nanos(due.max(now))
+    }
+
+    /// Units that are worth a turn of their own: those of ten milliseconds, one at least.
+    pub fn turn(&self) -> u32 {
+        u32::try_from(TURN / self.interval).unwrap_or(u32::MAX).max(1)
     }
 
     /// Lets `units` pass, whether or not there is room: what is too much is owed, and nothing passes until it is paid.
@@ -129,6 +130,8 @@ impl Rate {
 const BURST: Duration = Duration::from_millis(500);
 /// Which part of a period a burst may be.
 const PART: u32 = 20;
+/// Ten milliseconds: so often somebody who waits is woken at most.
+const TURN: u64 = 10_000_000;
 
 /// Nanoseconds between two units, and how far they may run ahead. With a burst, units are a little further apart than
 /// `per / count`: else the burst would come on top of the count.
@@ -188,15 +191,16 @@ mod tests {
     }
 
     #[test]
-    fn those_that_wait_come_back_one_by_one() {
+    fn those_that_wait_are_told_times_of_their_own() {
         let origin = Instant::now();
         let rate = Rate::new(60, Duration::from_secs(60), origin);
         assert_eq!(rate.commit(1, origin), Ok(()));
 
-        let times: Vec<Instant> = (0..3).map(|_| rate.claim(origin)).collect();
+        let times: Vec<Instant> = (0..3).map(|_| rate.reserve(1, origin)).collect();
 
         assert_eq!(times, [1, 2, 3].map(|seconds| origin + Duration::from_secs(seconds)));
-        assert!(times.iter().all(|time| rate.commit(1, *time).is_ok()));
+        assert_eq!(rate.look(1, origin), Err(origin + Duration::from_secs(4)));
+        assert_eq!((rate.turn(), Rate::new(10_000, Duration::from_secs(1), origin).turn() / 10), (1, 9));
     }
 
     #[test]

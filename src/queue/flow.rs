@@ -269,6 +269,7 @@ mod tests {
     use super::super::purse::{Empty, Purses};
     use super::super::rules::{Ceiling, Name, Rule, Subject};
     use super::*;
+    use crate::limit::budget::Turns;
 
     fn acme(tenants: &Tenants) -> Arc<Tenant> {
         let settings = Arc::new(Settings::default());
@@ -310,13 +311,14 @@ mod tests {
         let flow = |lane, now| tenant.flow((lane, "spring", None), &rules, &tenants.hasher, now);
         let (bulk, urgent) = (flow(Lane::Bulk, now), flow(Lane::Urgent, now));
         let mut purses = Purses::default();
+        let mut take = |flow: &Arc<Flow>| purses.take(flow, &mut Turns::default(), now);
 
-        assert_eq!(purses.take(&bulk, now), Ok(usize::MAX));
-        let until = now + Duration::from_secs(60);
-        assert_eq!(purses.take(&urgent, now), Err(Empty::Campaign(until)));
+        assert_eq!(take(&bulk), Ok(usize::MAX));
+        let minute = Duration::from_secs(60);
+        assert_eq!(take(&urgent), Err(Empty::Campaign(now + minute)));
 
         drop((bulk, urgent));
         tenants.sweep(now);
-        assert_eq!(purses.take(&flow(Lane::Normal, now), now), Err(Empty::Campaign(until + Duration::from_secs(60))));
+        assert_eq!(take(&flow(Lane::Normal, now)), Err(Empty::Campaign(now + minute * 2)), "after the turn that was taken");
     }
 }

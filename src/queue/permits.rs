@@ -66,10 +66,29 @@ impl SiteState {
     }
 
     /// Takes a message's permits. A refusal tells when to ask again.
-    pub fn admit(&self, context: &Context<'_>, source: u16) -> Result<(), Refused> {
+    pub fn admit(&mut self, context: &Context<'_>, source: u16) -> Result<(), Refused> {
         let shared = Shared::load(&context.engine.gates, source);
-        let budgets = self.budgets(&shared, source);
-        budget::acquire(&budgets, What::Messages, context.now).map_err(|refused| queued(&shared, refused, context.now))
+        self.admit_with(&shared, source, context.now)
+    }
+
+    /// At the site's own budgets its paths wait in one order; at those that sites share, the site takes a turn ahead of time.
+    fn admit_with(&mut self, shared: &Shared, source: u16, now: Instant) -> Result<(), Refused> {
+        let own = [
+            (Scope::SourceSite, self.origin(source).and_then(|origin| origin.budget.as_deref())),
+            (Scope::Site, self.budget.as_deref()),
+        ];
+        budget::acquire(&own, What::Messages, now)?;
+        let of_source = shared.of(Scope::Source);
+        let everything = shared.of(Scope::Global);
+        if of_source.is_none() && everything.is_none() {
+            return Ok(());
+        }
+        let budgets = [(Scope::Source, usize::from(source), of_source), (Scope::Global, 0, everything)];
+        let taken = self.turns.acquire(&budgets, What::Messages, now);
+        taken.inspect_err(|_| {
+            let own = [self.origin(source).and_then(|origin| origin.budget.as_deref()), self.budget.as_deref()];
+            own.into_iter().flatten().for_each(|budget| budget.refund(What::Messages));
+        })
     }
 
     /// Gives back what [`SiteState::admit`] took.
@@ -97,17 +116,14 @@ impl SiteState {
     pub fn acquire(&mut self, context: &Context<'_>, source: u16) -> Result<(), Refusal> {
         self.ensure_origin(context, source);
         let shared = Shared::load(&context.engine.gates, source);
-        let budgets = self.budgets(&shared, source);
-        let take = |what| {
-            budget::acquire(&budgets, what, context.now).map_err(|refused| {
-                let Refused { scope, spent } = queued(&shared, refused, context.now);
-                Refusal { scope, what, until: Some(spent.until) }
-            })
-        };
+        let refusal =
+            |what| move |Refused { scope, spent }: Refused| Refusal { scope, what, until: Some(spent.until) };
         // Places first: they are what is refused most, and nothing is consumed by looking at them.
         permit::acquire(&self.windows(context, source), context.now)?;
-        let taken = take(What::Openings).and_then(|()| {
-            take(What::Messages).inspect_err(|_| budget::refund(&budgets, What::Openings))
+        let opened = budget::acquire(&self.budgets(&shared, source), What::Openings, context.now);
+        let taken = opened.map_err(refusal(What::Openings)).and_then(|()| {
+            let admitted = self.admit_with(&shared, source, context.now).map_err(refusal(What::Messages));
+            admitted.inspect_err(|_| budget::refund(&self.budgets(&shared, source), What::Openings))
         });
         taken.inspect_err(|_| permit::release(&self.windows(context, source)))
     }
@@ -152,13 +168,4 @@ impl SiteState {
         let most = context.take.most.min(of_origin).min(left);
         (most > 0).then_some(Take { most, ..context.take })
     }
-}
-
-/// Who waits for a budget that sites share is told a time of its own.
-fn queued(shared: &Shared, refused: Refused, now: Instant) -> Refused {
-    let Refused { scope, mut spent } = refused;
-    if let Some(budget) = shared.of(scope) {
-        spent.until = budget.claim(spent, now);
-    }
-    Refused { scope, spent }
 }

@@ -1,13 +1,13 @@
 //! Purses: budgets of tenants and campaigns, and of tenants at one site.
 //!
-//! Whose is empty leaves the order of every path until its time; each path finds that out once, and is told a time of its
-//! own to look again ([`Budget::claim`]).
+//! Whose is empty leaves the order of every path until its time; each path finds that out once, and takes a turn ahead of
+//! time ([`Turns`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::limit::budget::{self, Budget, Refused};
+use crate::limit::budget::{Budget, Refused, Turns};
 use crate::limit::permit::{Scope, What};
 
 use super::flow::{Flow, Tenant};
@@ -102,8 +102,9 @@ impl Purses {
         self.by_tenant.iter().filter_map(|(tenant, purse)| Some((*tenant, purse.as_ref()?)))
     }
 
-    /// Takes a message of `flow` out of every purse, or out of none; tells how many recipients it may have at most.
-    pub fn take(&mut self, flow: &Flow, now: Instant) -> Result<usize, Empty> {
+    /// Takes a message of `flow` out of every purse, or out of none; tells how many recipients it may have at most. `turns` are
+    /// those of its tenant and its campaigns at one path.
+    pub fn take(&mut self, flow: &Arc<Flow>, turns: &mut Turns, now: Instant) -> Result<usize, Empty> {
         self.ensure(&flow.tenant, now);
         let (tenant, campaign) = (flow.tenant.purse.load(), flow.purse.load());
         let here = self.of(flow.tenant.key);
@@ -111,15 +112,15 @@ impl Purses {
             return Ok(usize::MAX);
         }
         let purses = [here, tenant.as_deref(), campaign.as_deref()];
-        let scopes = [Scope::TenantSite, Scope::Tenant, Scope::Campaign];
-        let budgets: [(Scope, Option<&Budget>); 3] =
-            std::array::from_fn(|at| (scopes[at], purses[at].and_then(|purse| purse.budget.as_ref())));
-        budget::acquire(&budgets, What::Messages, now).map_err(|Refused { scope, spent }| {
-            let refused = budgets.iter().find(|(own, _)| *own == scope).and_then(|(_, budget)| *budget);
-            // Only this site's paths wait for a tenant at this site.
-            let claim = |budget: &Budget| if scope == Scope::TenantSite { spent.until } else { budget.claim(spent, now) };
-            let until = refused.map_or(spent.until, claim);
-            if scope == Scope::Campaign { Empty::Campaign(until) } else { Empty::Tenant(until) }
+        let [here, everywhere, of_campaign] = purses.map(|purse| purse.and_then(|purse| purse.budget.as_ref()));
+        let budgets = [
+            (Scope::TenantSite, 0, here),
+            (Scope::Tenant, 0, everywhere),
+            (Scope::Campaign, flow.key(), of_campaign),
+        ];
+        turns.acquire(&budgets, What::Messages, now).map_err(|Refused { scope, spent }| match scope {
+            Scope::Campaign => Empty::Campaign(spent.until),
+            _ => Empty::Tenant(spent.until),
         })?;
         Ok(purses.into_iter().flatten().filter_map(|purse| purse.most).min().unwrap_or(usize::MAX))
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::clock::UnixTime;
+use crate::limit::budget::Turns;
 use crate::limit::fair::{Fair, Standing};
 use crate::message::Lane;
 
@@ -51,6 +52,8 @@ struct TenantPart {
     len: usize,
     /// Its purse is empty. Else it may be away because all its campaigns are.
     is_away: bool,
+    /// Its turns at purses that others share.
+    turns: Turns,
 }
 
 #[derive(Debug, Default)]
@@ -142,7 +145,7 @@ impl Ready {
         let tenant = self.tenants.child(flow.tenant.key, flow.tenant.weight(), now, || {
             let account = account();
             account.fetch_max(now, Ordering::Relaxed);
-            TenantPart { tenant: flow.tenant.clone(), account, lanes: Fair::default(), len: 0, is_away: false }
+            TenantPart { tenant: flow.tenant.clone(), account, lanes: Fair::default(), len: 0, is_away: false, turns: Turns::default() }
         });
         let lane = tenant.lanes.child(lane_key(flow.lane), weight(flow.lane), 0, LanePart::default);
         lane.campaigns.child(flow.key(), 1, 0, Line::default).push(entry);
@@ -189,8 +192,9 @@ impl Ready {
         self.away.as_ref()?.peek().map(|Reverse((until, _))| *until)
     }
 
-    /// Everyone stands in the orders again: purses have changed.
+    /// Everyone stands in the orders again, and no turn that was taken ahead of time counts: purses have changed.
     pub fn recall_all(&mut self) {
+        self.tenants.items_mut().for_each(|tenant| tenant.turns = Turns::default());
         if let Some(away) = &mut self.away
             && let Some(last) = away.iter().map(|Reverse((until, _))| *until).max()
         {
@@ -316,7 +320,7 @@ impl TenantPart {
         while let Some(lane_place) = self.lanes.next(lane_standing) {
             let Some(lane) = self.lanes.item(lane_place) else { return Vec::new() };
             let before = expired.len();
-            match lane.pop(take, purses, expired, away) {
+            match lane.pop(take, (purses, &mut self.turns), expired, away) {
                 Ok(batch) => {
                     lane.len = lane.len.saturating_sub(batch.len() + expired.len() - before);
                     self.lanes.charge(lane_place, batch.len());
@@ -339,14 +343,14 @@ impl LanePart {
     fn pop(
         &mut self,
         take: Take,
-        purses: &mut Purses,
+        (purses, turns): (&mut Purses, &mut Turns),
         expired: &mut Vec<Entry>,
         away: &mut Absent,
     ) -> Result<Vec<Entry>, Option<Instant>> {
         while let Some(place) = self.campaigns.next(line_standing) {
             let Some(line) = self.campaigns.item(place) else { break };
             let Some(flow) = line.front().map(|first| first.flow.clone()) else { break };
-            let most = match purses.take(&flow, take.now) {
+            let most = match purses.take(&flow, turns, take.now) {
                 Ok(most) => most.min(take.most),
                 Err(Empty::Tenant(until)) => return Err(Some(until)),
                 Err(Empty::Campaign(until)) => {

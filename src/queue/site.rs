@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::dns::Plan;
-use crate::limit::budget::Budget;
+use crate::limit::budget::{Budget, Turns};
 use crate::limit::window::Window;
 use crate::message::Report;
 use crate::metrics::bounded::Place;
@@ -93,6 +93,8 @@ pub(super) struct SiteState {
     pub idle: usize,
     /// What the site is sent in time.
     pub budget: Option<Box<Budget>>,
+    /// The site's turns at rates that sites share.
+    pub turns: Turns,
     /// Sources that it is sent to from, by their index.
     pub origins: Vec<Origin>,
     /// What tenants may send to it.
@@ -178,6 +180,7 @@ impl SiteState {
             ending: 0,
             idle: 0,
             budget,
+            turns: Turns::default(),
             origins: Vec::new(),
             purses,
             alarms: BinaryHeap::new(),

@@ -94,7 +94,7 @@ async fn a_campaign_is_held_to_its_rate_over_all_lanes_and_does_not_hold_up_its_
 #[tokio::test(start_paused = true)]
 async fn a_tenant_at_a_site_is_limited_there_alone() {
     // The site of d1.test.
-    let rule = Subject::TenantSite(Name::Any, Name::new("127.0.1.1"));
+    let rule = Subject::TenantSite(Name::Any, Name::new("127.0.1.1:2525"));
     let stage = Stage::in_runtime_time(rules(&[(rule, per_second(4))]));
     for tenant in ["a", "b"] {
         for to in ["a@d1.test", "a@d2.test"] {
@@ -135,7 +135,7 @@ async fn many_sites_take_turns_at_the_rate_of_everything_and_of_their_source() {
         let done = stage.done().len();
         assert!((185..=200).contains(&done), "{done} by source: {by_source}");
         let served = (0..50).filter(|n| done_at(&stage, &format!("d{n}.test")) > 0).count();
-        assert!(served >= 25, "{served} of 50 sites have had a turn; by source: {by_source}");
+        assert!(served >= 45, "{served} of 50 sites have had a turn; by source: {by_source}");
         tokio::time::sleep(Duration::from_millis(2_500)).await;
         assert_eq!(stage.done().len(), 400, "by source: {by_source}");
     }
