@@ -537,3 +537,18 @@ async fn an_order_whose_time_ends_while_the_daemon_is_down_is_over_at_the_start_
         .collect();
     assert_eq!(told, [("1", "hold"), ("1", "over"), ("2", "hold"), ("2", "over")]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_is_done_does_not_come_back_at_the_next_start() {
+    let mut running = Running::start().await;
+    for _ in 0..2 {
+        running.submit("news@shop.test", "a@x.stuck.test", "spring");
+    }
+    running.ok(&["queue", "delete", "--domain", "x.stuck.test", "--source", "usual", "--yes"]).await;
+
+    running.stop().await;
+
+    let stored = std::fs::read(running.folder.path().join("spool/state/orders")).unwrap();
+    let stored = String::from_utf8_lossy(&stored);
+    assert!(stored.contains("orders") && !stored.contains("delete"), "{stored}");
+}

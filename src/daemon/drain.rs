@@ -77,6 +77,8 @@ impl Daemon {
                 "DSNs were not stored in time; what they report will be tried again"
             );
         }
+        let queue = self.queue.clone();
+        let _ = tokio::task::spawn_blocking(move || queue.forget_done_orders()).await;
         self.spool.close().await;
         let journal = self.journal.clone();
         let closed = tokio::task::spawn_blocking(move || journal.close());

@@ -225,6 +225,11 @@ impl Queue {
         self.engine.in_flight.load(Ordering::Acquire)
     }
 
+    /// The last thing before the spool is closed: orders that are done are not found by the next start. Blocks on the disk.
+    pub fn forget_done_orders(&self) {
+        self.engine.forget_done_orders();
+    }
+
     /// Goes by other settings from now on, without cutting a connection. With `planner`, every domain is looked up anew. Takes
     /// many short locks and time in proportion to what is ready.
     pub fn apply(&self, settings: Settings, planner: Option<Arc<Planner>>) {

@@ -226,6 +226,20 @@ impl Engine {
         self.save_orders();
     }
 
+    /// Has orders that are done leave the file as soon as what they did is on stable storage. The next start would go by them
+    /// again, and then nobody knows where a recipient has been tried: an order about a source would end what it never was
+    /// about. Blocks on the disk.
+    pub fn forget_done_orders(&self) {
+        let done = self.orders.book.done();
+        // DSNs of recipients that they gave up are stored with their outcomes.
+        if done.is_empty() || self.storing.lock().iter().next().is_some() || !self.spool.sync_blocking() {
+            return;
+        }
+        if let Err(error) = self.orders.book.forget(&done) {
+            tracing::warn!(%error, "the end of an order cannot be stored; a restart now would go by it again");
+        }
+    }
+
     /// So that the next start does not find orders that have ended. Until it succeeds they are told again there.
     pub fn save_orders(&self) {
         if let Err(error) = self.orders.book.save() {

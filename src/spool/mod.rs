@@ -183,6 +183,11 @@ impl Spool {
         self.inner.finish(id, events, None);
     }
 
+    /// Waits until everything recorded so far is synced; whether it is. Blocks on the disk.
+    pub fn sync_blocking(&self) -> bool {
+        self.inner.writer.sync_blocking().is_ok()
+    }
+
     /// What is left to do for a message, with the address of an attempt that has no outcome yet; nothing if it is finished.
     pub fn pending(&self, id: MessageId) -> Vec<Pending> {
         self.inner.map.shard(id).pending(id)

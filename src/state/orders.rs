@@ -21,7 +21,7 @@ use super::order::{Action, Order, OrderId, Selection, SelectionError};
 const MOST: usize = 1_000;
 /// Orders that end mail once and are not done yet, for the same reason.
 const MOST_ONCE: usize = 1_000;
-/// How many seconds an order that is done stays in the file, for a start after a crash: what it did is synced long before.
+/// How many seconds an order that is done stays in the file at most, for a start after a crash.
 const KEPT_SECONDS: u32 = 60;
 /// Such orders in the file, which is written with each order. To store as many takes longer than the log waits to sync.
 const MOST_KEPT: usize = 100;
@@ -226,7 +226,7 @@ impl Orders {
         Ok(Some(ended))
     }
 
-    /// Ends orders that are done. They stay in the file for a minute at least.
+    /// Ends orders that are done. They stay in the file until [`Orders::forget`], at most a minute and the last hundred of them.
     pub fn finish(&self, ids: &[OrderId], now: UnixTime) {
         let mut book = self.shared.book.lock();
         let (done, after): (Vec<_>, Vec<_>) =
@@ -245,6 +245,18 @@ impl Orders {
         let (over, after): (Vec<_>, Vec<_>) = self.standing().iter().cloned().partition(|order| order.is_over(now));
         *self.shared.standing.write() = after.into();
         over
+    }
+
+    /// Orders that are done and in the file all the same, so that a start after a crash does them again.
+    pub fn done(&self) -> Vec<OrderId> {
+        self.shared.book.lock().done.iter().map(|(_, order)| order.id).collect()
+    }
+
+    /// What these orders did is on stable storage: they leave the file. Blocks on the disk.
+    pub fn forget(&self, done: &[OrderId]) -> io::Result<()> {
+        let mut book = self.shared.book.lock();
+        book.done.retain(|(_, order)| !done.contains(&order.id));
+        self.store(book.next, &book, &self.standing())
     }
 
     /// Writes what stands now. Blocks on the disk.
@@ -366,8 +378,11 @@ mod tests {
         orders.place(request(Action::Suspend, None), NOW, BEFORE).unwrap();
         assert_eq!((ids(&orders), after_crash(NOW)), (vec![2], vec![1, 2]));
 
+        orders.forget(&orders.done()).unwrap();
+        assert_eq!((ids(&orders), after_crash(NOW)), (vec![2], vec![2]));
+        orders.finish(&[OrderId(2)], NOW);
         orders.place(request(Action::Suspend, None), UnixTime(1_061), BEFORE).unwrap();
-        assert_eq!((ids(&orders), after_crash(NOW)), (vec![2, 3], vec![2, 3]));
+        assert_eq!((ids(&orders), after_crash(NOW)), (vec![3], vec![3]));
     }
 
     #[test]

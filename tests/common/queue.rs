@@ -311,7 +311,11 @@ impl Stage {
             for path in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
                 if path.is_dir() {
                     directories.push(path);
-                } else if let Some(at) = std::fs::read(&path).unwrap().windows(from.len()).position(|w| w == from) {
+                    continue;
+                }
+                // One that is made ahead may have got another name meanwhile.
+                let Ok(octets) = std::fs::read(&path) else { continue };
+                if let Some(at) = octets.windows(from.len()).position(|w| w == from) {
                     let file = std::fs::File::options().write(true).open(&path).unwrap();
                     std::os::unix::fs::FileExt::write_all_at(&file, to, at as u64).unwrap();
                 }
