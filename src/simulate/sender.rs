@@ -168,7 +168,7 @@ impl<'a> Sender<'a> {
         let Some(Some(connection)) = self.connections.get(place) else { return };
         let took = Duration::from_nanos(self.now - connection.began);
         self.opening -= 1;
-        let (others, at) = (self.open + self.opening, self.at());
+        let (others, at) = (self.open, self.at());
         self.open += 1;
         if let Some(controller) = self.hand.controller() {
             let changes = controller.opened(others, took, at);

@@ -17,6 +17,8 @@ const SLOW: f64 = 1.6;
 const GAIN: f64 = 1.05;
 /// The receiver may not know yet that a connection has ended.
 const ENDING: Time = 2 * SECOND;
+/// which explains one refusal in so long.
+const EXCUSED: Time = MINUTE;
 
 /// What the last ticks saw.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,8 @@ pub(super) struct Connections {
     step: Option<(u32, f32)>,
     /// When a connection ended last.
     pub ended: Time,
+    /// When a refusal was last put down to one that had just ended.
+    excused: Time,
     /// No new connection before this: even the first was refused.
     pub open_after: Time,
     /// First connections refused in a row.
@@ -61,6 +65,7 @@ impl Connections {
             base: 0.0,
             step: None,
             ended: 0,
+            excused: 0,
             open_after: 0,
             alone: 0,
         }
@@ -78,8 +83,9 @@ impl Connections {
             self.pause(now);
         }
         let found = others.max(1);
-        if found < self.limit && found + 1 >= self.hat && self.hat != 0 && now.saturating_sub(self.ended) < ENDING {
-            self.ended = 0;
+        let has_ended = now.saturating_sub(self.ended) < ENDING;
+        if has_ended && found + 1 == self.hat && now.saturating_sub(self.excused) > EXCUSED {
+            self.excused = now;
             self.open_after = now + SECOND;
             return;
         }
@@ -108,7 +114,7 @@ impl Connections {
         self.alone = self.alone.saturating_add(1);
     }
 
-    /// A connection is open, beside `others`.
+    /// A connection is open, beside `others` that are.
     pub fn opened(&mut self, others: u32, now: Time, out: &mut Changes) {
         self.alone = 0;
         if self.hat != 0 && others + 1 > self.hat {

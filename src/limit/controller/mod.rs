@@ -316,7 +316,7 @@ impl Controller {
         self.busy.get_or_insert_with(|| Box::new(Busy::new(time)));
     }
 
-    /// A connection is open after `took`, beside `others`.
+    /// A connection is open after `took`, beside `others` that are open too.
     pub fn opened(&mut self, others: u32, took: Duration, now: Instant) -> Changes {
         let mut out = Changes::new();
         if let Some(busy) = &mut self.busy {
