@@ -1,5 +1,6 @@
 //! What is known of a path only while it works: counts of the last minute and averages.
 
+use super::connections::narrow;
 use super::counts::Counts;
 use super::time::{MINUTE, Time, nanos};
 use std::time::Duration;
@@ -9,8 +10,16 @@ pub(super) const QUIET: Time = 2 * MINUTE;
 /// Weight of the newest tick in averages.
 const NEW: f64 = 0.3;
 /// A reply that says nothing is taken for a refusal when such replies are clearly more frequent than usual: the sum of
-/// the logarithms of how much likelier each reply is then. e^7 is about one false alarm in a thousand messages of noise.
-const ALARM: f32 = 7.0;
+/// the logarithms of how much likelier each reply is then. e^8 is about one false alarm in some thousand messages of noise.
+const ALARM: f32 = 8.0;
+/// Where the rate had held, nothing is expected.
+const HOLD_ALARM: f32 = 12.0;
+/// The same of a receiver that says it when it refuses.
+const FAR_ALARM: f32 = 30.0;
+/// What is usual before anything was seen: one in fifty, with the weight of so many replies,
+const PRIOR: [f32; 2] = [0.5, 25.0];
+/// and so many are remembered.
+const MEMORY: f32 = 2000.0;
 
 /// Counts and averages.
 #[derive(Debug)]
@@ -38,6 +47,8 @@ pub(super) struct Busy {
     pub idle_share: f64,
     /// Share of replies that say nothing, as usual here.
     usual: f32,
+    /// Such replies, and all.
+    seen: [f32; 2],
     alarm: f32,
     /// Attempts to connect of the running minute, and those of them that timed out.
     pub tries: u16,
@@ -62,7 +73,8 @@ impl Busy {
             latency: 0.0,
             opening: 0.5,
             idle_share: 0.0,
-            usual: 0.02,
+            usual: PRIOR[0] / PRIOR[1],
+            seen: PRIOR,
             alarm: 0.0,
             tries: 0,
             timeouts: 0,
@@ -78,10 +90,16 @@ impl Busy {
     }
 
     /// A reply that says nothing; whether there are suddenly too many of them.
-    pub fn unknown(&mut self) -> bool {
+    pub fn unknown(&mut self, is_outspoken: bool, is_held: bool) -> bool {
         self.unknown += 1;
         self.alarm += (self.unusual() / self.usual).ln();
-        self.alarm >= ALARM
+        let most = if is_held { HOLD_ALARM } else { ALARM };
+        self.alarm >= if is_outspoken { FAR_ALARM } else { most }
+    }
+
+    /// Whether some replies since the last tick said nothing.
+    pub fn has_unknown(&self) -> bool {
+        self.unknown > 0
     }
 
     pub fn calm(&mut self) {
@@ -89,7 +107,7 @@ impl Busy {
     }
 
     fn unusual(&self) -> f32 {
-        (self.usual * 4.0).clamp(0.08, 0.9)
+        (self.usual * 4.0).clamp(0.08, 0.8)
     }
 
     /// A connection was opened.
@@ -108,7 +126,9 @@ impl Busy {
     }
 
     /// Ends a tick: averages are brought up to date and counts begin anew. Gives the mean latency of the tick.
-    pub fn turn(&mut self, now: Time) -> Option<f64> {
+    ///
+    /// What is usual is only learnt where `is_usual`: below a limit that held.
+    pub fn turn(&mut self, is_usual: bool, now: Time) -> Option<f64> {
         let all = self.replies + self.neutral + self.unknown;
         let mean = (self.replies > 0).then(|| super::time::seconds(self.latencies) / f64::from(self.replies));
         if let Some(mean) = mean {
@@ -117,11 +137,14 @@ impl Busy {
         if all > 0 {
             let share = f64::from(self.neutral + self.unknown) / f64::from(all);
             self.idle_share += NEW * f64::from(all.min(50)) / 50.0 * (share.min(0.5) - self.idle_share);
-            // Over some hundreds of replies.
-            let weight = f64::from(all.min(100)) / 1000.0;
-            self.usual += super::connections::narrow(weight * (f64::from(self.unknown) / f64::from(all)))
-                - super::connections::narrow(weight) * self.usual;
-            self.usual = self.usual.clamp(0.01, 0.5);
+        }
+        if all > 0 && is_usual {
+            let [unknown, replies] = &mut self.seen;
+            *unknown += narrow(f64::from(self.unknown));
+            *replies += narrow(f64::from(all));
+            let fade = (MEMORY / *replies).min(1.0);
+            (*unknown, *replies) = (*unknown * fade, *replies * fade);
+            self.usual = (*unknown / *replies).clamp(0.005, 0.5);
         }
         if now.saturating_sub(self.minute) >= MINUTE {
             (self.minute, self.tries, self.timeouts) = (now, 0, 0);

@@ -152,7 +152,7 @@ impl Connections {
             return;
         }
         let most = if self.hat == 0 { u32::MAX } else { self.hat.saturating_add(u32::from(is_probe)) };
-        let more = self.limit.saturating_add((self.limit / 4).max(1)).min(load.need).min(most);
+        let more = self.limit.saturating_add((self.limit / 2).max(1)).min(load.need).min(most);
         if more > self.limit {
             self.step = Some((self.limit, narrow(load.throughput)));
             let what = if is_probe { "one more is tried" } else { "work waits, and the rate needs more" };

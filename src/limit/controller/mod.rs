@@ -39,7 +39,7 @@ use connections::{Connections, Load};
 use gate::{Gate, Standing};
 use messages::Messages;
 use pace::Pace;
-use rate::{Rate, Taken};
+use rate::{Rate, Taken, Usage};
 use time::{DAY, Epoch, HOUR, MINUTE, SECOND, Time, nanos, seconds};
 
 pub use change::{Cause, Change, Changes, Wait, What};
@@ -58,6 +58,8 @@ const LONGEST_REST: Time = 4 * HOUR;
 const USED: f64 = 0.85;
 /// Below this it is something else that does.
 const SHORT: f64 = 0.9;
+/// Refusals in a row below a rate that was just measured.
+const MINDS_BURSTS: u8 = 3;
 /// Longer replies are cut for reasons.
 const REPLY: usize = 160;
 
@@ -81,6 +83,8 @@ pub struct Controller {
     /// Paces new connections.
     openings: Pace,
     in_flight: u32,
+    /// When the receiver refuses, it says so, or closes the connection: other replies are about something else.
+    is_outspoken: bool,
     /// State of the pauses' jitter.
     seed: u32,
     /// The reply that the learnt rate comes from.
@@ -107,6 +111,7 @@ impl Controller {
             trips: 0,
             openings: Pace::default(),
             in_flight: 0,
+            is_outspoken: false,
             seed,
             reply: None,
             busy: None,
@@ -196,12 +201,19 @@ impl Controller {
                 }
             }
             Signal::Unknown => {
-                let is_alarm = busy.unknown();
-                if answer.is_closed || is_alarm || self.gate.is_trial(sent) {
+                let is_alarm = busy.unknown(self.is_outspoken, self.rate.phase == Phase::Hold);
+                self.is_outspoken |= answer.is_closed;
+                let is_trial = self.gate.is_trial(sent);
+                if answer.is_closed || is_alarm || is_trial && !self.is_outspoken {
                     self.throttled(answer, sent, now, &mut out);
+                } else if is_trial {
+                    self.gate_opened(now, &mut out);
                 }
             }
-            Signal::Rate => self.throttled(answer, sent, now, &mut out),
+            Signal::Rate => {
+                self.is_outspoken = true;
+                self.throttled(answer, sent, now, &mut out);
+            }
             Signal::MessagesPerConnection => {
                 self.messages.refused(answer.count, cut(answer.reply), now, &mut out);
                 self.gate.unsent();
@@ -247,6 +259,8 @@ impl Controller {
         } else {
             let reply = cut(answer.reply);
             self.rate.refused(taken, self.trips > 0, reply, now, out);
+            // A rate that is refused however low it is minds how it comes.
+            self.pace.is_tight |= self.rate.in_a_row >= MINDS_BURSTS;
             self.reply = Some(reply.into());
         }
         let factor = self.jitter();
@@ -369,7 +383,8 @@ impl Controller {
         let span = seconds(now.saturating_sub(busy.ticked)).max(0.1);
         let throughput = f64::from(busy.attempts) / span;
         let was_full = busy.was_full;
-        let latency = busy.turn(now);
+        let is_doubtful = busy.has_unknown() && !self.is_outspoken;
+        let latency = busy.turn(self.rate.phase != Phase::Probe, now);
         let taken = f64::from(busy.counts.of_last(60, now)) / 30.0;
         if now.saturating_sub(busy.sent) > QUIET && !is_waiting && self.in_flight == 0 {
             self.busy = None;
@@ -383,7 +398,7 @@ impl Controller {
         }
         let is_used = throughput >= USED * allowed;
         let reply = self.reply.as_deref().unwrap_or("-");
-        self.rate.tick(is_used, taken, reply, now, &mut out);
+        self.rate.tick(Usage { is_used, taken, is_doubtful }, reply, now, &mut out);
         let is_short = is_waiting && was_full && throughput < SHORT * allowed;
         let load = Load { is_short, throughput, latency, need: self.need() };
         self.connections.tick(load, now, &mut out);

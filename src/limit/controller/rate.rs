@@ -39,6 +39,8 @@ const GAP: Time = 2 * MINUTE;
 const LEAST_LONGEST_GAP: Time = 8 * MINUTE;
 const LONGEST_GAP: Time = 60 * MINUTE;
 const MESSAGES_A_PROBE: f64 = 1000.0;
+/// A limit that is so much away from what it was has moved.
+const MOVED: f64 = 0.15;
 /// Where a probe may cost a rest of half an hour.
 const WARY_GAP: Time = 120 * MINUTE;
 /// A refusal so soon after another tells the rate between them.
@@ -64,6 +66,17 @@ pub(super) struct Taken {
     pub of_clock: u32,
 }
 
+/// What the last ticks saw.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    /// The allowance was used up.
+    pub is_used: bool,
+    /// Messages that counted, a second, in the last half minute.
+    pub taken: f64,
+    /// Some replies may have been refusals that do not say so.
+    pub is_doubtful: bool,
+}
+
 /// The regulator.
 #[derive(Debug)]
 pub(super) struct Rate {
@@ -84,6 +97,10 @@ pub(super) struct Rate {
     pub taken: u32,
     /// The limit before the gate was shut.
     before: f64,
+    /// The limit when the gap was set last: probes that lead nowhere are made more and more seldom.
+    anchor: f64,
+    /// Refusals in a row below the limit that was measured by the one before.
+    pub in_a_row: u8,
 }
 
 impl Rate {
@@ -100,6 +117,8 @@ impl Rate {
             of_clock: 0,
             taken: 0,
             before: 0.0,
+            anchor: 0.0,
+            in_a_row: 0,
         }
     }
 
@@ -121,12 +140,13 @@ impl Rate {
                 return self.tell(from, format!("half of it, refused before anything was measured ({reply})"), out);
             }
             Phase::Start => {
-                (self.hat, self.step, self.gap) = (measured, CLIMB, GAP);
+                (self.hat, self.step) = (measured, CLIMB);
                 "taken in the minute before"
             }
             Phase::Probe => self.probe_refused(measured),
             Phase::Hold => self.hold_refused(measured, taken, now),
         };
+        self.space(from);
         if is_wary {
             (self.step, self.gap) = (self.step.min(LEAST_STEP), self.gap.max(WARY_GAP));
         }
@@ -142,25 +162,34 @@ impl Rate {
         (self.refused, self.of_clock, self.taken) = (now, taken.of_clock, 0);
     }
 
+    /// The time until the next probe after a refusal: short where the limit has just moved, else twice the one before.
+    fn space(&mut self, rate: f64) {
+        let longest = from_seconds(MESSAGES_A_PROBE / rate).clamp(LEAST_LONGEST_GAP, LONGEST_GAP);
+        let has_moved = (self.hat - self.anchor).abs() > MOVED * self.anchor;
+        if self.phase == Phase::Probe || has_moved {
+            self.gap = if has_moved { GAP } else { (self.gap * 2).min(longest) };
+            self.anchor = self.hat;
+        }
+    }
+
     fn probe_refused(&mut self, measured: f64) -> &'static str {
-        let longest = from_seconds(MESSAGES_A_PROBE / self.rate).clamp(LEAST_LONGEST_GAP, LONGEST_GAP);
         if self.step >= CLIMB {
             self.hat = measured.clamp(self.hat, self.rate);
-            (self.step, self.gap) = (STEP, GAP);
+            self.step = STEP;
             return "taken in the minute before";
         }
         self.hat = self.hat.min(measured);
         self.step = (self.step / 2.0).max(LEAST_STEP);
-        self.gap = (self.gap * 2).min(longest);
         "held, a probe above it was refused"
     }
 
     fn hold_refused(&mut self, measured: f64, taken: Taken, now: Time) -> &'static str {
         let old = self.hat;
         let span = now.saturating_sub(self.refused);
-        (self.step, self.gap) = (STEP, GAP);
+        self.step = STEP;
         let mut how = "after a refusal at a rate that had held";
         self.hat *= 0.9;
+        self.in_a_row = if span < RECENT { self.in_a_row.saturating_add(1) } else { 0 };
         if span < RECENT {
             let is_other_minute = now / MINUTE != self.refused / MINUTE;
             let near = taken.of_clock.abs_diff(self.of_clock) <= (taken.of_clock / 50).max(1);
@@ -217,8 +246,9 @@ impl Rate {
         self.next_probe = now + WARY_GAP;
     }
 
-    /// Looked at every ten seconds of work. `is_used`: the allowance was. `taken`: a second, in the last half minute.
-    pub fn tick(&mut self, is_used: bool, taken: f64, reply: &str, now: Time, out: &mut Changes) {
+    /// Looked at every ten seconds of work.
+    pub fn tick(&mut self, usage: Usage, reply: &str, now: Time, out: &mut Changes) {
+        let Usage { is_used, taken, is_doubtful } = usage;
         let (from, aim) = (self.rate, SHARE * self.hat);
         let age = now.saturating_sub(self.since);
         let how = match self.phase {
@@ -242,15 +272,28 @@ impl Rate {
             }
             Phase::Probe if age >= if self.step >= CLIMB { CLIMBED } else { HELD } => {
                 let held = self.rate;
+                if is_doubtful && taken < self.hat * (1.0 + f64::from(self.step) / 2.0) {
+                    return self.fruitless(from, now, out);
+                }
                 self.hat = held.min(1.02 * taken).max(self.hat);
                 self.step = (self.step * 2.0).min(LARGEST_STEP);
-                (self.gap, self.since) = (GAP, now);
+                self.since = now;
                 self.rate = self.hat * (1.0 + f64::from(self.step));
                 format!("the limit is higher: {} held, {:.0} % more is tried", PerMinute(held), self.step * 100.0)
             }
             _ => return,
         };
         self.tell(from, how, out);
+    }
+
+    /// A probe after which no more is taken: what does not say so were refusals.
+    fn fruitless(&mut self, from: f64, now: Time, out: &mut Changes) {
+        self.step = (self.step / 2.0).max(LEAST_STEP);
+        self.space(from);
+        (self.phase, self.since) = (Phase::Hold, now);
+        self.rate = CAREFUL * self.hat;
+        self.next_probe = now + self.gap + SETTLE;
+        self.tell(from, format!("{CAREFUL} x {}, above which no more was taken", PerMinute(self.hat)), out);
     }
 
     fn tell(&self, from: f64, how: String, out: &mut Changes) {
