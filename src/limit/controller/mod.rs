@@ -396,7 +396,8 @@ impl Controller {
         if self.gate.is_shut() {
             return out;
         }
-        let is_used = throughput >= USED * allowed;
+        // Of few messages one may fall into the next tick.
+        let is_used = throughput + if is_waiting { 1.0 / span } else { 0.0 } >= USED * allowed;
         let reply = self.reply.as_deref().unwrap_or("-");
         self.rate.tick(Usage { is_used, taken, is_doubtful }, reply, now, &mut out);
         let is_short = is_waiting && was_full && throughput < SHORT * allowed;

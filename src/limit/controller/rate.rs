@@ -34,6 +34,8 @@ const CLIMB: f32 = 0.2;
 const HELD: Time = 70 * SECOND;
 /// A climb goes on sooner.
 const CLIMBED: Time = 30 * SECOND;
+/// The longest time that a step has to hold is four times that.
+const MOST_PATIENCE: u8 = 2;
 /// Before the first probe, and the bounds of its growth: a probe costs about one refusal, which a thousand messages pay.
 const GAP: Time = 2 * MINUTE;
 const LEAST_LONGEST_GAP: Time = 8 * MINUTE;
@@ -99,6 +101,10 @@ pub(super) struct Rate {
     before: f64,
     /// The limit when the gap was set last: probes that lead nowhere are made more and more seldom.
     anchor: f64,
+    /// How often in a row a probe held that was refused later: a bucket paid for it. Probes last longer then.
+    patience: u8,
+    /// A probe held since the last refusal.
+    has_held: bool,
     /// Refusals in a row below the limit that was measured by the one before.
     pub in_a_row: u8,
 }
@@ -118,6 +124,8 @@ impl Rate {
             taken: 0,
             before: 0.0,
             anchor: 0.0,
+            patience: 0,
+            has_held: false,
             in_a_row: 0,
         }
     }
@@ -166,6 +174,12 @@ impl Rate {
     fn space(&mut self, rate: f64) {
         let longest = from_seconds(MESSAGES_A_PROBE / rate).clamp(LEAST_LONGEST_GAP, LONGEST_GAP);
         let has_moved = (self.hat - self.anchor).abs() > MOVED * self.anchor;
+        if has_moved {
+            self.patience = 0;
+        } else if self.has_held {
+            self.patience = (self.patience + 1).min(MOST_PATIENCE);
+        }
+        self.has_held = false;
         if self.phase == Phase::Probe || has_moved {
             self.gap = if has_moved { GAP } else { (self.gap * 2).min(longest) };
             self.anchor = self.hat;
@@ -192,8 +206,9 @@ impl Rate {
         self.in_a_row = if span < RECENT { self.in_a_row.saturating_add(1) } else { 0 };
         if span < RECENT {
             let is_other_minute = now / MINUTE != self.refused / MINUTE;
-            let near = taken.of_clock.abs_diff(self.of_clock) <= (taken.of_clock / 50).max(1);
-            if is_other_minute && near && taken.of_clock >= 3 {
+            let near = taken.of_clock.abs_diff(self.of_clock) <= (taken.of_clock / 100).max(1);
+            let is_likely = taken.of_clock >= 15 && f64::from(taken.of_clock) / 60.0 > old / 2.0;
+            if is_other_minute && near && is_likely {
                 self.hat = f64::from(taken.of_clock) / 60.0;
                 how = "taken in each of two clock minutes";
             } else if span >= 8 * SECOND && self.taken >= 8 {
@@ -270,20 +285,25 @@ impl Rate {
                 self.since = self.since.max(now.saturating_sub(HELD / 2));
                 return;
             }
-            Phase::Probe if age >= if self.step >= CLIMB { CLIMBED } else { HELD } => {
+            Phase::Probe if age >= self.long_enough() => {
                 let held = self.rate;
                 if is_doubtful && taken < self.hat * (1.0 + f64::from(self.step) / 2.0) {
                     return self.fruitless(from, now, out);
                 }
                 self.hat = held.min(1.02 * taken).max(self.hat);
                 self.step = (self.step * 2.0).min(LARGEST_STEP);
-                self.since = now;
+                (self.since, self.has_held) = (now, true);
                 self.rate = self.hat * (1.0 + f64::from(self.step));
                 format!("the limit is higher: {} held, {:.0} % more is tried", PerMinute(held), self.step * 100.0)
             }
             _ => return,
         };
         self.tell(from, how, out);
+    }
+
+    /// How long a step has to hold.
+    fn long_enough(&self) -> Time {
+        if self.step >= CLIMB { CLIMBED << (self.patience / 2) } else { HELD << self.patience }
     }
 
     /// A probe after which no more is taken: what does not say so were refusals.
