@@ -9,6 +9,8 @@ use std::time::Duration;
 pub(super) const QUIET: Time = 2 * MINUTE;
 /// Weight of the newest tick in averages.
 const NEW: f64 = 0.3;
+/// However many replies do not count, attempts are at most four times what does.
+const MOST_IDLE: f64 = 0.75;
 /// A reply that says nothing is taken for a refusal when such replies are clearly more frequent than usual: the sum of
 /// the logarithms of how much likelier each reply is then. e^8 is about one false alarm in some thousand messages of noise.
 const ALARM: f32 = 8.0;
@@ -136,7 +138,7 @@ impl Busy {
         }
         if all > 0 {
             let share = f64::from(self.neutral + self.unknown) / f64::from(all);
-            self.idle_share += NEW * f64::from(all.min(50)) / 50.0 * (share.min(0.5) - self.idle_share);
+            self.idle_share += NEW * f64::from(all.min(50)) / 50.0 * (share.min(MOST_IDLE) - self.idle_share);
         }
         if all > 0 && is_usual {
             let [unknown, replies] = &mut self.seen;

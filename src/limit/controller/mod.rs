@@ -58,6 +58,8 @@ const LONGEST_REST: Time = 4 * HOUR;
 const USED: f64 = 0.85;
 /// Below this it is something else that does.
 const SHORT: f64 = 0.9;
+/// Where refusals are expensive, tries are counted over some minutes: the next one comes when this one is forgotten.
+const WARY_PAUSE: Time = 5 * MINUTE + 5 * SECOND;
 /// Refusals in a row below a rate that was just measured.
 const MINDS_BURSTS: u8 = 3;
 /// Longer replies are cut for reasons.
@@ -80,6 +82,8 @@ pub struct Controller {
     tripped: Time,
     /// How often in the last day; more than 0: refusals are expensive here.
     trips: u8,
+    /// Rests in a row that were too short.
+    rests: u8,
     /// Paces new connections.
     openings: Pace,
     in_flight: u32,
@@ -109,6 +113,7 @@ impl Controller {
             cap: Cap::default(),
             tripped: 0,
             trips: 0,
+            rests: 0,
             openings: Pace::default(),
             in_flight: 0,
             is_outspoken: false,
@@ -265,6 +270,9 @@ impl Controller {
         }
         let factor = self.jitter();
         self.gate.shut(now, factor);
+        if self.trips > 0 {
+            self.gate.until = self.gate.until.max(now + WARY_PAUSE);
+        }
         if let Some(rest) = answer.rest {
             self.gate.until = self.gate.until.max(now + nanos(rest));
         }
@@ -275,9 +283,11 @@ impl Controller {
         if self.gate.is_breaker && now < self.gate.until {
             return;
         }
-        self.trips = self.trips.saturating_add(1).min(8);
+        // A block that had ended is as long as the one before; one that had not is longer than thought.
+        self.rests = if self.gate.is_breaker { self.rests.saturating_add(1).min(8) } else { 0 };
+        self.trips = self.trips.saturating_add(1);
         self.tripped = now;
-        let usual = (REST << (self.trips - 1)).min(LONGEST_REST);
+        let usual = (REST << self.rests).min(LONGEST_REST);
         // Only ever longer: a try before its end may restart a block.
         let spread = time::from_seconds(seconds(usual) * (self.jitter() - 0.9) / 4.0);
         let rest = rest.map_or(usual, nanos).saturating_add(spread);
@@ -399,7 +409,8 @@ impl Controller {
         // Of few messages one may fall into the next tick.
         let is_used = throughput + if is_waiting { 1.0 / span } else { 0.0 } >= USED * allowed;
         let reply = self.reply.as_deref().unwrap_or("-");
-        self.rate.tick(Usage { is_used, taken, is_doubtful }, reply, now, &mut out);
+        let usage = Usage { is_used, taken, is_doubtful, is_wary: self.trips > 0 };
+        self.rate.tick(usage, reply, now, &mut out);
         let is_short = is_waiting && was_full && throughput < SHORT * allowed;
         let load = Load { is_short, throughput, latency, need: self.need() };
         self.connections.tick(load, now, &mut out);

@@ -12,7 +12,7 @@
 
 use super::change::{Change, Changes, PerMinute, What};
 use super::settings::LEAST_RATE;
-use super::time::{MINUTE, SECOND, Time, from_seconds, seconds};
+use super::time::{HOUR, MINUTE, SECOND, Time, from_seconds, seconds};
 
 /// A message a second is nothing that a receiver minds, and a hundred a second are reached within two minutes.
 const FIRST: f64 = 1.0;
@@ -44,7 +44,9 @@ const MESSAGES_A_PROBE: f64 = 1000.0;
 /// A limit that is so much away from what it was has moved.
 const MOVED: f64 = 0.15;
 /// Where a probe may cost a rest of half an hour.
-const WARY_GAP: Time = 120 * MINUTE;
+const WARY_GAP: Time = 2 * HOUR;
+/// The same after one that held.
+const WARY_HELD_GAP: Time = 30 * MINUTE;
 /// A refusal so soon after another tells the rate between them.
 const RECENT: Time = 3 * MINUTE;
 /// No count by the minute refuses for longer.
@@ -77,6 +79,8 @@ pub(super) struct Usage {
     pub taken: f64,
     /// Some replies may have been refusals that do not say so.
     pub is_doubtful: bool,
+    /// Refusals are expensive here.
+    pub is_wary: bool,
 }
 
 /// The regulator.
@@ -152,11 +156,12 @@ impl Rate {
                 "taken in the minute before"
             }
             Phase::Probe => self.probe_refused(measured),
+            Phase::Hold if is_wary => self.hold_refused_warily(taken),
             Phase::Hold => self.hold_refused(measured, taken, now),
         };
         self.space(from);
         if is_wary {
-            (self.step, self.gap) = (self.step.min(LEAST_STEP), self.gap.max(WARY_GAP));
+            (self.step, self.gap) = (LEAST_STEP, WARY_GAP);
         }
         self.hat = self.hat.max(LEAST_RATE);
         (self.phase, self.since, self.before) = (Phase::Hold, now, self.hat);
@@ -195,6 +200,13 @@ impl Rate {
         self.hat = self.hat.min(measured);
         self.step = (self.step / 2.0).max(LEAST_STEP);
         "held, a probe above it was refused"
+    }
+
+    /// Another refusal may cost half an hour: rather too low than too high.
+    fn hold_refused_warily(&mut self, taken: Taken) -> &'static str {
+        let of_clock = f64::from(taken.of_clock) / 60.0;
+        self.hat = of_clock.clamp(self.rate / 2.0, self.rate * 0.95);
+        "taken in this minute, and no more while refusals are expensive"
     }
 
     fn hold_refused(&mut self, measured: f64, taken: Taken, now: Time) -> &'static str {
@@ -263,7 +275,7 @@ impl Rate {
 
     /// Looked at every ten seconds of work.
     pub fn tick(&mut self, usage: Usage, reply: &str, now: Time, out: &mut Changes) {
-        let Usage { is_used, taken, is_doubtful } = usage;
+        let Usage { is_used, taken, is_doubtful, is_wary } = usage;
         let (from, aim) = (self.rate, SHARE * self.hat);
         let age = now.saturating_sub(self.since);
         let how = match self.phase {
@@ -293,6 +305,13 @@ impl Rate {
                 self.hat = held.min(1.02 * taken).max(self.hat);
                 self.step = (self.step * 2.0).min(LARGEST_STEP);
                 (self.since, self.has_held) = (now, true);
+                if is_wary {
+                    self.phase = Phase::Hold;
+                    self.next_probe = now + WARY_HELD_GAP;
+                    self.rate = SHARE * self.hat;
+                    let how = format!("{SHARE} x {} that held, refusals are expensive here", PerMinute(self.hat));
+                    return self.tell(from, how, out);
+                }
                 self.rate = self.hat * (1.0 + f64::from(self.step));
                 format!("the limit is higher: {} held, {:.0} % more is tried", PerMinute(held), self.step * 100.0)
             }
@@ -303,7 +322,14 @@ impl Rate {
 
     /// How long a step has to hold.
     fn long_enough(&self) -> Time {
-        if self.step >= CLIMB { CLIMBED << (self.patience / 2) } else { HELD << self.patience }
+        let is_beyond = self.hat > self.anchor * (1.0 + MOVED);
+        if self.step >= CLIMB && (is_beyond || self.patience == 0) {
+            CLIMBED
+        } else if self.step >= 2.0 * STEP {
+            HELD
+        } else {
+            HELD << self.patience
+        }
     }
 
     /// A probe after which no more is taken: what does not say so were refusals.
