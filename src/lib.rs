@@ -11,7 +11,7 @@
 //! 7. a message without unfinished recipients is dead, and its segment is deleted or compacted.
 //!
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
-//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`] → [`spool`], [`state`], [`dns`] →
+//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`], [`simulate`] → [`queue`] → [`spool`], [`state`], [`dns`] →
 //! [`bounce`], [`limit`], [`log`] → [`reply`], [`provider`] → [`journal`] → [`message`] → [`smtp`] → [`config::units`] →
 //! [`panics`] → [`clock`], [`metrics`], [`pulse`].
 
@@ -37,6 +37,7 @@ pub mod provider;
 pub mod pulse;
 pub mod queue;
 pub mod reply;
+pub mod simulate;
 pub mod smtp;
 pub mod spool;
 pub mod state;

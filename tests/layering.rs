@@ -8,7 +8,7 @@ const LAYERS: [&[&str]; 14] = [
     &["main", "cli"],
     &["daemon"],
     &["config"],
-    &["submission", "delivery", "admin", "demo"],
+    &["submission", "delivery", "admin", "demo", "simulate"],
     &["queue"],
     &["spool", "state", "dns"],
     &["bounce", "limit", "log"],

@@ -24,6 +24,7 @@ mod queue;
 mod reload;
 mod run;
 mod selection;
+mod simulate;
 mod site;
 mod sites;
 mod spool;
@@ -85,6 +86,8 @@ enum Command {
     Demo(demo::Demo),
     /// Measure this machine: a load, a sink, and a daemon between them
     Bench(bench::Bench),
+    /// Try the limits' controller against a simulated receiver, in no time
+    Simulate(simulate::Simulate),
     /// Print the script by which a shell completes the command's words
     Completions(completions::Completions),
     /// Print a manual page, or write all of them into a directory
@@ -142,6 +145,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Spool(command) => wait(command.execute()),
         Command::Demo(command) => command.execute(),
         Command::Bench(command) => command.execute(),
+        Command::Simulate(command) => command.execute(),
         Command::Completions(command) => command.execute(),
         Command::Man(command) => command.execute(),
     };

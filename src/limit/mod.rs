@@ -3,6 +3,7 @@
 //! Everything here is pure: time comes in as an `Instant`, nothing sleeps and nothing is spawned.
 
 pub mod budget;
+pub mod controller;
 pub mod fair;
 pub mod permit;
 pub mod rate;

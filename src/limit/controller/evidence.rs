@@ -1,0 +1,65 @@
+//! What a receiver said, as far as a limit is concerned.
+
+use std::time::Duration;
+
+/// What a reply says about our limits. Each regulator is fed by its own kind only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Signal {
+    /// 2yz: the message counts at the receiver.
+    Accepted,
+    /// About this message, its recipient or its content (a full mailbox, greylisting, spam): never moves a limit.
+    Neutral,
+    /// Too many messages in a time.
+    Rate,
+    /// Too many connections.
+    Connections,
+    /// Too many messages over this connection.
+    MessagesPerConnection,
+    /// We as such are refused: a block list, complaints.
+    Reputation,
+    /// 4yz that does not say what it is about.
+    Unknown,
+}
+
+/// A reply to a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// What it says.
+    pub signal: Signal,
+    /// The reply as received, for reasons: code, enhanced status code and text.
+    pub reply: &'a str,
+    /// The number of this message on its connection, the first being 1.
+    pub count: u32,
+    /// The receiver closed the connection with it.
+    pub is_closed: bool,
+    /// From the message's first command to this reply.
+    pub latency: Duration,
+    /// How long the receiver asks us to stay away, if the text or a rule says so.
+    pub rest: Option<Duration>,
+}
+
+/// Why a connection did not come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// Refused at the greeting because of the number of connections.
+    TooMany,
+    /// We as such are refused at the greeting.
+    Reputation,
+    /// Nobody answered in time.
+    Timeout,
+    /// Refused or reset by the network, or TLS failed.
+    Network,
+}
+
+/// A connection that did not come about.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused<'a> {
+    /// Why.
+    pub failure: Failure,
+    /// The reply or what the network said, for reasons.
+    pub reply: &'a str,
+    /// How many others were open or being opened at that moment.
+    pub others: u32,
+    /// How long it took to fail.
+    pub took: Duration,
+}

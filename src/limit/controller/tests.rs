@@ -1,0 +1,2 @@
+//! The controller as a whole.
+use super::*;

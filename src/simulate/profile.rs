@@ -1,0 +1,341 @@
+//! A simulated receiver's profile: a TOML file, read strictly, with errors that name file, key and allowed range.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::config::units::Span;
+
+/// A receiver and what is offered to it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// For people, and for exceptions in the configuration.
+    pub name: String,
+    /// How long the run is.
+    pub duration: Span,
+    /// Messages that a client that knows the limit would get accepted.
+    pub optimum: f64,
+    /// Messages a minute that come; 0: there is always work.
+    #[serde(default)]
+    pub demand_per_minute: f64,
+    /// The receiver.
+    pub receiver: Receiver,
+    /// Who the messages are of; none: one tenant.
+    #[serde(default, rename = "tenant")]
+    pub tenants: Vec<Tenant>,
+}
+
+/// What a receiver allows, and how it answers.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Receiver {
+    /// Messages a minute; 0: no limit.
+    pub rate_per_minute: f64,
+    /// How they are counted.
+    pub window: Window,
+    /// Tokens of a bucket; less than one is one.
+    pub burst: f64,
+    /// Connections at the same time; 0: no limit.
+    pub connections: u32,
+    /// Messages over one connection; 0: no limit.
+    pub messages_per_connection: u32,
+    /// Messages a clock hour; 0: no limit.
+    pub hourly_cap: u32,
+    /// A reply to a message takes this, 30 % more or less.
+    pub service_time: Span,
+    /// A connection is open after this.
+    pub setup_time: Span,
+    /// Messages that are worked on at the same time, others queue; 0: no limit.
+    pub workers: u32,
+    /// Connections beyond this time out; 0: none.
+    pub backlog: u32,
+    /// Share of attempts to connect that fail.
+    pub dead_hosts: f64,
+    /// Share of messages refused for a reason of their own.
+    pub noise: f64,
+    /// What those replies say.
+    pub noise_class: Noise,
+    /// So long the first tries of a message are refused.
+    pub greylist: Span,
+    /// Replies to what is over the limit do not say so.
+    pub opaque: bool,
+    /// Such replies close the connection.
+    pub close_on_throttle: bool,
+    /// When the rate changes, and to what.
+    pub steps: Vec<(Span, f64)>,
+    /// What becomes of those who try too often.
+    pub penalty: Option<Penalty>,
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Self {
+            rate_per_minute: 0.0,
+            window: Window::Sliding,
+            burst: 0.0,
+            connections: 0,
+            messages_per_connection: 0,
+            hourly_cap: 0,
+            service_time: Span(Duration::from_millis(150)),
+            setup_time: Span(Duration::from_millis(250)),
+            workers: 0,
+            backlog: 0,
+            dead_hosts: 0.0,
+            noise: 0.0,
+            noise_class: Noise::Mailbox,
+            greylist: Span::default(),
+            opaque: false,
+            close_on_throttle: true,
+            steps: Vec::new(),
+            penalty: None,
+        }
+    }
+}
+
+/// How messages a minute are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Window {
+    /// By the minute of the clock.
+    Fixed,
+    /// In the last 60 seconds.
+    Sliding,
+    /// By tokens that are refilled.
+    Bucket,
+}
+
+/// What replies to messages that are refused for a reason of their own say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Noise {
+    /// That a mailbox is full.
+    Mailbox,
+    /// Nothing.
+    Unknown,
+}
+
+/// More tries over the limit than this block the client.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Penalty {
+    /// So many are forgiven,
+    pub tries: u32,
+    /// within this.
+    #[serde(default = "Penalty::default_window")]
+    pub window: Span,
+    /// How long the block lasts.
+    #[serde(default = "Penalty::default_block")]
+    pub block: Span,
+    /// A try during it restarts it.
+    #[serde(default = "Penalty::default_extend")]
+    pub extend: bool,
+}
+
+impl Penalty {
+    const fn default_extend() -> bool {
+        true
+    }
+
+    const fn default_window() -> Span {
+        Span(Duration::from_secs(300))
+    }
+
+    const fn default_block() -> Span {
+        Span(Duration::from_secs(1800))
+    }
+}
+
+/// Whose messages some are. Tenants are not part of the receiver: they share what it allows.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenant {
+    /// For people.
+    pub name: String,
+    /// Its share beside the others.
+    #[serde(default = "Tenant::default_weight")]
+    pub weight: u32,
+    /// Messages a minute that come; 0: there is always work.
+    #[serde(default)]
+    pub demand_per_minute: f64,
+    /// The receiver refuses all of its messages for their content.
+    #[serde(default)]
+    pub is_refused: bool,
+}
+
+impl Tenant {
+    const fn default_weight() -> u32 {
+        1
+    }
+}
+
+/// Why a profile cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// The file cannot be read.
+    #[error("{}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Not TOML, an unknown or missing key, or a value of the wrong kind.
+    #[error("{}: {text}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message with its place.
+        text: String,
+    },
+    /// A value outside its range.
+    #[error("{}: {key}: {value} is out of range; allowed: {range}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key, in dotted form.
+        key: String,
+        /// What was found.
+        value: String,
+        /// What is allowed.
+        range: String,
+    },
+}
+
+/// A profile is no larger than this.
+const MOST: u64 = 1 << 20;
+/// A million a second is more than any receiver takes.
+const MOST_A_MINUTE: f64 = 60e6;
+const DAY: Span = Span(Duration::from_secs(86_400));
+
+impl Profile {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ProfileError> {
+        let text = read(path).map_err(|error| ProfileError::Read { path: path.to_owned(), error })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks the text of a file; `path` is for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ProfileError> {
+        let profile: Self = toml::from_str(text)
+            .map_err(|error| ProfileError::Syntax { path: path.to_owned(), text: explain(text, &error) })?;
+        let mut ranges = Ranges::default();
+        profile.check(&mut ranges);
+        match ranges.wrong {
+            None => Ok(profile),
+            Some((key, value, range)) => Err(ProfileError::Value { path: path.to_owned(), key, value, range }),
+        }
+    }
+
+    fn check(&self, ranges: &mut Ranges) {
+        let is_name = !self.name.trim().is_empty() && self.name.len() <= 200 && !self.name.contains(char::is_control);
+        ranges.unless(is_name, "name", format!("{:?}", self.name), "1 to 200 octets without control characters");
+        let (minute, week) = (Span(Duration::from_secs(60)), Span(Duration::from_secs(7 * 86_400)));
+        ranges.range("duration", self.duration, minute, week);
+        ranges.range("optimum", self.optimum, 1.0, 1e9);
+        ranges.range("demand_per_minute", self.demand_per_minute, 0.0, MOST_A_MINUTE);
+        self.receiver.check(ranges);
+        ranges.unless(self.tenants.len() <= 1000, "tenant", self.tenants.len(), "up to 1000 of them");
+        for (index, tenant) in self.tenants.iter().enumerate() {
+            ranges.range(&format!("tenant[{index}].weight"), tenant.weight, 1, 1000);
+            ranges.range(&format!("tenant[{index}].demand_per_minute"), tenant.demand_per_minute, 0.0, MOST_A_MINUTE);
+        }
+    }
+}
+
+impl Receiver {
+    fn check(&self, ranges: &mut Ranges) {
+        ranges.range("receiver.rate_per_minute", self.rate_per_minute, 0.0, MOST_A_MINUTE);
+        ranges.range("receiver.burst", self.burst, 0.0, 1e9);
+        ranges.range("receiver.connections", self.connections, 0, 1_000_000);
+        ranges.range("receiver.messages_per_connection", self.messages_per_connection, 0, 1_000_000_000);
+        ranges.range("receiver.hourly_cap", self.hourly_cap, 0, 1_000_000_000);
+        let (none, hour) = (Span::default(), Span(Duration::from_secs(3600)));
+        ranges.range("receiver.service_time", self.service_time, Span(Duration::from_millis(1)), hour);
+        ranges.range("receiver.setup_time", self.setup_time, none, hour);
+        ranges.range("receiver.workers", self.workers, 0, 100_000);
+        ranges.range("receiver.backlog", self.backlog, 0, 1_000_000);
+        ranges.range("receiver.dead_hosts", self.dead_hosts, 0.0, 1.0);
+        ranges.range("receiver.noise", self.noise, 0.0, 1.0);
+        ranges.range("receiver.greylist", self.greylist, none, DAY);
+        for (index, (at, rate)) in self.steps.iter().enumerate() {
+            let before = index.checked_sub(1).and_then(|before| self.steps.get(before)).map_or(none, |(at, _)| *at);
+            ranges.range(&format!("receiver.steps[{index}]"), *at, before, Span(Duration::from_secs(7 * 86_400)));
+            ranges.range(&format!("receiver.steps[{index}]"), *rate, 0.0, MOST_A_MINUTE);
+        }
+        if let Some(penalty) = &self.penalty {
+            ranges.range("receiver.penalty.tries", penalty.tries, 0, 1_000_000);
+            ranges.range("receiver.penalty.window", penalty.window, Span(Duration::from_secs(1)), DAY);
+            ranges.range("receiver.penalty.block", penalty.block, none, Span(Duration::from_secs(7 * 86_400)));
+        }
+    }
+}
+
+/// Keeps the first value that is out of its range, and every range by its key.
+#[derive(Default)]
+struct Ranges {
+    wrong: Option<(String, String, String)>,
+    all: Vec<(String, String)>,
+}
+
+impl Ranges {
+    fn unless(&mut self, is_right: bool, key: &str, value: impl Display, range: impl Display) {
+        if !is_right && self.wrong.is_none() {
+            self.wrong = Some((key.to_owned(), value.to_string(), range.to_string()));
+        }
+        self.all.push((key.to_owned(), range.to_string()));
+    }
+
+    fn range<T: PartialOrd + Display>(&mut self, key: &str, value: T, least: T, most: T) {
+        // What is no number lies in no range.
+        self.unless(value >= least && value <= most, key, &value, format_args!("{least} to {most}"));
+    }
+}
+
+/// The parser's message about `text`, with the range of the key that it is about.
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let said = error.to_string().trim_end().to_owned();
+    let key = error.span().and_then(|span| {
+        let line = text.get(..span.start)?.rsplit('\n').next()?;
+        let (key, _) = line.split_once('=')?;
+        Some(key.trim().to_owned())
+    });
+    let mut ranges = Ranges::default();
+    sample().check(&mut ranges);
+    let found = key.and_then(|key| {
+        let is_it = |name: &str| name.rsplit('.').next() == Some(&key) || name.strip_suffix("[0]") == Some(&format!("receiver.{key}"));
+        ranges.all.iter().find(|(name, _)| is_it(name)).map(|(_, range)| range.clone())
+    });
+    match found {
+        Some(range) => format!("{said}; allowed: {range}"),
+        None => said,
+    }
+}
+
+/// A profile with one of everything, so that each check tells its range.
+fn sample() -> Profile {
+    let penalty = Penalty { tries: 1, window: DAY, block: DAY, extend: false };
+    Profile {
+        name: "a".into(),
+        duration: DAY,
+        optimum: 1.0,
+        demand_per_minute: 0.0,
+        receiver: Receiver { steps: vec![(DAY, 1.0)], penalty: Some(penalty), ..Receiver::default() },
+        tenants: vec![Tenant { name: "a".into(), weight: 1, demand_per_minute: 0.0, is_refused: false }],
+    }
+}
+
+/// The text of a regular file.
+fn read(path: &Path) -> std::io::Result<String> {
+    use std::io::{Error, ErrorKind, Read};
+
+    let about = std::fs::metadata(path)?;
+    if !about.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MOST).read_to_string(&mut text)?;
+    Ok(text)
+}
