@@ -1,7 +1,8 @@
 //! The provider map: which operator runs an MX host.
 //!
 //! [`Map::built_in`] reads the embedded `providers.toml`; [`Map::find`] gives a provider's name for an MX host, and the
-//! most specific pattern wins. All domains that one provider receives for share one site, and so one set of limits.
+//! most specific pattern wins. [`Map::of_domain`] tells the same of well-known domains of recipients, without DNS: for
+//! commands only, since delivery knows the MX host. All domains that one provider receives for share one site, and so one set of limits.
 //! Nothing here looks anything up.
 
 pub mod pattern;
@@ -18,6 +19,8 @@ const BUILT_IN: &str = include_str!("providers.toml");
 #[derive(Clone, Debug, Default)]
 pub struct Map {
     hosts: Patterns<Arc<str>>,
+    domains: Patterns<Arc<str>>,
+    names: Vec<Arc<str>>,
 }
 
 /// A provider map that cannot be used.
@@ -47,6 +50,8 @@ struct File {
 struct Entry {
     name: String,
     mx: Vec<String>,
+    #[serde(default)]
+    domains: Vec<String>,
 }
 
 impl Map {
@@ -59,6 +64,16 @@ impl Map {
     pub fn find(&self, mx_host: &str) -> Option<&Arc<str>> {
         self.hosts.find(mx_host)
     }
+
+    /// The provider of a well-known domain; `domain` is lower case without a final dot.
+    pub fn of_domain(&self, domain: &str) -> Option<&Arc<str>> {
+        self.domains.find(domain)
+    }
+
+    /// Every provider.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|name| &**name)
+    }
 }
 
 impl std::str::FromStr for Map {
@@ -66,16 +81,18 @@ impl std::str::FromStr for Map {
 
     fn from_str(text: &str) -> Result<Self, MapError> {
         let file: File = toml::from_str(text)?;
-        let mut hosts = Patterns::default();
-        for Entry { name, mx } in file.provider {
+        let mut map = Self::default();
+        for Entry { name, mx, domains } in file.provider {
             let shared: Arc<str> = name.as_str().into();
-            for pattern in mx {
-                hosts
-                    .insert(&pattern, shared.clone())
-                    .map_err(|error| MapError::Pattern { provider: name.clone(), error })?;
+            for (table, patterns) in [(&mut map.hosts, mx), (&mut map.domains, domains)] {
+                for pattern in patterns {
+                    let inserted = table.insert(&pattern, shared.clone());
+                    inserted.map_err(|error| MapError::Pattern { provider: name.clone(), error })?;
+                }
             }
+            map.names.push(shared);
         }
-        Ok(Self { hosts })
+        Ok(map)
     }
 }
 
@@ -99,6 +116,24 @@ mod tests {
         assert_eq!(provider("example-com.mail.protection.outlook.com").as_deref(), Some("microsoft365"));
         assert_eq!(provider("example-com.a-v1.mx.microsoft").as_deref(), Some("microsoft365"));
         assert_eq!(provider("hotmail-com.olc.protection.outlook.com").as_deref(), Some("outlook"));
+    }
+
+    #[test]
+    fn well_known_domains_are_known_without_dns() {
+        let map = Map::built_in().unwrap();
+        for (domain, provider) in [
+            ("gmail.com", "google"),
+            ("yahoo.co.uk", "yahoo"),
+            ("yahoo.co.jp", "yahoo-japan"),
+            ("hotmail.fr", "outlook"),
+            ("docomo.ne.jp", "docomo"),
+            ("ezweb.ne.jp", "au"),
+            ("i.softbank.jp", "softbank"),
+            ("126.com", "163"),
+        ] {
+            assert_eq!(map.of_domain(domain).map(|name| &**name), Some(provider), "{domain}");
+        }
+        assert_eq!(map.of_domain("example.com"), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod listen;
 pub mod names;
 pub mod queue;
 mod ranges;
+pub mod replies;
 pub mod service;
 pub mod spool;
 pub mod units;
@@ -25,6 +26,7 @@ pub use delivery::{Delivery, Dns, Route, TlsMode, TlsRule};
 pub use egress::{Pool, PoolMember, Source};
 pub use journal::Journal;
 pub use listen::{BareLineEnd, Listener, Mode};
+pub use replies::Replies;
 pub use queue::{InDoubt, LimitRule, Limits, Queue, Retry, TenantRule};
 pub use service::{Admin, LogFormat, Logging, Metrics};
 pub use spool::{AttemptDurability, Spool};
@@ -65,6 +67,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// What one site is offered at most.
     pub limits: Limits,
+    /// What refusals mean.
+    pub replies: Replies,
     /// The record of what happened to each recipient.
     pub journal: Journal,
     /// The admin interface.
@@ -92,6 +96,7 @@ impl Default for Config {
             sources: Vec::new(),
             pools: Vec::new(),
             limits: Limits::default(),
+            replies: Replies::default(),
             journal: Journal::default(),
             admin: Admin::default(),
             metrics: Metrics::default(),
@@ -118,6 +123,14 @@ pub enum ConfigError {
         path: PathBuf,
         /// The parser's message with its place.
         text: String,
+    },
+    /// Rules about replies that cannot be used; the text names the rule and the key.
+    #[error("{}: {error}", path.display())]
+    Rules {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: crate::reply::RulesError,
     },
     /// A value outside its range, or one that contradicts another.
     #[error("{}: {key}: {text}", path.display())]
@@ -214,6 +227,7 @@ impl Config {
         complaints.different(domains, |index| format!("route[{index}].domain"));
         egress::check(&self.sources, &self.pools, complaints);
         self.limits.check(complaints);
+        self.replies.check(complaints);
         self.journal.check(complaints);
         self.admin.check(complaints);
         self.log.check(complaints);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::units::Rate;
+use crate::reply::Classifier;
 
 use super::source::Egress;
 
@@ -41,6 +42,8 @@ pub struct Settings {
     pub sites: HashMap<Box<str>, Limits>,
     /// Egress sources and who uses which.
     pub egress: Egress,
+    /// What tells what refusals are about.
+    pub classifier: Arc<Classifier>,
 }
 
 impl Default for Settings {
@@ -62,6 +65,7 @@ impl Default for Settings {
             limits: Limits::default(),
             sites: HashMap::new(),
             egress: Egress::default(),
+            classifier: Classifier::built_in(),
         }
     }
 }
