@@ -113,10 +113,15 @@ impl Classify {
         if let Some(name) = &self.provider {
             let known: Vec<&str> = map.names().collect();
             let allowed = || anyhow!("--provider {name:?} is unknown; allowed: {}", known.join(", "));
-            return if known.contains(&name.as_str()) { Ok(Some(name.clone())) } else { Err(Failure::usage(allowed())) };
+            return if known.contains(&name.as_str()) {
+                Ok(Some(name.clone()))
+            } else {
+                Err(Failure::usage(allowed()))
+            };
         }
         let Some(domain) = &self.domain else { return Ok(None) };
-        let name = domain.rsplit_once('@').map_or(domain.as_str(), |(_, name)| name).trim_end_matches('.').to_lowercase();
+        let name =
+            domain.rsplit_once('@').map_or(domain.as_str(), |(_, name)| name).trim_end_matches('.').to_lowercase();
         if !crate::config::names::is_host_name(&name) {
             let text = "is no domain; allowed: such as gmail.com";
             return Err(Failure::usage(anyhow!("--domain {domain:?} {text}")));

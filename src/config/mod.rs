@@ -26,8 +26,8 @@ pub use delivery::{Delivery, Dns, Route, TlsMode, TlsRule};
 pub use egress::{Pool, PoolMember, Source};
 pub use journal::Journal;
 pub use listen::{BareLineEnd, Listener, Mode};
-pub use replies::Replies;
 pub use queue::{InDoubt, LimitRule, Limits, Queue, Retry, TenantRule};
+pub use replies::Replies;
 pub use service::{Admin, LogFormat, Logging, Metrics};
 pub use spool::{AttemptDurability, Spool};
 

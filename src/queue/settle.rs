@@ -98,7 +98,8 @@ impl Engine {
         let refusal = outcomes.iter().find(|outcome| !matches!(outcome, Outcome::Delivered(_)));
         let last_reply = refusal.map(|outcome| Arc::new(outcome.report().clone()));
         let heard = refusals(&outcomes);
-        let throttle = outcomes.iter().filter(|_| refusal.is_some()).find(|outcome| self.is_throttle(outcome, &site.name));
+        let throttle =
+            outcomes.iter().filter(|_| refusal.is_some()).find(|outcome| self.is_throttle(outcome, &site.name));
         let throttle = throttle.map(|outcome| Arc::new(outcome.report().clone()));
         let (is_mass, source) = {
             let mut state = site.state.lock();
@@ -289,28 +290,14 @@ impl Engine {
     }
 
     /// Tells the journal how a recipient ended. What our own queue decides is no attempt.
-    fn tell(
-        &self,
-        entry: &Entry,
-        verdict: Verdict,
-        report: &Report,
-        attempt: &Attempt<'_>,
-        ledger: &mut Ledger,
-    ) {
+    fn tell(&self, entry: &Entry, verdict: Verdict, report: &Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
         let attempts = entry.attempts.saturating_add(u16::from(report.phase != Phase::Queue));
         let judged = if verdict == Verdict::Delivered { None } else { self.classified(report, attempt, ledger) };
         self.tell_decision(entry, verdict, (report, judged), attempt, (attempts, entry.due, None));
     }
 
     /// Tells the journal of a deferral of what was `due`; the entry has its next time.
-    fn tell_deferral(
-        &self,
-        entry: &Entry,
-        due: UnixTime,
-        report: &Report,
-        attempt: &Attempt<'_>,
-        ledger: &mut Ledger,
-    ) {
+    fn tell_deferral(&self, entry: &Entry, due: UnixTime, report: &Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
         let judged = self.classified(report, attempt, ledger);
         let is_throttle = judged.is_some_and(reply::Verdict::wants_rest);
         let verdict = if is_throttle { Verdict::Throttled } else { Verdict::Deferred };

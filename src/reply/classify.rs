@@ -70,8 +70,8 @@ pub struct Refusal<'a> {
 pub struct Classifier {
     rules: Vec<Rule>,
     search: Search,
-    /// Rules to ask when a literal occurs, by the literal's place.
-    by_literal: Vec<Vec<usize>>,
+    /// Expressions that may match when a literal occurs, with their rules, by the literal's place.
+    by_literal: Vec<Vec<(usize, PatternId)>>,
     /// Rules to ask whatever the text says.
     always: Vec<usize>,
     lists: Vec<(Arc<str>, Vec<PatternId>)>,
@@ -115,7 +115,8 @@ impl Classifier {
 
     pub(super) fn make(own: Option<&str>) -> Result<Self, RulesError> {
         let (mut rules, mut lists, mut builder) = (Vec::new(), Vec::new(), Builder::default());
-        let files = own.iter().map(|text| (*text, Certainty::Operator)).chain(BUILT_IN).chain([(LISTS, Certainty::Text)]);
+        let files =
+            own.iter().map(|text| (*text, Certainty::Operator)).chain(BUILT_IN).chain([(LISTS, Certainty::Text)]);
         let mut replaced = HashSet::new();
         for (text, tier) in files {
             let mut table: Table = toml::from_str(text).map_err(|error| RulesError::Form(error.to_string()))?;
@@ -149,13 +150,17 @@ impl Classifier {
         builder: Builder,
         own: Option<&str>,
     ) -> Result<Self, RulesError> {
-        let (mut by_literal, mut always): (HashMap<usize, Vec<usize>>, Vec<usize>) = Default::default();
+        let mut by_literal: HashMap<usize, Vec<(usize, PatternId)>> = HashMap::new();
+        let mut always = Vec::new();
         for (index, rule) in rules.iter().enumerate() {
-            let keys: Option<Vec<&[usize]>> = rule.text.iter().map(|pattern| builder.key(*pattern)).collect();
-            match keys.filter(|keys| !keys.is_empty()) {
-                None => always.push(index),
-                Some(keys) => {
-                    keys.into_iter().flatten().for_each(|place| by_literal.entry(*place).or_default().push(index));
+            let is_unfindable = |pattern: &PatternId| builder.key(*pattern).is_none();
+            if rule.text.is_empty() || rule.text.iter().any(is_unfindable) {
+                always.push(index);
+                continue;
+            }
+            for pattern in &rule.text {
+                for place in builder.key(*pattern).into_iter().flatten() {
+                    by_literal.entry(*place).or_default().push((index, *pattern));
                 }
             }
         }
@@ -179,18 +184,41 @@ impl Classifier {
         let status = status.or_else(|| status_in(&text).map(|(status, _)| status).filter(|status| status.class != 2));
         let severity = if severity == Severity::Unsaid { self::severity(0, status)? } else { severity };
         let question = Question { step, code, severity, status, provider };
-        let octets = text.as_bytes();
-        let mut asked = vec![0_u64; self.rules.len().div_ceil(64)];
-        let mut ask = |rule: usize| {
-            if let Some(word) = asked.get_mut(rule / 64) {
-                *word |= 1 << (rule % 64);
-            }
-        };
-        self.always.iter().for_each(|rule| ask(*rule));
-        let hits = self.search.scan(octets, |place| self.by_literal.get(place).into_iter().flatten().for_each(|rule| ask(*rule)));
-        let mut candidates = ones(&asked).filter_map(|index| self.rules.get(index));
-        let rule = candidates.find(|rule| rule.fits(&question, &self.search, &hits, octets));
+        let mut found = Vec::with_capacity(64);
+        let hits =
+            self.search.scan(text.as_bytes(), |place| found.extend(self.by_literal.get(place).into_iter().flatten()));
+        let rule = self.first(&question, found, &hits, text.as_bytes());
         Some(rule.map_or_else(|| unknown(severity), |rule| rule.verdict(&question, || self.list(&hits, &text))))
+    }
+
+    /// The first rule that fits; `found` are expressions that may match, with their rules.
+    fn first(
+        &self,
+        question: &Question<'_>,
+        mut found: Vec<(usize, PatternId)>,
+        hits: &Hits,
+        text: &[u8],
+    ) -> Option<&Rule> {
+        found.sort_unstable();
+        let mut found = found.into_iter().peekable();
+        let mut always = self.always.iter().copied().peekable();
+        let matches = |pattern: PatternId| self.search.matches(pattern, hits, text);
+        loop {
+            let index = match (always.peek().copied(), found.peek().map(|(index, _)| *index)) {
+                (Some(one), Some(other)) => one.min(other),
+                (one, other) => one.or(other)?,
+            };
+            let is_always = always.next_if_eq(&index).is_some();
+            let rule = self.rules.get(index)?;
+            let applies = rule.applies(question);
+            let mut fits = applies && is_always && rule.text_fits(matches);
+            while let Some((_, pattern)) = found.next_if(|(of, _)| *of == index) {
+                fits = fits || applies && matches(pattern);
+            }
+            if fits && !rule.is_excepted(matches) {
+                return Some(rule);
+            }
+        }
     }
 
     /// The list that a text names.
@@ -200,6 +228,12 @@ impl Classifier {
         };
         let known = self.lists.iter().find(|(_, patterns)| is_named(patterns)).map(|(name, _)| name.clone());
         known.or_else(|| zone(text))
+    }
+
+    /// Expressions that do not compile.
+    #[cfg(test)]
+    pub(super) fn broken(&self) -> Vec<String> {
+        self.search.broken()
     }
 
     /// Examples of the rules of a tier that are not decided by their own rule, and counter-examples that are.
@@ -218,7 +252,9 @@ impl Classifier {
             for example in &rule.examples {
                 match decided(rule, example) {
                     Some(by) if by == rule.id => {}
-                    Some(by) => told("example", format!("{example:?} is decided by {by}; allowed: what this rule decides")),
+                    Some(by) => {
+                        told("example", format!("{example:?} is decided by {by}; allowed: what this rule decides"))
+                    }
                     None => told("example", format!("{example:?} is no refusal; allowed: 4yz or 5yz")),
                 }
             }
@@ -253,18 +289,6 @@ fn severity(code: u16, status: Option<Status>) -> Option<Severity> {
 fn unknown(severity: Severity) -> Verdict {
     let (class, certainty) = (Class::Unknown, Certainty::Code);
     Verdict { class, rule: Arc::from("none"), certainty, list: None, severity, wants_rest: false }
-}
-
-/// The places of the bits that are set.
-fn ones(words: &[u64]) -> impl Iterator<Item = usize> {
-    words.iter().enumerate().flat_map(|(number, word)| {
-        let mut left = *word;
-        std::iter::from_fn(move || {
-            let bit = usize::try_from(left.trailing_zeros()).ok().filter(|bit| *bit < 64)?;
-            left &= left - 1;
-            Some(number * 64 + bit)
-        })
-    })
 }
 
 fn entries(table: &mut Table, key: &str) -> Result<Vec<Value>, RulesError> {

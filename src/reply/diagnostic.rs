@@ -28,10 +28,13 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// Takes a text apart.
     pub fn parse(text: &str) -> Self {
-        let mut words: String = text.chars().take(LONGEST).collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut words: String =
+            text.chars().take(LONGEST).collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ");
         let step = step(&words);
         // The type of a Diagnostic-Code field (RFC 3464, 2.3.6): `smtp;`, `x-unix;`.
-        let kind = words.find(';').filter(|end| words.bytes().take(*end).all(|octet| octet.is_ascii_alphabetic() || octet == b'-'));
+        let kind = words
+            .find(';')
+            .filter(|end| words.bytes().take(*end).all(|octet| octet.is_ascii_alphabetic() || octet == b'-'));
         if let Some(end) = kind {
             words.drain(..=end);
         }
@@ -42,7 +45,12 @@ impl Diagnostic {
         let Some((code, end)) = code_in(&words) else {
             let status = leading_status(&words);
             let text = status.map_or(words.as_str(), |(_, end)| words.get(end..).unwrap_or_default());
-            return Self { step, code: 0, status: status.map(|(status, _)| status), text: text.trim_start().to_owned() };
+            return Self {
+                step,
+                code: 0,
+                status: status.map(|(status, _)| status),
+                text: text.trim_start().to_owned(),
+            };
         };
         let rest = words.get(end..).unwrap_or_default();
         // `550: 5.1.1 ...`, but of `550 : User unknown` the colon is a part of what was said.
@@ -53,7 +61,8 @@ impl Diagnostic {
         let text = without_repeats(text.trim_start_matches([' ', '-']), code);
         // IronPort and others tell a status of their own before the code.
         let before = || status_in(words.get(..end)?).map(|(status, _)| status);
-        let status = status.map(|(status, _)| status).or_else(|| status_in(&text).map(|(status, _)| status)).or_else(before);
+        let status =
+            status.map(|(status, _)| status).or_else(|| status_in(&text).map(|(status, _)| status)).or_else(before);
         let status = status.filter(|status| u16::from(status.class) == code / 100);
         Self { step, code, status, text }
     }
@@ -73,13 +82,16 @@ fn code_in(text: &str) -> Option<(u16, usize)> {
     let at = |at: usize| octets.get(at).copied().unwrap_or(b' ');
     let code = |start: usize| {
         let digits = octets.get(start..start + 3)?;
-        let is_code = matches!(digits, [b'2'..=b'5', b'0'..=b'7', b'0'..=b'9']) && !at(start + 3).is_ascii_alphanumeric();
+        let is_code =
+            matches!(digits, [b'2'..=b'5', b'0'..=b'7', b'0'..=b'9']) && !at(start + 3).is_ascii_alphanumeric();
         is_code.then(|| digits.iter().fold(0, |sum: u16, digit| sum * 10 + u16::from(digit - b'0')))
     };
     let mut first = None;
     for start in 0..octets.len().saturating_sub(2) {
         let before = start.checked_sub(1).map(at);
-        if before.is_some_and(|before| before.is_ascii_alphanumeric() || matches!(before, b'.' | b'-' | b'_' | b'/' | b'=' | b'+' | b'@')) {
+        if before.is_some_and(|before| {
+            before.is_ascii_alphanumeric() || matches!(before, b'.' | b'-' | b'_' | b'/' | b'=' | b'+' | b'@')
+        }) {
             continue;
         }
         let Some(code) = code(start) else { continue };
@@ -87,10 +99,15 @@ fn code_in(text: &str) -> Option<(u16, usize)> {
         if at(end) == b'.' || at(end) == b':' && at(end + 1).is_ascii_digit() {
             continue;
         }
-        let has_status = text.get(end + 1..).and_then(leading_status).is_some_and(|(status, _)| u16::from(status.class) == code / 100);
+        let has_status = text
+            .get(end + 1..)
+            .and_then(leading_status)
+            .is_some_and(|(status, _)| u16::from(status.class) == code / 100);
         let is_introduced = match before {
             None => true,
-            Some(b' ') => start.checked_sub(2).map(at).is_some_and(|before| matches!(before, b':' | b';' | b',' | b'>' | b']')),
+            Some(b' ') => {
+                start.checked_sub(2).map(at).is_some_and(|before| matches!(before, b':' | b';' | b',' | b'>' | b']'))
+            }
             Some(before) => matches!(before, b':' | b';' | b'<' | b'>' | b'(' | b'\'' | b'"' | b'#' | b'['),
         };
         if has_status || is_introduced && matches!(code / 100, 4 | 5) || before.is_none() {
@@ -111,7 +128,8 @@ fn without_repeats(text: &str, code: u16) -> String {
     for word in text.split(' ') {
         let bare = word.strip_prefix(code.as_str());
         let is_status = |word: &str| leading_status(word).is_some_and(|(_, end)| end == word.len());
-        if bare == Some("") || bare == Some("-") || bare.and_then(|bare| bare.strip_prefix('-')).is_some_and(is_status) {
+        if bare == Some("") || bare == Some("-") || bare.and_then(|bare| bare.strip_prefix('-')).is_some_and(is_status)
+        {
             is_behind_code = true;
             continue;
         }
@@ -200,14 +218,27 @@ mod tests {
             ("550 5.1.1 no such user", 550, Some("5.1.1"), "no such user"),
             ("smtp; 550 : User unknown", 550, None, ": User unknown"),
             ("550-5.1.1 The account\n550 5.1.1 does not exist", 550, Some("5.1.1"), "The account does not exist"),
-            ("smtp; 5.1.0 - Unknown address error 550-'5.2.2 <a@b.test>... Mailbox Full' (delivery attempts: 0)", 550, Some("5.2.2"),
-                "<a@b.test>... Mailbox Full' (delivery attempts: 0)"),
+            (
+                "smtp; 5.1.0 - Unknown address error 550-'5.2.2 <a@b.test>... Mailbox Full' (delivery attempts: 0)",
+                550,
+                Some("5.2.2"),
+                "<a@b.test>... Mailbox Full' (delivery attempts: 0)",
+            ),
             ("host mx.test[192.0.2.1] said: 421 too many", 421, None, "too many"),
-            ("554 4.4.7 Message expired: unable to deliver in 840 minutes.<421 4.4.2 Connection timed out>", 554, None,
-                "4.4.7 Message expired: unable to deliver in 840 minutes.<421 4.4.2 Connection timed out>"),
+            (
+                "554 4.4.7 Message expired: unable to deliver in 840 minutes.<421 4.4.2 Connection timed out>",
+                554,
+                None,
+                "4.4.7 Message expired: unable to deliver in 840 minutes.<421 4.4.2 Connection timed out>",
+            ),
             ("554 delivery error: no such user (#5.1.1)", 554, Some("5.1.1"), "delivery error: no such user (#5.1.1)"),
             ("5.1.1 unknown", 0, Some("5.1.1"), "unknown"),
-            ("connect to mx.test[192.0.2.1]:25: Connection timed out", 0, None, "connect to mx.test[192.0.2.1]:25: Connection timed out"),
+            (
+                "connect to mx.test[192.0.2.1]:25: Connection timed out",
+                0,
+                None,
+                "connect to mx.test[192.0.2.1]:25: Connection timed out",
+            ),
             ("unable to deliver in 500 minutes", 0, None, "unable to deliver in 500 minutes"),
             ("421", 421, None, ""),
             ("", 0, None, ""),
@@ -221,7 +252,8 @@ mod tests {
     #[test]
     fn steps_are_read_from_the_words_of_postfix_and_exim() {
         let postfix = parsed("host a[192.0.2.1] said: 550 5.7.1 no (in reply to end of DATA command)");
-        let exim = parsed("SMTP error from remote mail server after RCPT TO:<a@b.test>: host c [192.0.2.1]: 550 5.1.1 no");
+        let exim =
+            parsed("SMTP error from remote mail server after RCPT TO:<a@b.test>: host c [192.0.2.1]: 550 5.1.1 no");
 
         assert_eq!((postfix.0, postfix.3.as_str()), (Some(Phase::EndOfData), "no"));
         assert_eq!((exim.0, exim.1, exim.3.as_str()), (Some(Phase::Rcpt), 550, "no"));

@@ -14,13 +14,12 @@ use std::sync::Arc;
 use toml::{Table, Value};
 
 use super::class::{Certainty, Class, Severity, Verdict, wants_rest};
-use super::search::{Builder, Hits, PatternId, Search};
+use super::search::{Builder, PatternId};
 use crate::message::Phase;
 use crate::smtp::status::Status;
 
 /// Keys of a rule.
-const KEYS: &str =
-    "id, provider, steps, codes, status, text, unless, class, list, rest, why, example, counter";
+const KEYS: &str = "id, provider, steps, codes, status, text, unless, class, list, rest, why, example, counter";
 
 /// Why a rule cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,17 +80,24 @@ pub(super) struct Question<'a> {
 }
 
 impl Rule {
-    /// Whether all of its conditions hold for a text that was scanned.
-    pub fn fits(&self, question: &Question<'_>, search: &Search, hits: &Hits, text: &[u8]) -> bool {
+    /// Whether its conditions but those about the text hold.
+    pub fn applies(&self, question: &Question<'_>) -> bool {
         let Question { step, code, severity, status, provider } = *question;
-        let any = |patterns: &[PatternId]| patterns.iter().any(|pattern| search.matches(*pattern, hits, text));
         self.provider.as_deref().is_none_or(|own| provider == Some(own))
             && (self.codes.is_empty() || self.codes.iter().any(|own| own.fits(code, severity)))
             && (self.steps.is_empty() || step.is_some_and(|step| self.steps.contains(&step)))
             && (self.status.is_empty()
                 || status.is_some_and(|status| self.status.iter().any(|own| own.fits(status, code))))
-            && (self.text.is_empty() || any(&self.text))
-            && !any(&self.unless)
+    }
+
+    /// Whether the text is one of its own; `matches` asks an expression.
+    pub fn text_fits(&self, matches: impl Fn(PatternId) -> bool) -> bool {
+        self.text.is_empty() || self.text.iter().any(|pattern| matches(*pattern))
+    }
+
+    /// Whether the text is one that it leaves to others.
+    pub fn is_excepted(&self, matches: impl Fn(PatternId) -> bool) -> bool {
+        self.unless.iter().any(|pattern| matches(*pattern))
     }
 
     /// Its verdict; `list` finds the one that the text names.
@@ -129,7 +135,8 @@ impl Rule {
     pub fn read(value: Value, number: usize, tier: Certainty, search: &mut Builder) -> Result<Self, RuleError> {
         let is_trusted = tier != Certainty::Operator;
         let mut fields = Fields::rule(value, number)?;
-        let class = fields.one("class", class)?.ok_or_else(|| fields.error("class", format!("is missing; {}", classes())))?;
+        let class =
+            fields.one("class", class)?.ok_or_else(|| fields.error("class", format!("is missing; {}", classes())))?;
         let rest = fields.one("rest", |value| value.as_bool().ok_or_else(|| "allowed: true or false".to_owned()))?;
         let rule = Self {
             id: Arc::from(fields.id.as_str()),
@@ -153,7 +160,9 @@ impl Rule {
             && rule.status.is_empty()
             && rule.text.is_empty();
         if is_empty {
-            return Err(fields.error("text", "no condition; allowed: at least one of provider, steps, codes, status, text"));
+            return Err(
+                fields.error("text", "no condition; allowed: at least one of provider, steps, codes, status, text")
+            );
         }
         if rule.examples.is_empty() {
             return Err(fields.error("example", "is missing; allowed: a reply that the rule decides, or several"));

@@ -16,6 +16,8 @@ use regex_syntax::hir::{Hir, HirKind};
 
 /// Literals that are shorter occur nearly everywhere and tell nothing.
 const SHORTEST: usize = 2;
+/// The automaton looks for so many octets of a literal at most, so that it is small enough for the processor's cache.
+const LONGEST_LITERAL: usize = 8;
 /// Longest expression, in octets, and what it may take of memory when compiled.
 const LONGEST: usize = 2048;
 const MOST_MEMORY: usize = 1 << 20;
@@ -35,7 +37,7 @@ pub enum PatternError {
 }
 
 /// An expression by its place in a [`Search`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PatternId(usize);
 
 /// One expression.
@@ -83,22 +85,23 @@ impl Builder {
             true => OnceLock::new(),
             false => OnceLock::from(Some(compile(source).map_err(|error| PatternError::Form(error.to_string()))?)),
         };
-        let is_plain = is_plain(&hir);
-        let shortest = if is_plain { 1 } else { SHORTEST };
         let clauses = clauses(&hir);
+        let is_plain = is_plain(&hir) && clauses.iter().flatten().all(|literal| literal.len() <= LONGEST_LITERAL);
+        let shortest = if is_plain { 1 } else { SHORTEST };
         let usable = clauses.into_iter().filter(|clause| clause.iter().all(|literal| literal.len() >= shortest));
-        let clauses = usable.map(|clause| clause.into_iter().map(|literal| self.place(literal)).collect()).collect();
+        let clauses = usable.map(|clause| clause.into_iter().map(|literal| self.place(&literal)).collect()).collect();
         let id = PatternId(self.patterns.len());
         self.patterns.push(Pattern { source: source.into(), clauses, is_plain, regex });
         self.known.insert(source.into(), id);
         Ok(id)
     }
 
-    fn place(&mut self, literal: Box<[u8]>) -> usize {
+    fn place(&mut self, literal: &[u8]) -> usize {
+        let literal = literal.get(..LONGEST_LITERAL).unwrap_or(literal);
         let next = self.literals.len();
-        let place = *self.places.entry(literal.clone()).or_insert(next);
+        let place = *self.places.entry(literal.into()).or_insert(next);
         if place == next {
-            self.literals.push(literal);
+            self.literals.push(literal.into());
         }
         place
     }
@@ -119,7 +122,7 @@ impl Builder {
             false => {
                 let finder = AhoCorasick::builder()
                     .match_kind(MatchKind::Standard)
-                    .kind(Some(AhoCorasickKind::DFA))
+                    .kind(Some(AhoCorasickKind::ContiguousNFA))
                     .build(&self.literals);
                 Some(finder.map_err(|error| PatternError::Form(error.to_string()))?)
             }
@@ -155,6 +158,13 @@ impl Search {
                 .get_or_init(|| compile(&pattern.source).ok())
                 .as_ref()
                 .is_some_and(|regex| regex.is_match(text))
+    }
+
+    /// Expressions that do not compile.
+    #[cfg(test)]
+    pub fn broken(&self) -> Vec<String> {
+        let sources = self.patterns.iter().map(|pattern| pattern.source.to_string());
+        sources.filter(|source| compile(source).is_err()).collect()
     }
 
     /// How many literals there are.

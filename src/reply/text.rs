@@ -62,7 +62,8 @@ fn push_wide(out: &mut String, c: char) {
 /// What stands before an `@` and belongs to the address goes; the `@` stays.
 fn shorten_to_address(out: &mut String) {
     let start = out.rfind(|c| ends_address(c) || c == '@');
-    let end = start.map_or(0, |start| start + out.get(start..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8));
+    let end = start
+        .map_or(0, |start| start + out.get(start..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8));
     out.truncate(end);
     if !out.ends_with('@') {
         out.push('@');
@@ -107,9 +108,10 @@ pub(super) fn status_in(text: &str) -> Option<(Status, usize)> {
 /// One to three digits from `at` on, and where they end.
 fn number_at(octets: &[u8], at: usize) -> Option<(u16, usize)> {
     let digits = octets.get(at..)?.iter().take_while(|octet| octet.is_ascii_digit()).count();
-    let number = octets.get(at..at + digits)?.iter().fold(0, |sum: u16, digit| {
-        sum.saturating_mul(10).saturating_add(u16::from(digit - b'0'))
-    });
+    let number = octets
+        .get(at..at + digits)?
+        .iter()
+        .fold(0, |sum: u16, digit| sum.saturating_mul(10).saturating_add(u16::from(digit - b'0')));
     (1..=3).contains(&digits).then_some((number, at + digits))
 }
 
