@@ -56,6 +56,7 @@ fn tell(journal: &Journal, id: u64, envelope: &Envelope, report: &Report, clock:
         subject: Subject { site: Some("mx1.mail.example.test"), ..subject },
         verdict: Verdict::Delivered,
         report,
+        refusal: None,
         source: Some("default"),
         attempt: 1,
         size: Some(10_240),

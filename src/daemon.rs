@@ -37,6 +37,7 @@ use crate::metrics::Registry;
 use crate::metrics::process::Process;
 use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
+use crate::reply::Classifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
 use crate::state::Orders;
 use crate::{admin, delivery, dns, spool, state, submission};
@@ -44,6 +45,7 @@ use crate::{admin, delivery, dns, spool, state, submission};
 use doors::Doors;
 pub use drain::Remains;
 use front::Front;
+pub use limits::site_limits;
 pub use reload::{ReloadError, SetLogFilter};
 pub use settings::{dns as dns_settings, is_local};
 use sockets::Listening;
@@ -126,6 +128,9 @@ pub enum Error {
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] journal::Error),
+    /// Rules about replies cannot be read or used.
+    #[error(transparent)]
+    Rules(#[from] ConfigError),
     /// A route is wrong.
     #[error("route: {0}")]
     Route(#[from] dns::settings::NextHopError),
@@ -162,13 +167,15 @@ pub struct Daemon {
     journal: Journal,
     deliverer: Arc<Deliverer>,
     registry: Registry,
+    /// What tells what refusals mean.
+    classifier: Arc<Classifier>,
     doors: Doors,
     control: admin::Control,
     started: Instant,
     set_log_filter: Option<SetLogFilter>,
     reloads: reload::Meters,
     /// The file being read for a reload, perhaps one that was given up.
-    reading: Option<tokio::task::JoinHandle<Result<Config, ConfigError>>>,
+    reading: Option<tokio::task::JoinHandle<Result<reload::Files, ConfigError>>>,
     /// What the watchdog is to look at.
     parts: Parts,
     /// Ends what watches: admin, metrics, upkeep.
@@ -202,6 +209,7 @@ impl Daemon {
         let threads = tokio::runtime::Handle::current().metrics().num_workers();
 
         // Whatever another process or a damaged file can spoil comes before the log makes its first segments.
+        let classifier = config.replies.classifier()?;
         let front = Front::start()?;
         let bound = doors::bound(sockets.listeners, &config, &front)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
@@ -215,10 +223,10 @@ impl Daemon {
             false => Journal::off(),
         };
         let (spool, recovery) = claimed.open(&registry)?;
-        let queue_settings = settings::queue(&config, &hostname, threads);
+        let queue_settings = settings::queue(&config, &hostname, threads, &classifier);
         let queue =
             Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry).with_journal(journal.clone());
-        let deliverer = Deliverer::new(settings::delivery(&config), spool.clone(), clock, &registry);
+        let deliverer = Deliverer::new(settings::delivery(&config, &classifier), spool.clone(), clock, &registry);
         let deliverer = or_abandon(&spool, deliverer.map_err(Error::from)).await?;
         let mut watchers = JoinSet::new();
         let scheduler = queue.start(deliverer.clone() as Arc<dyn Courier>);
@@ -243,6 +251,7 @@ impl Daemon {
             set_log_filter,
             reloads: reload::Meters::new(&registry),
             reading: None,
+            classifier,
             registry,
             stop_watching: CancellationToken::new(),
             watchers,

@@ -1,7 +1,8 @@
 //! The provider map: which operator runs an MX host.
 //!
 //! [`Map::built_in`] reads the embedded `providers.toml`; [`Map::find`] gives a provider's name for an MX host, and the
-//! most specific pattern wins. All domains that one provider receives for share one site, and so one set of limits.
+//! most specific pattern wins. [`Map::of_domain`] tells the same of well-known domains of recipients, without DNS: for
+//! commands only, since delivery knows the MX host. All domains that one provider receives for share one site, and so one set of limits.
 //! Nothing here looks anything up.
 
 pub mod pattern;
@@ -18,6 +19,7 @@ const BUILT_IN: &str = include_str!("providers.toml");
 #[derive(Clone, Debug, Default)]
 pub struct Map {
     hosts: Patterns<Arc<str>>,
+    domains: Patterns<Arc<str>>,
     known: Vec<Known>,
 }
 
@@ -48,6 +50,8 @@ struct File {
 struct Entry {
     name: String,
     mx: Vec<String>,
+    #[serde(default)]
+    domains: Vec<String>,
     #[serde(default)]
     published: Figures,
     #[serde(default)]
@@ -96,6 +100,16 @@ impl Map {
     pub fn known(&self) -> &[Known] {
         &self.known
     }
+
+    /// The provider of a well-known domain; `domain` is lower case without a final dot.
+    pub fn of_domain(&self, domain: &str) -> Option<&Arc<str>> {
+        self.domains.find(domain)
+    }
+
+    /// Every provider.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.known.iter().map(|known| &*known.name)
+    }
 }
 
 impl std::str::FromStr for Map {
@@ -103,17 +117,18 @@ impl std::str::FromStr for Map {
 
     fn from_str(text: &str) -> Result<Self, MapError> {
         let file: File = toml::from_str(text)?;
-        let (mut hosts, mut known) = (Patterns::default(), Vec::new());
-        for Entry { name, mx, published, start, .. } in file.provider {
+        let mut map = Self::default();
+        for Entry { name, mx, domains, published, start, .. } in file.provider {
             let shared: Arc<str> = name.as_str().into();
-            known.push(Known { name: shared.clone(), published, start });
-            for pattern in mx {
-                hosts
-                    .insert(&pattern, shared.clone())
-                    .map_err(|error| MapError::Pattern { provider: name.clone(), error })?;
+            for (table, patterns) in [(&mut map.hosts, mx), (&mut map.domains, domains)] {
+                for pattern in patterns {
+                    let inserted = table.insert(&pattern, shared.clone());
+                    inserted.map_err(|error| MapError::Pattern { provider: name.clone(), error })?;
+                }
             }
+            map.known.push(Known { name: shared, published, start });
         }
-        Ok(Self { hosts, known })
+        Ok(map)
     }
 }
 
@@ -137,6 +152,24 @@ mod tests {
         assert_eq!(provider("example-com.mail.protection.outlook.com").as_deref(), Some("microsoft365"));
         assert_eq!(provider("example-com.a-v1.mx.microsoft").as_deref(), Some("microsoft365"));
         assert_eq!(provider("hotmail-com.olc.protection.outlook.com").as_deref(), Some("outlook"));
+    }
+
+    #[test]
+    fn well_known_domains_are_known_without_dns() {
+        let map = Map::built_in().unwrap();
+        for (domain, provider) in [
+            ("gmail.com", "google"),
+            ("yahoo.co.uk", "yahoo"),
+            ("yahoo.co.jp", "yahoo-japan"),
+            ("hotmail.fr", "outlook"),
+            ("docomo.ne.jp", "docomo"),
+            ("ezweb.ne.jp", "au"),
+            ("i.softbank.jp", "softbank"),
+            ("126.com", "163"),
+        ] {
+            assert_eq!(map.of_domain(domain).map(|name| &**name), Some(provider), "{domain}");
+        }
+        assert_eq!(map.of_domain("example.com"), None);
     }
 
     #[test]

@@ -282,3 +282,69 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "0", "{}", errors(&output));
     assert!(output.stderr.is_empty(), "{}", errors(&output));
 }
+
+#[test]
+fn a_reply_is_classified_without_daemon_and_dns() {
+    let text = "550 5.1.1 <anna@example.com>: Recipient address rejected: User unknown";
+
+    let plain = hikyaku(&["reply", "classify", text, "--step", "rcpt"]);
+    let json = hikyaku(&["reply", "classify", "550 : User unknown", "--domain", "ezweb.ne.jp", "--json"]);
+
+    let said = String::from_utf8_lossy(&plain.stdout).into_owned();
+    assert_eq!(code(&plain), 0, "{}", errors(&plain));
+    assert!(
+        said.starts_with("class      bad-mailbox\npermanent  yes\nfault      recipient\nadvice     suppress\n"),
+        "{said}"
+    );
+    let said: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&said["class"], &said["permanent"]), (&"recipient-rejected".into(), &false.into()), "{said}");
+    assert_eq!((&said["provider"], &said["rule"], &said["code"]), (&"au".into(), &"au-filter".into(), &550.into()));
+}
+
+#[test]
+fn replies_from_standard_input_give_a_line_each() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hikyaku"))
+        .args(["reply", "classify", "-", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, b"421 4.7.0 Too many connections\n250 ok\n\n451 \xff\x00 try later").unwrap();
+    drop(input);
+
+    let output = child.wait_with_output().unwrap();
+
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let classes: Vec<&serde_json::Value> = lines.iter().map(|line| &line["class"]).collect();
+    assert_eq!(
+        classes,
+        ["too-many-connections".into(), serde_json::Value::Null, "unknown".into(), "unknown".into()]
+            .iter()
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(lines[0]["wants_rest"], true);
+}
+
+#[test]
+fn what_cannot_be_classified_ends_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("replies.toml");
+    std::fs::write(&rules, "[[rule]]\nid = \"mine\"\ncodes = [550]\nclass = \"spam\"\n").unwrap();
+    let config = write(folder.path(), &format!("[replies]\nrules = \"{}\"\n", rules.display()));
+
+    for (arguments, said) in [
+        (vec!["550 no", "--step", "later"], "allowed: dns, connect"),
+        (vec!["550 no", "--provider", "nobody"], "allowed: google, microsoft365"),
+        (vec!["550 no", "--domain", "a b"], "is no domain"),
+        (vec![" "], "TEXT is empty"),
+        (vec!["550 no", "--config", &config], "replies.toml: mine: class: \"spam\": allowed: bad-mailbox"),
+    ] {
+        let output = hikyaku(&[vec!["reply", "classify"], arguments].concat());
+
+        assert_eq!(code(&output), 2, "{said}");
+        assert!(errors(&output).contains(said) && output.stdout.is_empty(), "{}", errors(&output));
+    }
+    assert!(errors(&hikyaku(&["check", "--offline", "--config", &config])).contains("mine: class"));
+}

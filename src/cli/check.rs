@@ -91,7 +91,10 @@ impl Check {
 /// What makes the file unusable, with file and key; and what could be read of it.
 fn errors(path: &Path) -> (Vec<String>, Option<Config>) {
     let first = match Config::load(path) {
-        Ok(config) => return (Vec::new(), Some(config)),
+        Ok(config) => {
+            let rules = config.replies.classifier().err().map(|error| error.to_string());
+            return (rules.into_iter().collect(), Some(config));
+        }
         Err(error) => error,
     };
     if !matches!(first, ConfigError::Value { .. }) {

@@ -22,6 +22,7 @@ mod pools;
 mod privileges;
 mod queue;
 mod reload;
+mod reply;
 mod run;
 mod selection;
 mod simulate;
@@ -79,6 +80,9 @@ enum Command {
     /// Read the journal: what happened to each recipient
     #[command(subcommand)]
     Journal(journal::Journal),
+    /// Ask what a receiver's reply means
+    #[command(subcommand)]
+    Reply(reply::Reply),
     /// Show the state of the spool
     #[command(subcommand)]
     Spool(spool::Spool),
@@ -142,6 +146,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Orders(command) => wait(command.execute()),
         Command::Message(command) => wait(command.execute()),
         Command::Journal(command) => wait(command.execute()),
+        Command::Reply(command) => command.execute(),
         Command::Spool(command) => wait(command.execute()),
         Command::Demo(command) => command.execute(),
         Command::Bench(command) => command.execute(),

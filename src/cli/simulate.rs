@@ -17,6 +17,7 @@ use super::table::{Table, number, plain, terminal_width, text, thousands};
 use super::{out, print_json};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::daemon;
 use crate::limit::controller::Ceilings;
 use crate::simulate::{self, Driver, Profile, Run};
 
@@ -183,17 +184,6 @@ fn bar(runs: usize) -> Option<ProgressBar> {
 
 /// What a configuration allows a site.
 fn ceilings(path: &Path, site: &str) -> Result<Ceilings, Failure> {
-    let limits = Config::load(path).map_err(Failure::usage)?.limits;
-    let rule = limits.rules.iter().find(|rule| rule.name == site);
-    let rate = rule.and_then(|rule| rule.rate).or(limits.site_rate);
-    Ok(Ceilings {
-        rate: rate.map(|rate| f64::from(rate.count) / rate.per.as_secs_f64()),
-        connections: rule.and_then(|rule| rule.connections).unwrap_or(limits.site_connections),
-        messages_per_connection: rule
-            .and_then(|rule| rule.messages_per_connection)
-            .unwrap_or(limits.messages_per_connection),
-        openings_per_minute: rule
-            .and_then(|rule| rule.connections_per_minute)
-            .unwrap_or(limits.site_connections_per_minute),
-    })
+    let config = Config::load(path).map_err(Failure::usage)?;
+    Ok(daemon::site_limits(&config.limits, site).ceilings())
 }

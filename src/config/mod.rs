@@ -13,6 +13,7 @@ pub mod listen;
 pub mod names;
 pub mod queue;
 mod ranges;
+pub mod replies;
 pub mod service;
 pub mod spool;
 pub mod units;
@@ -28,6 +29,7 @@ pub use journal::Journal;
 pub use listen::{BareLineEnd, Listener, Mode};
 pub use limits::{LimitRule, Limits, RuleScope};
 pub use queue::{InDoubt, Queue, Retry, TenantRule};
+pub use replies::Replies;
 pub use service::{Admin, LogFormat, Logging, Metrics};
 pub use spool::{AttemptDurability, Spool};
 
@@ -67,6 +69,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// What the operator allows at most.
     pub limits: Limits,
+    /// What refusals mean.
+    pub replies: Replies,
     /// The record of what happened to each recipient.
     pub journal: Journal,
     /// The admin interface.
@@ -94,6 +98,7 @@ impl Default for Config {
             sources: Vec::new(),
             pools: Vec::new(),
             limits: Limits::default(),
+            replies: Replies::default(),
             journal: Journal::default(),
             admin: Admin::default(),
             metrics: Metrics::default(),
@@ -120,6 +125,14 @@ pub enum ConfigError {
         path: PathBuf,
         /// The parser's message with its place.
         text: String,
+    },
+    /// Rules about replies that cannot be used; the text names the rule and the key.
+    #[error("{}: {error}", path.display())]
+    Rules {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: crate::reply::RulesError,
     },
     /// A value outside its range, or one that contradicts another.
     #[error("{}: {key}: {text}", path.display())]
@@ -216,6 +229,7 @@ impl Config {
         complaints.different(domains, |index| format!("route[{index}].domain"));
         egress::check(&self.sources, &self.pools, complaints);
         self.limits.check(complaints);
+        self.replies.check(complaints);
         self.journal.check(complaints);
         self.admin.check(complaints);
         self.log.check(complaints);

@@ -36,6 +36,11 @@ pub(super) fn site(limits: &Limits) -> settings::Limits {
     }
 }
 
+/// What a site of this name is held to.
+pub fn site_limits(limits: &Limits, name: &str) -> settings::Limits {
+    rules(limits).limits(name, &site(limits))
+}
+
 /// The rules of the configuration, and what providers have published.
 pub(super) fn rules(limits: &Limits) -> Rules {
     let map = if limits.providers { provider::Map::built_in().unwrap_or_default() } else { provider::Map::default() };

@@ -19,6 +19,7 @@ use crate::config::changes::Change;
 use crate::config::{Config, ConfigError};
 use crate::dns::Planner;
 use crate::metrics::Registry;
+use crate::reply::Classifier;
 
 use super::doors::Prepared;
 use super::watchdog::beating;
@@ -106,6 +107,9 @@ enum Next<Bound> {
     Is(Bound),
 }
 
+/// What was read: the configuration, and the rules that it names.
+pub(super) type Files = (Config, Arc<Classifier>);
+
 /// Everything that can fail, made.
 struct Preparation {
     doors: Prepared,
@@ -120,7 +124,7 @@ impl Daemon {
     /// changed nothing.
     pub async fn reload_file(&mut self, file: &Path) -> Result<Reloaded, ReloadError> {
         let reloaded = match self.load(file).await {
-            Ok(config) => self.reload(config).await.map_err(ReloadError::from),
+            Ok((config, classifier)) => self.take_on(config, classifier).await.map_err(ReloadError::from),
             Err(error) => Err(error.into()),
         };
         match reloaded {
@@ -149,15 +153,15 @@ impl Daemon {
         }
     }
 
-    /// Reads the file where it holds nobody up: its disk may hang.
-    async fn load(&mut self, file: &Path) -> Result<Config, ConfigError> {
+    /// Reads the files where it holds nobody up: their disk may hang.
+    async fn load(&mut self, file: &Path) -> Result<Files, ConfigError> {
         let failed = |error| ConfigError::Read { path: file.to_owned(), error };
         let silent = || failed(io::Error::new(io::ErrorKind::TimedOut, "its disk does not answer"));
         if self.reading.as_ref().is_some_and(|reading| !reading.is_finished()) {
             return Err(silent());
         }
         let path = file.to_owned();
-        let reading = self.reading.insert(tokio::task::spawn_blocking(move || Config::load(&path)));
+        let reading = self.reading.insert(tokio::task::spawn_blocking(move || read(Config::load(&path)?)));
         let read = tokio::time::timeout(READ_TIMEOUT, reading).await.map_err(|_| silent())?;
         self.reading = None;
         read.map_err(|error| failed(error.into()))?
@@ -166,13 +170,28 @@ impl Daemon {
     /// Takes on another configuration; gives what changed, and what would but needs a restart. On an error nothing has
     /// changed.
     pub async fn reload(&mut self, config: Config) -> Result<(Vec<Change>, Vec<Change>), Error> {
+        let (config, classifier) = read(config)?;
+        self.take_on(config, classifier).await
+    }
+
+    async fn take_on(
+        &mut self,
+        config: Config,
+        classifier: Arc<Classifier>,
+    ) -> Result<(Vec<Change>, Vec<Change>), Error> {
         let changes = self.config.changes(&config);
-        let (needs_restart, changed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::needs_restart);
+        let (needs_restart, mut changed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::needs_restart);
+        if self.config.replies == config.replies && !classifier.is_as(&self.classifier) {
+            let said = |when: &str| Some(format!("\"{}\", {when}", config.replies.rules.display()));
+            let (old, new) = (said("as it was read before"), said("as it is now"));
+            changed.push(Change { key: "replies.rules".to_owned(), old, new });
+        }
         if changed.is_empty() {
             return Ok((changed, needs_restart));
         }
         let config = config.without_restart(&self.config);
         let preparation = self.prepare(&config).await?;
+        self.classifier = classifier;
         self.commit(preparation, config);
         Ok((changed, needs_restart))
     }
@@ -222,8 +241,9 @@ impl Daemon {
         let Preparation { doors, admin, metrics, planner, hostname } = preparation;
         *self.control.hostname.lock() = hostname.clone();
         self.spool.apply(settings::spool(&config));
-        self.deliverer.apply(settings::delivery(&config));
-        self.queue.apply(settings::queue(&config, &hostname, self.threads), planner);
+        self.deliverer.apply(settings::delivery(&config, &self.classifier));
+        let queue = settings::queue(&config, &hostname, self.threads, &self.classifier);
+        self.queue.apply(queue, planner);
         self.doors.commit(doors, &config, &hostname);
         self.commit_admin(admin);
         self.commit_metrics(metrics);
@@ -282,6 +302,12 @@ impl Daemon {
         self.watchers.spawn(beating(self.parts.accept_loop(), serve));
         self.metrics = Some(Server { place, is_shared, stop });
     }
+}
+
+/// A configuration with the rules that it names.
+fn read(config: Config) -> Result<Files, ConfigError> {
+    let classifier = config.replies.classifier()?;
+    Ok((config, classifier))
 }
 
 fn shown(change: Change) -> admin::Change {

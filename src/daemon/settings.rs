@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{self, Config};
+use crate::reply::Classifier;
 use crate::{delivery, dns, journal, queue, spool, submission};
 
 use super::limits;
@@ -114,7 +115,12 @@ fn tls_policy(mode: config::TlsMode) -> dns::TlsPolicy {
     }
 }
 
-pub(super) fn queue(config: &Config, hostname: &Arc<str>, threads: usize) -> queue::Settings {
+pub(super) fn queue(
+    config: &Config,
+    hostname: &Arc<str>,
+    threads: usize,
+    classifier: &Arc<Classifier>,
+) -> queue::Settings {
     let capacity = |most: u64| usize::try_from(most).unwrap_or(usize::MAX);
     let per_tenant = match config.queue.max_recipients_per_tenant {
         0 => config.queue.max_recipients,
@@ -139,6 +145,7 @@ pub(super) fn queue(config: &Config, hostname: &Arc<str>, threads: usize) -> que
         limits: limits::site(&config.limits),
         rules: limits::rules(&config.limits),
         egress: egress(config, hostname),
+        classifier: classifier.clone(),
         ..queue::Settings::default()
     }
 }
@@ -218,12 +225,13 @@ fn egress_pool(config: &Config, pool: &config::Pool) -> queue::EgressPool {
     queue::EgressPool { name: pool.name.as_str().into(), members }
 }
 
-pub(super) fn delivery(config: &Config) -> delivery::Settings {
+pub(super) fn delivery(config: &Config, classifier: &Arc<Classifier>) -> delivery::Settings {
     let section = &config.delivery;
     delivery::Settings {
         chunking: section.chunking,
         look_ahead: section.look_ahead,
         idle: section.idle.0,
+        classifier: classifier.clone(),
         timeouts: delivery::Timeouts {
             connect: section.connect_timeout.0,
             greeting: section.greeting_timeout.0,
@@ -271,7 +279,7 @@ mod tests {
         assert_eq!(listener.postmaster.map(|address| address.to_string()).as_deref(), Some("ops@example.com"));
         assert_eq!(listener.min_data_rate, NonZeroU32::new(2_000));
         assert_eq!((listener.max_header_size, listener.stop_grace), (1_024, Duration::from_secs(5)));
-        assert!(!delivery(&config).look_ahead);
+        assert!(!delivery(&config, &Classifier::built_in()).look_ahead);
     }
 
     #[test]

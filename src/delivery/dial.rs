@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
@@ -11,7 +12,7 @@ use super::Shared;
 use super::io::{Io, Stream};
 use super::opening::{Failure, Opening, Step};
 use super::route::Target;
-use super::session::{Lost, Session};
+use super::session::{Judge, Lost, Session};
 use super::transaction::Peer;
 use crate::message::Phase;
 use crate::queue::{Doing, Watch};
@@ -25,6 +26,17 @@ pub(super) struct Opened {
     pub(super) session: Session,
 }
 
+/// How a receiver is approached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Approach<'a> {
+    /// Our name.
+    pub(super) ehlo_name: &'a str,
+    /// With opportunistic TLS.
+    pub(super) tls: bool,
+    /// Whose replies will be judged.
+    pub(super) site: &'a Arc<str>,
+}
+
 /// How an opening may end badly.
 enum Trouble {
     Failed(Failure),
@@ -32,23 +44,22 @@ enum Trouble {
     Tls(Failure),
 }
 
-/// Opens a connection to `target`; with opportunistic TLS if `tls`, in clear on a second connection if that fails.
+/// Opens a connection to `target`; where TLS fails, in clear on a second connection.
 pub(super) async fn open(
     shared: &Shared,
     target: &Target,
-    ehlo_name: &str,
-    tls: bool,
+    approach: Approach<'_>,
     watch: Option<&Watch>,
 ) -> Result<Opened, Failure> {
     let memory = shared.settings.tls_failure_memory;
-    let tls = tls && !shared.hosts.avoids_tls(&target.host, shared.clock.now(), memory);
-    let result = match attempt(shared, target, ehlo_name, tls, watch).await {
+    let tls = approach.tls && !shared.hosts.avoids_tls(&target.host, shared.clock.now(), memory);
+    let result = match attempt(shared, target, Approach { tls, ..approach }, watch).await {
         Err(Trouble::Tls(failure)) => {
             shared.meters.failed(&failure);
             shared.hosts.tls_failed(&target.host, shared.clock.now());
             tracing::info!(mx_host = %target.host, mx_address = %target.address, reason = %failure.reply.text,
                 "TLS failed, going on in clear");
-            attempt(shared, target, ehlo_name, false, watch).await
+            attempt(shared, target, Approach { tls: false, ..approach }, watch).await
         }
         result => result,
     };
@@ -62,8 +73,7 @@ pub(super) async fn open(
 async fn attempt(
     shared: &Shared,
     target: &Target,
-    ehlo_name: &str,
-    tls: bool,
+    approach: Approach<'_>,
     watch: Option<&Watch>,
 ) -> Result<Opened, Trouble> {
     let timeouts = &shared.settings.timeouts;
@@ -74,7 +84,7 @@ async fn attempt(
     let stream = connect(target, timeouts.connect).await.map_err(Trouble::Failed)?;
     shared.meters.connect_seconds.record(begun.elapsed().as_secs_f64());
     let mut io = Io::new(Stream::Plain(stream), timeouts.tick());
-    let mut opening = Opening::new(ehlo_name, tls);
+    let mut opening = Opening::new(approach.ehlo_name, approach.tls);
     let mut secured = false;
     io.set_deadline(timeouts.of(opening.phase()));
     let (mut phase, mut since) = (opening.phase(), shared.clock.now());
@@ -125,7 +135,8 @@ async fn attempt(
     let (mut extensions, reader) = opening.into_parts();
     extensions.chunking &= shared.settings.chunking;
     let peer = Peer { host: target.host.clone(), address: target.address, tls: io.tls() };
-    Ok(Opened { io, session: Session::new(peer, extensions, reader) })
+    let judge = Judge { classifier: shared.settings.classifier.clone(), site: approach.site.clone() };
+    Ok(Opened { io, session: Session::new(peer, extensions, reader, judge) })
 }
 
 async fn exchange(io: &mut Io, opening: &mut Opening) -> Result<(), Lost> {

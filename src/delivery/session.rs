@@ -18,10 +18,11 @@
 //! shows that no reply was still to come: an overdue 354 does not answer it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::transaction::{Peer, Transaction, Verdict, report};
 use crate::message::{Outcome, Phase};
-use crate::reply::classify::{Class, classify};
+use crate::reply::Classifier;
 use crate::smtp::reply::{Extensions, Reader, Received, Reply, Violation};
 use crate::smtp::status::Status;
 
@@ -106,10 +107,28 @@ enum Stage {
     Resetting,
 }
 
+/// Who tells what a receiver's refusals mean.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    /// The rules.
+    pub classifier: Arc<Classifier>,
+    /// Whose replies they are: a provider's name, or another site's.
+    pub site: Arc<str>,
+}
+
+impl Judge {
+    /// Whether the receiver wants to be left alone, so that the connection ends.
+    fn wants_rest(&self, phase: Phase, reply: &Reply) -> bool {
+        reply.code / 100 == 4
+            && self.classifier.of(phase, reply, Some(&self.site)).is_some_and(|verdict| verdict.wants_rest())
+    }
+}
+
 /// A session from EHLO on.
 #[derive(Debug)]
 pub struct Session {
     peer: Peer,
+    judge: Judge,
     extensions: Extensions,
     reader: Reader,
     output: Vec<u8>,
@@ -132,9 +151,10 @@ pub struct Session {
 
 impl Session {
     /// A session with `peer` whose reply to EHLO was read by `reader`.
-    pub fn new(peer: Peer, extensions: Extensions, reader: Reader) -> Self {
+    pub fn new(peer: Peer, extensions: Extensions, reader: Reader, judge: Judge) -> Self {
         Self {
             peer,
+            judge,
             extensions,
             reader,
             output: Vec::with_capacity(512),
@@ -370,7 +390,7 @@ impl Session {
         let reply = self.reader.reply(&received);
         // 503 on a used connection: the receiver thinks that another transaction is open. The message is not to blame.
         let out_of_step = received.code == 503 && self.settled > 0;
-        let close = received.code == 503 || classify(Phase::Mail, &reply) == Class::Throttle;
+        let close = received.code == 503 || self.judge.wants_rest(Phase::Mail, &reply);
         let verdict = if out_of_step { Verdict::Defer } else { Verdict::of(&reply) };
         transaction.settle_rest(verdict, report(&self.peer, Phase::Mail, reply, self.extensions.dsn, false));
         if close { Some(self.settle(true, false)) } else { self.go_on() }
@@ -417,7 +437,7 @@ impl Session {
         }
         let reply = self.reader.reply(&received);
         let accepted = transaction.has_accepted();
-        let throttled = accepted && classify(Phase::Data, &reply) == Class::Throttle;
+        let throttled = accepted && self.judge.wants_rest(Phase::Data, &reply);
         let close = throttled || received.code == 421;
         transaction
             .settle_rest(Verdict::of(&reply), report(&self.peer, Phase::Data, reply, self.extensions.dsn, false));
@@ -433,7 +453,7 @@ impl Session {
         let phase = if early { Phase::Content } else { Phase::EndOfData };
         let reply = self.reader.reply(&received);
         let accepted = transaction.has_accepted();
-        let throttled = accepted && classify(phase, &reply) == Class::Throttle;
+        let throttled = accepted && self.judge.wants_rest(phase, &reply);
         let verdict = if reply.is_success() { Verdict::Deliver } else { Verdict::of(&reply) };
         let clean = if self.extensions.chunking { verdict == Verdict::Deliver } else { accepted };
         transaction.settle_accepted(verdict, report(&self.peer, phase, reply, self.extensions.dsn, false));

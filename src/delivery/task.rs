@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::connection::{Connection, Ending};
-use super::dial::{self, Opened};
+use super::dial::{self, Approach, Opened};
 use super::opening::Failure;
 use super::route::{self, Target};
 use super::work::{Ticket, Work};
@@ -37,7 +37,8 @@ pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket)
         let all = targets.len();
         targets.truncate(shared.settings.addresses);
         let tls = plan.tls == TlsPolicy::Opportunistic;
-        let (opened, target) = match connect(shared, &targets, &source.ehlo_name, tls, watch.as_deref()).await {
+        let approach = Approach { ehlo_name: &source.ehlo_name, tls, site: &plan.site };
+        let (opened, target) = match connect(shared, &targets, approach, watch.as_deref()).await {
             Ok(opened) => opened,
             Err(failures) => {
                 let outcome = outcome_of(&failures, failures.len() < all);
@@ -75,8 +76,7 @@ pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket)
 async fn connect(
     shared: &Shared,
     targets: &[Target],
-    ehlo_name: &str,
-    tls: bool,
+    approach: Approach<'_>,
     watch: Option<&Watch>,
 ) -> Result<(Opened, Target), Vec<(Target, Failure)>> {
     let begun = shared.clock.now();
@@ -85,7 +85,7 @@ async fn connect(
         if !failures.is_empty() && begun.elapsed() >= shared.settings.opening {
             break;
         }
-        match dial::open(shared, target, ehlo_name, tls, watch).await {
+        match dial::open(shared, target, approach, watch).await {
             Ok(opened) => return Ok((opened, target.clone())),
             Err(failure) => {
                 tracing::debug!(mx_host = %target.host, mx_address = %target.address, phase = failure.phase.as_str(),

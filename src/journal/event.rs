@@ -111,6 +111,8 @@ pub struct Decision<'a> {
     pub verdict: Verdict,
     /// Why.
     pub report: &'a Report,
+    /// What the refusal is about; none: it is none.
+    pub refusal: Option<Refusal<'a>>,
     /// Name of the egress source, if there was a connection.
     pub source: Option<&'a str>,
     /// Attempts made so far, this one included.
@@ -123,6 +125,19 @@ pub struct Decision<'a> {
     pub attempted: Option<Duration>,
     /// When it is tried again.
     pub retry: Option<UnixTime>,
+}
+
+/// What a refusal is about, as the classifier of replies has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'a> {
+    /// Its class.
+    pub class: &'a str,
+    /// The rule that decided.
+    pub rule: &'a str,
+    /// Whether the address should not be tried again.
+    pub permanent: bool,
+    /// The list that the receiver goes by.
+    pub list: Option<&'a str>,
 }
 
 /// An operator's order.
@@ -292,6 +307,12 @@ impl Decision<'_> {
             line.status(key!("enhanced_status"), status);
         }
         line.text(key!("reply_text"), &reply.text);
+        if let Some(Refusal { class, rule, permanent, list }) = self.refusal {
+            line.text(key!("class"), class);
+            line.text(key!("rule"), rule);
+            line.truth(key!("permanent"), permanent);
+            line.text_if(key!("list"), list.unwrap_or_default());
+        }
         if *in_doubt {
             line.truth(key!("in_doubt"), true);
         }

@@ -7,6 +7,7 @@ use metrics::{Counter, Gauge, Histogram};
 use crate::bounce::dsn::Action;
 use crate::message::Lane;
 use crate::metrics::{LIFE, Registry};
+use crate::reply::Class;
 
 use super::held::{Held, Hold};
 use super::view::{OVERDUE, OverdueView, View, WAITING};
@@ -24,6 +25,7 @@ pub(super) struct Meters {
     pub assumed: Counter,
     /// End of data without a reply.
     pub unanswered: Counter,
+    by_class: [(Class, Counter); Class::ALL.len()],
     by_lane: [(Lane, Answers); LANES.len()],
     failed_dsns: Counter,
     delayed_dsns: Counter,
@@ -66,6 +68,10 @@ impl Meters {
             let help = "Unfinished recipients by state.";
             registry.gauge("hikyaku_queue_depth_recipients", help, &[("state", state)])
         };
+        let refusals = |class: Class| {
+            let help = "Recipients refused, for now or for good, by what the refusal is about.";
+            registry.counter("hikyaku_queue_refusals_total", help, &[("class", class.as_str())])
+        };
         let dsns = |action| {
             let help = "Delivery status notifications made, by action.";
             registry.counter("hikyaku_queue_dsns_total", help, &[("action", action)])
@@ -96,6 +102,7 @@ impl Meters {
                 "hikyaku_queue_unanswered_total",
                 "Attempts whose end of data had no reply, or a late one: the receiver may have the message.",
             ),
+            by_class: Class::ALL.map(|class| (class, refusals(class))),
             by_lane: LANES.map(|lane| (lane, Answers::new(registry, lane))),
             failed_dsns: dsns("failed"),
             delayed_dsns: dsns("delayed"),
@@ -136,6 +143,13 @@ impl Meters {
     pub fn answered(&self, lane: Lane, lateness: Duration) {
         if let Some(answers) = self.of(lane) {
             answers.lateness.record(lateness.as_secs_f64());
+        }
+    }
+
+    /// A recipient was refused.
+    pub fn refused(&self, class: Class) {
+        if let Some((_, counter)) = self.by_class.iter().find(|(own, _)| *own == class) {
+            counter.increment(1);
         }
     }
 

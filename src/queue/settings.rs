@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::budget::Allowance;
+use crate::limit::controller::Ceilings;
+use crate::reply::Classifier;
 
 use super::rules::Rules;
 use super::source::Egress;
@@ -44,6 +46,8 @@ pub struct Settings {
     pub rules: Rules,
     /// Egress sources and who uses which.
     pub egress: Egress,
+    /// What tells what refusals are about.
+    pub classifier: Arc<Classifier>,
 }
 
 impl Default for Settings {
@@ -66,6 +70,7 @@ impl Default for Settings {
             limits: Limits::default(),
             rules: Rules::default(),
             egress: Egress::default(),
+            classifier: Classifier::built_in(),
         }
     }
 }
@@ -187,6 +192,19 @@ pub struct Limits {
     pub recipients_per_message: usize,
     /// What it is sent in time.
     pub allowance: Allowance,
+}
+
+impl Limits {
+    /// As a controller is bounded by them.
+    pub fn ceilings(&self) -> Ceilings {
+        let rates = self.allowance.messages.iter().map(|(count, per)| f64::from(*count) / per.as_secs_f64());
+        Ceilings {
+            rate: rates.reduce(f64::min),
+            connections: self.connections,
+            messages_per_connection: self.messages_per_connection.unwrap_or(0),
+            openings_per_minute: self.allowance.openings.unwrap_or(0),
+        }
+    }
 }
 
 impl Default for Limits {

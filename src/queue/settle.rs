@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use crate::bounce::dsn::Action as Notification;
 use crate::clock::UnixTime;
 use crate::dns::PlanFailure;
-use crate::journal::{self, Decision, Subject, Verdict};
+use crate::journal::{self, Decision, Refusal, Subject, Verdict};
 use crate::message::{Envelope, Outcome, Phase, Report};
-use crate::reply::classify::{Class, classify};
+use crate::reply;
 use crate::smtp::status::Status;
 use crate::spool::{Event, RecipientEvent};
 use crate::state::Action;
@@ -75,6 +75,8 @@ struct Ledger {
     finished: Option<(Arc<Flow>, usize)>,
     /// What the last deferred one was told: those of one transaction are mostly told the same.
     reply: Option<Arc<Report>>,
+    /// What the last one that was refused was told, and what that is about; for the same reason.
+    judged: Option<(Report, Option<reply::Verdict>)>,
 }
 
 impl Engine {
@@ -96,7 +98,8 @@ impl Engine {
         let refusal = outcomes.iter().find(|outcome| !matches!(outcome, Outcome::Delivered(_)));
         let last_reply = refusal.map(|outcome| Arc::new(outcome.report().clone()));
         let heard = refusals(&outcomes);
-        let throttle = outcomes.iter().filter(|_| refusal.is_some()).find(|outcome| is_throttle(outcome));
+        let throttle =
+            outcomes.iter().filter(|_| refusal.is_some()).find(|outcome| self.is_throttle(outcome, &site.name));
         let throttle = throttle.map(|outcome| Arc::new(outcome.report().clone()));
         let sent = Sent::of(tried, &outcomes);
         let (is_mass, source) = {
@@ -234,13 +237,13 @@ impl Engine {
                 },
                 Outcome::Bounced(report) => {
                     self.meters.bounced.increment(1);
-                    self.tell(&entry, Verdict::Bounced, &report, &attempt);
+                    self.tell(&entry, Verdict::Bounced, &report, &attempt, &mut ledger);
                     self.top.decided(&entry.flow.tenant, Fate::Bounced);
                     self.fail(entry, Event::Bounced, report, &mut ledger);
                 }
                 Outcome::Expired(report) => {
                     self.meters.expired.increment(1);
-                    self.tell(&entry, Verdict::Expired, &report, &attempt);
+                    self.tell(&entry, Verdict::Expired, &report, &attempt, &mut ledger);
                     self.top.decided(&entry.flow.tenant, Fate::Expired);
                     self.fail(entry, Event::Expired, report, &mut ledger);
                 }
@@ -268,7 +271,7 @@ impl Engine {
     }
 
     fn deliver(&self, entry: Entry, report: Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
-        self.tell(&entry, Verdict::Delivered, &report, attempt);
+        self.tell(&entry, Verdict::Delivered, &report, attempt, ledger);
         self.meters.delivered(entry.flow.lane, attempt.wall.since(entry.accepted));
         self.top.decided(&entry.flow.tenant, Fate::Delivered);
         if entry.marks.has(Marks::WANTS_SUCCESS) && !report.relayed_dsn {
@@ -290,33 +293,69 @@ impl Engine {
         self.meters.bounced.increment(1);
         self.top.decided(&entry.flow.tenant, Fate::Bounced);
         let report = order_report(&order.describe());
-        self.tell(&entry, Verdict::Bounced, &report, attempt);
+        self.tell(&entry, Verdict::Bounced, &report, attempt, ledger);
         self.fail(entry, Event::Bounced, report, ledger);
     }
 
     /// Tells the journal how a recipient ended. What our own queue decides is no attempt.
-    fn tell(&self, entry: &Entry, verdict: Verdict, report: &Report, attempt: &Attempt<'_>) {
+    fn tell(&self, entry: &Entry, verdict: Verdict, report: &Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
         let attempts = entry.attempts.saturating_add(u16::from(report.phase != Phase::Queue));
-        self.tell_decision(entry, verdict, report, attempt, (attempts, entry.due, None));
+        let judged = if verdict == Verdict::Delivered { None } else { self.classified(report, attempt, ledger) };
+        self.tell_decision(entry, verdict, (report, judged), attempt, (attempts, entry.due, None));
     }
 
     /// Tells the journal of a deferral of what was `due`; the entry has its next time.
-    fn tell_deferral(&self, entry: &Entry, due: UnixTime, report: &Report, attempt: &Attempt<'_>) {
-        let verdict = if wants_rest(report) { Verdict::Throttled } else { Verdict::Deferred };
-        self.tell_decision(entry, verdict, report, attempt, (entry.attempts, due, Some(entry.due)));
+    fn tell_deferral(&self, entry: &Entry, due: UnixTime, report: &Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
+        let judged = self.classified(report, attempt, ledger);
+        let is_throttle = judged.is_some_and(reply::Verdict::wants_rest);
+        let verdict = if is_throttle { Verdict::Throttled } else { Verdict::Deferred };
+        self.tell_decision(entry, verdict, (report, judged), attempt, (entry.attempts, due, Some(entry.due)));
+    }
+
+    /// What a refusal is about; counted.
+    fn classified<'a>(
+        &self,
+        report: &Report,
+        attempt: &Attempt<'_>,
+        ledger: &'a mut Ledger,
+    ) -> Option<&'a reply::Verdict> {
+        if ledger.judged.as_ref().is_none_or(|(last, _)| last != report) {
+            let verdict = self.verdict(report, attempt.telling.site);
+            ledger.judged = Some((report.clone(), verdict));
+        }
+        let verdict = ledger.judged.as_ref()?.1.as_ref()?;
+        self.meters.refused(verdict.class);
+        Some(verdict)
+    }
+
+    fn verdict(&self, report: &Report, site: Option<&str>) -> Option<reply::Verdict> {
+        self.settings().classifier.of(report.phase, &report.reply, site)
+    }
+
+    /// Whether the receiver wants to be left alone for a while.
+    fn is_throttle(&self, outcome: &Outcome, site: &str) -> bool {
+        let Outcome::Deferred(report) = outcome else { return false };
+        report.reply.code / 100 == 4 && self.verdict(report, Some(site)).is_some_and(|verdict| verdict.wants_rest())
     }
 
     fn tell_decision(
         &self,
         entry: &Entry,
         verdict: Verdict,
-        report: &Report,
+        (report, judged): (&Report, Option<&reply::Verdict>),
         attempt: &Attempt<'_>,
         (attempts, due, retry): (u16, UnixTime, Option<UnixTime>),
     ) {
         let Telling { envelope, size, site, source, attempted } = attempt.telling;
         let subject = Subject { id: entry.id, envelope, recipient: entry.recipient, site };
-        let decision = Decision { subject, verdict, report, source, attempt: attempts, size, due, attempted, retry };
+        let refusal = judged.map(|judged| Refusal {
+            class: judged.class.as_str(),
+            rule: &judged.rule,
+            permanent: judged.permanent(),
+            list: judged.list.as_deref(),
+        });
+        let attempt = attempts;
+        let decision = Decision { subject, verdict, report, refusal, source, attempt, size, due, attempted, retry };
         self.journal.tell(&journal::Event::Decided(decision));
     }
 
@@ -346,7 +385,7 @@ impl Engine {
         entry.marks = entry.marks.with(Marks::RELEASED, false);
         if attempt.wall >= retry.end(entry.accepted) {
             self.meters.expired.increment(1);
-            self.tell(&entry, Verdict::Expired, &report, attempt);
+            self.tell(&entry, Verdict::Expired, &report, attempt, ledger);
             self.top.decided(&entry.flow.tenant, Fate::Expired);
             return self.fail(entry, Event::Expired, report, ledger);
         }
@@ -355,7 +394,7 @@ impl Engine {
         entry.attempts = entry.attempts.saturating_add(1);
         let due = entry.due;
         entry.due = retry.due(entry.id, entry.attempts, entry.accepted, attempt.wall, attempt.is_mass);
-        self.tell_deferral(&entry, due, &report, attempt);
+        self.tell_deferral(&entry, due, &report, attempt, ledger);
         if attempt.source.is_some() {
             entry.marks = entry.marks.with_source(attempt.source);
         }
@@ -400,15 +439,6 @@ impl Sent {
         });
         parts.max().unwrap_or(Self::Nothing)
     }
-}
-
-/// Whether the receiver wants to be left alone for a while.
-fn is_throttle(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Deferred(report) if wants_rest(report))
-}
-
-fn wants_rest(report: &Report) -> bool {
-    classify(report.phase, &report.reply) == Class::Throttle
 }
 
 /// The event of a deferred entry.

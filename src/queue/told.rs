@@ -56,6 +56,7 @@ impl Engine {
             subject,
             verdict: Verdict::Delivered,
             report: &report,
+            refusal: None,
             source: None,
             attempt: pending.attempts.saturating_add(1),
             size: None,

@@ -1,139 +1,317 @@
-//! Classes of replies: pure and driven by a table.
+//! The classifier: from a refusal to a [`Verdict`]. Pure, driven by tables.
 //!
-//! [`classify`] takes the phase and the reply and says what the receiver wants. A throttle reply is about our rate or
-//! about the receiver's load, so the connection is closed after it and its site is left alone for a while; every other
-//! 4yz is about the message or the recipient. The first rule that fits decides.
+//! [`Classifier::built_in`] reads the embedded tables; [`Classifier::with`] puts an operator's rules before them. The first
+//! rule that fits decides, in this order: the operator's; what one provider means; what a text plainly says; the enhanced
+//! status code; words that mean several things; the reply code. So there is a verdict for every refusal, [`Class::Unknown`]
+//! if nothing else, and none for what is no refusal.
+//!
+//! One pass over the text finds the words of all rules ([`super::search`]); only rules whose words occur, and those that
+//! have none, are then asked, in their order.
 
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use toml::{Table, Value};
+
+use super::class::{Certainty, Class, Severity, Verdict};
+use super::diagnostic::Diagnostic;
+use super::rule::{Fields, Question, Rule, RuleError};
+use super::search::{Builder, Hits, PatternId, Search};
+use super::text::{normal, status_in, zone};
 use crate::message::Phase;
 use crate::smtp::reply::Reply;
+use crate::smtp::status::Status;
 
-/// What a reply is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// 2yz and 3yz.
-    Success,
-    /// Slow down or go away for a while: 421, or a rate or load limit.
-    Throttle,
-    /// Any other 4yz, and what the network or we decided for now.
-    Transient,
-    /// 5yz.
-    Permanent,
-}
-
-/// One line of the table: all its conditions must hold.
-struct Rule {
-    codes: &'static [u16],
-    /// Subject and detail of the enhanced status code.
-    status: Option<(u16, u16)>,
-    /// One of these words, in lower case, occurs in the text; empty: any text.
-    words: &'static [&'static str],
-    class: Class,
-}
-
-/// Words by which large receivers say that a rate or a count is exceeded.
-const RATE: &[&str] = &[
-    "rate",
-    "too many",
-    "too much",
-    "too fast",
-    "throttl",
-    "limit",
-    "exceed",
-    "slow down",
-    "frequen",
-    "unusual",
-    "busy",
-    "overload",
-    "load too high",
-    "resources",
-    "deferred due to",
-    "temporarily deferred",
-    "try again later",
+/// The embedded tables in their order.
+const BUILT_IN: [(&str, Certainty); 11] = [
+    (include_str!("rules/local.toml"), Certainty::Text),
+    (include_str!("rules/providers.toml"), Certainty::Provider),
+    (include_str!("rules/asia.toml"), Certainty::Provider),
+    (include_str!("rules/pace.toml"), Certainty::Text),
+    (include_str!("rules/sender.toml"), Certainty::Text),
+    (include_str!("rules/mailbox.toml"), Certainty::Text),
+    (include_str!("rules/content.toml"), Certainty::Text),
+    (include_str!("rules/system.toml"), Certainty::Text),
+    (include_str!("rules/status.toml"), Certainty::Status),
+    (include_str!("rules/words.toml"), Certainty::Words),
+    (include_str!("rules/codes.toml"), Certainty::Code),
 ];
+const LISTS: &str = include_str!("rules/lists.toml");
 
-/// Words about a full mailbox or a recipient: RATE words in such a text mean that recipient's quota, not our rate.
-const RECIPIENT: &[&str] = &["mailbox", "quota", "greylist", "graylist", "grey-list", "over size"];
-
-const RULES: &[Rule] = &[
-    // RFC 5321, 3.8: the receiver closes the channel.
-    Rule { codes: &[421], status: None, words: &[], class: Class::Throttle },
-    Rule { codes: &[450, 451, 452], status: None, words: RECIPIENT, class: Class::Transient },
-    // X.4.5 mail system congestion, X.3.2 system not accepting messages (RFC 3463).
-    Rule { codes: &[450, 451, 452], status: Some((4, 5)), words: &[], class: Class::Throttle },
-    Rule { codes: &[450, 451, 452], status: Some((3, 2)), words: &[], class: Class::Throttle },
-    // Gmail: 4.7.28 unusual rate; Microsoft: 4.7.500 server busy, 4.7.650 rate.
-    Rule { codes: &[450, 451, 452], status: Some((7, 28)), words: &[], class: Class::Throttle },
-    Rule { codes: &[450, 451, 452], status: Some((7, 500)), words: &[], class: Class::Throttle },
-    Rule { codes: &[450, 451, 452], status: Some((7, 650)), words: &[], class: Class::Throttle },
-    Rule { codes: &[450, 451, 452], status: None, words: RATE, class: Class::Throttle },
-];
-
-/// What `reply`, given at `phase`, is about. At RCPT only 421 throttles: other 4yz concern that recipient.
-pub fn classify(phase: Phase, reply: &Reply) -> Class {
-    match reply.code / 100 {
-        2 | 3 => return Class::Success,
-        0 | 5 => return if reply.is_permanent() { Class::Permanent } else { Class::Transient },
-        _ => {}
-    }
-    if phase == Phase::Rcpt && reply.code != 421 {
-        return Class::Transient;
-    }
-    let lower = reply.text.to_ascii_lowercase();
-    RULES.iter().find(|rule| rule.fits(reply, &lower)).map_or(Class::Transient, |rule| rule.class)
+/// Why rules cannot be used.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RulesError {
+    /// Not TOML, or something else than rules and lists; the text names line and column.
+    #[error("{0}")]
+    Form(String),
+    /// One of the rules.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
 }
 
-impl Rule {
-    fn fits(&self, reply: &Reply, lower: &str) -> bool {
-        self.codes.contains(&reply.code)
-            && self.status.is_none_or(|(subject, detail)| {
-                reply.status.is_some_and(|status| (status.subject, status.detail) == (subject, detail))
-            })
-            && (self.words.is_empty() || self.words.iter().any(|word| lower.contains(word)))
+/// What is classified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal<'a> {
+    /// The step at which it came, if that is known.
+    pub step: Option<Phase>,
+    /// The reply code; 0: none.
+    pub code: u16,
+    /// The enhanced status code, if the reply began with one.
+    pub status: Option<Status>,
+    /// The text without codes.
+    pub text: &'a str,
+    /// Whose reply it is, by its name in the provider map. Any other name of a site does no harm.
+    pub provider: Option<&'a str>,
+}
+
+/// Rules, ready to be asked.
+#[derive(Default)]
+pub struct Classifier {
+    rules: Vec<Rule>,
+    search: Search,
+    /// Expressions that may match when a literal occurs, with their rules, by the literal's place.
+    by_literal: Vec<Vec<(usize, PatternId)>>,
+    /// Rules to ask whatever the text says.
+    always: Vec<usize>,
+    lists: Vec<(Arc<str>, Vec<PatternId>)>,
+    /// What the operator's file says, to tell a changed one.
+    own: Option<Box<str>>,
+}
+
+impl fmt::Debug for Classifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Classifier").field("rules", &self.rules.len()).finish_non_exhaustive()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::smtp::status::Status;
-
-    fn class(phase: Phase, code: u16, status: Option<(u8, u16, u16)>, text: &str) -> Class {
-        let status = status.map(|(class, subject, detail)| Status::new(class, subject, detail));
-        classify(phase, &Reply { code, status, text: text.into() })
+impl Classifier {
+    /// The tables that come with the program. They are made once, when somebody asks for the first time: they never change.
+    pub fn built_in() -> Arc<Self> {
+        static BUILT_IN: LazyLock<Arc<Classifier>> =
+            LazyLock::new(|| Arc::new(Classifier::make(None).unwrap_or_default()));
+        BUILT_IN.clone()
     }
 
-    #[test]
-    fn rate_and_load_replies_throttle() {
-        for (code, status, text) in [
-            (421, None, "closing"),
-            (421, Some((4, 7, 0)), "[TSS04] Messages from 192.0.2.1 temporarily deferred"),
-            (450, Some((4, 7, 28)), "Our system has detected an unusual rate of unsolicited mail"),
-            (451, Some((4, 7, 500)), "Server busy. Please try again later"),
-            (452, Some((4, 3, 2)), "system not accepting"),
-            (451, Some((4, 4, 5)), "congested"),
-            (451, Some((4, 7, 1)), "Too many messages, slow down"),
-            (450, None, "rate limited"),
-        ] {
-            assert_eq!(class(Phase::Mail, code, status, text), Class::Throttle, "{code} {text}");
+    /// The same with an operator's rules before them; one that has the id of a rule here replaces it.
+    pub fn with(own: &str) -> Result<Self, RulesError> {
+        Self::make(Some(own))
+    }
+
+    /// Whether the operator's rules are the same text.
+    pub fn is_as(&self, other: &Self) -> bool {
+        self.own == other.own
+    }
+
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    pub(super) fn make(own: Option<&str>) -> Result<Self, RulesError> {
+        let (mut rules, mut lists, mut builder) = (Vec::new(), Vec::new(), Builder::default());
+        let files =
+            own.iter().map(|text| (*text, Certainty::Operator)).chain(BUILT_IN).chain([(LISTS, Certainty::Text)]);
+        let mut replaced = HashSet::new();
+        for (text, tier) in files {
+            let mut table: Table = toml::from_str(text).map_err(|error| RulesError::Form(error.to_string()))?;
+            for (number, value) in entries(&mut table, "rule")?.into_iter().enumerate() {
+                let rule = Rule::read(value, number + 1, tier, &mut builder)?;
+                let is_new = replaced.insert(rule.id.clone());
+                if !is_new && tier == Certainty::Operator {
+                    return Err(twice(&rule).into());
+                }
+                if is_new {
+                    rules.push(rule);
+                }
+            }
+            for (number, value) in entries(&mut table, "list")?.into_iter().enumerate() {
+                lists.push(list(value, number + 1, &mut builder)?);
+            }
+            if let Some(key) = table.keys().next() {
+                return Err(RulesError::Form(format!("{key}: is unknown; allowed: [[rule]], [[list]]")));
+            }
+        }
+        let classifier = Self::assembled(rules, lists, builder, own)?;
+        match classifier.mistakes(Certainty::Operator).into_iter().next() {
+            None => Ok(classifier),
+            Some(mistake) => Err(mistake.into()),
         }
     }
 
-    #[test]
-    fn other_transient_replies_do_not_throttle() {
-        for (phase, code, text) in [
-            (Phase::EndOfData, 451, "local error in processing"),
-            (Phase::EndOfData, 452, "mailbox full, quota exceeded"),
-            (Phase::Mail, 451, "greylisted, try again later"),
-            (Phase::Rcpt, 450, "rate limited for this mailbox"),
-            (Phase::EndOfData, 0, "timed out"),
-        ] {
-            assert_eq!(class(phase, code, None, text), Class::Transient, "{code} {text}");
+    fn assembled(
+        rules: Vec<Rule>,
+        lists: Vec<(Arc<str>, Vec<PatternId>)>,
+        builder: Builder,
+        own: Option<&str>,
+    ) -> Result<Self, RulesError> {
+        let mut by_literal: HashMap<usize, Vec<(usize, PatternId)>> = HashMap::new();
+        let mut always = Vec::new();
+        for (index, rule) in rules.iter().enumerate() {
+            let is_unfindable = |pattern: &PatternId| builder.key(*pattern).is_none();
+            if rule.text.is_empty() || rule.text.iter().any(is_unfindable) {
+                always.push(index);
+                continue;
+            }
+            for pattern in &rule.text {
+                for place in builder.key(*pattern).into_iter().flatten() {
+                    by_literal.entry(*place).or_default().push((index, *pattern));
+                }
+            }
+        }
+        let search = builder.build().map_err(|error| RulesError::Form(error.to_string()))?;
+        let by_literal = (0..search.literals()).map(|place| by_literal.remove(&place).unwrap_or_default()).collect();
+        Ok(Self { rules, search, by_literal, always, lists, own: own.map(Into::into) })
+    }
+
+    /// The verdict on a reply, or on what stands in for one; none: it is no refusal. `site` may be a provider's name.
+    pub fn of(&self, step: Phase, reply: &Reply, site: Option<&str>) -> Option<Verdict> {
+        let Reply { code, status, text } = reply;
+        self.classify(&Refusal { step: Some(step), code: *code, status: *status, text, provider: site })
+    }
+
+    /// The verdict on a refusal; none: it is none.
+    pub fn classify(&self, refusal: &Refusal<'_>) -> Option<Verdict> {
+        let Refusal { step, code, status, text, provider } = *refusal;
+        let severity = severity(code, status)?;
+        let text = normal(text);
+        // qmail and others put it at the end: `no mailbox here by that name (#5.1.1)`.
+        let status = status.or_else(|| status_in(&text).map(|(status, _)| status).filter(|status| status.class != 2));
+        let severity = if severity == Severity::Unsaid { self::severity(0, status)? } else { severity };
+        let question = Question { step, code, severity, status, provider };
+        let mut found = Vec::with_capacity(64);
+        let hits =
+            self.search.scan(text.as_bytes(), |place| found.extend(self.by_literal.get(place).into_iter().flatten()));
+        let rule = self.first(&question, found, &hits, text.as_bytes());
+        Some(rule.map_or_else(|| unknown(severity), |rule| rule.verdict(&question, || self.list(&hits, &text))))
+    }
+
+    /// The first rule that fits; `found` are expressions that may match, with their rules.
+    fn first(
+        &self,
+        question: &Question<'_>,
+        mut found: Vec<(usize, PatternId)>,
+        hits: &Hits,
+        text: &[u8],
+    ) -> Option<&Rule> {
+        found.sort_unstable();
+        let mut found = found.into_iter().peekable();
+        let mut always = self.always.iter().copied().peekable();
+        let matches = |pattern: PatternId| self.search.matches(pattern, hits, text);
+        loop {
+            let index = match (always.peek().copied(), found.peek().map(|(index, _)| *index)) {
+                (Some(one), Some(other)) => one.min(other),
+                (one, other) => one.or(other)?,
+            };
+            let is_always = always.next_if_eq(&index).is_some();
+            let rule = self.rules.get(index)?;
+            let applies = rule.applies(question);
+            let mut fits = applies && is_always && rule.text_fits(matches);
+            while let Some((_, pattern)) = found.next_if(|(of, _)| *of == index) {
+                fits = fits || applies && matches(pattern);
+            }
+            if fits && !rule.is_excepted(matches) {
+                return Some(rule);
+            }
         }
     }
 
-    #[test]
-    fn severity_decides_the_rest() {
-        assert_eq!(class(Phase::EndOfData, 250, None, "rate ok"), Class::Success);
-        assert_eq!(class(Phase::Mail, 550, None, "too many"), Class::Permanent);
+    /// The list that a text names.
+    fn list(&self, hits: &Hits, text: &str) -> Option<Arc<str>> {
+        let is_named = |patterns: &[PatternId]| {
+            patterns.iter().any(|pattern| self.search.matches(*pattern, hits, text.as_bytes()))
+        };
+        let known = self.lists.iter().find(|(_, patterns)| is_named(patterns)).map(|(name, _)| name.clone());
+        known.or_else(|| zone(text))
     }
+
+    /// Expressions that do not compile.
+    #[cfg(test)]
+    pub(super) fn broken(&self) -> Vec<String> {
+        self.search.broken()
+    }
+
+    /// Examples of the rules of a tier that are not decided by their own rule, and counter-examples that are.
+    pub(super) fn mistakes(&self, tier: Certainty) -> Vec<RuleError> {
+        let decided = |rule: &Rule, example: &str| {
+            let (step, diagnostic) = example_of(rule, example);
+            let Diagnostic { code, status, text, .. } = &diagnostic;
+            let provider = rule.provider();
+            self.classify(&Refusal { step, code: *code, status: *status, text, provider }).map(|verdict| verdict.rule)
+        };
+        let mut out = Vec::new();
+        for rule in self.rules.iter().filter(|rule| rule.tier() == tier) {
+            let mut told = |key: &str, text: String| {
+                out.push(RuleError { rule: rule.id.to_string(), key: key.to_owned(), text });
+            };
+            for example in &rule.examples {
+                match decided(rule, example) {
+                    Some(by) if by == rule.id => {}
+                    Some(by) => {
+                        told("example", format!("{example:?} is decided by {by}; allowed: what this rule decides"))
+                    }
+                    None => told("example", format!("{example:?} is no refusal; allowed: 4yz or 5yz")),
+                }
+            }
+            for example in rule.counters.iter().filter(|example| decided(rule, example).as_deref() == Some(&*rule.id)) {
+                told("counter", format!("{example:?} is decided by this rule; allowed: what it does not decide"));
+            }
+        }
+        out
+    }
+}
+
+/// An example may begin with its step in brackets: `[rcpt] 550 ...`; else it comes at the rule's first step.
+fn example_of(rule: &Rule, example: &str) -> (Option<Phase>, Diagnostic) {
+    let named = example.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    let named = named.and_then(|(step, rest)| Some((Phase::named(step)?, rest)));
+    let (step, text) = named.map_or((rule.first_step(), example), |(step, rest)| (Some(step), rest));
+    let diagnostic = Diagnostic::parse(text);
+    (step.or(diagnostic.step), diagnostic)
+}
+
+/// 4yz or 5yz, a local decision by its status; none: a success.
+fn severity(code: u16, status: Option<Status>) -> Option<Severity> {
+    match (code / 100, status.map(|status| status.class)) {
+        (2 | 3, _) | (0, Some(2)) => None,
+        (4, _) | (0, Some(4)) => Some(Severity::Transient),
+        (5, _) | (0, Some(5)) => Some(Severity::Permanent),
+        _ => Some(Severity::Unsaid),
+    }
+}
+
+/// Where no rule fits.
+fn unknown(severity: Severity) -> Verdict {
+    let (class, certainty) = (Class::Unknown, Certainty::Code);
+    Verdict { class, rule: Arc::from("none"), certainty, list: None, severity, wants_rest: false }
+}
+
+fn entries(table: &mut Table, key: &str) -> Result<Vec<Value>, RulesError> {
+    match table.remove(key) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(entries)) => Ok(entries),
+        Some(_) => Err(RulesError::Form(format!("{key}: is no list; allowed: [[{key}]]"))),
+    }
+}
+
+fn twice(rule: &Rule) -> RuleError {
+    let text = "occurs twice; allowed: a name that no other rule of this file has".to_owned();
+    RuleError { rule: rule.id.to_string(), key: "id".to_owned(), text }
+}
+
+/// A list and the words by which replies call it.
+fn list(value: Value, number: usize, builder: &mut Builder) -> Result<(Arc<str>, Vec<PatternId>), RuleError> {
+    let mut fields = Fields::list(value, number)?;
+    let words = fields.words()?;
+    let add = |word: &String| {
+        let pattern = builder.add(&regex_syntax::escape(word), true);
+        pattern.map_err(|error| fields.error("words", format!("{word:?} {error}")))
+    };
+    let patterns = words.iter().map(add).collect::<Result<_, _>>()?;
+    Ok((Arc::from(fields.id.as_str()), patterns))
 }

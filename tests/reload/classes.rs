@@ -227,3 +227,28 @@ fn what_a_lowered_max_age_makes_too_old_expires_when_it_is_due_and_is_not_tried(
     let tried = receiver.commands().iter().filter(|command| command.contains("late@a.test")).count();
     assert_eq!((tried, &expired["step"]), (1, &"queue".into()));
 }
+
+#[test]
+fn a_file_of_rules_is_read_by_each_reload_and_a_bad_one_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("replies.toml");
+    let rule = |class: &str| {
+        format!(
+            "[[rule]]\nid = \"house\"\ntext = [\"house rule\"]\nclass = \"{class}\"\nexample = \"450 house rule\"\n"
+        )
+    };
+    std::fs::write(&rules, rule("policy")).unwrap();
+    let text = format!("[replies]\nrules = \"{}\"\n", rules.display());
+    let daemon = Daemon::start(&text);
+    assert_eq!(daemon.reload(&text)["changed"], serde_json::json!([]));
+
+    std::fs::write(&rules, rule("system")).unwrap();
+    let changed = daemon.reload(&text);
+    std::fs::write(&rules, rule("bad")).unwrap();
+    let refused = daemon.cli(&["reload"]);
+
+    assert_eq!(changed["changed"][0]["key"], "replies.rules");
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("replies.toml: house: class: \"bad\": allowed: bad-mailbox"), "{said}");
+}

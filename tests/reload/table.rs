@@ -98,6 +98,12 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "source.ipv6" => text("::2"),
         "pool.sources" => Value::Array(vec![Value::Table(Table::from_iter([("source".to_owned(), text("b"))]))]),
         "pool.tenants" | "pool.sender_domains" => texts("other"),
+        "replies.rules" => {
+            let file = format!("{place}/replies.toml");
+            let rule = "[[rule]]\nid = \"a\"\ncodes = [599]\nclass = \"policy\"\nexample = \"599 a\"\n";
+            std::fs::write(&file, rule).unwrap();
+            text(&file)
+        }
         "log.filter" => text("debug"),
         "log.format" => text("json"),
         _ => match value {
