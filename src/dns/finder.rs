@@ -209,7 +209,7 @@ impl Finder {
         // Two routes to one host on two ports must not share connections, so the port is part of the name.
         let mx_set: Arc<str> = format!("{name}:{port}").into();
         let hosts = mx::share_out(vec![(Mx { preference: 0, name }, addresses)]);
-        Next { site: mx_set.clone(), mx_set, hosts, port, transport: Transport::Smtp, hold }
+        Next { site: mx_set.clone(), mx_set, hosts, port, transport: Transport::Relay, hold }
     }
 
     fn by_literal(&self, domain: &str, address: IpAddr) -> Result<Next, Failed> {

@@ -63,8 +63,10 @@ pub struct Plan {
 /// What is done with a domain's mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// Delivered by SMTP.
+    /// Delivered by SMTP to the domain's own hosts.
     Smtp,
+    /// Delivered by SMTP to a next hop that the operator has chosen: its limits are nobody's guess until it refuses.
+    Relay,
     /// Counted as delivered and dropped; for tests of senders.
     Discard,
 }

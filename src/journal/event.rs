@@ -32,6 +32,8 @@ pub enum Kind {
     DsnSent,
     /// An operator gave or lifted an order.
     Order,
+    /// A learnt limit has changed.
+    Limit,
     /// Events are missing here.
     Gap,
     /// A file begins.
@@ -40,7 +42,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Received,
         Self::Delivered,
         Self::Deferred,
@@ -51,6 +53,7 @@ impl Kind {
         Self::Deleted,
         Self::DsnSent,
         Self::Order,
+        Self::Limit,
         Self::Gap,
         Self::File,
     ];
@@ -68,6 +71,7 @@ impl Kind {
             Self::Deleted => "deleted",
             Self::DsnSent => "dsn-sent",
             Self::Order => "order",
+            Self::Limit => "limit",
             Self::Gap => "gap",
             Self::File => "file",
         }
@@ -94,7 +98,7 @@ pub enum Verdict {
     Delivered,
     /// To be tried again.
     Deferred,
-    /// To be tried again; the receiver asks to be left alone for a while. It counts as an attempt like any deferral.
+    /// To be tried again; the receiver asks to be left alone for a while. Where limits are learnt it counts as no attempt.
     Throttled,
     /// Failed for good.
     Bounced,
@@ -159,6 +163,23 @@ pub struct Order<'a> {
     pub until: Option<UnixTime>,
 }
 
+/// A change of a limit that is learnt.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitChange<'a> {
+    /// Where.
+    pub site: &'a str,
+    /// From which egress source.
+    pub source: &'a str,
+    /// Of what: `rate` (messages a minute), `connections`, `messages-per-connection`, `breaker` (seconds), `hourly-cap`.
+    pub what: &'a str,
+    /// What it was; none: no limit.
+    pub from: Option<f64>,
+    /// What it is; none: no limit.
+    pub to: Option<f64>,
+    /// Why, with the reply that caused it.
+    pub reason: &'a str,
+}
+
 /// Something that is written to the journal: one line each.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -202,6 +223,8 @@ pub enum Event<'a> {
     },
     /// An operator gave or lifted an order.
     Order(Order<'a>),
+    /// A learnt limit has changed.
+    Limit(LimitChange<'a>),
 }
 
 impl Event<'_> {
@@ -220,6 +243,7 @@ impl Event<'_> {
             Self::Deleted { .. } => Kind::Deleted,
             Self::DsnSent { .. } => Kind::DsnSent,
             Self::Order(_) => Kind::Order,
+            Self::Limit(_) => Kind::Limit,
         }
     }
 
@@ -249,8 +273,23 @@ impl Event<'_> {
                 subject.write_accepted(&mut line);
             }
             Self::Order(order) => order.write(&mut line),
+            Self::Limit(change) => change.write(&mut line),
         }
         line.end();
+    }
+}
+
+impl LimitChange<'_> {
+    fn write(&self, line: &mut Line<'_>) {
+        line.text(key!("site"), self.site);
+        line.text(key!("egress_source"), self.source);
+        line.text(key!("limit"), self.what);
+        for (key, value) in [(key!("from"), self.from), (key!("to"), self.to)] {
+            if let Some(value) = value {
+                line.decimal(key, value);
+            }
+        }
+        line.text(key!("reason"), self.reason);
     }
 }
 

@@ -67,6 +67,13 @@ impl<'a> Line<'a> {
         decimal(self.0, value);
     }
 
+    /// A number with at most three decimals.
+    pub fn decimal(&mut self, key: &str, value: f64) {
+        self.0.extend_from_slice(key.as_bytes());
+        // A vector takes whatever is written.
+        let _ = write!(self.0, "{}", (value * 1000.0).round() / 1000.0);
+    }
+
     /// True or false.
     pub fn truth(&mut self, key: &str, value: bool) {
         self.0.extend_from_slice(key.as_bytes());

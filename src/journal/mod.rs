@@ -48,7 +48,7 @@ use crate::metrics::Registry;
 use buffer::Buffer;
 use meters::Meters;
 
-pub use event::{Decision, Event, Kind, Order, Refusal, Subject, Verdict};
+pub use event::{Decision, Event, Kind, LimitChange, Order, Refusal, Subject, Verdict};
 pub use follow::Follower;
 pub use id::{EventId, EventIdError};
 pub use record::Record;

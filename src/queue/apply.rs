@@ -15,6 +15,7 @@ use crate::message::MessageId;
 use super::engine::Engine;
 use super::flow::Tenant;
 use super::gates::Gates;
+use super::origin::Bounds;
 use super::path::Wait;
 use super::rules::Of;
 use super::settings::{Limits, Settings};
@@ -168,14 +169,19 @@ impl SiteState {
         let rules = engine.settings().rules.clone();
         for origin in &mut self.origins {
             if let Some(source) = engine.source(origin.source) {
-                let both = rules.ceiling(Of::SourceSite(&source.name, &site.name));
-                origin.apply(&both, &rules.ceiling(Of::Source(&source.name)), now);
+                let site_limits = site.limits.load();
+                let bounds = Bounds {
+                    site: &site_limits,
+                    both: rules.ceiling(Of::SourceSite(&source.name, &site.name)),
+                    source: rules.ceiling(Of::Source(&source.name)),
+                };
+                origin.apply(&bounds, now);
             }
         }
         self.purses.apply(&site.name, &rules, tenants, now);
         self.turns = Turns::default();
         // An alarm set for an old rate may be far away; the next refusal sets one for the new.
-        (self.rate_alarm, self.has_opening_alarm) = (None, false);
+        (self.rate_alarm, self.opening_alarm) = (None, None);
     }
 
     /// The plan of a path has been made by other rules than those that hold now.

@@ -40,7 +40,7 @@ impl Assignment {
         let taken = in_hand.insert(Taken { id: first.id, recipients: recipients.clone(), since: now });
         let is_in_doubt = first.marks.has(Marks::IN_DOUBT);
         let in_doubt = is_in_doubt.then(|| engine.doubts.find(first.id, first.recipient)).flatten();
-        let tried = Tried { message: None, since: now };
+        let tried = Tried { message: None, since: now, count: 1 };
         engine.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(Self { engine: engine.clone(), site: site.clone(), path, entries, recipients, taken, in_doubt, tried })
     }
@@ -63,6 +63,11 @@ impl Assignment {
     /// An earlier attempt at this address has no outcome: try it there first.
     pub fn in_doubt(&self) -> Option<SocketAddr> {
         self.in_doubt
+    }
+
+    /// It is the connection's message of this number, the first being 1.
+    pub(super) fn number(&mut self, count: u32) {
+        self.tried.count = count;
     }
 
     /// The message has been read: what is reported of it can be told to the journal at once.
@@ -151,7 +156,7 @@ impl Assignment {
             if is_all
                 && let (Some(source), Some(entry)) = (source, entries.first())
             {
-                state.refund_drawn(&context.engine.gates, source, &entry.flow);
+                state.refund_drawn(&context.engine.gates, source, &entry.flow, now);
             }
             if context.engine.orders.is_empty() {
                 for entry in entries {

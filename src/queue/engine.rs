@@ -37,6 +37,7 @@ use super::flow::{Flow, Tenant, Tenants};
 use super::gates::Gates;
 use super::held::{Held, Hold};
 use super::in_hand::InHand;
+use super::learning::Learning;
 use super::lookup::Lookups;
 use super::meters::Meters;
 use super::orders::Orders;
@@ -92,6 +93,7 @@ pub(super) struct Engine {
     pub unread: Unread,
     pub walls: Walls,
     pub top: Top,
+    pub learning: Learning,
     /// Unfinished recipients.
     pub queued: AtomicUsize,
     /// Entries that wait for a look-up.
@@ -159,6 +161,7 @@ impl Engine {
             unread: Unread::default(),
             walls: Walls::new(registry),
             top: Top::new(registry),
+            learning: Learning::default(),
             queued: AtomicUsize::new(0),
             waiting_for_dns: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),

@@ -25,6 +25,7 @@ pub(super) struct Meters {
     pub assumed: Counter,
     /// End of data without a reply.
     pub unanswered: Counter,
+    learnt: [(&'static str, Counter); LEARNT.len()],
     by_class: [(Class, Counter); Class::ALL.len()],
     by_lane: [(Lane, Answers); LANES.len()],
     failed_dsns: Counter,
@@ -57,6 +58,8 @@ struct Answers {
     /// From the time when it was due to an answer, whatever it was.
     lateness: Histogram,
 }
+
+const LEARNT: [&str; 5] = ["rate", "connections", "messages-per-connection", "breaker", "hourly-cap"];
 
 const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 
@@ -102,6 +105,10 @@ impl Meters {
                 "hikyaku_queue_unanswered_total",
                 "Attempts whose end of data had no reply, or a late one: the receiver may have the message.",
             ),
+            learnt: LEARNT.map(|what| {
+                let help = "Changes of learnt limits, by what is limited.";
+                (what, registry.counter("hikyaku_limits_changes_total", help, &[("limit", what)]))
+            }),
             by_class: Class::ALL.map(|class| (class, refusals(class))),
             by_lane: LANES.map(|lane| (lane, Answers::new(registry, lane))),
             failed_dsns: dsns("failed"),
@@ -143,6 +150,13 @@ impl Meters {
     pub fn answered(&self, lane: Lane, lateness: Duration) {
         if let Some(answers) = self.of(lane) {
             answers.lateness.record(lateness.as_secs_f64());
+        }
+    }
+
+    /// A learnt limit has changed.
+    pub fn learnt(&self, what: &str) {
+        if let Some((_, changes)) = self.learnt.iter().find(|(name, _)| *name == what) {
+            changes.increment(1);
         }
     }
 

@@ -29,6 +29,7 @@ mod in_force;
 mod in_hand;
 mod inspect;
 mod kept;
+pub mod learning;
 mod line;
 mod look;
 mod lookup;
@@ -83,7 +84,7 @@ use crate::message::{Envelope, MessageId};
 use crate::metrics::Registry;
 use crate::pulse::Pulse;
 use crate::spool::{Recovered, Spool};
-use crate::state::{OrderId, Orders, PlaceError, Request, Selection};
+use crate::state::{LearntStore, OrderId, Orders, PlaceError, Request, Selection};
 
 pub use assignment::Assignment;
 use engine::Engine;
@@ -138,6 +139,19 @@ impl Queue {
             engine.journal = journal;
         }
         self
+    }
+
+    /// The same with what was learnt before; to be asked for before the queue is shared.
+    pub fn with_learnt(mut self, store: LearntStore) -> Self {
+        if let Some(engine) = Arc::get_mut(&mut self.engine) {
+            engine.learning = learning::Learning::new(store);
+        }
+        self
+    }
+
+    /// Keeps what has been learnt since the last time. Blocks on the disk.
+    pub fn save_learnt(&self) {
+        self.engine.save_learnt();
     }
 
     /// Tells the journal of a message that the spool has accepted, to be put into the queue next. `client`: who

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::dns::{Plan, TlsPolicy, Transport};
+use crate::limit::controller;
 use crate::message::{Phase, Report};
 
 use super::in_hand::InHand;
@@ -49,6 +50,8 @@ pub(super) enum Cause {
     Rate,
     /// What tenants or campaigns may send.
     Budget,
+    /// What was learnt about the receiver.
+    Learnt(controller::Cause),
     /// A back-off after failed connections.
     BackOff,
     /// A look-up: the plan is over.
@@ -65,6 +68,7 @@ impl Cause {
             Self::ConnectionRate => "connection-rate",
             Self::Rate => "rate",
             Self::Budget => "budget",
+            Self::Learnt(cause) => cause.as_str(),
             Self::BackOff => "back-off",
             Self::Dns => DNS,
             Self::Courier => "stopped",

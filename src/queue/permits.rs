@@ -6,13 +6,15 @@ use std::time::Instant;
 
 use arc_swap::Guard;
 
+use crate::dns::Transport;
 use crate::limit::budget::{self, Budget, Refused};
+use crate::limit::controller::{Controller, Wait};
 use crate::limit::permit::{self, Limit, Refusal, Scope, What};
 use crate::limit::window::Window;
 
 use super::flow::Flow;
 use super::gates::{Gate, Gates};
-use super::origin::Origin;
+use super::origin::{Bounds, Moment, Origin};
 use super::ready::Take;
 use super::rules::Of;
 use super::site::{Context, SiteState};
@@ -37,6 +39,44 @@ impl Shared {
     }
 }
 
+/// Why no message may go now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Stop {
+    /// A rate of the configuration.
+    Budget(Refused),
+    /// What was learnt about the receiver.
+    Learnt(Wait),
+}
+
+impl Stop {
+    /// Whether paths from other sources would be stopped too.
+    pub fn is_of_source(&self) -> bool {
+        match self {
+            Self::Budget(refused) => matches!(refused.scope, Scope::Source | Scope::SourceSite),
+            Self::Learnt(_) => true,
+        }
+    }
+
+    /// When to ask again. None: when a reply comes, or a connection ends.
+    pub fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Budget(refused) => Some(refused.spent.until),
+            Self::Learnt(wait) => wait.until,
+        }
+    }
+}
+
+/// Why no new connection may be opened now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Denied {
+    /// A window is full.
+    Place(Refusal),
+    /// There are too many new ones, or more are not worth it.
+    Opening(Stop),
+    /// There is room for it, but not for its message.
+    Message(Stop),
+}
+
 impl SiteState {
     /// The source at this site, if anything left from it lately.
     pub fn origin(&self, source: u16) -> Option<&Origin> {
@@ -44,15 +84,37 @@ impl SiteState {
     }
 
     /// The same, made if there is none.
-    pub fn ensure_origin(&mut self, context: &Context<'_>, source: u16) {
+    pub fn ensure_origin(&mut self, context: &Context<'_>, source: u16, transport: Transport) {
         if self.origin(source).is_some() {
             return;
         }
-        let settings = context.engine.settings();
-        let Some(name) = context.engine.source(source) else { return };
-        let both = settings.rules.ceiling(Of::SourceSite(&name.name, &context.site.name));
-        let own = settings.rules.ceiling(Of::Source(&name.name));
-        self.origins.push(Origin::new(source, &both, &own, context.now));
+        let Context { engine, site, now, .. } = *context;
+        let settings = engine.settings();
+        let Some(name) = engine.source(source).map(|source| source.name.clone()) else { return };
+        let site_limits = site.limits.load();
+        let bounds = Bounds {
+            site: &site_limits,
+            both: settings.rules.ceiling(Of::SourceSite(&name, &site.name)),
+            source: settings.rules.ceiling(Of::Source(&name)),
+        };
+        let mut origin = Origin::new(source, &bounds, now);
+        if settings.learning.is_on && transport != Transport::Discard {
+            let at = Moment { now, wall: engine.clock.wall_at(now) };
+            let start = settings.learning.start(&site.name, transport == Transport::Relay);
+            let seed = engine.learning.seed(&name, &site.name);
+            origin.learn(&bounds, start, engine.learning.recall(&name, &site.name).as_ref(), seed, at);
+        }
+        self.origins.push(origin);
+    }
+
+    /// The same to be changed.
+    pub fn origin_mut(&mut self, source: u16) -> Option<&mut Origin> {
+        self.origins.iter_mut().find(|origin| origin.source == source)
+    }
+
+    /// What has learnt about a source, if that is learnt here.
+    pub fn controller(&mut self, source: u16) -> Option<&mut Controller> {
+        self.origin_mut(source).and_then(|origin| origin.controller.as_deref_mut())
     }
 
     fn budgets<'a>(&'a self, shared: &'a Shared, source: u16) -> [(Scope, Option<&'a Budget>); 4] {
@@ -66,13 +128,24 @@ impl SiteState {
     }
 
     /// Takes a message's permits. A refusal tells when to ask again.
-    pub fn admit(&mut self, context: &Context<'_>, source: u16) -> Result<(), Refused> {
+    pub fn admit(&mut self, context: &Context<'_>, source: u16) -> Result<(), Stop> {
         let shared = Shared::load(&context.engine.gates, source);
         self.admit_with(&shared, source, context.now)
     }
 
+    fn admit_with(&mut self, shared: &Shared, source: u16, now: Instant) -> Result<(), Stop> {
+        if let Some(controller) = self.controller(source) {
+            controller.may_send(now).map_err(Stop::Learnt)?;
+        }
+        self.take_budgets(shared, source, now).map_err(Stop::Budget)?;
+        if let Some(controller) = self.controller(source) {
+            controller.send(now);
+        }
+        Ok(())
+    }
+
     /// At the site's own budgets its paths wait in one order; at those that sites share, the site takes a turn ahead of time.
-    fn admit_with(&mut self, shared: &Shared, source: u16, now: Instant) -> Result<(), Refused> {
+    fn take_budgets(&mut self, shared: &Shared, source: u16, now: Instant) -> Result<(), Refused> {
         let own = [
             (Scope::SourceSite, self.origin(source).and_then(|origin| origin.budget.as_deref())),
             (Scope::Site, self.budget.as_deref()),
@@ -92,14 +165,24 @@ impl SiteState {
     }
 
     /// Gives back what [`SiteState::admit`] took.
-    pub fn refund(&self, gates: &Gates, source: u16) {
+    pub fn refund(&mut self, gates: &Gates, source: u16, now: Instant) {
         let shared = Shared::load(gates, source);
         budget::refund(&self.budgets(&shared, source), What::Messages);
+        if let Some(controller) = self.controller(source) {
+            controller.unsent(now);
+        }
     }
 
     /// The same for a message of `flow` that was drawn and not sent.
-    pub fn refund_drawn(&self, gates: &Gates, source: u16, flow: &Flow) {
-        self.refund(gates, source);
+    pub fn refund_drawn(&mut self, gates: &Gates, source: u16, flow: &Flow, now: Instant) {
+        self.refund(gates, source, now);
+        self.purses.refund(flow);
+    }
+
+    /// The same where the controller is told otherwise.
+    pub fn refund_budgets(&self, gates: &Gates, source: u16, flow: &Flow) {
+        let shared = Shared::load(gates, source);
+        budget::refund(&self.budgets(&shared, source), What::Messages);
         self.purses.refund(flow);
     }
 
@@ -113,27 +196,38 @@ impl SiteState {
     }
 
     /// Takes every permit that a new connection with a message needs.
-    pub fn acquire(&mut self, context: &Context<'_>, source: u16) -> Result<(), Refusal> {
-        self.ensure_origin(context, source);
+    pub fn acquire(&mut self, context: &Context<'_>, source: u16) -> Result<(), Denied> {
         let shared = Shared::load(&context.engine.gates, source);
-        let refusal =
-            |what| move |Refused { scope, spent }: Refused| Refusal { scope, what, until: Some(spent.until) };
+        let now = context.now;
         // Places first: they are what is refused most, and nothing is consumed by looking at them.
-        permit::acquire(&self.windows(context, source), context.now)?;
-        let opened = budget::acquire(&self.budgets(&shared, source), What::Openings, context.now);
-        let taken = opened.map_err(refusal(What::Openings)).and_then(|()| {
-            let admitted = self.admit_with(&shared, source, context.now).map_err(refusal(What::Messages));
-            admitted.inspect_err(|_| budget::refund(&self.budgets(&shared, source), What::Openings))
-        });
+        permit::acquire(&self.windows(context, source), now).map_err(Denied::Place)?;
+        let taken = self.open_and_admit(&shared, source, now);
         taken.inspect_err(|_| permit::release(&self.windows(context, source)))
     }
 
+    fn open_and_admit(&mut self, shared: &Shared, source: u16, now: Instant) -> Result<(), Denied> {
+        if let Some(origin) = self.origin_mut(source)
+            && let Some(controller) = &mut origin.controller
+        {
+            // This one has its place already.
+            let open = origin.connections.used().saturating_sub(1);
+            controller.may_open(open, now).map_err(|wait| Denied::Opening(Stop::Learnt(wait)))?;
+        }
+        budget::acquire(&self.budgets(shared, source), What::Openings, now)
+            .map_err(|refused| Denied::Opening(Stop::Budget(refused)))?;
+        let admitted = self.admit_with(shared, source, now).map_err(Denied::Message);
+        admitted.inspect_err(|_| budget::refund(&self.budgets(shared, source), What::Openings))?;
+        if let Some(controller) = self.controller(source) {
+            controller.opening(now);
+        }
+        Ok(())
+    }
+
     /// Gives them all back.
-    pub fn release(&self, context: &Context<'_>, source: u16) {
+    pub fn release(&mut self, context: &Context<'_>, source: u16) {
+        self.refund(&context.engine.gates, source, context.now);
         let shared = Shared::load(&context.engine.gates, source);
-        let budgets = self.budgets(&shared, source);
-        budget::refund(&budgets, What::Messages);
-        budget::refund(&budgets, What::Openings);
+        budget::refund(&self.budgets(&shared, source), What::Openings);
         permit::release(&self.windows(context, source));
     }
 
@@ -157,7 +251,7 @@ impl SiteState {
         let limits = context.site.limits.load();
         let origin = self.origin(source);
         let least = |site: Option<u32>, own: fn(&Origin) -> Option<u32>| site.into_iter().chain(origin.and_then(own)).min();
-        let most = least(limits.messages_per_connection, |origin| origin.messages_per_connection);
+        let most = least(limits.messages_per_connection, Origin::messages_per_connection);
         if most.is_some_and(|most| messages >= most) {
             return None;
         }

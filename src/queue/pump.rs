@@ -19,13 +19,14 @@ use std::time::Instant;
 use parking_lot::MutexGuard;
 
 use crate::dns::Planned;
-use crate::limit::budget::Refused;
-use crate::limit::permit::{Refusal, Scope, What};
+use crate::limit::permit::{Refusal, Scope};
 
 use super::assignment::Assignment;
 use super::engine::Engine;
 use super::gates::Turnstile;
+use super::origin::Origin;
 use super::path::{Cause, GROWTH, PathKey, Wait};
+use super::permits::{Denied, Stop};
 use super::ready::Take;
 use super::site::{Alarm, Context, Outbox, Site, SiteState};
 use super::slot::{Seat, Slot};
@@ -167,13 +168,14 @@ impl SiteState {
             }
             return Step::Served;
         };
-        if let Err(refused) = self.admit(context, source) {
-            return self.throttle(place, refused, out);
+        if let Err(stop) = self.admit(context, source) {
+            return self.throttle(place, stop, out);
         }
         let Some(assignment) = self.draw(context, place, take, out) else {
-            self.refund(&context.engine.gates, source);
+            self.refund(&context.engine.gates, source, context.now);
             return self.starve(place, out);
         };
+        self.watch_controller(source, out);
         self.set_cause(place, None);
         match self.path(place).and_then(|path| path.idle.pop()) {
             Some(seat) => {
@@ -212,15 +214,25 @@ impl SiteState {
             self.evict(place, out);
             return Step::Rest;
         };
-        if let Err(refusal) = self.acquire(context, source) {
-            return self.refuse(context, place, refusal, out);
+        let transport = path.plan.transport;
+        self.ensure_origin(context, source, transport);
+        if self.has_enough(place, source) {
+            self.watch_growth(context, place, out);
+            return Step::Rest;
+        }
+        match self.acquire(context, source) {
+            Ok(()) => {}
+            Err(Denied::Place(refusal)) => return self.refuse(context, place, refusal, out),
+            Err(Denied::Opening(stop)) => return self.delay(context, place, stop, out),
+            Err(Denied::Message(stop)) => return self.throttle(place, stop, out),
         }
         let first = self.take_for(context, source, (0, 0)).and_then(|take| self.draw(context, place, take, out));
-        let Some(first) = first else {
+        let Some(mut first) = first else {
             self.release(context, source);
             return self.starve(place, out);
         };
         self.set_cause(place, None);
+        self.watch_controller(source, out);
         let Some(path) = self.path(place) else {
             out.undone.push(first);
             return Step::Rest;
@@ -230,7 +242,8 @@ impl SiteState {
         if let Some(pause) = &mut path.pause {
             pause.is_probed = true;
         }
-        out.dispatch.push((Slot::new(context, place, path, origin, &first), first));
+        let slot = Slot::new(context, place, path, origin, &mut first);
+        out.dispatch.push((slot, first));
         Step::Served
     }
 
@@ -244,22 +257,43 @@ impl SiteState {
         }
     }
 
-    /// A permit for a new connection was refused: what the path waits for now.
-    fn refuse(&mut self, context: &Context<'_>, place: u32, refusal: Refusal, out: &mut Outbox) -> Step {
-        let Refusal { scope, what, until } = refusal;
-        let source = self.path(place).map_or(0, |path| path.key.source);
-        match (what, until) {
-            (What::Messages, Some(until)) => return self.throttle_until(place, scope, until, out),
-            (_, Some(until)) => {
-                self.set_cause(place, Some(Cause::ConnectionRate));
-                if !self.has_opening_alarm {
-                    self.has_opening_alarm = true;
-                    self.arm(until, place, Alarm::ConnectionRate, out);
-                }
-                return Step::Refused(Wait::Starved, Reach::Site);
-            }
-            (_, None) => {}
+    /// Whether a path has a connection, and its source as many at the site as are worth having.
+    fn has_enough(&mut self, place: u32, source: u16) -> bool {
+        let has_some = self.path(place).is_some_and(|path| path.connections > 0);
+        has_some && self.origin(source).is_some_and(|origin| origin.connections.used() >= origin.worth())
+    }
+
+    /// No new connection for now.
+    fn delay(&mut self, context: &Context<'_>, place: u32, stop: Stop, out: &mut Outbox) -> Step {
+        let Some(until) = stop.until() else {
+            let source = self.path(place).map_or(0, |path| path.key.source);
+            return self.starve_for_place(context, place, (Scope::SourceSite, source), out);
+        };
+        let cause = match stop {
+            Stop::Learnt(wait) => Cause::Learnt(wait.cause),
+            Stop::Budget(_) => Cause::ConnectionRate,
+        };
+        self.set_cause(place, Some(cause));
+        if self.opening_alarm.is_none_or(|alarm| until < alarm) {
+            self.opening_alarm = Some(until);
+            self.arm(until, place, Alarm::ConnectionRate, out);
         }
+        Step::Refused(Wait::Starved, if stop.is_of_source() { Reach::Source } else { Reach::Site })
+    }
+
+    /// A window had no place for a new connection: what the path waits for now.
+    fn refuse(&mut self, context: &Context<'_>, place: u32, refusal: Refusal, out: &mut Outbox) -> Step {
+        let source = self.path(place).map_or(0, |path| path.key.source);
+        self.starve_for_place(context, place, (refusal.scope, source), out)
+    }
+
+    fn starve_for_place(
+        &mut self,
+        context: &Context<'_>,
+        place: u32,
+        (scope, source): (Scope, u16),
+        out: &mut Outbox,
+    ) -> Step {
         self.set_cause(place, Some(Cause::Connections));
         let is_of_source = matches!(scope, Scope::Source | Scope::SourceSite);
         self.end_idle(place, is_of_source.then_some(source), out);
@@ -274,19 +308,20 @@ impl SiteState {
         Step::Refused(Wait::Starved, if is_of_source { Reach::Source } else { Reach::Site })
     }
 
-    fn throttle(&mut self, place: u32, refused: Refused, out: &mut Outbox) -> Step {
-        self.throttle_until(place, refused.scope, refused.spent.until, out)
-    }
-
-    /// A rate has no room until then.
-    fn throttle_until(&mut self, place: u32, scope: Scope, until: Instant, out: &mut Outbox) -> Step {
-        self.set_cause(place, Some(Cause::Rate));
-        if self.rate_alarm.is_none_or(|alarm| until < alarm) {
+    /// No message may go for now.
+    fn throttle(&mut self, place: u32, stop: Stop, out: &mut Outbox) -> Step {
+        let cause = match stop {
+            Stop::Learnt(wait) => Cause::Learnt(wait.cause),
+            Stop::Budget(_) => Cause::Rate,
+        };
+        self.set_cause(place, Some(cause));
+        if let Some(until) = stop.until()
+            && self.rate_alarm.is_none_or(|alarm| until < alarm)
+        {
             self.rate_alarm = Some(until);
             self.arm(until, place, Alarm::Rate, out);
         }
-        let is_of_source = matches!(scope, Scope::Source | Scope::SourceSite);
-        Step::Refused(Wait::Throttled, if is_of_source { Reach::Source } else { Reach::Site })
+        Step::Refused(Wait::Throttled, if stop.is_of_source() { Reach::Source } else { Reach::Site })
     }
 
     /// Nothing could be drawn: whoever has work there is away, because a purse is empty.
@@ -382,9 +417,12 @@ impl SiteState {
                     self.pump(context, place, out);
                 }
                 Alarm::ConnectionRate => {
-                    self.has_opening_alarm = false;
+                    if self.opening_alarm.is_some_and(|alarm| alarm <= at) {
+                        self.opening_alarm = None;
+                    }
                     self.resume(context, Wait::Starved, out);
                 }
+                Alarm::Learning => self.look_at_controller(context, place, out),
                 Alarm::BackOff => {
                     self.rehome(place, context.now, out);
                     self.set_cause(place, None);
@@ -396,7 +434,9 @@ impl SiteState {
     }
 
     fn on_growth(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) {
-        let most = context.site.limits.load().connections;
+        let Some(source) = self.path(place).map(|path| path.key.source) else { return };
+        let worth = self.origin(source).map_or(u32::MAX, Origin::worth);
+        let most = context.site.limits.load().connections.min(worth);
         let Some(path) = self.path(place) else { return };
         path.has_growth_alarm = false;
         if path.ready.best().is_none() {
@@ -427,9 +467,12 @@ impl SiteState {
             return None;
         }
         let assignment = self.draw(context, place, take, out);
-        if assignment.is_none() {
-            self.refund(&context.engine.gates, source);
-            self.starve(place, out);
+        match assignment {
+            Some(_) => self.watch_controller(source, out),
+            None => {
+                self.refund(&context.engine.gates, source, context.now);
+                self.starve(place, out);
+            }
         }
         assignment
     }

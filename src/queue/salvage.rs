@@ -269,7 +269,7 @@ impl Site {
         let mut out = Outbox::default();
         {
             let mut state = self.state.lock();
-            (state.rate_alarm, state.has_opening_alarm, state.wake) = (None, false, None);
+            (state.rate_alarm, state.opening_alarm, state.wake) = (None, None, None);
             for place in 0..u32::try_from(state.paths.len()).unwrap_or(u32::MAX) {
                 let Some(path) = state.path(place) else { continue };
                 (path.has_growth_alarm, path.purse_alarm) = (false, None);

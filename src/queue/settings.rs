@@ -8,6 +8,7 @@ use crate::limit::budget::Allowance;
 use crate::limit::controller::Ceilings;
 use crate::reply::Classifier;
 
+use super::learning;
 use super::rules::Rules;
 use super::source::Egress;
 
@@ -44,6 +45,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What is allowed in particular.
     pub rules: Rules,
+    /// How limits are learnt.
+    pub learning: learning::Settings,
     /// Egress sources and who uses which.
     pub egress: Egress,
     /// What tells what refusals are about.
@@ -69,6 +72,7 @@ impl Default for Settings {
             allowance: Allowance::default(),
             limits: Limits::default(),
             rules: Rules::default(),
+            learning: learning::Settings::default(),
             egress: Egress::default(),
             classifier: Classifier::built_in(),
         }

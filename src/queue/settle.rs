@@ -17,6 +17,7 @@ use crate::dns::PlanFailure;
 use crate::journal::{self, Decision, Refusal, Subject, Verdict};
 use crate::message::{Envelope, Outcome, Phase, Report};
 use crate::reply;
+use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 use crate::spool::{Event, RecipientEvent};
 use crate::state::Action;
@@ -24,6 +25,7 @@ use crate::state::Action;
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
 use super::flow::Flow;
+use super::learning::Evidence;
 use super::notice::Notice;
 use super::orders::Standing;
 use super::settings::BackOff;
@@ -38,6 +40,8 @@ pub(super) struct Attempt<'a> {
     pub wall: UnixTime,
     /// Most recent outcomes there were deferrals.
     pub is_mass: bool,
+    /// The receiver throttles us, and the controller knows: what is deferred goes back and counts as no attempt.
+    pub is_throttled: bool,
     pub source: Option<u16>,
     pub telling: Telling<'a>,
 }
@@ -60,6 +64,8 @@ pub(super) struct Tried {
     pub message: Option<(Arc<Envelope>, u64)>,
     /// When a connection took it.
     pub since: Instant,
+    /// As which message of that connection, the first being 1.
+    pub count: u32,
 }
 
 /// What is collected over the recipients of one message.
@@ -67,6 +73,8 @@ pub(super) struct Tried {
 struct Ledger {
     events: Vec<RecipientEvent>,
     later: Vec<Entry>,
+    /// Those that go back to their paths at once.
+    again: Vec<Entry>,
     failed: Vec<(Entry, Event, Report)>,
     delayed: Vec<(Entry, Event, Report)>,
     relayed: Vec<(Entry, Event, Report)>,
@@ -102,8 +110,8 @@ impl Engine {
             outcomes.iter().filter(|_| refusal.is_some()).find(|outcome| self.is_throttle(outcome, &site.name));
         let throttle = throttle.map(|outcome| Arc::new(outcome.report().clone()));
         let sent = Sent::of(tried, &outcomes);
-        let (is_mass, source) = {
-            let mut state = site.state.lock();
+        let evidence = Evidence::of(self, site, &outcomes);
+        let (is_mass, source, is_seen_to) = site.with(self, now, |context, state, out| {
             if last_reply.is_some() {
                 state.last_reply = last_reply;
                 state.sayings.add(heard, now);
@@ -112,27 +120,34 @@ impl Engine {
             let is_mass = state.storm.count(all, deferred, now);
             let source = state.path(place).map(|path| {
                 path.in_flight = path.in_flight.saturating_sub(1);
-                if let Some(reply) = throttle {
-                    // Each connection ends the pause by opening, so it would never be longer than the first.
-                    let back_off = self.settings().back_off;
-                    path.fail(reply, BackOff { first: back_off.floor, ..back_off }, now);
-                }
                 path.in_hand.remove(taken);
                 path.key.source
             });
             match (source, entries.first(), sent) {
-                (Some(source), Some(entry), Sent::Nothing) => state.refund_drawn(&self.gates, source, &entry.flow),
+                (Some(source), Some(entry), Sent::Nothing) => state.refund_budgets(&self.gates, source, &entry.flow),
                 (Some(source), Some(entry), Sent::Octets(octets)) => {
                     state.charge(&self.gates, source, &entry.flow, octets, now);
                 }
                 _ => {}
             }
-            (is_mass, source)
-        };
+            let learnt = source.zip(evidence.as_ref());
+            let is_seen_to = learnt.is_some_and(|(source, evidence)| {
+                state.learn(context, source, evidence, (tried.since, tried.count), out)
+            });
+            if let Some(reply) = throttle.filter(|_| !is_seen_to)
+                && let Some(path) = state.path(place)
+            {
+                // Each connection ends the pause by opening, so it would never be longer than the first.
+                let back_off = self.settings().back_off;
+                path.fail(reply, BackOff { first: back_off.floor, ..back_off }, now);
+            }
+            (is_mass, source, is_seen_to)
+        });
+        let is_throttled = is_seen_to && evidence.is_some_and(|evidence| evidence.is_throttle());
         let (wall, decided) = (self.clock.wall(), entries.into_iter().zip(outcomes));
         let Some((envelope, size)) = &tried.message else {
             let (since, outcomes) = (Some(tried.since), decided.collect());
-            return self.decide_unread(Settlement { wall, is_mass, source, since, outcomes });
+            return self.decide_unread(Settlement { wall, is_mass, is_throttled, source, since, outcomes });
         };
         let origin = source.and_then(|source| self.source(source));
         let telling = Telling {
@@ -142,7 +157,7 @@ impl Engine {
             source: origin.as_ref().map(|source| &*source.name),
             attempted: Some(self.clock.wall_at(tried.since)),
         };
-        self.decide(Attempt { wall, is_mass, source, telling }, decided);
+        self.decide(Attempt { wall, is_mass, is_throttled, source, telling }, decided);
     }
 
     /// Entries of a domain without a next hop.
@@ -199,7 +214,8 @@ impl Engine {
                 (entry, outcome)
             });
             let outcomes = outcomes.collect();
-            self.decide_unread(Settlement { wall, is_mass, source: None, since: None, outcomes });
+            let is_throttled = false;
+            self.decide_unread(Settlement { wall, is_mass, is_throttled, source: None, since: None, outcomes });
         }
     }
 
@@ -258,6 +274,9 @@ impl Engine {
             self.count_out(&flow, count);
         }
         self.timers.schedule(ledger.later.into_iter());
+        if !ledger.again.is_empty() {
+            self.admit_all(ledger.again);
+        }
         let notices = [
             (Notification::Failed, ledger.failed),
             (Notification::Delayed, ledger.delayed),
@@ -391,9 +410,11 @@ impl Engine {
         }
         self.meters.deferred.increment(1);
         self.top.decided(&entry.flow.tenant, Fate::Deferred);
-        entry.attempts = entry.attempts.saturating_add(1);
         let due = entry.due;
-        entry.due = retry.due(entry.id, entry.attempts, entry.accepted, attempt.wall, attempt.is_mass);
+        if !attempt.is_throttled {
+            entry.attempts = entry.attempts.saturating_add(1);
+            entry.due = retry.due(entry.id, entry.attempts, entry.accepted, attempt.wall, attempt.is_mass);
+        }
         self.tell_deferral(&entry, due, &report, attempt, ledger);
         if attempt.source.is_some() {
             entry.marks = entry.marks.with_source(attempt.source);
@@ -409,7 +430,7 @@ impl Engine {
         }
         let event = deferral(&entry, entry.marks.has(Marks::DELAY_REPORTED));
         ledger.events.push(RecipientEvent { recipient: entry.recipient, event });
-        ledger.later.push(entry);
+        if attempt.is_throttled { ledger.again.push(entry) } else { ledger.later.push(entry) }
     }
 }
 
@@ -449,13 +470,16 @@ pub(super) fn deferral(entry: &Entry, delay_reported: bool) -> Event {
 /// A report for people: what the receiver, or we, said.
 pub(super) fn describe(report: &Report) -> String {
     let Report { phase, reply, mx_host, .. } = report;
-    let host = mx_host.as_deref().unwrap_or("-");
-    let said = match (reply.code, reply.status) {
-        (0, _) => String::new(),
-        (code, Some(status)) => format!("{code} {status} "),
-        (code, None) => format!("{code} "),
-    };
-    format!("{} at {host}: {said}{}", phase.as_str(), reply.text)
+    format!("{} at {}: {}", phase.as_str(), mx_host.as_deref().unwrap_or("-"), said(reply))
+}
+
+/// A reply for people: code, enhanced status code and text.
+pub(super) fn said(reply: &Reply) -> String {
+    match (reply.code, reply.status) {
+        (0, _) => reply.text.to_string(),
+        (code, Some(status)) => format!("{code} {status} {}", reply.text),
+        (code, None) => format!("{code} {}", reply.text),
+    }
 }
 
 /// The same of a domain without a next hop.

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use crate::dns::Plan;
 use crate::limit::budget::{Budget, Turns};
+use crate::limit::controller::Change;
 use crate::limit::window::Window;
 use crate::message::Report;
 use crate::metrics::bounded::Place;
@@ -67,6 +68,8 @@ pub(super) enum Alarm {
     Rate,
     /// The site's rate of new connections has room again.
     ConnectionRate,
+    /// A controller's next look is due; of the source that stands in the path's place.
+    Learning,
 }
 
 /// What changes about a site.
@@ -105,8 +108,8 @@ pub(super) struct SiteState {
     pub wake: Option<Instant>,
     /// When the next alarm for a message rate goes off.
     pub rate_alarm: Option<Instant>,
-    /// An alarm for the rate of new connections is set.
-    pub has_opening_alarm: bool,
+    /// When the next alarm for new connections goes off.
+    pub opening_alarm: Option<Instant>,
     /// The queues of shared windows in which it stands.
     pub gates: Vec<Turnstile>,
     /// It stands in the list of sites with connections without work.
@@ -138,6 +141,8 @@ pub(super) struct Outbox {
     pub has_idle: bool,
     /// Join these queues of shared windows.
     pub gates: Vec<Turnstile>,
+    /// What controllers of these sources have changed.
+    pub changes: Vec<(u16, Change)>,
 }
 
 /// What a decision under the lock rests on.
@@ -186,7 +191,7 @@ impl SiteState {
             alarms: BinaryHeap::new(),
             wake: None,
             rate_alarm: None,
-            has_opening_alarm: false,
+            opening_alarm: None,
             gates: Vec::new(),
             is_listed: false,
             storm: Storm::default(),
@@ -403,7 +408,7 @@ impl SiteState {
         (self.accounts, self.now) = Default::default();
         (self.starved, self.throttled, self.waiting_paths) = Default::default();
         self.alarms = BinaryHeap::new();
-        (self.rate_alarm, self.has_opening_alarm) = (None, false);
+        (self.rate_alarm, self.opening_alarm) = (None, None);
         let is_idle = |budget: &Budget| budget.is_idle(now);
         self.origins.is_empty() && self.purses.is_empty() && self.budget.as_deref().is_none_or(is_idle)
     }
@@ -414,6 +419,9 @@ impl Outbox {
     pub fn flush(self, engine: &Arc<Engine>, site: &Arc<Site>) {
         if let Some(at) = self.alarm {
             engine.timers.alarm(site, at);
+        }
+        for (source, change) in self.changes {
+            engine.tell_learnt(&site.name, source, change);
         }
         if self.has_idle {
             engine.gates.list_idle(site);

@@ -43,6 +43,12 @@ pub struct Slot {
     is_settled: AtomicBool,
     /// Something was reported.
     has_worked: AtomicBool,
+    /// It counts among the established ones.
+    is_open: AtomicBool,
+    /// The receiver closed it without a word when the next message was to begin.
+    is_hung_up: AtomicBool,
+    /// When it was begun.
+    begun: Instant,
     /// It was told to make way for another path.
     is_yielding: bool,
     /// It was told to make way for another site.
@@ -83,9 +89,9 @@ impl Seat {
     }
 
     /// Counts what is given to its connection.
-    pub fn count(&self, assignment: &Assignment) {
+    pub fn count(&self, assignment: &mut Assignment) {
         let recipients = u32::try_from(assignment.recipients().len()).unwrap_or(u32::MAX);
-        self.messages.fetch_add(1, Ordering::Relaxed);
+        assignment.number(self.messages.fetch_add(1, Ordering::Relaxed) + 1);
         self.recipients.fetch_add(recipients, Ordering::Relaxed);
     }
 
@@ -95,8 +101,8 @@ impl Seat {
     }
 
     /// Lays work on it. It stands among the idle ones, so nothing lies there yet.
-    pub fn offer(&self, assignment: Assignment, wake: &mut Vec<Waker>) {
-        self.count(&assignment);
+    pub fn offer(&self, mut assignment: Assignment, wake: &mut Vec<Waker>) {
+        self.count(&mut assignment);
         let mut state = self.state.lock();
         state.assignment = Some(assignment);
         wake.extend(state.waker.take());
@@ -150,6 +156,17 @@ impl Seat {
     }
 }
 
+/// How a connection asks for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    /// Before the reply to its last one.
+    Ahead,
+    /// For what may go at once.
+    Now,
+    /// For what comes.
+    Wait,
+}
+
 /// What a connection finds when it asks for work.
 enum Found {
     Work(Assignment),
@@ -164,7 +181,7 @@ impl Slot {
         place: u32,
         path: &mut Path,
         source: Arc<Source>,
-        first: &Assignment,
+        first: &mut Assignment,
     ) -> Self {
         let seat = Arc::new(Seat::new(context.now));
         seat.count(first);
@@ -179,6 +196,9 @@ impl Slot {
             seat,
             is_settled: AtomicBool::new(false),
             has_worked: AtomicBool::new(false),
+            is_open: AtomicBool::new(false),
+            is_hung_up: AtomicBool::new(false),
+            begun: context.now,
             is_yielding: false,
             has_made_way: false,
             is_leaving: false,
@@ -203,7 +223,16 @@ impl Slot {
 
     /// The next work, if there is some with all its permits now. None also when the connection is to end or wait.
     pub fn try_take(&mut self) -> Option<Assignment> {
-        match self.look(false) {
+        self.try_as(Asks::Now)
+    }
+
+    /// The same before the reply to the work before has come: none where a refusal of that may change what is allowed.
+    pub fn try_take_ahead(&mut self) -> Option<Assignment> {
+        self.try_as(Asks::Ahead)
+    }
+
+    fn try_as(&mut self, asks: Asks) -> Option<Assignment> {
+        match self.look(asks) {
             Found::Work(assignment) => Some(assignment),
             Found::End | Found::Nothing => None,
         }
@@ -213,7 +242,7 @@ impl Slot {
     ///
     /// Cancel-safe: work that was laid down before the future is dropped comes with the next call.
     pub async fn take(&mut self, idle: Duration) -> Option<Assignment> {
-        match self.look(true) {
+        match self.look(Asks::Wait) {
             Found::Work(assignment) => return Some(assignment),
             Found::End => return None,
             Found::Nothing => {}
@@ -236,8 +265,8 @@ impl Slot {
         }
     }
 
-    /// Looks for work. With `may_wait`, the seat stands among the idle ones when nothing was found.
-    fn look(&mut self, may_wait: bool) -> Found {
+    /// Looks for work. Who waits for it has the seat stand among the idle ones when nothing was found.
+    fn look(&mut self, asks: Asks) -> Found {
         if let Some(assignment) = self.seat.take() {
             return Found::Work(assignment);
         }
@@ -259,11 +288,14 @@ impl Slot {
                 state.ending += 1;
                 return (true, Found::End);
             }
-            if let Some(assignment) = state.draw_now(context, place, take, out) {
-                seat.count(&assignment);
+            if asks == Asks::Ahead && !state.controller(source).is_none_or(|it| it.may_look_ahead(context.now)) {
+                return (false, Found::Nothing);
+            }
+            if let Some(mut assignment) = state.draw_now(context, place, take, out) {
+                seat.count(&mut assignment);
                 return (false, Found::Work(assignment));
             }
-            if !may_wait {
+            if asks != Asks::Wait {
                 return (false, Found::Nothing);
             }
             let Some(path) = state.path(place) else { return (false, Found::End) };
@@ -339,6 +371,13 @@ impl Slot {
         }
         let now = self.engine.clock.now();
         self.site.with(&self.engine, now, |context, state, out| {
+            if let Some(origin) = state.origin_mut(self.source_index) {
+                self.is_open.store(true, Ordering::Relaxed);
+                let others = origin.established;
+                origin.established += 1;
+                let took = now.saturating_duration_since(self.begun);
+                state.learn_connection(self.source_index, out, |controller| controller.opened(others, took, now));
+            }
             let Some(path) = state.path(self.path) else { return };
             path.opening = path.opening.saturating_sub(1);
             if path.pause.take_if(|pause| pause.is_ended_by_opening()).is_some() {
@@ -346,6 +385,11 @@ impl Slot {
                 state.pump(context, self.path, out);
             }
         });
+    }
+
+    /// The receiver closed the connection without a word when a message was to begin: it may have carried enough.
+    pub fn hung_up(&self) {
+        self.is_hung_up.store(true, Ordering::Relaxed);
     }
 
     /// No MX host could be talked to: charges the MX set with a back-off and `assignment` with an attempt.
@@ -400,8 +444,12 @@ impl Slot {
         self.site.with(&self.engine, now, |context, state, out| {
             state.leave_idle(place, seat);
             state.ending = state.ending.saturating_sub(usize::from(was_ending));
-            if let Some(origin) = state.origin(self.source_index) {
+            if let Some(origin) = state.origin_mut(self.source_index) {
                 origin.connections.release();
+                origin.established = origin.established.saturating_sub(u32::from(self.is_open.load(Ordering::Relaxed)));
+                // The one that was cut off was counted, and had not begun.
+                let silent = self.is_hung_up.load(Ordering::Relaxed).then(|| seat.sent().0.saturating_sub(1));
+                state.learn_connection(self.source_index, out, |controller| controller.closed(silent, now));
             }
             let Some(path) = state.path(place) else { return };
             path.connections = path.connections.saturating_sub(1);

@@ -27,6 +27,7 @@ use super::settle::{Attempt, Telling};
 pub(super) struct Settlement {
     pub wall: UnixTime,
     pub is_mass: bool,
+    pub is_throttled: bool,
     /// Index of the egress source, if there was a connection.
     pub source: Option<u16>,
     /// When a connection took it.
@@ -132,7 +133,7 @@ impl Engine {
     }
 
     fn decide_with(self: &Arc<Self>, settlement: Settlement, envelope: Option<&Envelope>) {
-        let Settlement { wall, is_mass, source, since, outcomes } = settlement;
+        let Settlement { wall, is_mass, is_throttled, source, since, outcomes } = settlement;
         let site = outcomes.first().and_then(|(entry, _)| entry.domain.site());
         let origin = source.and_then(|source| self.source(source));
         let telling = Telling {
@@ -142,7 +143,7 @@ impl Engine {
             source: origin.as_ref().map(|source| &*source.name),
             attempted: since.map(|since| self.clock.wall_at(since)),
         };
-        self.decide(Attempt { wall, is_mass, source, telling }, outcomes.into_iter());
+        self.decide(Attempt { wall, is_mass, is_throttled, source, telling }, outcomes.into_iter());
     }
 }
 

@@ -1,11 +1,13 @@
-//! State that operators make and that must not be lost: their orders.
+//! State that operators make and that must not be lost: their orders. Beside it what was learnt, which may be.
 //!
 //! [`Orders`] holds every order that stands, in memory and in one small file in the spool. A change is on stable storage
 //! before it takes effect. What an order does to queued mail is `queue`'s business; this module knows nothing of it.
 
 mod file;
+mod learnt;
 pub mod order;
 mod orders;
 
+pub use learnt::LearntStore;
 pub use order::{Action, Order, OrderId, Selection, SelectionError};
 pub use orders::{OpenError, Orders, PlaceError, Request, check_text};

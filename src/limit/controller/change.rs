@@ -76,7 +76,7 @@ impl Cause {
             Self::Breaker => "breaker",
             Self::Cap => "hourly-cap",
             Self::Connections => "connections",
-            Self::Openings => "connection-rate",
+            Self::Openings => "connection-pace",
         }
     }
 }

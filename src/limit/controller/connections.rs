@@ -7,7 +7,7 @@ use super::change::{Change, Changes, What};
 use super::time::{MINUTE, SECOND, Time};
 
 /// Enough for a message each and one in reserve.
-const FIRST: u32 = 2;
+pub(super) const FIRST: u32 = 2;
 /// Before it is tried whether the limit has risen; doubled by each refusal.
 const GAP: Time = 2 * MINUTE;
 const LONGEST_GAP: Time = 60 * MINUTE;

@@ -46,7 +46,7 @@ pub use change::{Cause, Change, Changes, Wait, What};
 pub use evidence::{Answer, Failure, Refused, Signal};
 pub use operate::View;
 pub use rate::Phase;
-pub use settings::{Bounds, Ceilings, Orders};
+pub use settings::{Bounds, Ceilings, Orders, Start};
 pub use snapshot::{Learnt, SIZE as SNAPSHOT_SIZE, SnapshotError, TOO_OLD};
 
 /// Between two looks at a busy path.
@@ -121,6 +121,14 @@ impl Controller {
             reply: None,
             busy: None,
         }
+    }
+
+    /// The same that begins elsewhere.
+    pub fn starting(mut self, start: Start) -> Self {
+        self.rate.rate = start.rate;
+        self.connections.limit = start.connections.max(1);
+        self.messages.limit = start.messages_per_connection;
+        self
     }
 
     /// Whether a message may go now.

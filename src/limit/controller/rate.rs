@@ -15,7 +15,7 @@ use super::settings::LEAST_RATE;
 use super::time::{HOUR, MINUTE, SECOND, Time, from_seconds, seconds};
 
 /// A message a second is nothing that a receiver minds, and a hundred a second are reached within two minutes.
-const FIRST: f64 = 1.0;
+pub(super) const FIRST: f64 = 1.0;
 /// Growth of the start, every tick.
 const GROWTH: f64 = 1.5;
 /// Behind a refusal: what the receiver counts has to leave its window first.
@@ -147,8 +147,12 @@ impl Rate {
         let measured = f64::from(taken.last) / 60.0;
         let how = match self.phase {
             Phase::Start if taken.last < 3 => {
-                self.rate = (self.rate / 2.0).max(LEAST_RATE);
                 self.note(taken, now);
+                if !self.rate.is_finite() {
+                    self.rate = FIRST;
+                    return self.tell(from, format!("a first rate, refused before anything was measured ({reply})"), out);
+                }
+                self.rate = (self.rate / 2.0).max(LEAST_RATE);
                 return self.tell(from, format!("half of it, refused before anything was measured ({reply})"), out);
             }
             Phase::Start => {
@@ -264,6 +268,9 @@ impl Rate {
 
     /// The breaker has closed: half, and up again slowly.
     pub fn resume(&mut self, now: Time) {
+        if !self.rate.is_finite() {
+            self.rate = FIRST;
+        }
         if self.hat == 0.0 {
             (self.hat, self.rate) = (self.rate, self.rate / 2.0);
         }
@@ -347,6 +354,7 @@ impl Rate {
             return;
         }
         let reason = format!("rate {} = {how}", PerMinute(self.rate));
-        out.push(Change { what: What::Rate, from: Some(from * 60.0), to: Some(self.rate * 60.0), reason });
+        let told = |rate: f64| rate.is_finite().then_some(rate * 60.0);
+        out.push(Change { what: What::Rate, from: told(from), to: told(self.rate), reason });
     }
 }

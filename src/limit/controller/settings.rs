@@ -20,6 +20,23 @@ impl Default for Ceilings {
     }
 }
 
+/// Where learning begins, while nothing is known about a receiver.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Start {
+    /// Messages a second; infinite: no limit until the first refusal.
+    pub rate: f64,
+    /// Connections at the same time.
+    pub connections: u32,
+    /// Messages over one connection; 0: no limit.
+    pub messages_per_connection: u32,
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self { rate: super::rate::FIRST, connections: super::connections::FIRST, messages_per_connection: 0 }
+    }
+}
+
 /// An operator's bounds of one limit; equal ones pin it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Bounds {

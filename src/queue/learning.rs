@@ -1,0 +1,324 @@
+//! Learning what receivers allow: outcomes become evidence for the controllers of a site, and what these change is told.
+//!
+//! A controller belongs to a source at a site ([`super::origin::Origin`]) and is asked for each message and connection by
+//! `permits`. Here it is told what became of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::journal::{self, LimitChange};
+use crate::limit::controller::{Answer, Change, Changes, Failure, Learnt, Refused, Signal, Start};
+use crate::message::{Outcome, Phase, Report};
+use crate::reply::{Class, Verdict};
+use crate::state::LearntStore;
+
+use super::engine::Engine;
+use super::path::Wait;
+use super::site::{Alarm, Context, Outbox, Site, SiteState};
+
+/// Changes that are remembered for people; all of them are in the journal.
+const REMEMBERED: usize = 1_000;
+
+/// How limits are learnt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Whether they are.
+    pub is_on: bool,
+    /// Messages a second at a site of which nothing is known.
+    pub first_rate: f64,
+    /// Where learning begins at particular sites.
+    pub starts: HashMap<Box<str>, Start>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { is_on: true, first_rate: Start::default().rate, starts: HashMap::new() }
+    }
+}
+
+impl Settings {
+    /// Where learning begins at a site. A relay is the operator's own choice: it is fast until it says otherwise.
+    pub(super) fn start(&self, site: &str, is_relay: bool) -> Start {
+        if is_relay {
+            return Start { rate: f64::INFINITY, connections: u32::MAX, messages_per_connection: 0 };
+        }
+        self.starts.get(site).copied().unwrap_or(Start { rate: self.first_rate, ..Start::default() })
+    }
+}
+
+/// A change of a learnt limit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// Counts changes of this daemon since its start.
+    pub id: u32,
+    /// When, as the time since 1970-01-01 UTC.
+    pub at: Duration,
+    /// From which egress source.
+    pub source: Arc<str>,
+    /// Where.
+    pub site: Arc<str>,
+    /// Of what, and why.
+    pub change: Change,
+}
+
+/// What is learnt, beside the controllers themselves.
+#[derive(Debug, Default)]
+pub(super) struct Learning {
+    /// What outlives a restart.
+    pub store: LearntStore,
+    history: Mutex<VecDeque<Told>>,
+    next: AtomicU32,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl Learning {
+    /// With what an earlier run has learnt.
+    pub fn new(store: LearntStore) -> Self {
+        Self { store, ..Self::default() }
+    }
+
+    /// What was learnt of a source at a site before a restart.
+    pub fn recall(&self, source: &str, site: &str) -> Option<Learnt> {
+        let octets = self.store.get(source, site)?;
+        // Damaged: it is learnt anew.
+        Learnt::decode(&octets).ok()
+    }
+
+    /// Spreads what controllers do at the same time.
+    pub fn seed(&self, source: &str, site: &str) -> u32 {
+        let mut hasher = self.hasher.build_hasher();
+        (source, site).hash(&mut hasher);
+        u32::try_from(hasher.finish() >> 32).unwrap_or_default()
+    }
+
+    /// The latest changes, the newest first.
+    pub fn history(&self) -> Vec<Told> {
+        self.history.lock().iter().rev().cloned().collect()
+    }
+
+    fn remember(&self, told: Told) {
+        let mut history = self.history.lock();
+        if history.len() >= REMEMBERED {
+            history.pop_front();
+        }
+        history.push_back(told);
+    }
+}
+
+impl Engine {
+    /// Tells journal, metrics and people of a change.
+    pub fn tell_learnt(&self, site: &Arc<str>, source: u16, change: Change) {
+        let source = self.source(source).map_or_else(|| Arc::from("-"), |source| source.name.clone());
+        let at = self.clock.wall_at(self.clock.now());
+        let id = self.learning.next.fetch_add(1, Ordering::Relaxed) + 1;
+        self.meters.learnt(change.what.as_str());
+        tracing::debug!(%site, %source, what = change.what.as_str(), reason = %change.reason, "a limit has changed");
+        self.journal.tell(&journal::Event::Limit(LimitChange {
+            site,
+            source: &source,
+            what: change.what.as_str(),
+            from: change.from,
+            to: change.to,
+            reason: &change.reason,
+        }));
+        self.learning.remember(Told { id, at, source, site: site.clone(), change });
+    }
+
+    /// Keeps what has been learnt since the last time. Blocks on the disk.
+    pub fn save_learnt(&self) {
+        let now = self.clock.now();
+        let mut found = Vec::new();
+        for site in self.all_sites() {
+            let mut state = site.state.lock();
+            for origin in state.origins.iter_mut().filter(|origin| origin.has_news) {
+                origin.has_news = false;
+                if let Some(controller) = &origin.controller {
+                    found.push((origin.source, site.name.clone(), controller.learnt(now).encode()));
+                }
+            }
+        }
+        let named = found.into_iter().filter_map(|(source, site, octets)| {
+            Some((self.source(source)?.name.clone(), site, octets))
+        });
+        if let Err(error) = self.learning.store.put(named) {
+            tracing::warn!(%error, "what was learnt about receivers cannot be kept over a restart");
+        }
+    }
+
+    /// What a refusal is about.
+    fn judge_reply(&self, report: &Report, site: &str) -> Option<Verdict> {
+        self.settings().classifier.of(report.phase, &report.reply, Some(site))
+    }
+}
+
+/// What a reply says about limits. Permanent refusals are about the message, its recipient, its content or us as such.
+fn signal_of(verdict: &Verdict, is_transient: bool) -> Signal {
+    match verdict.class {
+        Class::RateLimited => Signal::Rate,
+        Class::TooManyConnections => Signal::Connections,
+        Class::ConnectionUsedUp => Signal::MessagesPerConnection,
+        Class::Reputation if is_transient => Signal::Reputation,
+        Class::Unknown if is_transient => Signal::Unknown,
+        _ => Signal::Neutral,
+    }
+}
+
+/// Which of several recipients' signals counts: one that was accepted, else what is about the path.
+fn rank(signal: Signal) -> u8 {
+    match signal {
+        Signal::Accepted => 5,
+        Signal::Reputation => 4,
+        Signal::Rate => 3,
+        Signal::MessagesPerConnection | Signal::Connections => 2,
+        Signal::Unknown => 1,
+        Signal::Neutral => 0,
+    }
+}
+
+/// What became of one transaction, as a controller is told.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    signal: Signal,
+    reply: String,
+    is_closed: bool,
+    /// The connection did not come about.
+    failure: Option<Failure>,
+    /// MAIL was not reached, or its reply never came.
+    is_unsent: bool,
+}
+
+impl Evidence {
+    /// Of the outcomes of one transaction at a site; none if they are no receiver's.
+    pub fn of(engine: &Engine, site: &Site, outcomes: &[Outcome]) -> Option<Self> {
+        if let Some(Outcome::Delivered(_)) = outcomes.iter().find(|outcome| matches!(outcome, Outcome::Delivered(_))) {
+            return Some(Self::accepted());
+        }
+        let judged = outcomes.iter().map(|outcome| {
+            let report = outcome.report();
+            let verdict = engine.judge_reply(report, &site.name);
+            let is_transient = report.reply.code / 100 == 4;
+            let signal = verdict.as_ref().map_or(Signal::Neutral, |verdict| signal_of(verdict, is_transient));
+            (signal, report, verdict)
+        });
+        let (signal, report, verdict) = judged.max_by_key(|(signal, ..)| rank(*signal))?;
+        let class = verdict.map(|verdict| verdict.class);
+        let failure = match report.phase {
+            Phase::Connect | Phase::Greeting | Phase::Ehlo | Phase::StartTls => Some(match (signal, class) {
+                (Signal::Connections, _) => Failure::TooMany,
+                (Signal::Reputation, _) => Failure::Reputation,
+                (_, Some(Class::Timeout)) => Failure::Timeout,
+                _ => Failure::Network,
+            }),
+            _ => None,
+        };
+        let code = report.reply.code;
+        let reply = super::settle::said(&report.reply);
+        let is_unsent = failure.is_some() || code == 0 || matches!(report.phase, Phase::Dns | Phase::Queue);
+        Some(Self { signal, reply, is_closed: code == 421, failure, is_unsent })
+    }
+
+    fn accepted() -> Self {
+        let reply = String::new();
+        Self { signal: Signal::Accepted, reply, is_closed: false, failure: None, is_unsent: false }
+    }
+
+    /// The receiver throttles us: what it refused goes back and counts as no attempt.
+    pub fn is_throttle(&self) -> bool {
+        use Signal::{Connections, MessagesPerConnection, Rate, Reputation};
+        matches!(self.signal, Rate | Connections | MessagesPerConnection | Reputation)
+    }
+
+    /// It is about our limits, so the controller sees to it that the receiver gets its rest.
+    fn is_about_limits(&self) -> bool {
+        self.is_throttle() || self.signal == Signal::Unknown
+    }
+}
+
+impl SiteState {
+    /// Tells the controller of a source what became of a transaction that a connection took at `since` as its message
+    /// number `count`. Whether it sees to the rest that the receiver wants.
+    pub fn learn(
+        &mut self,
+        context: &Context<'_>,
+        source: u16,
+        evidence: &Evidence,
+        (since, count): (Instant, u32),
+        out: &mut Outbox,
+    ) -> bool {
+        let now = context.now;
+        let Some(origin) = self.origin_mut(source) else { return false };
+        let (open, used) = (origin.established, origin.connections.used());
+        let Some(controller) = &mut origin.controller else { return false };
+        let latency = now.saturating_duration_since(since);
+        let changes = match evidence.failure {
+            Some(failure) => {
+                let others = used.saturating_sub(1);
+                controller.unsent(now);
+                controller.refused(&Refused { failure, reply: &evidence.reply, others, took: latency }, now)
+            }
+            None if evidence.is_unsent => {
+                controller.unsent(now);
+                Changes::new()
+            }
+            None => {
+                let Evidence { signal, reply, is_closed, .. } = evidence;
+                let answer = Answer { signal: *signal, reply, count, is_closed: *is_closed, latency, rest: None };
+                controller.replied(&answer, open, now)
+            }
+        };
+        let can_send = controller.may_send(now).is_ok();
+        origin.has_news |= !changes.is_empty();
+        out.changes.extend(changes.into_iter().map(|change| (source, change)));
+        self.watch_controller(source, out);
+        if can_send && self.throttled_paths() > 0 {
+            self.resume(context, Wait::Throttled, out);
+        }
+        // Where nobody else is connected the back-off does it: a controller has nothing to compare with.
+        evidence.is_about_limits() && (evidence.failure.is_none() || used > 1)
+    }
+
+    /// Tells the controller of a source something about its connections.
+    pub fn learn_connection(
+        &mut self,
+        source: u16,
+        out: &mut Outbox,
+        act: impl FnOnce(&mut crate::limit::controller::Controller) -> Changes,
+    ) {
+        let Some(origin) = self.origin_mut(source) else { return };
+        let Some(controller) = &mut origin.controller else { return };
+        let changes = act(controller);
+        origin.has_news |= !changes.is_empty();
+        out.changes.extend(changes.into_iter().map(|change| (source, change)));
+    }
+
+    /// Has a controller that works look at itself when it wants to.
+    pub fn watch_controller(&mut self, source: u16, out: &mut Outbox) {
+        let Some(origin) = self.origin_mut(source) else { return };
+        if origin.has_tick {
+            return;
+        }
+        if let Some(at) = origin.controller.as_ref().and_then(|controller| controller.next_tick()) {
+            origin.has_tick = true;
+            self.arm(at, source.into(), Alarm::Learning, out);
+        }
+    }
+
+    /// A controller's look is due.
+    pub fn look_at_controller(&mut self, context: &Context<'_>, source: u32, out: &mut Outbox) {
+        let Ok(source) = u16::try_from(source) else { return };
+        let is_waiting = self.paths.iter().flatten().any(|path| path.key.source == source && !path.ready.is_empty());
+        let now = context.now;
+        if let Some(origin) = self.origin_mut(source) {
+            origin.has_tick = false;
+        }
+        self.learn_connection(source, out, |controller| controller.tick(is_waiting, now));
+        self.watch_controller(source, out);
+        self.resume(context, Wait::Throttled, out);
+        self.resume(context, Wait::Starved, out);
+    }
+}
