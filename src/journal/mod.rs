@@ -192,7 +192,7 @@ impl Journal {
     pub fn health(&self) -> Health {
         let Some(handle) = &self.0 else { return Health::default() };
         let shared = &handle.shared;
-        let lost = shared.buffer.lock().lost_in_all;
+        let lost = shared.buffer.lock().lost_in_all();
         let loss = lost.map(|lost| Loss {
             events: lost.count,
             from: time::seconds(lost.from),

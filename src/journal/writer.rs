@@ -260,7 +260,10 @@ impl Writer {
         let from = rest.ok().and_then(|rest| rest.last_time).unwrap_or(output.began);
         let lost = count.unwrap_or(output.events);
         tracing::error!(%path, lost, cause = loss.cause(), "others have taken events from the journal");
-        self.shared.meters.lost.increment(lost);
+        if lost > 0 {
+            self.shared.meters.lost.increment(lost);
+            self.shared.buffer.lock().note_lost(lost, from, now);
+        }
         self.header.clear();
         buffer::header(&mut self.header, first, now, self.last);
         (self.header_events, self.first, self.last) = (0, first, Some(first));
