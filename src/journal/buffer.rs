@@ -153,6 +153,7 @@ fn add(lost: &mut Option<Lost>, count: u64, from: Duration, to: Duration) {
 }
 
 /// What is known of missing events.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Gap<'a> {
     /// How many; none: nobody knows.
     pub count: Option<u64>,
