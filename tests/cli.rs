@@ -282,3 +282,22 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "0", "{}", errors(&output));
     assert!(output.stderr.is_empty(), "{}", errors(&output));
 }
+
+#[test]
+fn wrong_usage_is_told_before_anything_is_asked_or_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = folder.path().join("admin.sock");
+    let missing = folder.path().join("missing.toml");
+
+    for wrong in [
+        &["--site", "x.test"][..],
+        &["--sender", "@x.test"],
+        &["--domain", "*.x.test"],
+        &["--domain", "x.test", "--config", missing.to_str().unwrap()],
+    ] {
+        let output = hikyaku(&[&["message", "find", "--socket", nobody.to_str().unwrap()], wrong].concat());
+
+        assert_eq!(code(&output), 2, "{wrong:?}: {}", errors(&output));
+        assert!(output.stdout.is_empty());
+    }
+}
