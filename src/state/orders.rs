@@ -113,7 +113,7 @@ pub struct Orders {
 #[derive(Debug)]
 struct Shared {
     storage: Arc<dyn Storage>,
-    /// The oldest first. Written with `next` locked, so that memory and file change in the same order.
+    /// The oldest first. Written with `book` locked, so that memory and file change in the same order.
     standing: RwLock<Arc<[Arc<Order>]>>,
     /// Held while the file is written.
     book: Mutex<Book>,
@@ -226,7 +226,7 @@ impl Orders {
         Ok(Some(ended))
     }
 
-    /// Ends orders that are done. They stay in the file for a minute at least.
+    /// Ends orders that are done. The last hundred of them stay in the file for a minute.
     pub fn finish(&self, ids: &[OrderId], now: UnixTime) {
         let mut book = self.shared.book.lock();
         let (done, after): (Vec<_>, Vec<_>) =
