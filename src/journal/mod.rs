@@ -281,8 +281,7 @@ mod tests {
             for line in ["events_total{event=\"order\"} 3", "lost_total 0", "write_errors_total 0", "waiting_bytes 0"] {
                 assert!(text.contains(&format!("hikyaku_journal_{line}\n")), "{line}: {text}");
             }
-            let hits =
-                search(&settings(folder.path()).path, &Query::default(), &mut |_| std::ops::ControlFlow::Continue(()));
+            let hits = search(&settings(folder.path()).path, &Query::default(), &mut |_| {});
             let lines = hits.unwrap().lines;
             starts.extend(lines.iter().filter_map(|line| Some(Record::of(line)?.id().start())));
         }
