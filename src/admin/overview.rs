@@ -41,7 +41,7 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
         let (outline, spool, process) = (state.queue.outline(), state.spool.stat(), Process::look());
         let not_ready = not_ready(&state);
         let signs = Signs {
-            not_ready: not_ready.as_deref(),
+            not_ready: not_ready.as_ref(),
             is_recovery_failed: state.spool.recovery_failure().is_some(),
             still: state.still.all(),
             journal: state.journal.health(),
@@ -56,7 +56,7 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
             uptime_seconds: state.started.elapsed().as_secs(),
             state: state_of(is_stopping, &spool),
             problems: troubles(&signs, &outline, &spool, &process),
-            not_ready,
+            not_ready: not_ready.map(|not_ready| not_ready.reason),
             draining: state.control.draining(),
             queue: outline.totals,
             outline,
