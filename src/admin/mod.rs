@@ -44,7 +44,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::routing::{get, post};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::journal::Journal;
@@ -94,7 +94,7 @@ pub struct State {
 }
 
 /// Where a daemon's files are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Places {
     /// The spool's directory.
     pub spool: PathBuf,
