@@ -115,10 +115,10 @@ pub enum Error {
     #[error(transparent)]
     Spool(#[from] spool::OpenError),
     /// The orders of an earlier run cannot be taken up.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", error.of_spool(spool))]
     Orders {
-        /// Their file.
-        path: PathBuf,
+        /// The spool that has their file.
+        spool: PathBuf,
         /// What is wrong with it.
         error: state::OpenError,
     },
@@ -205,8 +205,8 @@ impl Daemon {
         let bound = doors::bound(sockets.listeners, &config, &front)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
         let claimed = Spool::claim(settings::spool(&config), disk.clone())?;
-        let path = config.spool.path.join(Orders::FILE);
-        let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { path, error })?;
+        let spool = config.spool.path.clone();
+        let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics)?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
         let journal = match config.journal.enabled {

@@ -101,8 +101,7 @@ fn condition(name: &str, value: &str) -> Finder<'static> {
 
 /// An address in the form in which the queue and the journal have it; what is none can be found nowhere.
 fn address_form(text: &str) -> String {
-    let bare = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text);
-    bare.parse::<Address>().map_or_else(|_| bare.to_owned(), |address| address.as_str().to_owned())
+    Address::of_path(text).map_or_else(str::to_owned, |address| address.as_str().to_owned())
 }
 
 /// A query made ready.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -60,6 +61,13 @@ pub enum OpenError {
     /// The file is of a version that knows more than this one.
     #[error("the operators' orders cannot be understood ({0}): start the newer program that wrote them, or {WAY_OUT}")]
     Unknown(serde_json::Error),
+}
+
+impl OpenError {
+    /// The error with the file that it is about, of the spool in this folder.
+    pub fn of_spool(&self, spool: &Path) -> String {
+        format!("{}: {self}", spool.join(Orders::FILE).display())
+    }
 }
 
 const WAY_OUT: &str = "put a copy of the file in its place, or move it away to start without orders";
