@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,6 +16,7 @@ use super::exit::{self, Exit, Failure};
 use super::out::{self, Out};
 use super::places::{Named, Socket};
 use super::table::{Table, below, extra, long, octets, plain, text, thousands};
+use crate::clock::Clock;
 use crate::config::units::Span;
 use crate::journal::follow::{Damaged, From, Missing};
 use crate::journal::search::{Hits, Progress};
@@ -140,10 +141,7 @@ fn from(text: &str) -> Result<From, String> {
 }
 
 fn moment(text: &str) -> Result<Duration, String> {
-    let ago = text
-        .parse::<Span>()
-        .ok()
-        .map(|span| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(span.0));
+    let ago = text.parse::<Span>().ok().map(|span| Clock::system().wall_precise().saturating_sub(span.0));
     ago.or_else(|| time::parse(text))
         .ok_or_else(|| "not a time such as 2026-11-25T19:04:45Z, and not an age".to_owned())
 }
