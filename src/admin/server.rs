@@ -159,14 +159,12 @@ async fn answer(request: Request<Incoming>, router: Router, seat: Arc<Seat>) -> 
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MOST_READ).collect();
     let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if !error.is::<LengthLimitError>() => return Ok(error::unread(&*error).into_response()),
-        Ok(Err(_)) => return Ok(error::too_large(LARGEST_BODY).into_response()),
+        Ok(Ok(body)) => Some(body.to_bytes()).filter(|body| body.len() <= LARGEST_BODY),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => None,
+        Ok(Err(error)) => return Ok(error::unread(&*error).into_response()),
         Err(_) => return Ok(error::stalled(BODY_TIMEOUT).into_response()),
     };
-    if body.len() > LARGEST_BODY {
-        return Ok(error::too_large(LARGEST_BODY).into_response());
-    }
+    let Some(body) = body else { return Ok(error::too_large(LARGEST_BODY).into_response()) };
     let answering = seat.answer().ok_or(SeatLost)?;
     let called = TowerToHyperService::new(router).call(Request::from_parts(head, Body::from(body)));
     let response = called.await.unwrap_or_else(|never: Infallible| match never {});
