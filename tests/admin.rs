@@ -1,6 +1,9 @@
 //! The admin interface, the Prometheus listener and the commands, against a daemon with one message that cannot leave.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+#[path = "common/port.rs"]
+mod port;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -8,6 +11,7 @@ use std::time::Duration;
 
 use hikyaku::config::{Config, Route};
 use hikyaku::daemon::Daemon;
+use port::Port;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -17,6 +21,8 @@ const GRACE: Duration = Duration::from_secs(5);
 struct Running {
     client: Client,
     daemon: Daemon,
+    /// Where nobody listens.
+    _dead: Option<Port>,
 }
 
 /// Asks the daemon of a folder.
@@ -34,8 +40,9 @@ impl std::ops::Deref for Running {
 
 impl Running {
     async fn start() -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Self::towards(free).await
+        let dead = Port::take();
+        let running = Self::towards(dead.address).await;
+        Self { _dead: Some(dead), ..running }
     }
 
     /// Mail to stuck.test goes to this port of loopback.
@@ -54,7 +61,7 @@ impl Running {
             .routes
             .push(Route { domain: "stuck.test".to_owned(), next_hop: format!("smtp://127.0.0.1:{}", next_hop.port()) });
         let daemon = Daemon::start(config).await.unwrap();
-        Self { client: Client { folder }, daemon }
+        Self { client: Client { folder }, daemon, _dead: None }
     }
 
     /// Submits a message and gives the reply to its end of data.
@@ -345,7 +352,7 @@ async fn readiness_ends_when_the_daemon_begins_to_stop() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 
-    let Running { client, daemon } = running;
+    let Running { client, daemon, .. } = running;
     let stopped = tokio::spawn(daemon.stop(Duration::from_secs(60)));
 
     let problem = client.until_status("/readyz", 503).await;

@@ -3,6 +3,8 @@
 
 #[path = "common/fake_mx.rs"]
 mod fake_mx;
+#[path = "common/port.rs"]
+mod port;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,6 +16,7 @@ use fake_mx::FakeMx;
 use hikyaku::config::{Config, Pool, PoolMember, Route, Source};
 use hikyaku::daemon::Daemon;
 use hikyaku::state::{Action, Request, Selection};
+use port::Port;
 use serde_json::Value;
 
 /// A daemon of its own: `*.stuck.test` and `*.jammed.test` are deferred for ever (nobody listens), `*.open.test` goes to a
@@ -22,7 +25,7 @@ struct Running {
     daemon: Option<Daemon>,
     folder: tempfile::TempDir,
     /// Where nobody listens: two sites.
-    free: [SocketAddr; 2],
+    dead: [Port; 2],
     receiver: Option<SocketAddr>,
 }
 
@@ -32,9 +35,8 @@ impl Running {
     }
 
     async fn start_with(receiver: Option<SocketAddr>) -> Self {
-        let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let free = free.map(|listener| listener.local_addr().unwrap());
-        let mut running = Self { daemon: None, folder: tempfile::tempdir().unwrap(), free, receiver };
+        let dead = [Port::take(), Port::take()];
+        let mut running = Self { daemon: None, folder: tempfile::tempdir().unwrap(), dead, receiver };
         running.open().await;
         running
     }
@@ -51,7 +53,7 @@ impl Running {
         config.metrics.address = any_port;
         config.dns.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
         let route = |domain: &str, next_hop: String| Route { domain: domain.to_owned(), next_hop };
-        let [stuck, jammed] = self.free;
+        let [stuck, jammed] = [0, 1].map(|at: usize| self.dead[at].address);
         config.routes.push(route("*.stuck.test", format!("smtp://{stuck}")));
         config.routes.push(route("*.jammed.test", format!("smtp://{jammed}")));
         config.routes.extend(self.receiver.map(|receiver| route("*.open.test", format!("smtp://{receiver}"))));

@@ -6,6 +6,8 @@ mod bounds;
 mod documented;
 #[path = "../common/fake_mx.rs"]
 mod fake_mx;
+#[path = "../common/port.rs"]
+mod port;
 mod prometheus;
 #[path = "../common/skip.rs"]
 mod skip;
