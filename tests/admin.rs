@@ -1,18 +1,20 @@
 //! The admin interface, the Prometheus listener and the commands, against a daemon with one message that cannot leave.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+#[path = "common/daemon.rs"]
+mod daemon;
 #[path = "common/port.rs"]
 mod port;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use hikyaku::config::{Config, Route};
+use hikyaku::config::Route;
 use hikyaku::daemon::Daemon;
 use port::Port;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 const GRACE: Duration = Duration::from_secs(5);
@@ -48,15 +50,7 @@ impl Running {
     /// Mail to stuck.test goes to this port of loopback.
     async fn towards(next_hop: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
-        config.listeners[0].address = any_port;
-        config.spool.path = folder.path().join("spool");
-        config.journal.path = folder.path().join("journal");
-        config.spool.reserve = "1MiB".parse().unwrap();
-        config.admin.socket = folder.path().join("admin.sock");
-        config.metrics.address = any_port;
-        config.dns.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        let mut config = daemon::config(folder.path());
         config
             .routes
             .push(Route { domain: "stuck.test".to_owned(), next_hop: format!("smtp://127.0.0.1:{}", next_hop.port()) });
@@ -66,22 +60,8 @@ impl Running {
 
     /// Submits a message and gives the reply to its end of data.
     async fn submit(&self, forward_path: &str) -> String {
-        let stream = TcpStream::connect(self.daemon.submission_addresses()[0]).await.unwrap();
-        let (reader, mut writer) = stream.into_split();
-        let mut lines = BufReader::new(reader).lines();
-        let commands = format!(
-            "HELO client.test\r\nMAIL FROM:<a@sender.test>\r\nRCPT TO:<{forward_path}>\r\nDATA\r\n\
-             Subject: stuck\r\n\r\nbody\r\n.\r\n"
-        );
-        let mut last = lines.next_line().await.unwrap().unwrap();
-        for command in commands.split_inclusive("\r\n") {
-            writer.write_all(command.as_bytes()).await.unwrap();
-            let has_reply = ["HELO", "MAIL", "RCPT", "DATA", ".\r\n"].iter().any(|verb| command.starts_with(verb));
-            if has_reply {
-                last = lines.next_line().await.unwrap().unwrap();
-            }
-        }
-        last
+        let address = self.daemon.submission_addresses()[0];
+        daemon::submit(address, "a@sender.test", &[forward_path], "Subject: stuck").await
     }
 }
 
@@ -393,11 +373,7 @@ async fn prometheus_gets_text_and_nothing_else_is_there() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn second_daemon_on_the_same_spool_or_socket_is_refused() {
     let running = Running::start().await;
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let mut config = Config::default();
-    config.listeners[0].address = any_port;
-    config.metrics.enabled = false;
-    config.spool.path = running.folder.path().join("spool");
+    let mut config = daemon::config(running.folder.path());
     config.journal.path = running.folder.path().join("other-journal");
     config.admin.socket = running.folder.path().join("other.sock");
     assert!(Daemon::start(config.clone()).await.is_err(), "the same spool");

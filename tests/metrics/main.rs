@@ -3,6 +3,8 @@
 
 mod alerts;
 mod bounds;
+#[path = "../common/daemon.rs"]
+mod daemon;
 mod documented;
 #[path = "../common/fake_mx.rs"]
 mod fake_mx;

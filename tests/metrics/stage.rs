@@ -4,11 +4,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use hikyaku::config::{Config, Route};
+use hikyaku::config::Route;
 use hikyaku::daemon::{Daemon, Watchdog};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::daemon;
 use crate::fake_mx::{FakeMx, Running, Step};
 use crate::port::Port;
 
@@ -31,15 +32,7 @@ impl Stage {
         let picky = FakeMx::new().always(Step::Rcpt, "450 4.2.0 later").start().await;
         let strict = FakeMx::new().always(Step::Rcpt, "550 5.1.1 no such user").start().await;
         let (dead, folder) = (Port::take(), tempfile::tempdir().unwrap());
-        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
-        config.listeners[0].address = any_port;
-        config.spool.path = folder.path().join("spool");
-        config.spool.reserve = "1MiB".parse().unwrap();
-        config.journal.path = folder.path().join("journal");
-        config.admin.socket = folder.path().join("admin.sock");
-        config.metrics.address = any_port;
-        config.dns.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        let mut config = daemon::config(folder.path());
         config.dns.timeout = "500ms".parse().unwrap();
         config.dns.attempts = 1;
         // No resolver: the system gives that number to nobody.
@@ -81,23 +74,7 @@ impl Stage {
 
     /// Submits a message; the reply to its end of data, or the first that refuses it.
     pub async fn submit(&self, recipients: &[String]) -> String {
-        let stream = TcpStream::connect(self.daemon.submission_addresses()[0]).await.unwrap();
-        let (reader, mut writer) = stream.into_split();
-        let mut lines = BufReader::new(reader).lines();
-        let rcpts = recipients.iter().map(|recipient| format!("RCPT TO:<{recipient}>\r\n"));
-        let mut commands = vec!["HELO client.test\r\n".to_owned(), "MAIL FROM:<a@sender.test>\r\n".to_owned()];
-        commands.extend(rcpts);
-        commands.push("DATA\r\n".to_owned());
-        commands.push("Subject: x\r\n\r\nbody\r\n.\r\n".to_owned());
-        let mut last = lines.next_line().await.unwrap().unwrap();
-        for command in commands {
-            writer.write_all(command.as_bytes()).await.unwrap();
-            last = lines.next_line().await.unwrap().unwrap();
-            if !last.starts_with(['2', '3']) {
-                break;
-            }
-        }
-        last
+        daemon::submit(self.daemon.submission_addresses()[0], "a@sender.test", recipients, "Subject: x").await
     }
 
     /// What is scraped.
