@@ -39,7 +39,7 @@ use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
 use crate::reply::Classifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
-use crate::state::Orders;
+use crate::state::{LearntStore, Orders};
 use crate::{admin, delivery, dns, spool, state, submission};
 
 use doors::Doors;
@@ -118,10 +118,10 @@ pub enum Error {
     #[error(transparent)]
     Spool(#[from] spool::OpenError),
     /// The orders of an earlier run cannot be taken up.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", error.of_spool(spool))]
     Orders {
-        /// Their file.
-        path: PathBuf,
+        /// The spool that has their file.
+        spool: PathBuf,
         /// What is wrong with it.
         error: state::OpenError,
     },
@@ -214,8 +214,8 @@ impl Daemon {
         let bound = doors::bound(sockets.listeners, &config, &front)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
         let claimed = Spool::claim(settings::spool(&config), disk.clone())?;
-        let path = config.spool.path.join(Orders::FILE);
-        let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { path, error })?;
+        let spool = config.spool.path.clone();
+        let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics)?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
         let journal = match config.journal.enabled {
@@ -224,8 +224,10 @@ impl Daemon {
         };
         let (spool, recovery) = claimed.open(&registry)?;
         let queue_settings = settings::queue(&config, &hostname, threads, &classifier);
-        let queue =
-            Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry).with_journal(journal.clone());
+        let learnt = open_learnt(&config.spool.path).await;
+        let queue = Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry)
+            .with_journal(journal.clone())
+            .with_learnt(learnt);
         let deliverer = Deliverer::new(settings::delivery(&config, &classifier), spool.clone(), clock, &registry);
         let deliverer = or_abandon(&spool, deliverer.map_err(Error::from)).await?;
         let mut watchers = JoinSet::new();
@@ -478,6 +480,12 @@ fn name_doubts(recovered: &Recovered, named: &mut usize) {
             warn!(MAX_NAMED_DOUBTS, "more may be in doubt: `hikyaku queue list --in-doubt` lists them");
         }
     }
+}
+
+/// What was learnt before. It may block on the disk, and is worth no failure.
+async fn open_learnt(spool: &Path) -> LearntStore {
+    let path = spool.to_owned();
+    tokio::task::spawn_blocking(move || LearntStore::open(&path)).await.unwrap_or_default()
 }
 
 /// The configured name, else the system's.

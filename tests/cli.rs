@@ -348,3 +348,22 @@ fn what_cannot_be_classified_ends_with_2() {
     }
     assert!(errors(&hikyaku(&["check", "--offline", "--config", &config])).contains("mine: class"));
 }
+
+#[test]
+fn wrong_usage_is_told_before_anything_is_asked_or_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = folder.path().join("admin.sock");
+    let missing = folder.path().join("missing.toml");
+
+    for wrong in [
+        &["--site", "x.test"][..],
+        &["--sender", "@x.test"],
+        &["--domain", "*.x.test"],
+        &["--domain", "x.test", "--config", missing.to_str().unwrap()],
+    ] {
+        let output = hikyaku(&[&["message", "find", "--socket", nobody.to_str().unwrap()], wrong].concat());
+
+        assert_eq!(code(&output), 2, "{wrong:?}: {}", errors(&output));
+        assert!(output.stdout.is_empty());
+    }
+}

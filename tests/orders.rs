@@ -1,19 +1,23 @@
 //! The commands that steer, against a running daemon: what they print, what they end with, and what becomes of the mail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+#[path = "common/daemon.rs"]
+mod daemon;
 #[path = "common/fake_mx.rs"]
 mod fake_mx;
+#[path = "common/port.rs"]
+mod port;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use fake_mx::FakeMx;
-use hikyaku::config::{Config, Pool, PoolMember, Route, Source};
+use hikyaku::config::{Pool, PoolMember, Route, Source};
 use hikyaku::daemon::Daemon;
 use hikyaku::state::{Action, Request, Selection};
+use port::Port;
 use serde_json::Value;
 
 /// A daemon of its own: `*.stuck.test` and `*.jammed.test` are deferred for ever (nobody listens), `*.open.test` goes to a
@@ -22,7 +26,7 @@ struct Running {
     daemon: Option<Daemon>,
     folder: tempfile::TempDir,
     /// Where nobody listens: two sites.
-    free: [SocketAddr; 2],
+    dead: [Port; 2],
     receiver: Option<SocketAddr>,
 }
 
@@ -32,26 +36,17 @@ impl Running {
     }
 
     async fn start_with(receiver: Option<SocketAddr>) -> Self {
-        let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let free = free.map(|listener| listener.local_addr().unwrap());
-        let mut running = Self { daemon: None, folder: tempfile::tempdir().unwrap(), free, receiver };
+        let dead = [Port::take(), Port::take()];
+        let mut running = Self { daemon: None, folder: tempfile::tempdir().unwrap(), dead, receiver };
         running.open().await;
         running
     }
 
     async fn open(&mut self) {
-        let any_port: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
-        config.listeners[0].address = any_port;
+        let mut config = daemon::config(self.folder.path());
         config.listeners[0].trust_headers = true;
-        config.spool.path = self.folder.path().join("spool");
-        config.spool.reserve = "1MiB".parse().unwrap();
-        config.journal.path = self.journal();
-        config.admin.socket = self.folder.path().join("admin.sock");
-        config.metrics.address = any_port;
-        config.dns.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
         let route = |domain: &str, next_hop: String| Route { domain: domain.to_owned(), next_hop };
-        let [stuck, jammed] = self.free;
+        let [stuck, jammed] = [0, 1].map(|at: usize| self.dead[at].address);
         config.routes.push(route("*.stuck.test", format!("smtp://{stuck}")));
         config.routes.push(route("*.jammed.test", format!("smtp://{jammed}")));
         config.routes.extend(self.receiver.map(|receiver| route("*.open.test", format!("smtp://{receiver}"))));
@@ -92,22 +87,10 @@ impl Running {
     }
 
     /// Submits a message of a campaign and gives its id.
-    fn submit(&self, sender: &str, recipient: &str, campaign: &str) -> String {
+    async fn submit(&self, sender: &str, recipient: &str, campaign: &str) -> String {
         let address = self.daemon.as_ref().unwrap().submission_addresses()[0];
-        let mut stream = TcpStream::connect(address).unwrap();
-        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-        let mut last = lines.next().unwrap().unwrap();
-        let content = format!("X-Hikyaku-Campaign: {campaign}\r\nSubject: x\r\n\r\nbody\r\n.\r\n");
-        for command in [
-            "HELO c.test\r\n",
-            &format!("MAIL FROM:<{sender}>\r\n"),
-            &format!("RCPT TO:<{recipient}>\r\n"),
-            "DATA\r\n",
-            &content,
-        ] {
-            stream.write_all(command.as_bytes()).unwrap();
-            last = lines.next().unwrap().unwrap();
-        }
+        let header = format!("X-Hikyaku-Campaign: {campaign}\r\nSubject: x");
+        let last = daemon::submit(address, sender, &[recipient], &header).await;
         assert!(last.starts_with("250"), "{last}");
         last.split_whitespace()
             .find(|word| word.len() == 13 && word.parse::<hikyaku::message::MessageId>().is_ok())
@@ -185,8 +168,8 @@ async fn a_suspended_campaign_waits_over_a_restart_and_goes_when_it_is_resumed()
         "{placed}"
     );
 
-    running.submit("a@s.test", "x@d.test", "spring");
-    running.submit("a@s.test", "y@d.test", "summer");
+    running.submit("a@s.test", "x@d.test", "spring").await;
+    running.submit("a@s.test", "y@d.test", "summer").await;
     running.until_queued(1).await;
     running.restart().await;
 
@@ -213,7 +196,7 @@ async fn a_suspended_campaign_waits_over_a_restart_and_goes_when_it_is_resumed()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_order_keeps_is_told_by_flush_sites_and_show() {
     let mut running = Running::start().await;
-    running.submit("a@s.test", "x@one.stuck.test", "");
+    running.submit("a@s.test", "x@one.stuck.test", "").await;
     running.until_first("deferred", |entry| entry["state"] == "scheduled").await;
     let site = running.json(&["sites"]).await["sites"][0]["site"].as_str().unwrap().to_owned();
     running.ok(&["queue", "hold", "--domain", "one.stuck.test", "--reason", "wrong price"]).await;
@@ -237,7 +220,7 @@ async fn what_an_order_keeps_is_told_by_flush_sites_and_show() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_deletes_everything_by_accident() {
     let mut running = Running::start().await;
-    running.submit("a@s.test", "x@one.stuck.test", "");
+    running.submit("a@s.test", "x@one.stuck.test", "").await;
 
     for wrong in
         [&["queue", "delete", "--yes"][..], &["queue", "delete", "--all"], &["queue", "hold", "--all", "--tenant", "t"]]
@@ -260,9 +243,9 @@ async fn messages_are_found_while_queued_and_when_they_have_ended() {
     let mut running = Running::start().await;
     let journal = running.journal();
     let journal = journal.to_str().unwrap();
-    let waiting = running.submit("news@s.test", "x@one.stuck.test", "spring");
-    let gone = running.submit("news@s.test", "x@d.test", "spring");
-    let deleted = running.submit("other@s.test", "y@one.stuck.test", "spring");
+    let waiting = running.submit("news@s.test", "x@one.stuck.test", "spring").await;
+    let gone = running.submit("news@s.test", "x@d.test", "spring").await;
+    let deleted = running.submit("other@s.test", "y@one.stuck.test", "spring").await;
     running.until_queued(2).await;
     running.ok(&["message", "delete", &deleted, "--reason", "asked for"]).await;
     running.until_queued(1).await;
@@ -303,7 +286,7 @@ async fn messages_are_found_while_queued_and_when_they_have_ended() {
 async fn what_an_operator_bounced_is_reported_and_every_order_is_in_the_journal() {
     let mut running = Running::start().await;
     running.ok(&["queue", "hold", "--domain", "*.stuck.test", "--for", "1h"]).await;
-    running.submit("a@s.test", "x@one.stuck.test", "");
+    running.submit("a@s.test", "x@one.stuck.test", "").await;
     running.until_queued(1).await;
     assert_eq!(running.json(&["status"]).await["queue"]["held"], 1);
 
@@ -336,7 +319,7 @@ async fn what_an_operator_bounced_is_reported_and_every_order_is_in_the_journal(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flush_tries_deferred_mail_at_once() {
     let mut running = Running::start().await;
-    running.submit("a@s.test", "x@one.stuck.test", "");
+    running.submit("a@s.test", "x@one.stuck.test", "").await;
     let begun = Instant::now();
     while running.json(&["queue", "list"]).await[0]["attempts"] != 1 {
         assert!(begun.elapsed() < Duration::from_secs(10));
@@ -361,7 +344,7 @@ async fn what_is_submitted_after_a_deletion_has_returned_is_never_deleted_by_it(
         running.ok(&["queue", "delete", "--domain", "race.stuck.test", "--yes"]).await;
         running.until_queued(0).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        ids.push(running.submit("a@s.test", "x@race.stuck.test", ""));
+        ids.push(running.submit("a@s.test", "x@race.stuck.test", "").await);
         let entry = running.until_first("tried once", |entry| entry["attempts"] == 1).await;
         assert_eq!(entry["message_id"].as_str(), ids.last().map(String::as_str));
     }
@@ -380,7 +363,7 @@ async fn what_is_submitted_after_a_deletion_has_returned_is_never_deleted_by_it(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_deletions_are_done_at_once_and_leave_room_for_an_order_that_stands() {
     let mut running = Running::start().await;
-    running.submit("a@s.test", "x@one.stuck.test", "");
+    running.submit("a@s.test", "x@one.stuck.test", "").await;
     let queue = running.daemon.as_ref().unwrap().queue().clone();
 
     let place = move || {
@@ -416,10 +399,10 @@ async fn a_thousand_deletions_are_done_at_once_and_leave_room_for_an_order_that_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_about_a_site_is_about_no_other() {
     let mut running = Running::start().await;
-    let stuck = running.submit("a@s.test", "x@one.stuck.test", "");
+    let stuck = running.submit("a@s.test", "x@one.stuck.test", "").await;
     let entry = running.until_first("tried", |entry| entry["attempts"] == 1).await;
     let site = entry["site"].as_str().unwrap().to_owned();
-    let jammed = running.submit("a@s.test", "x@one.jammed.test", "");
+    let jammed = running.submit("a@s.test", "x@one.jammed.test", "").await;
     running.until_queued(2).await;
 
     let order = ["queue", "delete", "--site", &site, "--yes"];
@@ -432,7 +415,7 @@ async fn an_order_about_a_site_is_about_no_other() {
     let left = running.until_first("the other", |entry| entry["message_id"] != stuck.as_str()).await;
     assert_eq!(left["message_id"], jammed.as_str());
     running.ok(&["queue", "suspend", "--site", &site]).await;
-    running.submit("a@s.test", "y@two.stuck.test", "");
+    running.submit("a@s.test", "y@two.stuck.test", "").await;
     running.until_queued(2).await;
     let begun = Instant::now();
     while running.json(&["status"]).await["queue"]["suspended"] != 1 {
@@ -445,15 +428,15 @@ async fn an_order_about_a_site_is_about_no_other() {
 async fn moved_mail_leaves_from_the_other_source_until_the_order_is_undone() {
     let mx = FakeMx::new().start().await;
     let mut running = Running::start_with(Some(mx.address)).await;
-    running.submit("a@s.test", "x@d.open.test", "");
+    running.submit("a@s.test", "x@d.open.test", "").await;
     running.until_queued(0).await;
 
     let placed = running.ok(&["queue", "move", "--to", "spare", "--domain", "d.open.test"]).await;
-    running.submit("a@s.test", "y@d.open.test", "");
+    running.submit("a@s.test", "y@d.open.test", "").await;
     running.until_queued(0).await;
     let shown = running.ok(&["orders", "show", "1"]).await;
     running.ok(&["orders", "undo", "1"]).await;
-    running.submit("a@s.test", "z@d.open.test", "");
+    running.submit("a@s.test", "z@d.open.test", "").await;
     running.until_queued(0).await;
     running.stop().await;
 
@@ -470,16 +453,17 @@ async fn moved_mail_leaves_from_the_other_source_until_the_order_is_undone() {
     assert_eq!(sources, ["usual", "spare", "usual"]);
     let moved = events.iter().find(|event| event["action"] == "move").unwrap();
     assert_eq!(moved["egress_source"], "spare", "{moved}");
-    assert!(events.iter().filter(|event| event["action"] == "undo").all(|undo| undo["order"] == "1"));
+    let undone: Vec<_> = events.iter().filter(|event| event["action"] == "undo").map(|undo| &undo["order"]).collect();
+    assert_eq!(undone, ["1"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_message_is_bounced_or_deleted_and_the_others_stay() {
     let mut running = Running::start().await;
     running.ok(&["queue", "suspend", "--domain", "*.stuck.test", "--reason", "they are away"]).await;
-    let stays = running.submit("a@s.test", "x@one.stuck.test", "");
-    let bounced = running.submit("b@s.test", "y@one.stuck.test", "");
-    let deleted = running.submit("c@s.test", "z@one.stuck.test", "");
+    let stays = running.submit("a@s.test", "x@one.stuck.test", "").await;
+    let bounced = running.submit("b@s.test", "y@one.stuck.test", "").await;
+    let deleted = running.submit("c@s.test", "z@one.stuck.test", "").await;
     running.until_queued(3).await;
 
     let said = running.ok(&["message", "bounce", &bounced, "--reason", "sent twice"]).await;
@@ -511,7 +495,7 @@ async fn one_message_is_bounced_or_deleted_and_the_others_stay() {
 async fn an_order_whose_time_ends_while_the_daemon_is_down_is_over_at_the_start_and_told_once() {
     let mut running = Running::start().await;
     running.ok(&["queue", "hold", "--domain", "d.test", "--for", "1s"]).await;
-    running.submit("a@s.test", "x@d.test", "");
+    running.submit("a@s.test", "x@d.test", "").await;
     running.until_queued(1).await;
     running.stop().await;
     tokio::time::sleep(Duration::from_millis(2_100)).await;

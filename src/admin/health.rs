@@ -8,6 +8,21 @@ use super::error::Refusal;
 use super::{Places, State};
 use crate::spool::{AcceptError, Stat};
 
+/// Why messages are better sent elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NotReady {
+    /// For people.
+    pub reason: String,
+    /// It is that recovery failed.
+    pub is_recovery: bool,
+}
+
+impl NotReady {
+    fn because(reason: impl Into<String>) -> Option<Self> {
+        Some(Self { reason: reason.into(), is_recovery: false })
+    }
+}
+
 /// Answers while the process can answer at all.
 pub(super) async fn alive() -> &'static str {
     "ok\n"
@@ -17,7 +32,9 @@ pub(super) async fn alive() -> &'static str {
 pub(super) async fn ready(Shared(state): Shared<State>) -> Result<&'static str, Refusal> {
     match not_ready(&state) {
         None => Ok("ready\n"),
-        Some(reason) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason, "`hikyaku spool stat` tells more")),
+        Some(NotReady { reason, .. }) => {
+            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason, "`hikyaku spool stat` tells more"))
+        }
     }
 }
 
@@ -32,9 +49,9 @@ pub(super) async fn places(Shared(state): Shared<State>) -> Json<Places> {
 }
 
 /// Why messages are better sent elsewhere.
-pub(super) fn not_ready(state: &State) -> Option<String> {
+pub(super) fn not_ready(state: &State) -> Option<NotReady> {
     if state.stopping.is_cancelled() {
-        return Some(match state.control.draining() {
+        return NotReady::because(match state.control.draining() {
             Some(left) => format!(
                 "draining for {} more seconds: {} transactions and DSNs, {} connections, {} sessions are left; new \
                  connections are refused",
@@ -46,18 +63,18 @@ pub(super) fn not_ready(state: &State) -> Option<String> {
     reason(state.spool.recovery_failure().as_deref(), state.spool.health())
 }
 
-fn reason(recovery_failure: Option<&str>, health: Result<(), AcceptError>) -> Option<String> {
-    let reason = match health {
+fn reason(recovery_failure: Option<&str>, health: Result<(), AcceptError>) -> Option<NotReady> {
+    NotReady::because(match health {
         Ok(()) => {
-            return recovery_failure.map(|failure| {
-                format!("recovery failed: {failure}; messages of earlier starts wait on disk: restart when it is well")
-            });
+            let failure = recovery_failure?;
+            let reason =
+                format!("recovery failed: {failure}; messages of earlier starts wait on disk: restart when it is well");
+            return Some(NotReady { reason, is_recovery: true });
         }
         Err(AcceptError::Full) => "the spool's disk is at its reserve: submissions get 452, delivery goes on",
         Err(AcceptError::Closed) => "the spool has failed, as the log tells, or is being closed: submissions get 421",
         Err(AcceptError::Aborted | AcceptError::Unknown) => "the spool cannot be written",
-    };
-    Some(reason.to_owned())
+    })
 }
 
 #[cfg(test)]
@@ -68,7 +85,9 @@ mod tests {
     fn failed_recovery_is_told_with_what_to_do_while_messages_are_still_accepted() {
         let told = reason(Some("cannot read segment 7"), Ok(())).unwrap();
 
-        assert!(told.contains("recovery failed: cannot read segment 7") && told.contains("restart"), "{told}");
+        let text = &told.reason;
+        assert!(text.contains("recovery failed: cannot read segment 7") && text.contains("restart"), "{text}");
+        assert!(told.is_recovery);
         assert_eq!(reason(None, Ok(())), None);
     }
 
@@ -76,6 +95,7 @@ mod tests {
     fn what_refuses_messages_now_is_told_first() {
         let told = reason(Some("cannot read segment 7"), Err(AcceptError::Full)).unwrap();
 
-        assert!(told.contains("452") && !told.contains("recovery"), "{told}");
+        assert!(told.reason.contains("452") && !told.reason.contains("recovery"), "{told:?}");
+        assert!(!told.is_recovery);
     }
 }

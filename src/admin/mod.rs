@@ -31,8 +31,8 @@ mod health;
 mod message_view;
 mod orders;
 mod overview;
-mod places;
 mod queue_view;
+mod seats;
 mod server;
 mod socket;
 mod trouble;
@@ -44,7 +44,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::routing::{get, post};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::journal::Journal;
@@ -94,7 +94,7 @@ pub struct State {
 }
 
 /// Where a daemon's files are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Places {
     /// The spool's directory.
     pub spool: PathBuf,

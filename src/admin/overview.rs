@@ -10,6 +10,7 @@ use super::error::Refusal;
 use super::health::not_ready;
 use super::trouble::{Signs, troubles};
 use super::{State, Status};
+use crate::metrics::process::Usage;
 use crate::spool::Stat;
 
 /// What the process takes from its machine.
@@ -24,15 +25,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Reads it; walks the table of descriptors, which takes a millisecond for some thousands.
     fn look() -> Self {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes = resident.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        let usage = Usage::look();
         Self {
-            memory: kibibytes.unwrap_or(0) << 10,
-            descriptors: std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
-            most_descriptors: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+            memory: usage.resident.unwrap_or(0),
+            descriptors: usage.descriptors.unwrap_or(0),
+            most_descriptors: usage.most_descriptors,
         }
     }
 }
@@ -43,7 +41,7 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
         let (outline, spool, process) = (state.queue.outline(), state.spool.stat(), Process::look());
         let not_ready = not_ready(&state);
         let signs = Signs {
-            not_ready: not_ready.as_deref(),
+            not_ready: not_ready.as_ref(),
             is_recovery_failed: state.spool.recovery_failure().is_some(),
             still: state.still.all(),
             journal: state.journal.health(),
@@ -58,7 +56,7 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
             uptime_seconds: state.started.elapsed().as_secs(),
             state: state_of(is_stopping, &spool),
             problems: troubles(&signs, &outline, &spool, &process),
-            not_ready,
+            not_ready: not_ready.map(|not_ready| not_ready.reason),
             draining: state.control.draining(),
             queue: outline.totals,
             outline,

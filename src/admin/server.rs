@@ -1,7 +1,7 @@
 //! HTTP servers with bounds: so many connections, so long for a request's head and body, so long for a connection.
 //!
 //! Both listeners are for few and known clients. What is bounded here is what a broken or hostile one could take from
-//! the daemon (descriptors, memory, tasks) and from the others ([`Places`]).
+//! the daemon (descriptors, memory, tasks) and from the others ([`Seats`]).
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -29,7 +29,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::places::{Place, Places};
+use super::seats::{Seat, Seats};
 use super::{AdminSocket, LARGEST_BODY, State, error, router};
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
@@ -96,7 +96,7 @@ impl Listen for TcpListener {
 
 async fn serve<L: Listen>(listener: L, router: Router, wall: Bulkhead, stop: CancellationToken) {
     let router = router.layer(map_response_with_state(wall.clone(), error::count_panic));
-    let places = Places::new(CONNECTIONS);
+    let seats = Seats::new(CONNECTIONS);
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -106,8 +106,8 @@ async fn serve<L: Listen>(listener: L, router: Router, wall: Bulkhead, stop: Can
         };
         match stream {
             Ok(stream) => {
-                let Some(place) = stop.run_until_cancelled(places.take()).await else { break };
-                connections.spawn(wall.run(converse(stream, router.clone(), place, stop.clone())));
+                let Some(seat) = stop.run_until_cancelled(seats.take()).await else { break };
+                connections.spawn(wall.run(converse(stream, router.clone(), seat, stop.clone())));
             }
             Err(error) => {
                 tracing::warn!(%error, "admin interface cannot accept a connection");
@@ -115,19 +115,19 @@ async fn serve<L: Listen>(listener: L, router: Router, wall: Bulkhead, stop: Can
             }
         }
     }
-    // Its place is free for another one while requests are finished.
+    // Its name is free for another one while requests are finished.
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-async fn converse<S>(stream: S, router: Router, place: Place, stop: CancellationToken)
+async fn converse<S>(stream: S, router: Router, seat: Seat, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let place = Arc::new(place);
+    let seat = Arc::new(seat);
     let service = service_fn({
-        let place = place.clone();
-        move |request| answer(request, router.clone(), place.clone())
+        let seat = seat.clone();
+        move |request| answer(request, router.clone(), seat.clone())
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -138,7 +138,7 @@ where
     let finished = async {
         tokio::select! {
             _ = connection.as_mut() => {}
-            () = place.lost() => {}
+            () = seat.lost() => {}
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
@@ -149,21 +149,25 @@ where
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, finished).await;
 }
 
-/// Takes the whole request within its time, and keeps the connection's place while it is answered.
-async fn answer(request: Request<Incoming>, router: Router, place: Arc<Place>) -> Result<Response, Infallible> {
+/// Ends a connection whose seat somebody else has got.
+#[derive(Debug, thiserror::Error)]
+#[error("the seat of the connection is lost")]
+struct SeatLost;
+
+/// Takes the whole request within its time, and keeps the connection's seat while it is answered.
+async fn answer(request: Request<Incoming>, router: Router, seat: Arc<Seat>) -> Result<Response, SeatLost> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MOST_READ).collect();
     let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if !error.is::<LengthLimitError>() => return Ok(error::unread(&*error).into_response()),
-        Ok(Err(_)) => return Ok(error::too_large(LARGEST_BODY).into_response()),
+        Ok(Ok(body)) => Some(body.to_bytes()).filter(|body| body.len() <= LARGEST_BODY),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => None,
+        Ok(Err(error)) => return Ok(error::unread(&*error).into_response()),
         Err(_) => return Ok(error::stalled(BODY_TIMEOUT).into_response()),
     };
-    if body.len() > LARGEST_BODY {
-        return Ok(error::too_large(LARGEST_BODY).into_response());
-    }
-    let answering = place.answer();
-    let response = TowerToHyperService::new(router).call(Request::from_parts(head, Body::from(body))).await?;
+    let Some(body) = body else { return Ok(error::too_large(LARGEST_BODY).into_response()) };
+    let answering = seat.answer().ok_or(SeatLost)?;
+    let called = TowerToHyperService::new(router).call(Request::from_parts(head, Body::from(body)));
+    let response = called.await.unwrap_or_else(|never: Infallible| match never {});
     // Until it has been handed over.
     let keep = move |frame| {
         let _ = &answering;

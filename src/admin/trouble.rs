@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::health::NotReady;
 use super::overview::Process;
 use crate::journal::Health;
 use crate::queue::view::{Outline, OverdueView};
@@ -31,7 +32,7 @@ pub struct Trouble {
 #[derive(Debug, Default)]
 pub(super) struct Signs<'a> {
     /// Why messages are better sent elsewhere.
-    pub not_ready: Option<&'a str>,
+    pub not_ready: Option<&'a NotReady>,
     /// Mail of earlier starts was not all raised.
     pub is_recovery_failed: bool,
     /// Parts that do not move.
@@ -80,10 +81,10 @@ pub(super) fn troubles(signs: &Signs<'_>, outline: &Outline, spool: &Stat, proce
 }
 
 fn of_spool(signs: &Signs<'_>, spool: &Stat, found: &mut Found) {
-    if let Some(reason) = signs.not_ready {
-        found.add(true, reason.to_owned(), "hikyaku spool stat; journalctl -u hikyaku");
+    if let Some(not_ready) = signs.not_ready {
+        found.add(true, not_ready.reason.clone(), "hikyaku spool stat; journalctl -u hikyaku");
     }
-    let failed = signs.is_recovery_failed && signs.not_ready.is_none_or(|reason| !reason.contains("recovery"));
+    let failed = signs.is_recovery_failed && signs.not_ready.is_none_or(|not_ready| !not_ready.is_recovery);
     let recovery = "recovery failed: mail of earlier starts waits on disk".to_owned();
     found.add(failed, recovery, "journalctl -u hikyaku; restart");
     let damaged = format!("{} damaged records or messages were met since the start", spool.damaged);
@@ -217,6 +218,19 @@ mod tests {
         for (what, part) in told.iter().zip(["timers has not moved for 30 s", "2 panics", "limits.connections: 0"]) {
             assert!(what.contains(part), "{part}: {told:?}");
         }
+    }
+
+    #[test]
+    fn a_recovery_that_failed_is_told_once_and_beside_whatever_else_refuses_mail() {
+        let told = |reason: &str, is_recovery| {
+            let not_ready = NotReady { reason: reason.to_owned(), is_recovery };
+            of_signs(&Signs { not_ready: Some(&not_ready), is_recovery_failed: true, ..Signs::default() })
+        };
+
+        assert_eq!(told("recovery failed: segment 7", true).len(), 1);
+        // Its words do not matter.
+        let both = told("the spool's disk is at its reserve; recovery goes on", false);
+        assert!(both.len() == 2 && both[1].starts_with("recovery failed"), "{both:?}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! The queue is asked through the admin interface, what has ended is looked for in the files of the journal.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::anyhow;
 use serde_json::{Value, json};
 
@@ -40,9 +42,11 @@ impl Find {
             let say = "say whose: --recipient, --sender, --tenant, --campaign or --domain";
             return Err(Failure::usage(anyhow!(say)));
         }
+        // Whatever is wrong with the usage is told before anything is asked.
+        let journal = if self.queued { None } else { Some((self.query(&selection)?, self.folder().await?)) };
         let path = format!("/v1/queue/entries?limit={}{}", self.limit, query(&selection));
         let queued: Value = self.remote.get(&path).await?;
-        let ended = if self.queued { None } else { Some(self.ended(&selection).await) };
+        let ended = journal.map(|(query, folder)| folder.and_then(|folder| ended(&folder, &query)));
         if self.remote.json {
             let lines = ended.transpose()?.unwrap_or_default();
             let lines: Result<Vec<Value>, _> = lines.iter().map(|line| serde_json::from_slice(line)).collect();
@@ -59,8 +63,16 @@ impl Find {
         Ok(Exit::Ok)
     }
 
-    /// Lines of the journal about recipients that have ended.
-    async fn ended(&self, selection: &Selection) -> Result<Vec<Vec<u8>>, Failure> {
+    /// Where the journal is; the inner error is not about the usage.
+    async fn folder(&self) -> Result<Result<PathBuf, Failure>, Failure> {
+        match self.place.folder(Some(&self.remote.place())).await {
+            Err(failure) if failure.exit == Exit::Usage => Err(failure),
+            found => Ok(found),
+        }
+    }
+
+    /// What to look for in the journal.
+    fn query(&self, selection: &Selection) -> Result<Query, Failure> {
         let text = |value: &Option<Box<str>>| value.as_deref().map(str::to_owned);
         if [&selection.site, &selection.lane, &selection.source].into_iter().any(Option::is_some) {
             let say = "--site, --lane and --source are asked of the queue only: add --queued";
@@ -72,8 +84,7 @@ impl Find {
         {
             return Err(Failure::usage(anyhow!("patterns are asked of the queue only: add --queued")));
         }
-        let folder = self.place.folder(Some(&self.remote.place())).await?;
-        let query = Query {
+        Ok(Query {
             recipient: text(&selection.recipient),
             sender,
             tenant: text(&selection.tenant),
@@ -82,13 +93,15 @@ impl Find {
             events: ENDS.to_vec(),
             limit: usize::try_from(self.limit).unwrap_or(usize::MAX),
             ..Query::default()
-        };
-        let hits = searched(&folder, &query);
-        let failed =
-            |error| anyhow!("cannot read the journal in {}: {error}\n--queued leaves it out", folder.display());
-        let hits = hits.map_err(failed)?;
-        // Told, and no more: what is queued is most of the answer.
-        tell_damage(&hits);
-        Ok(hits.lines)
+        })
     }
+}
+
+/// Lines of the journal about recipients that have ended.
+fn ended(folder: &Path, query: &Query) -> Result<Vec<Vec<u8>>, Failure> {
+    let failed = |error| anyhow!("cannot read the journal in {}: {error}\n--queued leaves it out", folder.display());
+    let hits = searched(folder, query).map_err(failed)?;
+    // Told, and no more: what is queued is most of the answer.
+    tell_damage(&hits);
+    Ok(hits.lines)
 }

@@ -4,11 +4,10 @@
 //! compressed ones included. With `--json` each line is printed as it stands in the journal.
 
 use std::io::{self, IsTerminal, Write};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +16,7 @@ use super::exit::{self, Exit, Failure};
 use super::out::{self, Out};
 use super::places::{Named, Socket};
 use super::table::{Table, below, extra, long, octets, plain, text, thousands};
+use crate::clock::Clock;
 use crate::config::units::Span;
 use crate::journal::follow::{Damaged, From, Missing};
 use crate::journal::search::{Hits, Progress};
@@ -141,10 +141,7 @@ fn from(text: &str) -> Result<From, String> {
 }
 
 fn moment(text: &str) -> Result<Duration, String> {
-    let ago = text
-        .parse::<Span>()
-        .ok()
-        .map(|span| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(span.0));
+    let ago = text.parse::<Span>().ok().map(|span| Clock::system().wall_precise().saturating_sub(span.0));
     ago.or_else(|| time::parse(text))
         .ok_or_else(|| "not a time such as 2026-11-25T19:04:45Z, and not an age".to_owned())
 }
@@ -155,13 +152,11 @@ impl Follow {
         let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
         let folder = self.place.folder(self.socket.socket.as_deref()).await?;
         let mut follower = Follower::open(&folder, self.from)?;
-        let is_over = Arc::new(AtomicBool::new(self.once));
-        let seen = is_over.clone();
         let is_signalled = Arc::new(AtomicBool::new(false));
         let stop = is_signalled.clone();
         // A thread of its own: reading blocks, and signals must be heard meanwhile.
         let mut printing = tokio::task::spawn_blocking(move || {
-            let printed = self.print(&mut follower, &seen, &stop);
+            let printed = self.print(&mut follower, &stop);
             (printed, follower.cursor())
         });
         let (printed, cursor) = tokio::select! {
@@ -179,7 +174,7 @@ impl Follow {
     }
 
     /// Prints events until it is to end; the exit code by whether all of them were there.
-    fn print(&self, follower: &mut Follower, is_over: &AtomicBool, is_signalled: &AtomicBool) -> io::Result<Exit> {
+    fn print(&self, follower: &mut Follower, is_signalled: &AtomicBool) -> io::Result<Exit> {
         let mut out = io::BufWriter::new(Out::lock());
         let wants = |record: &Record<'_>| {
             let is = |kind: &Kind| record.raw("event") == Some(kind.as_str().as_bytes());
@@ -207,7 +202,7 @@ impl Follow {
                 return Ok(exit);
             }
             read?;
-            if is_over.load(Ordering::Relaxed) {
+            if self.once {
                 return Ok(exit);
             }
             std::thread::sleep(LOOK);
@@ -326,7 +321,6 @@ pub(super) fn searched(folder: &Path, query: &Query) -> io::Result<Hits> {
             out::remark(format_args!("\r{done} of {all} files, {read} read, {found} found "));
             shown = true;
         }
-        ControlFlow::Continue(())
     };
     let hits = search(folder, query, &mut show);
     if shown {
@@ -429,7 +423,9 @@ mod tests {
         assert!(matches!(from("0000000000001"), Ok(From::After(_))) && from("yesterday").is_err());
         assert_eq!(kind("dsn-sent"), Ok(Kind::DsnSent));
         assert!(kind("sent").unwrap_err().contains("delivered, deferred"));
-        assert!(moment("2026-11-25").unwrap() < moment("1s").unwrap() || moment("nonsense").is_err());
+        assert_eq!(moment("1970-01-02"), Ok(Duration::from_secs(86_400)));
+        // An age is one before now, whenever that is.
+        assert!(moment("2h").unwrap() < moment("1h").unwrap() && moment("1970-01-02").unwrap() < moment("2h").unwrap());
         assert!(moment("nonsense").is_err());
     }
 }

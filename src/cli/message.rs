@@ -1,12 +1,10 @@
 //! `hikyaku message`: one unfinished message, its recipients and its header section; and its end by an operator.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use super::exit::Exit;
 use super::find::Find;
 use super::queue::Attempt;
 use super::table::{Table, below, extra, long, number, octets, plain, span, text};
-use super::{Remote, exit, orders, out, print_json};
+use super::{Remote, exit, now, orders, out, print_json};
 use crate::admin::MessageView;
 use crate::message::MessageId;
 use crate::state::Action;
@@ -68,7 +66,7 @@ impl Show {
         if self.remote.json {
             return print_json(&view);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = now();
         out::write(summary(&view, now).as_bytes())?;
         recipient_table(&view, now).print()?;
         let header: Vec<String> = view.header.split("\r\n").map(header_line).collect();

@@ -42,6 +42,8 @@ use clap::{Args, Parser, Subcommand};
 use client::Client;
 use exit::{Exit, Failure};
 
+use crate::clock::Clock;
+
 /// A mail delivery daemon: durable by default, fast, and able to explain itself.
 #[derive(Debug, Parser)]
 #[command(name = "hikyaku", version, after_help = AFTER_HELP)]
@@ -187,6 +189,11 @@ fn wait(command: impl Future<Output = exit::Result>) -> exit::Result {
 fn print_json(value: &impl serde::Serialize) -> exit::Result {
     out::write(format!("{}\n", serde_json::to_string_pretty(value)?).as_bytes())?;
     Ok(Exit::Ok)
+}
+
+/// Seconds since 1970, as the daemon tells times.
+fn now() -> u64 {
+    Clock::system().wall_precise().as_secs()
 }
 
 #[cfg(test)]

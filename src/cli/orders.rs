@@ -3,18 +3,18 @@
 //! An order is placed by the first five, is listed by `orders`, and ends by its duration, by `queue resume` or by
 //! `orders undo`.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::anyhow;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::exit::{Exit, Failure};
 use super::patience::patiently;
 use super::selection::{SelectionArguments, query};
 use super::table::{Table, below, long, number, plain, span, thousands};
-use super::{Remote, exit, out, print_json};
+use super::{Remote, exit, now, out, print_json};
 use crate::admin::Flush;
 use crate::config::units::Span;
 use crate::state::{Action, Order, Request, Selection, check_text};
@@ -114,10 +114,13 @@ enum Command {
     },
 }
 
+/// Recipients by state.
+type Counts = BTreeMap<String, u64>;
+
 #[derive(Deserialize)]
 struct Placed {
     order: Order,
-    counts: std::collections::BTreeMap<String, u64>,
+    counts: Counts,
     ended: u64,
     #[serde(default)]
     unknown: u64,
@@ -140,9 +143,13 @@ impl Place {
         let client = self.remote.client();
         if self.dry_run || (action.is_final() && !self.yes) {
             let path = format!("/v1/queue/count?{}", query(&selection).trim_start_matches('&'));
-            let counts: Value = patiently("counting", client.get(&path)).await?;
+            let counts: Counts = patiently("counting", client.get(&path)).await?;
+            if self.dry_run && self.remote.json {
+                return print_json(&counts);
+            }
             if self.dry_run {
-                return if self.remote.json { print_json(&counts) } else { print_counts(&counts) };
+                out::line(counted(&counts))?;
+                return Ok(Exit::Ok);
             }
             confirm(&action, &selection, &counts)?;
         }
@@ -191,7 +198,7 @@ impl Resume {
     /// Ends the orders to suspend that have this very selection.
     pub(super) async fn execute(self) -> exit::Result {
         let selection = self.selection.checked()?;
-        if selection.is_everything() != self.all && !selection.is_everything() {
+        if self.all && !selection.is_everything() {
             return Err(Failure::usage(anyhow!("--all and a selection contradict each other")));
         }
         let views: Vec<View> = self.remote.get("/v1/orders").await?;
@@ -302,13 +309,7 @@ fn order_table(views: &[View], now: u64) -> Table {
     table
 }
 
-fn print_counts(counts: &Value) -> exit::Result {
-    let counts: std::collections::BTreeMap<String, u64> = serde_json::from_value(counts.clone())?;
-    out::line(counted(&counts))?;
-    Ok(Exit::Ok)
-}
-
-fn counted(counts: &std::collections::BTreeMap<String, u64>) -> String {
+fn counted(counts: &Counts) -> String {
     if counts.is_empty() {
         return "it is about no recipient that is queued now".to_owned();
     }
@@ -324,14 +325,13 @@ fn lasting(order: &Order) -> String {
 }
 
 /// Asks before recipients are given up.
-fn confirm(action: &Action, selection: &Selection, counts: &Value) -> Result<(), Failure> {
-    let counts: std::collections::BTreeMap<String, u64> = serde_json::from_value(counts.clone())?;
+fn confirm(action: &Action, selection: &Selection, counts: &Counts) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage(anyhow!("nobody can be asked: confirm with --yes (--dry-run counts)")));
     }
     let fate = if *action == Action::Delete { "deleted without a DSN" } else { "bounced" };
     let about = plain(&selection.to_string());
-    out::remark(format_args!("{about}: {}. To be {fate}; go on? [y/N] ", counted(&counts)));
+    out::remark(format_args!("{about}: {}. To be {fate}; go on? [y/N] ", counted(counts)));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) { Ok(()) } else { Err(anyhow!("not done").into()) }
@@ -344,17 +344,13 @@ pub(super) fn operator() -> String {
     name.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 /// A final order about one message.
 pub(super) async fn end_message(remote: &Remote, id: &str, action: Action, reason: String) -> exit::Result {
     check_reason(&reason)?;
     let selection = Selection { message: Some(id.into()), ..Selection::default() };
     let request = Request { action, selection, reason: reason.into(), by: operator().into(), seconds: None };
-    let counts: Value = remote.get(&format!("/v1/queue/count?message={id}")).await?;
-    if counts == json!({}) {
+    let counts: Counts = remote.get(&format!("/v1/queue/count?message={id}")).await?;
+    if counts.is_empty() {
         return Err(anyhow!(
             "no recipient of message {id} is queued\n`hikyaku journal search` tells what became of it"
         )

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use super::check::DEFAULT_CONFIG;
 use super::exit::Failure;
 use super::{client, socket_named};
+use crate::admin::Places;
 use crate::config::Config;
 
 /// Option of commands that read files and need no daemon.
@@ -15,14 +14,6 @@ pub(super) struct Socket {
     /// Admin socket of a daemon that tells where it is, if no option names a place [default: HIKYAKU_SOCKET]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-}
-
-/// The daemon's answer; fields as in [`crate::admin::Places`].
-#[derive(Debug, Deserialize)]
-pub(super) struct Places {
-    pub spool: PathBuf,
-    /// None: it keeps none.
-    pub journal: Option<PathBuf>,
 }
 
 /// What the options say.

@@ -76,9 +76,19 @@ impl Pools {
             way_table(ways.iter().copied().take(most)).print()?;
         }
         if ways.len() > most {
-            out::remark_line(format_args!("cut at --limit {most} of {}", answer.all));
+            out::remark_line(format_args!("cut at --limit {most} of {}", total(&answer, &ways, self.source.is_some())));
         }
         Ok(Exit::Ok)
+    }
+}
+
+/// How many MX sets there are of those that are wanted: the daemon counts them for all sources together, and gives the
+/// first ones only.
+fn total(answer: &Answer, wanted: &[&Way], is_of_one_source: bool) -> String {
+    match (is_of_one_source, answer.all > answer.pools.len() as u64) {
+        (false, _) => answer.all.to_string(),
+        (true, false) => wanted.len().to_string(),
+        (true, true) => format!("{} or more", wanted.len()),
     }
 }
 
@@ -186,6 +196,17 @@ mod tests {
             let text = table.render(Some(80));
             assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_cut_is_told_with_the_count_of_what_was_asked_for() {
+        let pools = vec![Way { source: "a".into(), ..Way::default() }, Way { source: "b".into(), ..Way::default() }];
+        let all = Answer { pools, all: 2, ..Answer::default() };
+        let wanted: Vec<&Way> = all.pools.iter().take(1).collect();
+
+        assert_eq!((total(&all, &wanted, true), total(&all, &wanted, false)), ("1".to_owned(), "2".to_owned()));
+        let cut = Answer { all: 1_500, pools: vec![Way::default()], ..Answer::default() };
+        assert_eq!(total(&cut, &wanted, true), "1 or more");
     }
 
     #[test]

@@ -3,8 +3,6 @@
 //!
 //! The answers are read field by field with defaults, so a newer or older daemon can be asked as well.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -14,7 +12,7 @@ use super::selection::{SelectionArguments, query};
 use super::site::Show;
 use super::sites::Sites;
 use super::table::{Table, below, extra, long, number, span, text, thousands};
-use super::{Remote, exit, out, print_json};
+use super::{Remote, exit, now, out, print_json};
 use crate::state::Action;
 
 /// Sub-commands of `queue`.
@@ -114,7 +112,7 @@ impl List {
 /// Prints recipients as the daemon gave them; tells how many there are.
 pub(super) fn print_entries(answer: Value, nothing: &str) -> anyhow::Result<usize> {
     let entries: Vec<Entry> = serde_json::from_value(answer)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = now();
     let table = entry_table(&entries, now);
     if table.is_empty() {
         out::line(nothing)?;

@@ -92,8 +92,7 @@ impl Check {
         let looking = tokio::task::spawn_blocking(move || look(&looked_at, is_full_scan));
         let report = patiently("reading the spool", looking).await?;
         let report = report.with_context(|| path.display().to_string()).map_err(Failure::usage)?;
-        let orders = Orders::check(&Disk::new(&path)).err();
-        let orders = orders.map(|error| format!("{}: {error}", path.join(Orders::FILE).display()));
+        let orders = Orders::check(&Disk::new(&path)).err().map(|error| error.of_spool(&path));
         let findings = Findings { report, orders };
         if self.json {
             print_json(&findings)?;

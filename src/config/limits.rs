@@ -3,10 +3,12 @@
 //! What a rule names decides its scope: a site, a source, both, a tenant, a tenant at a site, a campaign. Within one scope
 //! the most specific rule sets each value; across scopes all must have room.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::Complaints;
-use super::units::{ByteRate, Rates};
+use super::units::{ByteRate, Rate, Rates};
 use crate::smtp::address::is_plain_utf8;
 
 /// What is allowed at most.
@@ -36,6 +38,10 @@ pub struct Limits {
     pub site_connections_per_minute: u32,
     /// Whether the figures that providers have published hold for their sites.
     pub providers: bool,
+    /// Whether what receivers allow is learnt from their replies.
+    pub learn: bool,
+    /// The rate at which learning begins at a site of which nothing is known.
+    pub first_rate: Rate,
     /// What is allowed in particular.
     #[serde(rename = "rule")]
     pub rules: Vec<LimitRule>,
@@ -113,6 +119,8 @@ impl Default for Limits {
             site_rate: None,
             site_connections_per_minute: 0,
             providers: true,
+            learn: true,
+            first_rate: Rate { count: 1, per: Duration::from_secs(1) },
             rules: Vec::new(),
         }
     }

@@ -78,7 +78,11 @@ impl Daemon {
             );
         }
         let queue = self.queue.clone();
-        let _ = tokio::task::spawn_blocking(move || queue.forget_done_orders()).await;
+        let last = move || {
+            queue.forget_done_orders();
+            queue.save_learnt();
+        };
+        let _ = tokio::task::spawn_blocking(last).await;
         self.spool.close().await;
         let journal = self.journal.clone();
         let closed = tokio::task::spawn_blocking(move || journal.close());

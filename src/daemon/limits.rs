@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::config::units::{ByteRate, Rates};
 use crate::config::{LimitRule, Limits, RuleScope};
 use crate::limit::budget::Allowance;
+use crate::limit::controller::Start;
 use crate::provider::{self, Figures};
+use crate::queue;
 use crate::queue::rules::{Ceiling, Name, Rule, Rules, Subject};
 use crate::queue::settings;
 
@@ -34,6 +36,20 @@ pub(super) fn site(limits: &Limits) -> settings::Limits {
             octets: None,
         },
     }
+}
+
+/// How limits are learnt, and where that begins.
+pub(super) fn learning(limits: &Limits) -> queue::learning::Settings {
+    let map = if limits.providers { provider::Map::built_in().unwrap_or_default() } else { provider::Map::default() };
+    let first_rate = f64::from(limits.first_rate.count) / limits.first_rate.per.as_secs_f64();
+    let start = |figures: &Figures| Start {
+        rate: figures.messages_per_second.map_or(first_rate, f64::from),
+        connections: figures.connections.unwrap_or(Start::default().connections),
+        messages_per_connection: figures.messages_per_connection.unwrap_or(0),
+    };
+    let known = map.known().iter().filter(|known| known.start != Figures::default());
+    let starts = known.map(|known| ((*known.name).into(), start(&known.start))).collect();
+    queue::learning::Settings { is_on: limits.learn, first_rate, starts }
 }
 
 /// What a site of this name is held to.

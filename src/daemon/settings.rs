@@ -144,6 +144,7 @@ pub(super) fn queue(
         tenants: tenants(config),
         limits: limits::site(&config.limits),
         rules: limits::rules(&config.limits),
+        learning: limits::learning(&config.limits),
         egress: egress(config, hostname),
         classifier: classifier.clone(),
         ..queue::Settings::default()

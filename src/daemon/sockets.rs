@@ -12,9 +12,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_w
 
 use super::Error;
 use crate::config::Config;
+use crate::submission::BACKLOG;
 
-/// Connections that wait to be accepted; as many as a burst of clients may open at once.
-const LISTEN_BACKLOG: i32 = 4096;
 /// Ports below it are for those who may (ip_unprivileged_port_start).
 const UNPRIVILEGED: u16 = 1024;
 
@@ -123,7 +122,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &address)?;
-    listen(&socket, LISTEN_BACKLOG)?;
+    listen(&socket, i32::from(BACKLOG))?;
     Ok(TcpListener::from(socket))
 }
 

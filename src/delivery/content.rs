@@ -49,7 +49,7 @@ impl Connection<'_> {
         if under_way.held.is_some() {
             return None;
         }
-        let ticket = work.try_take()?;
+        let ticket = work.try_take_ahead()?;
         let mut job: Job<W::Ticket> = load(self.shared, work, ticket).await?;
         let most = self.recipients_per_transaction();
         if self.mismatch(&job).is_some() || self.is_doubted_elsewhere(work, &job) || !job.fits(most) {

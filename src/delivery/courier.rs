@@ -121,6 +121,11 @@ impl Work for Errand {
         Some(self.carry(assignment))
     }
 
+    fn try_take_ahead(&mut self) -> Option<Carried> {
+        let assignment = self.slot.try_take_ahead()?;
+        Some(self.carry(assignment))
+    }
+
     async fn take(&mut self, idle: Duration) -> Option<Carried> {
         let assignment = self.slot.take(idle).await?;
         Some(self.carry(assignment))
@@ -169,6 +174,10 @@ impl Work for Errand {
 
     fn connected(&self) {
         self.slot.connected();
+    }
+
+    fn hung_up(&self) {
+        self.slot.hung_up();
     }
 
     fn connection_failed(&self, ticket: Carried, outcome: Outcome) {

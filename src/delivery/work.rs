@@ -56,6 +56,10 @@ pub trait Work: Send + Sync + 'static {
     }
     /// The next work, if it holds all its permits now.
     fn try_take(&mut self) -> Option<Self::Ticket>;
+    /// The same before the reply to the work before has come.
+    fn try_take_ahead(&mut self) -> Option<Self::Ticket> {
+        self.try_take()
+    }
     /// The next work within `idle`; none: close. Work is not lost when the future is dropped.
     fn take(&mut self, idle: Duration) -> impl Future<Output = Option<Self::Ticket>> + Send;
     /// The message, from memory or disk.
@@ -75,6 +79,8 @@ pub trait Work: Send + Sync + 'static {
     fn give_back(&self, ticket: Self::Ticket);
     /// Greeting and EHLO are done.
     fn connected(&self);
+    /// The receiver closed the connection without a word when a message was to begin.
+    fn hung_up(&self) {}
     /// No MX host could be used.
     fn connection_failed(&self, ticket: Self::Ticket, outcome: Outcome);
 }

@@ -1,8 +1,7 @@
 //! Progress of a run: two bars on a terminal, a line every few seconds elsewhere.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,11 +42,10 @@ async fn lines(ledger: &Ledger, messages: u32) -> Infallible {
     loop {
         tokio::time::sleep(LINE_PERIOD).await;
         let tally = ledger.tally();
-        let mut line = String::new();
-        let _ = write!(line, "{:>4.0} s  accepted {}", ledger.elapsed().as_secs_f64(), tally.acknowledged);
-        let _ = write!(line, ", finished {} of {messages}", finished_of(&tally));
+        let (seconds, accepted, finished) = (ledger.elapsed().as_secs_f64(), tally.acknowledged, finished_of(&tally));
+        let line = format!("{seconds:>4.0} s  accepted {accepted}, finished {finished} of {messages}\n");
         // Lost where standard error cannot be written.
-        let _ = io::Write::write_all(&mut io::stderr(), format!("{line}\n").as_bytes());
+        let _ = io::stderr().write_all(line.as_bytes());
     }
 }
 

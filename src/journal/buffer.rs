@@ -25,15 +25,15 @@ pub(super) struct Buffer {
     /// Lines by kind since the last take.
     kinds: [u64; Kind::ALL.len()],
     lost: Option<Lost>,
-    /// The same since the start, told or not.
-    pub lost_in_all: Option<Lost>,
+    /// All since the start that no file has: those, told or not, and what others took from the journal.
+    lost_in_all: Option<Lost>,
     /// The writer sleeps and is to be woken: set by it, cleared by who wakes it.
     pub is_awaited: bool,
     /// The daemon ends; nothing more is written than what is here.
     pub is_closing: bool,
 }
 
-/// Events that there was no room for.
+/// Events that are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lost {
     pub count: u64,
@@ -87,11 +87,8 @@ impl Buffer {
     pub fn put(&mut self, event: &Event<'_>, at: Duration) -> (bool, bool) {
         let before = self.lines.len();
         if before >= self.most {
-            for lost in [&mut self.lost, &mut self.lost_in_all] {
-                let lost = lost.get_or_insert(Lost { count: 0, from: at, to: at });
-                lost.count += 1;
-                lost.to = at;
-            }
+            add(&mut self.lost, 1, at, at);
+            self.note_lost(1, at, at);
             return (std::mem::take(&mut self.is_awaited), true);
         }
         let id = self.next_id();
@@ -99,6 +96,16 @@ impl Buffer {
         self.count_kind(event.kind());
         let is_enough = before < ENOUGH && self.lines.len() >= ENOUGH;
         (std::mem::take(&mut self.is_awaited) || is_enough, false)
+    }
+
+    /// Counts events that happened between these times and are in no file.
+    pub fn note_lost(&mut self, count: u64, from: Duration, to: Duration) {
+        add(&mut self.lost_in_all, count, from, to);
+    }
+
+    /// What was lost since the start.
+    pub fn lost_in_all(&self) -> Option<Lost> {
+        self.lost_in_all
     }
 
     /// Whether the writer has nothing to do.
@@ -138,7 +145,15 @@ impl Buffer {
     }
 }
 
+fn add(lost: &mut Option<Lost>, count: u64, from: Duration, to: Duration) {
+    let lost = lost.get_or_insert(Lost { count: 0, from, to });
+    lost.count += count;
+    lost.from = lost.from.min(from);
+    lost.to = lost.to.max(to);
+}
+
 /// What is known of missing events.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Gap<'a> {
     /// How many; none: nobody knows.
     pub count: Option<u64>,

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::id::EventId;
+use super::lines::Lines;
 use super::output::is_elsewhere;
 use super::record::Record;
 
@@ -111,9 +112,9 @@ pub(super) fn make(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
 }
 
-/// Makes a new file to append to.
+/// Makes a new file to append to, and to read what is left of it when others cut it.
 pub(super) fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create_new(true).mode(FILE_MODE).open(path)
+    OpenOptions::new().read(true).append(true).create_new(true).mode(FILE_MODE).open(path)
 }
 
 /// Makes a file that replaces whatever has this name.
@@ -211,10 +212,11 @@ pub(super) fn last_id(file: &File) -> io::Result<Option<EventId>> {
         return Ok(Some(id));
     }
     // A power cut may leave anything there.
-    let mut bytes = Vec::new();
-    (&*file).seek(SeekFrom::Start(0))?;
-    (&*file).read_to_end(&mut bytes)?;
-    Ok(bytes.split(|octet| *octet == b'\n').filter_map(|line| Some(Record::of(line)?.id())).max())
+    let (mut last, mut lines) = (None, Lines::of(file)?);
+    while let Some(line) = lines.next()? {
+        last = last.max(Record::of(line).map(|record| record.id()));
+    }
+    Ok(last)
 }
 
 #[cfg(test)]

@@ -220,14 +220,16 @@ impl Follower {
 
     /// Gives what is there of the current file; what keeps the rest of it from being read, or else the error of `each`.
     fn read_current(&mut self, each: &mut dyn FnMut(&Record<'_>) -> io::Result<()>) -> io::Result<Option<io::Error>> {
-        let Some((_, lines)) = &mut self.current else { return Ok(None) };
+        let Some((file, lines)) = &mut self.current else { return Ok(None) };
+        // An id that damage has made greater would pass events of the files behind.
+        let is_within = |record: &Record<'_>| file.last.is_none_or(|last| record.id() <= last);
         loop {
             let line = match lines.next() {
                 Ok(Some(line)) => line,
                 Ok(None) => return Ok(None),
                 Err(failure) => return Ok(Some(failure)),
             };
-            let Some(record) = Record::of(line) else {
+            let Some(record) = Record::of(line).filter(is_within) else {
                 self.damaged += 1;
                 continue;
             };
@@ -346,6 +348,21 @@ mod tests {
 
         let mut again = Follower::open(folder.path(), From::After(follower.cursor().unwrap())).unwrap();
         assert_eq!(read(&mut again), [2, 3]);
+    }
+
+    #[test]
+    fn an_id_that_damage_has_made_greater_passes_nothing_of_the_next_file() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 1, None, &[2, 30, 4]);
+        let plain = folder::plain_path(folder.path(), EventId(1));
+        let inside = zstd::encode_all(&std::fs::read(&plain).unwrap()[..], 1).unwrap();
+        std::fs::write(folder::compressed_path(folder.path(), EventId(1), EventId(4)), inside).unwrap();
+        std::fs::remove_file(plain).unwrap();
+        write(folder.path(), 5, Some(4), &[6, 7]);
+        let mut follower = Follower::open(folder.path(), From::Start).unwrap();
+
+        assert_eq!(read(&mut follower), [1, 2, 4, 5, 6, 7]);
+        assert_eq!(follower.damaged(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Whole lines of one file, plain or compressed; of a plain one also those that are written meanwhile.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 
 use memchr::memchr;
 
@@ -37,13 +37,23 @@ impl Lines {
             true => Box::new(zstd::Decoder::new(opened)?),
             false => Box::new(opened),
         };
-        Ok(Self { input, bytes: Vec::new(), start: 0, scanned: 0, read: 0, failure: None })
+        Ok(Self::new(input, None))
+    }
+
+    /// Those of a plain file that is open; moves its cursor.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let mut file = file.try_clone()?;
+        file.rewind()?;
+        Ok(Self::new(Box::new(file), None))
     }
 
     /// Those of a file that cannot be opened: none but its error.
     pub fn unreadable(error: io::Error) -> Self {
-        let input = Box::new(io::empty());
-        Self { input, bytes: Vec::new(), start: 0, scanned: 0, read: 0, failure: Some(error) }
+        Self::new(Box::new(io::empty()), Some(error))
+    }
+
+    fn new(input: Box<dyn Read + Send>, failure: Option<io::Error>) -> Self {
+        Self { input, bytes: Vec::new(), start: 0, scanned: 0, read: 0, failure }
     }
 
     /// The next line without its end; none: there is none now. What is left at the end of a file is no line. What is

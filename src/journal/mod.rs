@@ -192,7 +192,7 @@ impl Journal {
     pub fn health(&self) -> Health {
         let Some(handle) = &self.0 else { return Health::default() };
         let shared = &handle.shared;
-        let lost = shared.buffer.lock().lost_in_all;
+        let lost = shared.buffer.lock().lost_in_all();
         let loss = lost.map(|lost| Loss {
             events: lost.count,
             from: time::seconds(lost.from),
@@ -281,8 +281,7 @@ mod tests {
             for line in ["events_total{event=\"order\"} 3", "lost_total 0", "write_errors_total 0", "waiting_bytes 0"] {
                 assert!(text.contains(&format!("hikyaku_journal_{line}\n")), "{line}: {text}");
             }
-            let hits =
-                search(&settings(folder.path()).path, &Query::default(), &mut |_| std::ops::ControlFlow::Continue(()));
+            let hits = search(&settings(folder.path()).path, &Query::default(), &mut |_| {});
             let lines = hits.unwrap().lines;
             starts.extend(lines.iter().filter_map(|line| Some(Record::of(line)?.id().start())));
         }

@@ -4,14 +4,16 @@
 //! was written to it is then no longer in the journal, so it must be noticed: a write into a file without a name succeeds.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::event::Kind;
 use super::folder;
+use super::lines::Lines;
 use super::record::Record;
+use super::time;
 
 /// The current file.
 #[derive(Debug)]
@@ -83,27 +85,28 @@ impl Output {
     /// Leaves whole lines up to `most` octets in a file that was cut, and says what they are: nothing may be glued to a
     /// line that was cut.
     pub fn trim(&self, most: u64) -> io::Result<Rest> {
-        // The current one can only be appended to.
-        let file = fs::OpenOptions::new().read(true).write(true).open(&self.path)?;
-        if is_elsewhere(&file.metadata()?, &self.path) {
+        let file = &self.file;
+        let own = file.metadata()?;
+        if is_elsewhere(&own, &self.path) {
+            // Removed since it was cut.
             return Ok(Rest::default());
         }
-        if file.metadata()?.len() > most {
+        if own.len() > most {
             file.set_len(most)?;
         }
-        let tail = folder::tail(&file)?;
+        let tail = folder::tail(file)?;
         if tail.torn > 0 {
             file.set_len(tail.length)?;
         }
-        let mut octets = Vec::new();
-        (&file).seek(SeekFrom::Start(0))?;
-        (&file).read_to_end(&mut octets)?;
-        let mut rest = Rest::default();
-        for record in octets.split(|octet| *octet == b'\n').filter_map(Record::of) {
-            rest.events += u64::from(record.raw("event") != Some(Kind::File.as_str().as_bytes()));
-            rest.last_time = record.time();
+        let (mut events, mut last_time) = (0, None);
+        let mut lines = Lines::of(file)?;
+        while let Some(line) = lines.next()? {
+            let Some(record) = Record::of(line) else { continue };
+            events += u64::from(record.raw("event") != Some(Kind::File.as_str().as_bytes()));
+            last_time = record.raw("time").map(<[u8]>::to_vec);
         }
-        Ok(rest)
+        let last_time = last_time.and_then(|text| time::parse(std::str::from_utf8(&text).ok()?));
+        Ok(Rest { events, last_time })
     }
 }
 
@@ -138,10 +141,14 @@ mod tests {
         assert_eq!(output.trim(u64::MAX).unwrap(), rest);
         assert_eq!(fs::read(&path).unwrap(), LINE);
         assert_eq!(output.trim(5).unwrap(), Rest::default());
+        assert_eq!(output.write(LINE).unwrap(), LINE.len());
+        assert_eq!(fs::read(&path).unwrap(), LINE, "still appended to");
 
         fs::rename(&path, folder.path().join("y")).unwrap();
         assert_eq!(output.loss(), Some(Loss::Removed));
         fs::write(&path, vec![b'x'; 1_000]).unwrap();
         assert_eq!(output.loss(), Some(Loss::Removed));
+        assert_eq!(output.trim(u64::MAX).unwrap(), Rest::default(), "nothing is left where readers look");
+        assert_eq!(fs::read(&path).unwrap(), vec![b'x'; 1_000], "the other file is left alone");
     }
 }

@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -102,8 +101,7 @@ fn condition(name: &str, value: &str) -> Finder<'static> {
 
 /// An address in the form in which the queue and the journal have it; what is none can be found nowhere.
 fn address_form(text: &str) -> String {
-    let bare = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text);
-    bare.parse::<Address>().map_or_else(|_| bare.to_owned(), |address| address.as_str().to_owned())
+    Address::of_path(text).map_or_else(str::to_owned, |address| address.as_str().to_owned())
 }
 
 /// A query made ready.
@@ -147,9 +145,9 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// Looks through the journal in `folder`; no daemon is needed. `progress` is called every now and then and may end it:
-/// then what was found so far is given, as cut. A file that is damaged is told and passed.
-pub fn search(folder: &Path, query: &Query, progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> io::Result<Hits> {
+/// Looks through the journal in `folder`; no daemon is needed. `progress` is called every now and then. A file
+/// that is damaged is told and passed.
+pub fn search(folder: &Path, query: &Query, progress: &mut dyn FnMut(Progress)) -> io::Result<Hits> {
     let filter = Filter::new(query);
     let all = files(folder)?;
     let mut hits = Hits::default();
@@ -158,29 +156,25 @@ pub fn search(folder: &Path, query: &Query, progress: &mut dyn FnMut(Progress) -
     for file in all.iter().rev() {
         let Some(mut lines) = open(folder, file)? else { continue };
         let before = state;
-        let mut step = |here: &Pass<'_>, read| {
+        let mut here = Pass::new(&filter, query.limit.saturating_sub(found.len()));
+        let damage = here.run(&mut lines, file, &mut hits, &mut |here, read| {
             state.octets = before.octets + read;
             state.found = before.found + here.found.len();
-            progress(state)
-        };
-        let mut here = Pass::new(&filter, query.limit.saturating_sub(found.len()));
-        let mut is_ended = false;
-        let damage = here.run(&mut lines, file, &mut hits, &mut |here, read| {
-            is_ended = step(here, read).is_break();
-            is_ended
+            progress(state);
         });
         hits.damaged_files.extend(damage.map(|reason| (file.path.clone(), reason)));
         let Pass { found: newer, is_cut, is_before_since, .. } = here;
         for line in newer.into_iter().rev() {
             found.push_front(line);
         }
-        hits.is_cut |= is_cut || is_ended;
+        hits.is_cut |= is_cut;
         let octets = before.octets + lines.read;
         state = Progress { files: (before.files.0 + 1, before.files.1), octets, found: found.len() };
         let is_full = found.len() >= query.limit;
         let is_last = state.files.0 == state.files.1;
         hits.is_cut |= is_full && !is_last && !is_before_since;
-        if is_full || is_before_since || is_ended || progress(state).is_break() {
+        progress(state);
+        if is_full || is_before_since {
             break;
         }
     }
@@ -218,13 +212,13 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes the lines of a file; what is wrong with it, if not all of it could be read. `step` is called every now and
-    /// then, with the octets read, and may end it.
+    /// then, with the octets read.
     fn run(
         &mut self,
         lines: &mut Lines,
         file: &JournalFile,
         hits: &mut Hits,
-        step: &mut dyn FnMut(&Self, u64) -> bool,
+        step: &mut dyn FnMut(&Self, u64),
     ) -> Option<String> {
         let mut count = 0;
         loop {
@@ -235,8 +229,8 @@ impl<'a> Pass<'a> {
                 Err(error) => return Some(error.to_string()),
             }
             count += 1;
-            if u64::is_multiple_of(count, STEP) && step(self, lines.read) {
-                return None;
+            if u64::is_multiple_of(count, STEP) {
+                step(self, lines.read);
             }
         }
         (file.last > self.last).then(|| ENDS_EARLY.to_owned())

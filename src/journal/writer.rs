@@ -36,37 +36,55 @@ pub(super) struct Writer {
     lock: Lock,
     /// None: none could be made yet.
     output: Option<Output>,
-    /// What a new file must begin with: nothing else may be written before.
-    header: Vec<u8>,
-    /// Events in that.
-    header_events: u64,
+    /// What the file must begin with, until that is written: nothing else may be written before.
+    head: Option<Head>,
     /// The id of that, and of the file.
     first: EventId,
     /// For the first line of a new file and a gap, if this one is lost: greater than `last`, less than all that comes.
     reserve: Option<[EventId; 2]>,
     /// Of the last line that was written, or is about to be.
     last: Option<EventId>,
-    /// Why the last writes failed.
+    /// Why the last writes failed; kept for the gap that they may leave, which is told after one that succeeds.
     trouble: Option<String>,
-    /// Since when they fail.
-    is_failing: bool,
     /// Set when the daemon ends.
     give_up_at: Option<Instant>,
+}
+
+/// The first lines of a file.
+#[derive(Debug)]
+struct Head {
+    /// What is not written of them.
+    octets: Vec<u8>,
+    /// The last event before the file.
+    previous: Option<EventId>,
+    /// What is missing before the file; told in the next one if this one is lost with these lines.
+    gap: Option<Gap<'static>>,
+}
+
+impl Head {
+    /// That of a file, with the ids of its first line and of that of the gap.
+    fn new(
+        ids: (EventId, Option<EventId>),
+        now: Duration,
+        previous: Option<EventId>,
+        gap: Option<Gap<'static>>,
+    ) -> Self {
+        let mut octets = Vec::new();
+        buffer::header(&mut octets, ids.0, now, previous);
+        if let (Some(id), Some(gap)) = (ids.1, &gap) {
+            buffer::gap(&mut octets, id, now, gap);
+        }
+        Self { octets, previous, gap }
+    }
 }
 
 impl Writer {
     /// Makes the first file.
     pub fn begin(shared: Arc<Shared>, mut lock: Lock, past: Past) -> io::Result<Self> {
         let now = shared.clock.wall_precise();
-        let (first, mut header) = (shared.buffer.lock().next_id(), Vec::new());
-        buffer::header(&mut header, first, now, past.last);
-        let mut last = first;
-        let has_gap = lock.was_open;
-        if has_gap {
-            last = shared.buffer.lock().next_id();
-            let gap = Gap { count: None, from: past.last_time, to: now, cause: "crash" };
-            buffer::gap(&mut header, last, now, &gap);
-        }
+        let first = shared.buffer.lock().next_id();
+        let gap = lock.was_open.then_some(Gap { count: None, from: past.last_time, to: now, cause: "crash" });
+        let second = gap.map(|_| shared.buffer.lock().next_id());
         if let Err(error) = lock.mark() {
             tracing::warn!(%error, "until the disk has room, an unclean end of this run will not stand in the journal");
         }
@@ -76,13 +94,11 @@ impl Writer {
             shared,
             lock,
             output: None,
-            header,
-            header_events: u64::from(has_gap),
+            head: Some(Head::new((first, second), now, past.last, gap)),
             first,
             reserve,
-            last: Some(last),
+            last: second.or(Some(first)),
             trouble: None,
-            is_failing: false,
             give_up_at: None,
         };
         match writer.open() {
@@ -103,19 +119,21 @@ impl Writer {
             }
             self.look_after();
             let is_written = self.write(&taken.lines);
-            if is_written {
-                self.shared.meters.wrote(&taken.kinds);
-                self.last = taken.last.or(self.last);
-                if let Some(output) = &mut self.output {
-                    output.events += taken.kinds.iter().sum::<u64>();
-                }
+            if !is_written {
+                // The daemon ends, and nothing may be glued to a line that was begun.
+                return self.end(false);
             }
-            if let Some(header) = taken.header {
-                self.rotate(header);
+            self.shared.meters.wrote(&taken.kinds);
+            self.last = taken.last.or(self.last);
+            if let Some(output) = &mut self.output {
+                output.events += taken.kinds.iter().sum::<u64>();
+            }
+            if let Some(first) = taken.header {
+                self.rotate(first);
             }
             self.reserve = taken.reserve.or(self.reserve);
             if taken.is_closing {
-                return self.end(is_written);
+                return self.end(true);
             }
             spare = taken.lines;
             spare.clear();
@@ -179,14 +197,13 @@ impl Writer {
     fn write(&mut self, lines: &[u8]) -> bool {
         let mut done = 0;
         let mut wait = FIRST_RETRY;
-        while done < lines.len() || !self.header.is_empty() {
+        while done < lines.len() || self.head.is_some() {
             let written = self.open().and_then(|()| self.write_some(lines.get(done..).unwrap_or_default()));
             match written {
                 Ok(written) => {
                     done += written;
                     wait = FIRST_RETRY;
-                    if std::mem::take(&mut self.is_failing) {
-                        *self.shared.failing.lock() = None;
+                    if self.shared.failing.lock().take().is_some() {
                         tracing::info!("the journal is written again");
                     }
                 }
@@ -209,7 +226,7 @@ impl Writer {
         true
     }
 
-    /// Makes the file that the header is for, if it is not there.
+    /// Makes the file that the head is for, if it is not there, and writes that.
     fn open(&mut self) -> io::Result<()> {
         if self.output.is_none() {
             let settings = &self.shared.settings;
@@ -221,18 +238,17 @@ impl Writer {
             }
             self.output = Some(Output::create(path, self.shared.clock.wall_precise())?);
         }
-        if self.header.is_empty() {
-            return Ok(());
+        let (Some(output), Some(head)) = (&mut self.output, &mut self.head) else { return Ok(()) };
+        while !head.octets.is_empty() {
+            let written = output.write(&head.octets)?;
+            self.shared.meters.octets.increment(written as u64);
+            head.octets.drain(..written);
         }
-        while !self.header.is_empty() {
-            let header = std::mem::take(&mut self.header);
-            let written = self.write_some(&header);
-            self.header = header;
-            self.header.drain(..written?);
+        if head.gap.is_some() {
+            output.events += 1;
+            self.shared.meters.wrote_one(Kind::Gap);
         }
-        if let Some(output) = &mut self.output {
-            output.events += std::mem::take(&mut self.header_events);
-        }
+        self.head = None;
         Ok(())
     }
 
@@ -256,20 +272,28 @@ impl Writer {
             Loss::Removed => Ok(Rest::default()),
             Loss::Truncated => output.trim(output.length.saturating_sub(begun)),
         };
-        let count = rest.as_ref().ok().map(|rest| output.events.saturating_sub(rest.events));
+        let count = match &rest {
+            Ok(rest) => Some(output.events.saturating_sub(rest.events)),
+            // Nobody knows how many are left, unless there were none.
+            Err(_) => (output.events == 0).then_some(0),
+        };
         let from = rest.ok().and_then(|rest| rest.last_time).unwrap_or(output.began);
         let lost = count.unwrap_or(output.events);
         tracing::error!(%path, lost, cause = loss.cause(), "others have taken events from the journal");
-        self.shared.meters.lost.increment(lost);
-        self.header.clear();
-        buffer::header(&mut self.header, first, now, self.last);
-        (self.header_events, self.first, self.last) = (0, first, Some(first));
-        if count != Some(0) {
-            let gap = Gap { count, from: Some(from), to: now, cause: loss.cause() };
-            buffer::gap(&mut self.header, second, now, &gap);
-            self.shared.meters.wrote_one(Kind::Gap);
-            (self.header_events, self.last) = (1, Some(second));
+        if lost > 0 {
+            self.shared.meters.lost.increment(lost);
+            self.shared.buffer.lock().note_lost(lost, from, now);
         }
+        let (previous, untold) = match self.head.take() {
+            // Nothing was behind it.
+            Some(head) => (head.previous, head.gap),
+            None => (self.last, None),
+        };
+        let gap = Gap { count, from: Some(from), to: now, cause: loss.cause() };
+        let gap = if count == Some(0) { untold } else { Some(gap) };
+        let second = gap.map(|_| second);
+        self.head = Some(Head::new((first, second), now, previous, gap));
+        (self.first, self.last) = (first, second.or(Some(first)));
         self.shared.keeper.set_current(first);
         if let Err(error) = self.open() {
             self.failed(&error);
@@ -279,13 +303,12 @@ impl Writer {
 
     fn failed(&mut self, error: &io::Error) {
         self.shared.meters.write_errors.increment(1);
-        if !self.is_failing {
+        let was_failing = self.shared.failing.lock().replace(error.to_string()).is_some();
+        if !was_failing {
             let path = self.shared.settings.path.display();
             tracing::error!(%error, %path, "the journal cannot be written; events gather in memory, then are lost");
         }
-        self.is_failing = true;
         self.trouble = Some(error.to_string());
-        self.shared.failing.lock().clone_from(&self.trouble);
     }
 
     /// Waits before a write is repeated; false: there is no time left.
@@ -310,7 +333,7 @@ impl Writer {
     fn rotate(&mut self, first: EventId) {
         let now = self.shared.clock.wall_precise();
         self.output = None;
-        buffer::header(&mut self.header, first, now, self.last);
+        self.head = Some(Head::new((first, None), now, self.last, None));
         (self.first, self.last) = (first, Some(first));
         self.shared.keeper.set_current(first);
         if let Err(error) = self.open() {
@@ -342,4 +365,79 @@ impl Writer {
 /// Whether there is no room on the disk, for octets or for files.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use parking_lot::{Condvar, Mutex};
+
+    use super::super::event::{Event, Order};
+    use super::super::{Buffer, Meters, Settings, keeper};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::metrics::Registry;
+
+    fn writer(folder: &Path) -> Writer {
+        let settings = Settings {
+            path: folder.to_owned(),
+            max_size: 1 << 20,
+            max_age: Duration::from_secs(3_600),
+            keep: Duration::from_secs(3_600),
+            max_total: None,
+            buffer: 1 << 20,
+        };
+        folder::make(folder).unwrap();
+        let shared = Shared {
+            clock: Clock::system(),
+            meters: Meters::new(&Registry::new().unwrap()),
+            buffer: Mutex::new(Buffer::new(1, settings.buffer)),
+            wake: Condvar::new(),
+            failing: Mutex::default(),
+            keeper: keeper::Orders::default(),
+            settings,
+        };
+        Writer::begin(Arc::new(shared), Lock::take(folder).unwrap(), Past::default()).unwrap()
+    }
+
+    fn write_events(writer: &mut Writer, count: u64) {
+        let order = Order { id: "1", action: "hold", filter: "", source: "", reason: "", who: "", until: None };
+        for _ in 0..count {
+            writer.shared.buffer.lock().put(&Event::Order(order), Duration::ZERO);
+        }
+        let taken = writer.take(Vec::new());
+        assert!(writer.write(&taken.lines));
+        writer.reserve = taken.reserve;
+        writer.output.as_mut().unwrap().events += count;
+        writer.last = taken.last;
+    }
+
+    #[test]
+    fn a_gap_that_was_not_written_when_its_file_is_lost_is_told_in_the_next_one() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("journal");
+        let mut writer = writer(&folder);
+        write_events(&mut writer, 3);
+        let last = writer.last.unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        fs::write(&folder, "").unwrap();
+        writer.replace(Loss::Removed, 0);
+        assert!(writer.shared.failing.lock().is_some(), "no file can be made there");
+        // Then one is made, and removed before its head is written.
+        fs::remove_file(&folder).unwrap();
+        folder::make(&folder).unwrap();
+        let path = folder::plain_path(&folder, writer.first);
+        writer.output = Some(Output::create(path.clone(), Duration::ZERO).unwrap());
+        fs::remove_file(path).unwrap();
+        writer.reserve = Some(writer.shared.buffer.lock().reserve());
+
+        writer.replace(Loss::Removed, 0);
+
+        let text = fs::read_to_string(folder::plain_path(&folder, writer.first)).unwrap();
+        assert!(text.contains(r#""event":"gap","count":3,"#) && text.contains(r#""cause":"file removed""#), "{text}");
+        assert!(text.contains(&format!(r#""previous":"{last}""#)), "{text}");
+        assert_eq!(writer.shared.buffer.lock().lost_in_all().unwrap().count, 3, "counted once");
+    }
 }

@@ -67,20 +67,19 @@ impl Process {
     /// Looks, and shows what is seen; it is `now`.
     pub fn show(&self, now: Instant) {
         self.uptime.set(now.saturating_duration_since(self.began).as_secs_f64());
-        if let Some(status) = fs::read_to_string("/proc/self/status").ok().as_deref() {
-            let fields = [("VmRSS:", 1_024.0, &self.resident), ("VmSize:", 1_024.0, &self.virtual_size)];
-            for (name, unit, gauge) in fields.into_iter().chain([("Threads:", 1.0, &self.threads)]) {
-                if let Some(value) = field(status, name) {
-                    gauge.set(value * unit);
-                }
+        let usage = Usage::look();
+        let seen = [
+            (&self.resident, usage.resident),
+            (&self.virtual_size, usage.virtual_size),
+            (&self.threads, usage.threads),
+            (&self.descriptors, usage.descriptors),
+        ];
+        for (gauge, seen) in seen {
+            if let Some(seen) = seen {
+                gauge.set(seen as f64);
             }
         }
-        if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // One of them reads the folder.
-            self.descriptors.set(count(open.count().saturating_sub(1)));
-        }
-        let most = getrlimit(Resource::Nofile).current.and_then(|most| u32::try_from(most).ok());
-        self.most_descriptors.set(most.map_or(f64::INFINITY, f64::from));
+        self.most_descriptors.set(usage.most_descriptors.map_or(f64::INFINITY, |most| most as f64));
         if let Some((user, system)) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(processor_time) {
             self.user.raise(user);
             self.system.raise(system);
@@ -112,8 +111,40 @@ impl Runtime {
     }
 }
 
+/// What this process takes from its machine now, as far as the system says it. Memory in octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory that is in use.
+    pub resident: Option<u64>,
+    /// Address space.
+    pub virtual_size: Option<u64>,
+    /// Threads.
+    pub threads: Option<u64>,
+    /// Open descriptors.
+    pub descriptors: Option<u64>,
+    /// Descriptors that may be open; none: as many as there can be.
+    pub most_descriptors: Option<u64>,
+}
+
+impl Usage {
+    /// Reads `/proc`, and so may block; walks the table of descriptors, which takes a millisecond for some thousands.
+    pub fn look() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let octets = |name| field(&status, name).map(|kibibytes| kibibytes << 10);
+        // One of them reads the folder.
+        let descriptors = fs::read_dir("/proc/self/fd").ok().map(|open| open.count().saturating_sub(1) as u64);
+        Self {
+            resident: octets("VmRSS:"),
+            virtual_size: octets("VmSize:"),
+            threads: field(&status, "Threads:"),
+            descriptors,
+            most_descriptors: getrlimit(Resource::Nofile).current,
+        }
+    }
+}
+
 /// The number behind `name` in `/proc/PID/status`.
-fn field(status: &str, name: &str) -> Option<f64> {
+fn field(status: &str, name: &str) -> Option<u64> {
     let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()
 }

@@ -25,6 +25,9 @@ const MANY_SITES: usize = 1_000;
 /// The unused is forgotten every so many times.
 const SWEEP: u32 = 12;
 
+/// What has been learnt is kept every so many times.
+const KEEP: u32 = 30;
+
 /// How often a shard of the timers shows that it is served, though nothing is due.
 const BEAT: Duration = Duration::from_secs(10);
 
@@ -48,6 +51,10 @@ pub(super) async fn run(engine: Arc<Engine>) {
             if number.is_multiple_of(100) {
                 tokio::task::yield_now().await;
             }
+        }
+        if round.is_multiple_of(KEEP) {
+            let engine = engine.clone();
+            let _ = tokio::task::spawn_blocking(move || engine.walls.upkeep.call(|| engine.save_learnt())).await;
         }
         if is_long || !engine.orders.is_empty() || !engine.orders.book.done().is_empty() {
             // Not on a thread of the runtime: what waits for that thread would wait as long. The end of an order is stored.

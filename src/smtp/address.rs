@@ -110,6 +110,15 @@ impl std::str::FromStr for Address {
     }
 }
 
+impl Address {
+    /// The address of a path as people write it, in angle brackets or without; what is none, such as the null
+    /// reverse-path, is given back without the brackets.
+    pub fn of_path(path: &str) -> Result<Self, &str> {
+        let bare = path.strip_prefix('<').and_then(|path| path.strip_suffix('>')).unwrap_or(path);
+        bare.parse().map_err(|_| bare)
+    }
+}
+
 /// A path is at most 256 octets with its punctuation (RFC 5321, 4.5.3.1.3).
 const PATH_MOST: usize = 256;
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixTime;
 use crate::message::{Lane, MessageId};
+use crate::smtp::address::Address;
 
 /// Identifies an order within one spool, for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -190,8 +191,7 @@ fn domain_form(domain: &str) -> Option<String> {
 
 /// An address, in angle brackets or without.
 fn address_form(address: &str) -> Option<Box<str>> {
-    let bare = address.strip_prefix('<').and_then(|address| address.strip_suffix('>')).unwrap_or(address);
-    bare.parse::<crate::smtp::address::Address>().ok().map(|address| address.as_str().into())
+    Address::of_path(address).ok().map(|address| address.as_str().into())
 }
 
 impl fmt::Display for Selection {

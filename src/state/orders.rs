@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -62,6 +63,13 @@ pub enum OpenError {
     Unknown(serde_json::Error),
 }
 
+impl OpenError {
+    /// The error with the file that it is about, of the spool in this folder.
+    pub fn of_spool(&self, spool: &Path) -> String {
+        format!("{}: {self}", spool.join(Orders::FILE).display())
+    }
+}
+
 const WAY_OUT: &str = "put a copy of the file in its place, or move it away to start without orders";
 
 /// Why an order is not taken.
@@ -113,7 +121,7 @@ pub struct Orders {
 #[derive(Debug)]
 struct Shared {
     storage: Arc<dyn Storage>,
-    /// The oldest first. Written with `next` locked, so that memory and file change in the same order.
+    /// The oldest first. Written with `book` locked, so that memory and file change in the same order.
     standing: RwLock<Arc<[Arc<Order>]>>,
     /// Held while the file is written.
     book: Mutex<Book>,

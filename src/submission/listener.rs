@@ -27,6 +27,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 const STRANGERS_MOST: usize = 64;
 /// How long such a client may take to say QUIT.
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that may wait to be accepted; as many as a burst of clients may open at once.
+pub const BACKLOG: u16 = 4096;
 /// How often the rates of quiet addresses are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
@@ -154,17 +156,18 @@ fn turn_leftover_away(listener: TcpListener, door: &Door) {
     // Without the runtime, which may not know of the newest ones yet; it does not block either.
     let Ok(listener) = listener.into_std() else { return };
     let rules = door.rules.load();
-    loop {
-        match listener.accept() {
-            Ok((mut stream, _)) => {
-                rules.services.metrics.count(refusal::STOPPING.cause);
-                let _ =
-                    stream.set_nonblocking(true).and_then(|()| stream.write_all(refusal::STOPPING.line().as_bytes()));
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(_) => return,
-        }
+    for mut stream in waiting(&listener, usize::from(BACKLOG)) {
+        rules.services.metrics.count(refusal::STOPPING.cause);
+        let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(refusal::STOPPING.line().as_bytes()));
     }
+}
+
+/// Connections that wait to be accepted, `most` of them: those that come meanwhile must not keep the listener from its
+/// end.
+fn waiting(listener: &std::net::TcpListener, most: usize) -> impl Iterator<Item = std::net::TcpStream> {
+    let accepted = std::iter::repeat_with(|| listener.accept()).take(most);
+    let accepted = accepted.filter(|accepted| !matches!(accepted, Err(error) if is_of_one_connection(error)));
+    accepted.map_while(Result::ok).map(|(stream, _)| stream)
 }
 
 /// Errors that tell of a connection that was gone before it was accepted (accept(2)); the next one may be fine.
@@ -197,4 +200,23 @@ async fn run(connection: Connection, stop: CancellationToken, room: Room) {
 fn turn_away(stream: &TcpStream, refusal: &Refusal, services: &Services) {
     services.metrics.count(refusal.cause);
     let _ = stream.try_write(refusal.line().as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn no_more_are_taken_than_may_have_waited_and_none_is_waited_for() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _clients: Vec<_> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
+
+        let taken = [3, 3, 3].map(|most| waiting(&listener, most).count());
+
+        assert_eq!(taken, [3, 2, 0]);
+    }
 }

@@ -24,7 +24,7 @@ use crate::queue::Queue;
 use crate::spool::Spool;
 
 pub use collector::LineEndings;
-pub use listener::{Door, Leftover, serve};
+pub use listener::{BACKLOG, Door, Leftover, serve};
 pub use settings::Settings;
 
 /// What every listener of a daemon shares. Cheap to clone.

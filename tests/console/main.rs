@@ -2,6 +2,8 @@
 //! as JSON.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+#[path = "../common/daemon.rs"]
+mod daemon;
 #[path = "../common/skip.rs"]
 mod skip;
 

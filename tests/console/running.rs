@@ -10,6 +10,8 @@ use hikyaku::daemon::Daemon;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::daemon;
+
 pub const GRACE: Duration = Duration::from_secs(5);
 
 /// How a next hop behaves.
@@ -40,15 +42,7 @@ impl Running {
     /// The same with a changed configuration.
     pub async fn start_with(routes: &[(&str, Character)], change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
-        config.listeners[0].address = any_port;
-        config.spool.path = folder.path().join("spool");
-        config.spool.reserve = "1MiB".parse().unwrap();
-        config.journal.path = folder.path().join("journal");
-        config.admin.socket = folder.path().join("admin.sock");
-        config.metrics.address = any_port;
-        config.dns.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        let mut config = daemon::config(folder.path());
         for (domain, character) in routes {
             let next_hop = format!("smtp://{}", next_hop(*character).await);
             config.routes.push(Route { domain: (*domain).to_owned(), next_hop });
@@ -63,17 +57,9 @@ impl Running {
 
     /// Submits one message to some recipients.
     pub async fn submit(&self, recipients: &[&str]) {
-        let stream = TcpStream::connect(self.daemon.submission_addresses()[0]).await.unwrap();
-        let (reader, mut writer) = stream.into_split();
-        let mut lines = BufReader::new(reader).lines();
-        let mut commands = "HELO client.test\r\nMAIL FROM:<a@sender.test>\r\n".to_owned();
-        recipients.iter().for_each(|recipient| commands += &format!("RCPT TO:<{recipient}>\r\n"));
-        lines.next_line().await.unwrap();
-        for command in commands.split_inclusive("\r\n").chain(["DATA\r\n", "Subject: x\r\n\r\nbody\r\n.\r\n"]) {
-            writer.write_all(command.as_bytes()).await.unwrap();
-            let reply = lines.next_line().await.unwrap().unwrap();
-            assert!(reply.starts_with(['2', '3']), "{command}: {reply}");
-        }
+        let address = self.daemon.submission_addresses()[0];
+        let reply = daemon::submit(address, "a@sender.test", recipients, "Subject: x").await;
+        assert!(reply.starts_with("250"), "{reply}");
     }
 
     /// Runs the command; its exit code, standard output and standard error.

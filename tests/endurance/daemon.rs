@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use super::port::Port;
+
 /// A running daemon; ended when dropped.
 pub struct Daemon {
     child: Child,
     pub address: SocketAddr,
-    metrics: SocketAddr,
+    metrics: Port,
     folder: tempfile::TempDir,
 }
 
@@ -24,16 +26,17 @@ impl Daemon {
     /// Starts it in `folder`; `more` is added to its configuration.
     pub fn start(folder: tempfile::TempDir, limits: &str, more: &str) -> Self {
         let place = folder.path().display();
-        let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let metrics = Port::take();
         let text = format!(
             "hostname = \"daemon.test\"\nthreads = 2\n\
              [spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\n\
              [[listener]]\naddress = \"127.0.0.1:0\"\nmax_sessions = 5000\n\
              [limits]\n{limits}\n\
              [admin]\nsocket = \"{place}/admin.sock\"\n\
-             [metrics]\naddress = \"{metrics}\"\n\
+             [metrics]\naddress = \"{}\"\n\
              [journal]\npath = \"{place}/journal\"\n\
-             [log]\nformat = \"json\"\nfilter = \"info\"\n{more}"
+             [log]\nformat = \"json\"\nfilter = \"info\"\n{more}",
+            metrics.address
         );
         std::fs::write(folder.path().join("config.toml"), text).unwrap();
         let program = std::env::var("HIKYAKU_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_hikyaku").to_owned());
@@ -77,7 +80,7 @@ impl Daemon {
 
     /// A metric without labels.
     pub fn metric(&self, name: &str) -> f64 {
-        let mut stream = TcpStream::connect(self.metrics).unwrap();
+        let mut stream = TcpStream::connect(self.metrics.address).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

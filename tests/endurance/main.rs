@@ -6,6 +6,8 @@
 mod connections;
 mod daemon;
 mod idle;
+#[path = "../common/port.rs"]
+mod port;
 mod probe;
 mod sink;
 mod wave;

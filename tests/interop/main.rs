@@ -7,6 +7,8 @@
 #![allow(clippy::cast_possible_wrap, missing_docs)]
 
 mod arrivals;
+#[path = "../common/daemon.rs"]
+mod daemon;
 mod packages;
 mod receivers;
 mod senders;
@@ -52,22 +54,14 @@ fn zone(receivers: &Receivers) -> Zone {
 }
 
 fn config(folder: &Path, port: u16, resolver: SocketAddr) -> Config {
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let second = Span(Duration::from_secs(1));
-    let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
-    config.listeners[0].address = any_port;
-    config.spool.path = folder.join("spool");
-    config.journal.path = folder.join("journal");
-    config.spool.reserve = "1MiB".parse().unwrap();
+    let mut config = daemon::config(folder);
     config.retry.schedule = vec![second];
     config.delivery.port = port;
     config.delivery.tls = TlsMode::None;
     // Postfix's processes end with their connection, and see the changed table then.
     config.delivery.idle = Span(Duration::from_millis(300));
     config.dns.resolvers = vec![resolver];
-    config.dns.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
-    config.admin.socket = folder.join("admin.sock");
-    config.metrics.address = any_port;
     config
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::receiver::Receiver;
 use super::skip;
-use super::stage::{Daemon, Stage, of_kind, wait};
+use super::stage::{Daemon, Stage, files, of_kind, wait};
 
 const SENDER: &str = "s@back.sink.test";
 
@@ -139,6 +139,27 @@ fn a_kill_is_told_also_of_a_daemon_that_started_on_a_full_disk() {
     assert_eq!(stage.events()[2]["cause"], "crash");
 }
 
+#[test]
+fn a_crash_is_told_also_when_the_file_that_should_tell_it_is_removed_from_the_full_disk_first() {
+    let Some((_mount, _receiver, stage, ballast)) = on_a_full_disk() else { return };
+    std::fs::write(&ballast, "").unwrap();
+    let daemon = stage.start();
+    submit(&daemon, 1);
+    // A file without events would be removed at the start, which makes room.
+    stage.until(|events| events.len() == 2);
+    daemon.kill();
+    let ballast = fill(stage.journal.parent().unwrap());
+    let daemon = stage.start();
+    let empty = files(&stage.journal).pop().unwrap();
+    std::fs::remove_file(&empty).unwrap();
+    wait("another file is made", || files(&stage.journal).last().is_some_and(|path| *path != empty));
+    std::fs::remove_file(ballast).unwrap();
+    let events = stage.until(|events| events.len() == 3);
+    daemon.stop();
+
+    assert_eq!(events[2]["cause"], "crash", "{events:?}");
+}
+
 /// Every write of the journal's thread takes seconds; ended when dropped.
 struct Slowness(Child);
 
@@ -214,11 +235,9 @@ fn finished_files_are_removed_when_they_are_old() {
     let stage = Stage::new(receiver.address, "max_size = \"64KiB\"\nkeep = \"1d\"\n");
     let daemon = stage.start();
     submit(&daemon, 100);
-    wait("a file is compressed", || {
-        super::stage::files(&stage.journal).iter().any(|path| path.extension().unwrap() == "zst")
-    });
+    wait("a file is compressed", || files(&stage.journal).iter().any(|path| path.extension().unwrap() == "zst"));
     daemon.stop();
-    let aged = super::stage::files(&stage.journal).remove(0);
+    let aged = files(&stage.journal).remove(0);
     let day_and_a_bit = std::time::Duration::from_secs(86_400 + 60);
     let file = std::fs::OpenOptions::new().write(true).open(&aged).unwrap();
     file.set_modified(std::time::SystemTime::now() - day_and_a_bit).unwrap();
@@ -227,5 +246,5 @@ fn finished_files_are_removed_when_they_are_old() {
     wait("it is removed", || !aged.exists());
     daemon.stop();
 
-    assert!(!super::stage::files(&stage.journal).is_empty(), "only what is old goes");
+    assert!(!files(&stage.journal).is_empty(), "only what is old goes");
 }

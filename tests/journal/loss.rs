@@ -31,8 +31,12 @@ fn harmed(harm: impl Fn(&Stage)) -> (Stage, Vec<Value>) {
     harm(&stage);
     submit(&daemon, 5);
     wait("all is delivered", || receiver.taken() == 10);
+    wait("status tells of it", || stage.status().contains("the journal has lost"));
+    let told = stage.status();
     daemon.stop();
     let (events, ..) = run(&stage, &["follow", "--json", "--once", "--from", "start"]);
+    let missing = format!("the journal has lost {} events since", gap(&events).0);
+    assert!(told.contains(&missing), "{missing}: {told}");
     (stage, events)
 }
 

@@ -3,9 +3,13 @@
 
 mod alerts;
 mod bounds;
+#[path = "../common/daemon.rs"]
+mod daemon;
 mod documented;
 #[path = "../common/fake_mx.rs"]
 mod fake_mx;
+#[path = "../common/port.rs"]
+mod port;
 mod prometheus;
 #[path = "../common/skip.rs"]
 mod skip;

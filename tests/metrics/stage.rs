@@ -4,12 +4,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use hikyaku::config::{Config, Route};
+use hikyaku::config::Route;
 use hikyaku::daemon::{Daemon, Watchdog};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::daemon;
 use crate::fake_mx::{FakeMx, Running, Step};
+use crate::port::Port;
 
 /// For what happens within a second or two on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,11 +20,9 @@ pub struct Stage {
     daemon: Daemon,
     _watchdog: Watchdog,
     _receivers: Vec<Running>,
+    /// Where no receiver listens.
+    _dead: Port,
     _folder: tempfile::TempDir,
-}
-
-fn dead_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Stage {
@@ -31,28 +31,21 @@ impl Stage {
         let secure = FakeMx::with(&["STARTTLS", "PIPELINING"]).start().await;
         let picky = FakeMx::new().always(Step::Rcpt, "450 4.2.0 later").start().await;
         let strict = FakeMx::new().always(Step::Rcpt, "550 5.1.1 no such user").start().await;
-        let folder = tempfile::tempdir().unwrap();
-        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
-        config.listeners[0].address = any_port;
-        config.spool.path = folder.path().join("spool");
-        config.spool.reserve = "1MiB".parse().unwrap();
-        config.journal.path = folder.path().join("journal");
-        config.admin.socket = folder.path().join("admin.sock");
-        config.metrics.address = any_port;
-        config.dns.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        let (dead, folder) = (Port::take(), tempfile::tempdir().unwrap());
+        let mut config = daemon::config(folder.path());
         config.dns.timeout = "500ms".parse().unwrap();
         config.dns.attempts = 1;
-        config.dns.resolvers = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, dead_port()))];
+        // No resolver: the system gives that number to nobody.
+        config.dns.resolvers = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 1))];
         let route =
             |domain: &str, port: u16| Route { domain: domain.to_owned(), next_hop: format!("smtp://127.0.0.1:{port}") };
-        let ports = [secure.address.port(), picky.address.port(), strict.address.port(), dead_port()];
+        let ports = [secure.address.port(), picky.address.port(), strict.address.port(), dead.address.port()];
         let domains = ["secure.test", "picky.test", "strict.test", "dead.test"];
         config.routes = domains.iter().zip(ports).map(|(domain, port)| route(domain, port)).collect();
         config.routes.extend(routes);
         let daemon = Daemon::start(config).await.unwrap();
         let watchdog = daemon.watchdog(None, || {}).unwrap();
-        Self { daemon, _watchdog: watchdog, _receivers: vec![secure, picky, strict], _folder: folder }
+        Self { daemon, _watchdog: watchdog, _receivers: vec![secure, picky, strict], _dead: dead, _folder: folder }
     }
 
     /// One with something of everything behind it.
@@ -81,23 +74,7 @@ impl Stage {
 
     /// Submits a message; the reply to its end of data, or the first that refuses it.
     pub async fn submit(&self, recipients: &[String]) -> String {
-        let stream = TcpStream::connect(self.daemon.submission_addresses()[0]).await.unwrap();
-        let (reader, mut writer) = stream.into_split();
-        let mut lines = BufReader::new(reader).lines();
-        let rcpts = recipients.iter().map(|recipient| format!("RCPT TO:<{recipient}>\r\n"));
-        let mut commands = vec!["HELO client.test\r\n".to_owned(), "MAIL FROM:<a@sender.test>\r\n".to_owned()];
-        commands.extend(rcpts);
-        commands.push("DATA\r\n".to_owned());
-        commands.push("Subject: x\r\n\r\nbody\r\n.\r\n".to_owned());
-        let mut last = lines.next_line().await.unwrap().unwrap();
-        for command in commands {
-            writer.write_all(command.as_bytes()).await.unwrap();
-            last = lines.next_line().await.unwrap().unwrap();
-            if !last.starts_with(['2', '3']) {
-                break;
-            }
-        }
-        last
+        daemon::submit(self.daemon.submission_addresses()[0], "a@sender.test", recipients, "Subject: x").await
     }
 
     /// What is scraped.

@@ -3,6 +3,8 @@
 
 #[path = "../common/fake_mx.rs"]
 mod fake_mx;
+#[path = "../common/port.rs"]
+mod port;
 
 mod blocked;
 mod classes;

@@ -3,15 +3,12 @@
 use std::net::TcpListener;
 
 use super::daemon::{Client, Daemon, until};
-
-/// An address that nobody listens at now.
-fn free() -> std::net::SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
+use super::port::Port;
 
 #[test]
 fn a_bad_file_changes_nothing_and_is_told_with_file_and_key() {
-    let place = free();
+    let port = Port::take();
+    let place = port.address;
     let metrics = format!("[metrics]\naddress = \"{place}\"\n");
     let daemon = Daemon::start(&format!("hostname = \"old.test\"\n{metrics}"));
 
@@ -52,14 +49,14 @@ fn scrape(address: std::net::SocketAddr) -> String {
 
 #[test]
 fn an_address_that_is_taken_makes_the_whole_reload_fail() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (taken, new) = (taken.local_addr().unwrap(), (free(), taken));
+    let (listening, new) = (TcpListener::bind("127.0.0.1:0").unwrap(), Port::take());
+    let taken = listening.local_addr().unwrap();
     let daemon = Daemon::start("hostname = \"old.test\"\n");
     let listener = |address| format!("[[listener]]\naddress = \"{address}\"\n");
 
     daemon.configure(&format!(
         "hostname = \"new.test\"\n[metrics]\naddress = \"{}\"\n{}{}",
-        new.0,
+        new.address,
         listener("127.0.0.1:0".parse().unwrap()),
         listener(taken)
     ));
@@ -70,7 +67,7 @@ fn an_address_that_is_taken_makes_the_whole_reload_fail() {
     assert!(said.contains(&taken.to_string()) && said.contains("nothing was changed"), "{said}");
     assert!(daemon.client().greeting.contains("old.test"));
     assert_eq!(daemon.addresses().len(), 1);
-    assert!(std::net::TcpStream::connect(new.0).is_err(), "what was bound for it is closed again");
+    assert!(std::net::TcpStream::connect(new.address).is_err(), "what was bound for it is closed again");
 }
 
 #[test]

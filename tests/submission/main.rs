@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 mod admission;
+#[path = "../common/daemon.rs"]
+mod daemon;
 mod dialogs;
 mod driver;
 mod end_of_data;

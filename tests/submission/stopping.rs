@@ -1,7 +1,7 @@
 //! A whole daemon that is stopped while a client sends content: what is finished in time is kept, the rest gets 421.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,12 @@ use hikyaku::config::Config;
 use hikyaku::daemon::Daemon;
 use hikyaku::submission::Settings;
 
+use crate::daemon;
 use crate::server::{Client, Server, id_of};
 
 /// Nothing can be delivered: no resolver answers.
 pub fn config(folder: &Path, drain: &str) -> Config {
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let mut config = Config { hostname: "mta.test".to_owned(), ..Config::default() };
-    config.listeners[0].address = any_port;
-    config.spool.path = folder.join("spool");
-    config.journal.path = folder.join("journal");
-    config.spool.reserve = "1MiB".parse().unwrap();
-    config.admin.socket = folder.join("admin.sock");
+    let mut config = daemon::config(folder);
     config.metrics.enabled = false;
     config.dns.resolvers = vec!["127.0.0.1:1".parse().unwrap()];
     config.delivery.drain = drain.parse().unwrap();

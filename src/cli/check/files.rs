@@ -46,7 +46,7 @@ pub(super) fn orders(spool: &Path) -> Option<String> {
         }
         checked => checked.err()?,
     };
-    Some(format!("{}: {error}", spool.join(Orders::FILE).display()))
+    Some(error.of_spool(spool))
 }
 
 /// Who the daemon will be.
