@@ -112,7 +112,8 @@ impl<'a> Sender<'a> {
             }
         }
         let learnt = self.hand.view(self.at());
-        let kept = self.hand.controller().map(|controller| controller.learnt(self.origin + Duration::from_nanos(self.now)));
+        let kept =
+            self.hand.controller().map(|controller| controller.learnt(self.origin + Duration::from_nanos(self.now)));
         self.measure.finish(self.profile, &self.receiver, self.seed, learnt, kept)
     }
 
@@ -325,4 +326,3 @@ impl<'a> Sender<'a> {
         true
     }
 }
-

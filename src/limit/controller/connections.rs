@@ -163,12 +163,7 @@ impl Connections {
     fn change(&mut self, to: u32, reason: String, out: &mut Changes) {
         let from = std::mem::replace(&mut self.limit, to);
         if from != to {
-            out.push(Change {
-                what: What::Connections,
-                from: Some(f64::from(from)),
-                to: Some(f64::from(to)),
-                reason,
-            });
+            out.push(Change { what: What::Connections, from: Some(f64::from(from)), to: Some(f64::from(to)), reason });
         }
     }
 }

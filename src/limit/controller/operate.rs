@@ -144,7 +144,7 @@ impl Controller {
     /// Octets of memory that it takes besides itself.
     pub fn heap(&self) -> usize {
         let busy = self.busy.as_ref().map_or(0, |_| size_of::<super::Busy>());
-        busy + self.orders.as_ref().map_or(0, |_| size_of::<Orders>()) + self.reply.as_ref().map_or(0, |text| text.len())
+        busy + self.orders.as_ref().map_or(0, |_| size_of::<Orders>())
+            + self.reply.as_ref().map_or(0, |text| text.len())
     }
 }
-

@@ -36,6 +36,8 @@ const HELD: Time = 70 * SECOND;
 const CLIMBED: Time = 30 * SECOND;
 /// The longest time that a step has to hold is four times that.
 const MOST_PATIENCE: u8 = 2;
+/// A message a second: with fewer of them each refusal weighs more.
+const FEW: f64 = 1.0;
 /// Before the first probe, and the bounds of its growth: a probe costs about one refusal, which a thousand messages pay.
 const GAP: Time = 2 * MINUTE;
 const LEAST_LONGEST_GAP: Time = 8 * MINUTE;
@@ -325,7 +327,7 @@ impl Rate {
         let is_beyond = self.hat > self.anchor * (1.0 + MOVED);
         if self.step >= CLIMB && (is_beyond || self.patience == 0) {
             CLIMBED
-        } else if self.step >= 2.0 * STEP {
+        } else if self.step >= 2.0 * STEP && self.hat > FEW {
             HELD
         } else {
             HELD << self.patience
