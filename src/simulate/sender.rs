@@ -224,7 +224,7 @@ impl<'a> Sender<'a> {
             _ => self.lines.back(message),
         }
         let (most, limit) = match self.hand.controller() {
-            Some(controller) => (controller.messages_per_connection(), controller.connection_limit()),
+            Some(controller) => (controller.messages_per_connection(at), controller.connection_limit(at)),
             None => (None, MOST_CONNECTIONS),
         };
         if verdict.is_closed || most.is_some_and(|most| count >= most) || self.open > limit {

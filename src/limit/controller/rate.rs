@@ -136,11 +136,11 @@ impl Rate {
         }
     }
 
-    /// Goes on with what was learnt before a restart, trusted by so much.
-    pub fn restore(&mut self, hat: f64, gap: Time, trust: f64, now: Time) {
-        (self.phase, self.hat, self.gap, self.since) = (Phase::Hold, hat, gap.max(GAP), now);
-        self.rate = (0.92 * hat * trust).max(LEAST_RATE);
-        self.next_probe = now + self.gap + SETTLE;
+    /// Goes on with what is known: settled, and not long after a refusal.
+    pub fn wake(&mut self, phase: Phase, rate: f64, hat: f64, gap: Time, next_probe: Time) {
+        (self.phase, self.hat, self.gap, self.next_probe) = (phase, hat, gap, next_probe.max(self.since + SETTLE));
+        (self.anchor, self.before) = (hat, hat);
+        self.rate = if rate > 0.0 { rate.max(LEAST_RATE) } else { FIRST };
     }
 
     /// A refusal while the gate was open.
