@@ -7,9 +7,10 @@ use hikyaku::simulate::{Driver, Profile, Run, run};
 
 use crate::stage::{between, cold, profile};
 
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "p01-fixed-minute",
     "p02-bucket",
+    "p03-five-connections",
     "p04-ten-messages",
     "p05-all-three",
     "p08-penalty-box",

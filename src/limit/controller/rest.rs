@@ -90,8 +90,8 @@ impl Rest {
         Self {
             // A little below what is held: the receiver may still count what went before the restart.
             rate: 0.92 * learnt.rate * trust,
-            hat: learnt.rate,
-            phase: Some(if learnt.rate > 0.0 { Phase::Hold } else { Phase::Start }),
+            hat: if learnt.is_limit { learnt.rate } else { 0.0 },
+            phase: Some(if learnt.is_limit { Phase::Hold } else { Phase::Start }),
             gap: gap(learnt.gap),
             next_probe: now + Time::from(gap(learnt.gap)) * SECOND,
             connections: learnt.connections,
@@ -115,7 +115,8 @@ impl Rest {
     pub fn learnt(&self, now: Time) -> Learnt {
         Learnt {
             at: std::time::Duration::from_nanos(now),
-            rate: self.hat,
+            rate: if self.hat > 0.0 { self.hat } else { self.rate },
+            is_limit: self.hat > 0.0,
             gap: self.gap,
             connections: self.connections,
             connection_limit: self.connection_hat,
