@@ -14,14 +14,14 @@ use super::change::{Change, Changes, PerMinute, What};
 use super::settings::LEAST_RATE;
 use super::time::{HOUR, MINUTE, SECOND, Time, from_seconds, seconds};
 
-/// A message a second is nothing that a receiver minds, and a hundred a second are reached within two minutes.
-const FIRST: f64 = 1.0;
+/// Two messages a second are nothing that a receiver minds, and a hundred a second are reached within two minutes.
+const FIRST: f64 = 2.0;
 /// Growth of the start, every tick.
 const GROWTH: f64 = 1.5;
 /// Behind a refusal: what the receiver counts has to leave its window first.
 const CAREFUL: f64 = 0.95;
 /// Held later.
-const SHARE: f64 = 0.975;
+const SHARE: f64 = 0.985;
 /// How long a refusal's careful rate lasts.
 const SETTLE: Time = MINUTE;
 /// The first step of a probe, and the least and the largest.
