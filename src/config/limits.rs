@@ -120,7 +120,7 @@ impl Default for Limits {
             site_connections_per_minute: 0,
             providers: true,
             learn: true,
-            first_rate: Rate { count: 1, per: Duration::from_secs(1) },
+            first_rate: Rate { count: 2, per: Duration::from_secs(1) },
             rules: Vec::new(),
         }
     }

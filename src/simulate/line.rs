@@ -43,12 +43,8 @@ pub(super) struct Lines {
 
 impl Lines {
     pub fn new(profile: &Profile, chance: &mut Chance) -> Self {
-        let alone = Tenant {
-            name: String::new(),
-            weight: 1,
-            demand_per_minute: profile.demand_per_minute,
-            is_refused: false,
-        };
+        let alone =
+            Tenant { name: String::new(), weight: 1, demand_per_minute: profile.demand_per_minute, is_refused: false };
         let tenants = if profile.tenants.is_empty() { vec![alone] } else { profile.tenants.clone() };
         let lines = tenants.into_iter().map(|rules| {
             let is_endless = rules.demand_per_minute <= 0.0;

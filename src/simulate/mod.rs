@@ -18,13 +18,12 @@ mod svg;
 
 use std::time::{Duration, Instant};
 
-pub use driver::{Driver, DriverError};
+pub use driver::{Driver, DriverError, WALL};
 pub use measure::{Record, Run, Sample, TenantRun};
 
 pub use plot::plot;
 pub use profile::{Noise, Penalty, Profile, ProfileError, Receiver, Tenant, Window};
 pub use svg::svg;
-
 
 /// Nanoseconds since the start of a run.
 type Time = u64;

@@ -60,7 +60,10 @@ pub fn plot(profile: &Profile, run: &Run, width: usize) -> String {
     out.push_str(&format!("{:>SCALE$} +{}\n", "", "-".repeat(columns)));
     let (start, end) = ("0", profile.duration.to_string());
     out.push_str(&format!("{:>SCALE$}  {start}{end:>width$}\n", "", width = columns - 1));
-    out.push_str(&format!("{:>SCALE$}  messages a minute: # delivered   * rate allowed   - the receiver's limit\n", ""));
+    out.push_str(&format!(
+        "{:>SCALE$}  messages a minute: # delivered   * rate allowed   - the receiver's limit\n",
+        ""
+    ));
     out
 }
 

@@ -305,7 +305,9 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     let mut ranges = Ranges::default();
     sample().check(&mut ranges);
     let found = key.and_then(|key| {
-        let is_it = |name: &str| name.rsplit('.').next() == Some(&key) || name.strip_suffix("[0]") == Some(&format!("receiver.{key}"));
+        let is_it = |name: &str| {
+            name.rsplit('.').next() == Some(&key) || name.strip_suffix("[0]") == Some(&format!("receiver.{key}"))
+        };
         ranges.all.iter().find(|(name, _)| is_it(name)).map(|(_, range)| range.clone())
     });
     match found {

@@ -112,7 +112,8 @@ impl<'a> Sender<'a> {
             }
         }
         let learnt = self.hand.view(self.at());
-        let kept = self.hand.controller().map(|controller| controller.learnt(self.origin + Duration::from_nanos(self.now)));
+        let kept =
+            self.hand.controller().map(|controller| controller.learnt(self.origin + Duration::from_nanos(self.now)));
         self.measure.finish(self.profile, &self.receiver, self.seed, learnt, kept)
     }
 
@@ -223,7 +224,7 @@ impl<'a> Sender<'a> {
             _ => self.lines.back(message),
         }
         let (most, limit) = match self.hand.controller() {
-            Some(controller) => (controller.messages_per_connection(), controller.connection_limit()),
+            Some(controller) => (controller.messages_per_connection(at), controller.connection_limit(at)),
             None => (None, MOST_CONNECTIONS),
         };
         if verdict.is_closed || most.is_some_and(|most| count >= most) || self.open > limit {
@@ -325,4 +326,3 @@ impl<'a> Sender<'a> {
         true
     }
 }
-

@@ -12,7 +12,7 @@ const CLOSE: Time = MINUTE;
 const SHARE: f64 = 0.99;
 
 /// The learnt cap, and what this hour has used of it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Cap {
     /// Messages a clock hour; 0: none is known.
     pub most: u32,
@@ -23,6 +23,11 @@ pub(super) struct Cap {
 }
 
 impl Cap {
+    /// A cap that is known already; 0: none.
+    pub fn known(most: u32) -> Self {
+        Self { most, ..Self::default() }
+    }
+
     fn turn(&mut self, now: Time) {
         let hour = u32::try_from(now / HOUR).unwrap_or(u32::MAX);
         if hour != self.hour {

@@ -40,9 +40,9 @@ pub(super) struct Connections {
     /// What the receiver was found to allow; 0: not known.
     pub hat: u32,
     pub gap: Time,
-    next_probe: Time,
+    pub next_probe: Time,
     /// The least latency seen, in seconds; 0: none.
-    base: f32,
+    pub base: f32,
     /// The limit before the last step, and the throughput then.
     step: Option<(u32, f32)>,
     /// When a connection ended last.
@@ -71,10 +71,11 @@ impl Connections {
         }
     }
 
-    /// Goes on with what was learnt before a restart.
-    pub fn restore(&mut self, limit: u32, hat: u32, gap: Time, now: Time) {
-        (self.limit, self.hat, self.gap) = (limit.max(FIRST.min(hat.max(1))), hat, gap.max(GAP));
-        self.next_probe = now + self.gap;
+    /// Goes on with what is known.
+    pub fn wake(&mut self, (limit, hat): (u32, u32), gap: Time, next_probe: Time, base: f32) {
+        let least = if hat == 0 { FIRST } else { FIRST.min(hat) };
+        (self.limit, self.hat, self.gap) = (limit.max(least), hat, gap);
+        (self.next_probe, self.base) = (next_probe, base);
     }
 
     /// A connection was refused while `others` were open or being opened.
@@ -163,12 +164,7 @@ impl Connections {
     fn change(&mut self, to: u32, reason: String, out: &mut Changes) {
         let from = std::mem::replace(&mut self.limit, to);
         if from != to {
-            out.push(Change {
-                what: What::Connections,
-                from: Some(f64::from(from)),
-                to: Some(f64::from(to)),
-                reason,
-            });
+            out.push(Change { what: What::Connections, from: Some(f64::from(from)), to: Some(f64::from(to)), reason });
         }
     }
 }

@@ -52,7 +52,8 @@ impl Messages {
     pub fn tick(&mut self, now: Time, out: &mut Changes) {
         if self.limit != 0 && now >= self.retry {
             let more = self.limit.saturating_add((self.limit / 5).max(1));
-            let reason = format!("messages per connection {more}: {} held for a day, a fifth more is tried", self.limit);
+            let reason =
+                format!("messages per connection {more}: {} held for a day, a fifth more is tried", self.limit);
             self.learn(more, reason, now, out);
         }
     }

@@ -3,7 +3,8 @@
 //! One a path, under its site's lock: plain calls, time comes in, nothing is awaited and nothing is random. Four
 //! regulators, each fed by its own kind of reply only: the rate ([`rate`]), connections ([`connections`]), messages over
 //! one connection ([`messages`]), and a breaker for receivers that refuse us as such; besides, counts by the hour
-//! ([`cap`]). After a refusal the [`gate`] stops all connections at once.
+//! ([`cap`]). After a refusal the [`gate`] stops all connections at once. All of that is [`work`], which a quiet path has
+//! not: it keeps what was learnt ([`rest`]) and costs no time.
 //!
 //! Use: before each message [`Controller::may_send`], then [`Controller::send`], and for each of those exactly one
 //! [`Controller::replied`] or [`Controller::unsent`]. Before each connection [`Controller::may_open`], then
@@ -24,23 +25,20 @@ mod messages;
 mod operate;
 mod pace;
 mod rate;
+mod rest;
 mod settings;
 mod snapshot;
 mod time;
+mod work;
 
 #[cfg(test)]
 mod tests;
 
 use std::time::{Duration, Instant};
 
-use busy::{Busy, QUIET};
-use cap::Cap;
-use connections::{Connections, Load};
-use gate::{Gate, Standing};
-use messages::Messages;
-use pace::Pace;
-use rate::{Rate, Taken, Usage};
-use time::{DAY, Epoch, HOUR, MINUTE, SECOND, Time, nanos, seconds};
+use rest::Rest;
+use time::Epoch;
+use work::Work;
 
 pub use change::{Cause, Change, Changes, Wait, What};
 pub use evidence::{Answer, Failure, Refused, Signal};
@@ -49,22 +47,6 @@ pub use rate::Phase;
 pub use settings::{Bounds, Ceilings, Orders, Start};
 pub use snapshot::{Learnt, SIZE as SNAPSHOT_SIZE, SnapshotError, TOO_OLD};
 
-/// Between two looks at a busy path.
-const TICK: Time = 10 * SECOND;
-/// The first rest of the breaker. Blocks of half an hour are the usual ones, and a try during them may restart them.
-const REST: Time = 31 * MINUTE;
-const LONGEST_REST: Time = 4 * HOUR;
-/// So much of the allowance in use makes it what limits us.
-const USED: f64 = 0.85;
-/// Below this it is something else that does.
-const SHORT: f64 = 0.9;
-/// Where refusals are expensive, tries are counted over some minutes: the next one comes when this one is forgotten.
-const WARY_PAUSE: Time = 5 * MINUTE + 5 * SECOND;
-/// Refusals in a row below a rate that was just measured.
-const MINDS_BURSTS: u8 = 3;
-/// Longer replies are cut for reasons.
-const REPLY: usize = 160;
-
 /// What one path may do, and what it has learnt.
 #[derive(Debug)]
 pub struct Controller {
@@ -72,55 +54,26 @@ pub struct Controller {
     ceilings: Ceilings,
     /// An operator's, if there are any.
     orders: Option<Box<Orders>>,
-    rate: Rate,
-    pace: Pace,
-    gate: Gate,
-    connections: Connections,
-    messages: Messages,
-    cap: Cap,
-    /// When the breaker tripped last.
-    tripped: Time,
-    /// How often in the last day; more than 0: refusals are expensive here.
-    trips: u8,
-    /// Rests in a row that were too short.
-    rests: u8,
-    /// Paces new connections.
-    openings: Pace,
-    in_flight: u32,
-    /// When the receiver refuses, it says so, or closes the connection: other replies are about something else.
-    is_outspoken: bool,
-    /// State of the pauses' jitter.
+    /// Spreads pauses.
     seed: u32,
-    /// The reply that the learnt rate comes from.
-    reply: Option<Box<str>>,
-    /// Only while the path works.
-    busy: Option<Box<Busy>>,
+    /// What is known while nothing goes on; out of date while something does.
+    rest: Rest,
+    /// Made by the first message or connection, dropped when the path has been quiet for a while.
+    work: Option<Box<Work>>,
 }
 
 impl Controller {
     /// A cold one. `wall` is the time since 1970 at `now`; `seed` spreads pauses.
     pub fn new(ceilings: Ceilings, seed: u32, now: Instant, wall: Duration) -> Self {
-        let epoch = Epoch::new(now, wall);
-        Self {
-            epoch,
-            ceilings,
-            orders: None,
-            rate: Rate::new(epoch.time(now)),
-            pace: Pace::default(),
-            gate: Gate::new(),
-            connections: Connections::new(),
-            messages: Messages::default(),
-            cap: Cap::default(),
-            tripped: 0,
-            trips: 0,
-            rests: 0,
-            openings: Pace::default(),
-            in_flight: 0,
-            is_outspoken: false,
-            seed,
-            reply: None,
-            busy: None,
-        }
+        Self { epoch: Epoch::new(now, wall), ceilings, orders: None, seed, rest: Rest::default(), work: None }
+    }
+
+    fn work(&mut self, now: Instant) -> &mut Work {
+        let Self { epoch, ceilings, orders, seed, rest, work } = self;
+        let wake = || {
+            Box::new(rest.wake(Work::new(*ceilings, orders.as_deref().copied(), *seed, *epoch, now), epoch.time(now)))
+        };
+        work.get_or_insert_with(wake)
     }
 
     /// The same that begins elsewhere.
@@ -133,349 +86,86 @@ impl Controller {
 
     /// Whether a message may go now.
     pub fn may_send(&mut self, now: Instant) -> Result<(), Wait> {
-        let now = self.epoch.time(now);
-        let wait = |epoch: &Epoch, cause, until| Wait { cause, until: epoch.instant(until) };
-        match self.gate.standing(now) {
-            Standing::Open | Standing::HalfOpen => {}
-            Standing::Paused => {
-                let cause = if self.gate.is_breaker { Cause::Breaker } else { Cause::Pause };
-                return Err(wait(&self.epoch, cause, self.gate.until));
-            }
-            Standing::Tried => return Err(Wait { cause: Cause::Gate, until: None }),
-        }
-        let limit = match self.cap.pace(now) {
-            Ok(spread) => self.allowed().min(spread),
-            Err(until) => return Err(wait(&self.epoch, Cause::Cap, until)),
-        };
-        self.pace.look(self.attempts(limit), now).map_err(|until| wait(&self.epoch, Cause::Rate, until))?;
-        let most = time::whole((limit * 60.5).ceil());
-        let Some(busy) = &mut self.busy else { return Ok(()) };
-        if busy.counts.total(now) < most.max(1) {
-            return Ok(());
-        }
-        Err(wait(&self.epoch, Cause::Rate, busy.counts.below(most.max(1), now)))
+        self.work(now).may_send(now)
     }
 
     /// A message goes, as [`Controller::may_send`] allowed.
     pub fn send(&mut self, now: Instant) {
-        let now = self.epoch.time(now);
-        let limit = self.allowed().min(self.cap.pace(now).unwrap_or(f64::INFINITY));
-        self.pace.commit(self.attempts(limit), now);
-        self.gate.sent(now);
-        self.cap.add(now);
-        self.in_flight += 1;
-        let busy = self.busy.get_or_insert_with(|| Box::new(Busy::new(now)));
-        busy.counts.add(now);
-        busy.attempts += 1;
-        busy.sent = now;
+        self.work(now).send(now);
     }
 
     /// It did not go after all: there was none, or the connection was lost before the receiver saw it.
     pub fn unsent(&mut self, now: Instant) {
-        let now = self.epoch.time(now);
-        self.pace.refund(self.attempts(self.allowed()));
-        self.gate.unsent();
-        self.cap.remove();
-        self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(busy) = &mut self.busy {
-            busy.counts.remove(now, now);
-            busy.attempts = busy.attempts.saturating_sub(1);
-        }
+        self.work(now).unsent(now);
     }
 
     /// Whether the next message may be sent before the reply to the one before it has come.
     pub fn may_look_ahead(&self, now: Instant) -> bool {
-        self.gate.standing(self.epoch.time(now)) == Standing::Open && self.rate.phase != Phase::Probe
+        self.work.as_ref().is_some_and(|work| work.may_look_ahead(now))
     }
 
     /// The reply to a message; `open` connections are established, its own included.
     pub fn replied(&mut self, answer: &Answer<'_>, open: u32, now: Instant) -> Changes {
-        let now = self.epoch.time(now);
-        let sent = now.saturating_sub(nanos(answer.latency));
-        let mut out = Changes::new();
-        self.in_flight = self.in_flight.saturating_sub(1);
-        let busy = self.busy.get_or_insert_with(|| Box::new(Busy::new(now)));
-        if answer.signal == Signal::Accepted {
-            busy.accepted(answer.latency);
-            self.rate.taken = self.rate.taken.saturating_add(1);
-            if self.gate.is_trial(sent) {
-                self.gate_opened(now, &mut out);
-            }
-            return out;
-        }
-        busy.counts.remove(sent, now);
-        self.cap.remove();
-        match answer.signal {
-            Signal::Accepted => {}
-            Signal::Neutral => {
-                busy.neutral += 1;
-                if self.gate.is_trial(sent) {
-                    self.gate_opened(now, &mut out);
-                }
-            }
-            Signal::Unknown => {
-                let is_alarm = busy.unknown(self.is_outspoken, self.rate.phase == Phase::Hold);
-                self.is_outspoken |= answer.is_closed;
-                let is_trial = self.gate.is_trial(sent);
-                if answer.is_closed || is_alarm || is_trial && !self.is_outspoken {
-                    self.throttled(answer, sent, now, &mut out);
-                } else if is_trial {
-                    self.gate_opened(now, &mut out);
-                }
-            }
-            Signal::Rate => {
-                self.is_outspoken = true;
-                self.throttled(answer, sent, now, &mut out);
-            }
-            Signal::MessagesPerConnection => {
-                self.messages.refused(answer.count, cut(answer.reply), now, &mut out);
-                self.gate.unsent();
-            }
-            Signal::Connections => {
-                self.connections.refused(open.saturating_sub(1), cut(answer.reply), now, &mut out);
-                self.gate.unsent();
-            }
-            Signal::Reputation => self.trip(answer.reply, answer.rest, now, &mut out),
-        }
-        out
-    }
-
-    fn gate_opened(&mut self, now: Time, out: &mut Changes) {
-        let (since, was_breaker) = (self.gate.since, self.gate.is_breaker);
-        self.gate.open();
-        let reply = self.reply.as_deref().unwrap_or_default();
-        if was_breaker {
-            self.rate.resume(now);
-            let reason = format!("closed: a message was accepted again; it had tripped by: {reply}");
-            out.push(Change { what: What::Breaker, from: Some(seconds(now - since)), to: None, reason });
-        } else {
-            self.cap.gate_opened(since, now, reply, out);
-            self.rate.gate_opened(reply, now, out);
-        }
-        self.pace.slow_down(self.attempts(self.allowed()), now);
-    }
-
-    /// A refusal because of the rate.
-    fn throttled(&mut self, answer: &Answer<'_>, sent: Time, now: Time, out: &mut Changes) {
-        let Some(busy) = &mut self.busy else { return };
-        busy.calm();
-        if self.gate.is_shut() && !self.gate.is_trial(sent) {
-            // It was on its way when the gate was shut.
-            return;
-        }
-        // Those that were sent after this one are counted still, and will be refused too.
-        let later = time::whole(self.rate.rate * answer.latency.as_secs_f64());
-        let less = |count: u32| count.saturating_sub(later.min(self.in_flight));
-        let taken = Taken { last: less(busy.counts.total(now)), of_clock: less(busy.counts.of_clock_minute(now)) };
-        if self.gate.is_shut() {
-            self.rate.still_refused(taken, self.gate.since, now);
-        } else {
-            let reply = cut(answer.reply);
-            self.rate.refused(taken, self.trips > 0, reply, now, out);
-            // A rate that is refused however low it is minds how it comes.
-            self.pace.is_tight |= self.rate.in_a_row >= MINDS_BURSTS;
-            self.reply = Some(reply.into());
-        }
-        let factor = self.jitter();
-        self.gate.shut(now, factor);
-        if self.trips > 0 {
-            self.gate.until = self.gate.until.max(now + WARY_PAUSE);
-        }
-        if let Some(rest) = answer.rest {
-            self.gate.until = self.gate.until.max(now + nanos(rest));
-        }
-    }
-
-    /// We as such are refused: a rest.
-    fn trip(&mut self, reply: &str, rest: Option<Duration>, now: Time, out: &mut Changes) {
-        if self.gate.is_breaker && now < self.gate.until {
-            return;
-        }
-        // A block that had ended is as long as the one before; one that had not is longer than thought.
-        self.rests = if self.gate.is_breaker { self.rests.saturating_add(1).min(8) } else { 0 };
-        self.trips = self.trips.saturating_add(1);
-        self.tripped = now;
-        let usual = (REST << self.rests).min(LONGEST_REST);
-        // Only ever longer: a try before its end may restart a block.
-        let spread = time::from_seconds(seconds(usual) * (self.jitter() - 0.9) / 4.0);
-        let rest = rest.map_or(usual, nanos).saturating_add(spread);
-        self.gate.rest(now, now + rest);
-        let reply = cut(reply);
-        self.reply = Some(reply.into());
-        let reason = format!("the site rests for {} min: the receiver refuses us ({reply})", rest / MINUTE);
-        out.push(Change { what: What::Breaker, from: None, to: Some(seconds(rest)), reason });
-    }
-
-    /// Between 0.9 and 1.1.
-    fn jitter(&mut self) -> f64 {
-        self.seed = self.seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        0.9 + f64::from(self.seed >> 8) / f64::from(1 << 24) * 0.2
+        self.work(now).replied(answer, open, now)
     }
 
     /// Whether one more connection may be opened beside `open` that are open or being opened.
     pub fn may_open(&mut self, open: u32, now: Instant) -> Result<(), Wait> {
-        let time = self.epoch.time(now);
-        let wait = |cause, until| Err(Wait { cause, until });
-        if let Standing::Paused = self.gate.standing(time)
-            && self.gate.is_breaker
-        {
-            return wait(Cause::Breaker, self.epoch.instant(self.gate.until));
-        }
-        if open >= self.connection_limit() {
-            if let Some(busy) = &mut self.busy {
-                busy.was_full = true;
-            }
-            return wait(Cause::Connections, None);
-        }
-        if open >= self.need() {
-            return wait(Cause::Connections, None);
-        }
-        if time < self.connections.open_after {
-            return wait(Cause::Openings, self.epoch.instant(self.connections.open_after));
-        }
-        match self.openings_a_second().map(|rate| self.openings.look(rate, time)) {
-            Some(Err(until)) => wait(Cause::Openings, self.epoch.instant(until)),
-            _ => Ok(()),
-        }
+        self.work(now).may_open(open, now)
     }
 
     /// A connection is being opened, as [`Controller::may_open`] allowed.
     pub fn opening(&mut self, now: Instant) {
-        let time = self.epoch.time(now);
-        if let Some(rate) = self.openings_a_second() {
-            self.openings.commit(rate, time);
-        }
-        self.busy.get_or_insert_with(|| Box::new(Busy::new(time)));
+        self.work(now).opening(now);
     }
 
     /// A connection is open after `took`, beside `others` that are open too.
     pub fn opened(&mut self, others: u32, took: Duration, now: Instant) -> Changes {
-        let mut out = Changes::new();
-        if let Some(busy) = &mut self.busy {
-            busy.opened(took);
-        }
-        self.connections.opened(others, self.epoch.time(now), &mut out);
-        out
+        self.work(now).opened(others, took, now)
     }
 
     /// A connection did not come about.
     pub fn refused(&mut self, refused: &Refused<'_>, now: Instant) -> Changes {
-        let now = self.epoch.time(now);
-        let mut out = Changes::new();
-        let reply = cut(refused.reply);
-        let busy = self.busy.get_or_insert_with(|| Box::new(Busy::new(now)));
-        let is_timeout = refused.failure == Failure::Timeout;
-        let is_frequent = refused.failure != Failure::TooMany && busy.failed(refused.took, is_timeout);
-        match refused.failure {
-            Failure::TooMany => self.connections.refused(refused.others, reply, now, &mut out),
-            Failure::Reputation => self.trip(refused.reply, None, now, &mut out),
-            Failure::Timeout => self.connections.timed_out(refused.others, is_frequent, reply, &mut out),
-            Failure::Network => {}
-        }
-        out
+        self.work(now).refused(refused, now)
     }
 
     /// A connection has ended; `silent`: the receiver ended it without a reply, after so many messages.
     pub fn closed(&mut self, silent: Option<u32>, now: Instant) -> Changes {
-        let now = self.epoch.time(now);
-        let mut out = Changes::new();
-        self.connections.ended = now;
-        if let Some(count) = silent {
-            self.messages.ended(count, now, &mut out);
+        // Nothing is learnt of idle connections that end one by one.
+        if silent.is_none() && self.work.is_none() {
+            return Changes::new();
         }
-        out
+        self.work(now).closed(silent, now)
     }
 
     /// When [`Controller::tick`] is due. None: nothing goes on.
     pub fn next_tick(&self) -> Option<Instant> {
-        let busy = self.busy.as_ref()?;
-        self.epoch.instant(busy.ticked + TICK)
+        self.work.as_ref()?.next_tick()
     }
 
     /// Ten seconds of work are over, or more; `is_waiting`: there is work that could go at once.
     pub fn tick(&mut self, is_waiting: bool, now: Instant) -> Changes {
-        let now = self.epoch.time(now);
-        let mut out = Changes::new();
-        let allowed = self.attempts(self.allowed());
-        let Some(busy) = &mut self.busy else { return out };
-        let span = seconds(now.saturating_sub(busy.ticked)).max(0.1);
-        let throughput = f64::from(busy.attempts) / span;
-        let was_full = busy.was_full;
-        let is_doubtful = busy.has_unknown() && !self.is_outspoken;
-        let latency = busy.turn(self.rate.phase != Phase::Probe, now);
-        let taken = f64::from(busy.counts.of_last(60, now)) / 30.0;
-        if now.saturating_sub(busy.sent) > QUIET && !is_waiting && self.in_flight == 0 {
-            self.busy = None;
+        let Some(work) = &mut self.work else { return Changes::new() };
+        let changes = work.tick(is_waiting, now);
+        if work.is_quiet(is_waiting, now) {
+            self.rest = Rest::of(work);
+            self.work = None;
         }
-        self.messages.tick(now, &mut out);
-        if self.trips > 0 && now.saturating_sub(self.tripped) > DAY {
-            self.trips = 0;
-        }
-        if self.gate.is_shut() {
-            return out;
-        }
-        // Of few messages one may fall into the next tick.
-        let is_used = throughput + if is_waiting { 1.0 / span } else { 0.0 } >= USED * allowed;
-        let reply = self.reply.as_deref().unwrap_or("-");
-        let usage = Usage { is_used, taken, is_doubtful, is_wary: self.trips > 0 };
-        self.rate.tick(usage, reply, now, &mut out);
-        let is_short = is_waiting && was_full && throughput < SHORT * allowed;
-        let load = Load { is_short, throughput, latency, need: self.need() };
-        self.connections.tick(load, now, &mut out);
-        out
-    }
-
-    /// Messages a second, learnt and within an operator's bounds.
-    fn allowed(&self) -> f64 {
-        self.orders.as_ref().map_or(self.rate.rate, |orders| orders.rate.clamp(self.rate.rate))
-    }
-
-    /// The pace of attempts at which `limit` messages a second count, within the ceiling.
-    fn attempts(&self, limit: f64) -> f64 {
-        let idle = self.busy.as_ref().map_or(0.0, |busy| busy.idle_share);
-        let rate = limit / (1.0 - idle);
-        self.ceilings.rate.map_or(rate, |most| rate.min(most))
-    }
-
-    fn openings_a_second(&self) -> Option<f64> {
-        let most = self.ceilings.openings_per_minute;
-        (most > 0).then(|| f64::from(most) / 60.0)
-    }
-
-    /// Connections allowed at the same time, whatever they are worth.
-    pub fn connection_limit(&self) -> u32 {
-        let learnt = f64::from(self.connections.limit);
-        let bounded = self.orders.as_ref().map_or(learnt, |orders| orders.connections.clamp(learnt));
-        time::whole(bounded).min(self.ceilings.connections).max(1)
-    }
-
-    /// Connections that the rate is worth (Little's law), with half as many again in reserve.
-    fn need(&self) -> u32 {
-        let rate = self.attempts(self.allowed());
-        let (latency, opening) = self.busy.as_ref().map_or((0.0, 0.5), |busy| (busy.latency, busy.opening));
-        let latency = if latency == 0.0 { 0.2 } else { latency };
-        let each = self.messages_per_connection().map_or(0.0, |most| opening / f64::from(most));
-        time::whole(2.0 + 1.5 * rate * (latency + 0.05) + 1.2 * rate * each)
+        changes
     }
 
     /// Connections that are worth having now, open and opening ones together.
-    pub fn worth(&self) -> u32 {
-        self.need().min(self.connection_limit())
+    pub fn worth(&mut self, now: Instant) -> u32 {
+        self.work(now).worth()
+    }
+
+    /// Connections allowed at the same time, whatever they are worth.
+    pub fn connection_limit(&mut self, now: Instant) -> u32 {
+        self.work(now).connection_limit()
     }
 
     /// Messages that one connection may carry.
-    pub fn messages_per_connection(&self) -> Option<u32> {
-        let learnt = if self.messages.limit == 0 { u32::MAX } else { self.messages.limit };
-        let bounds = self.orders.as_ref().map(|orders| orders.messages_per_connection);
-        let bounded = bounds.map_or(learnt, |bounds| time::whole(bounds.clamp(f64::from(learnt))));
-        let ceiling = self.ceilings.messages_per_connection;
-        let most = if ceiling == 0 { bounded } else { bounded.min(ceiling) };
-        (most != u32::MAX).then_some(most.max(1))
+    pub fn messages_per_connection(&mut self, now: Instant) -> Option<u32> {
+        self.work(now).messages_per_connection()
     }
-}
-
-/// As much of a reply as a reason quotes.
-fn cut(reply: &str) -> &str {
-    let end = reply.char_indices().nth(REPLY).map_or(reply.len(), |(at, _)| at);
-    reply.get(..end).unwrap_or(reply)
 }

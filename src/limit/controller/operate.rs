@@ -7,8 +7,8 @@ use super::connections::Connections;
 use super::rate::{Phase, Rate};
 use super::settings::{Ceilings, Orders};
 use super::snapshot::Learnt;
-use super::time::{SECOND, Time, nanos, seconds};
-use super::{Controller, cap::Cap, gate::Gate, messages::Messages};
+use super::work::Work;
+use super::{Controller, cap::Cap, gate::Gate, messages::Messages, rest::Rest};
 
 /// What a controller would show of itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,51 +39,32 @@ impl Controller {
     /// One that goes on with what was learnt before a restart; what is too old is a cold start.
     pub fn restore(learnt: &Learnt, ceilings: Ceilings, seed: u32, now: Instant, wall: Duration) -> Self {
         let mut controller = Self::new(ceilings, seed, now, wall);
-        let Some(trust) = learnt.trust(wall) else { return controller };
-        let time = controller.epoch.time(now);
-        if learnt.rate > 0.0 {
-            controller.rate.restore(learnt.rate, Time::from(learnt.gap) * SECOND, trust, time);
-        }
-        let gap = Time::from(learnt.connection_gap) * SECOND;
-        controller.connections.restore(learnt.connections, learnt.connection_limit, gap, time);
-        controller.messages.limit = learnt.messages_per_connection;
-        controller.messages.retry = time + super::DAY;
-        controller.cap.most = learnt.hourly_cap;
-        controller.trips = learnt.trips;
-        controller.tripped = time;
-        let until = nanos(Duration::from_secs(learnt.rest_until));
-        if until > time {
-            controller.gate.rest(time, until);
+        if let Some(trust) = learnt.trust(wall) {
+            controller.rest = Rest::restored(learnt, trust, controller.epoch.time(now));
         }
         controller
     }
 
     /// What is worth keeping over a restart.
     pub fn learnt(&self, now: Instant) -> Learnt {
-        let time = self.epoch.time(now);
-        let whole_seconds = |time: Time| u32::try_from(time / SECOND).unwrap_or(u32::MAX);
-        Learnt {
-            at: Duration::from_nanos(time),
-            rate: self.rate.hat,
-            gap: whole_seconds(self.rate.gap),
-            connections: self.connections.limit,
-            connection_limit: self.connections.hat,
-            connection_gap: whole_seconds(self.connections.gap),
-            messages_per_connection: self.messages.limit,
-            rest_until: if self.gate.is_breaker { self.gate.until / SECOND } else { 0 },
-            trips: self.trips,
-            hourly_cap: self.cap.most,
-        }
+        let rest = self.work.as_deref().map(Rest::of);
+        rest.as_ref().unwrap_or(&self.rest).learnt(self.epoch.time(now))
     }
 
     /// Other ceilings, from a reload.
     pub fn set_ceilings(&mut self, ceilings: Ceilings) {
         self.ceilings = ceilings;
+        if let Some(work) = &mut self.work {
+            work.ceilings = ceilings;
+        }
     }
 
     /// An operator's bounds, in place of those before; the default has none.
     pub fn set_orders(&mut self, orders: Orders) {
         self.orders = (orders != Orders::default()).then(|| Box::new(orders));
+        if let Some(work) = &mut self.work {
+            work.orders = orders;
+        }
     }
 
     /// An operator's bounds.
@@ -95,37 +76,52 @@ impl Controller {
     pub fn reset(&mut self, what: What, now: Instant) -> Changes {
         let time = self.epoch.time(now);
         let before = self.view(now);
-        let (from, to) = match what {
-            What::Rate => {
-                self.rate = Rate::new(time);
-                self.gate = Gate::new();
-                (Some(before.rate_per_minute), Some(self.rate.rate * 60.0))
-            }
-            What::Connections => {
-                self.connections = Connections::new();
-                (Some(f64::from(before.connections)), Some(f64::from(self.connection_limit())))
-            }
-            What::MessagesPerConnection => {
-                self.messages = Messages::default();
-                (before.messages_per_connection.map(f64::from), self.messages_per_connection().map(f64::from))
-            }
+        let work = self.work(now);
+        match what {
+            What::Rate => (work.rate, work.gate) = (Rate::new(time), Gate::new()),
+            What::Connections => work.connections = Connections::new(),
+            What::MessagesPerConnection => work.messages = Messages::default(),
+            What::Breaker => (work.gate, work.trips) = (Gate::new(), 0),
+            What::Cap => work.cap = Cap::default(),
+        }
+        let after = self.view(now);
+        let value = |view: &View| match what {
+            What::Rate => Some(view.rate_per_minute),
+            What::Connections => Some(f64::from(view.connections)),
+            What::MessagesPerConnection => view.messages_per_connection.map(f64::from),
             What::Breaker => {
-                self.trips = 0;
-                let left = seconds(self.gate.until.saturating_sub(time));
-                let was_resting = std::mem::replace(&mut self.gate, Gate::new()).is_breaker;
-                (was_resting.then_some(left), None)
+                let until = view.paused_until.filter(|_| view.is_resting);
+                until.map(|until| until.saturating_duration_since(now).as_secs_f64())
             }
-            What::Cap => {
-                self.cap = Cap::default();
-                (before.hourly_cap.map(f64::from), None)
-            }
+            What::Cap => view.hourly_cap.map(f64::from),
         };
         let reason = format!("{}: reset by an operator", what.as_str());
-        vec![Change { what, from, to, reason }]
+        vec![Change { what, from: value(&before), to: value(&after), reason }]
     }
 
     /// What it would show of itself.
     pub fn view(&self, now: Instant) -> View {
+        match &self.work {
+            Some(work) => work.view(now),
+            None => {
+                let asleep = Work::new(self.ceilings, self.orders.as_deref().copied(), self.seed, self.epoch, now);
+                self.rest.wake(asleep, self.epoch.time(now)).view(now)
+            }
+        }
+    }
+
+    /// Octets of memory that it takes besides itself.
+    pub fn heap(&self) -> usize {
+        let orders = self.orders.as_ref().map_or(0, |_| size_of::<Orders>());
+        let work =
+            self.work.as_ref().map_or(0, |work| size_of::<Work>() + work.reply.as_ref().map_or(0, |text| text.len()));
+        orders + work
+    }
+}
+
+impl Work {
+    /// What it would show of itself.
+    fn view(&self, now: Instant) -> View {
         let time = self.epoch.time(now);
         View {
             phase: self.rate.phase,
@@ -140,11 +136,4 @@ impl Controller {
             reply: self.reply.as_deref().map(str::to_owned),
         }
     }
-
-    /// Octets of memory that it takes besides itself.
-    pub fn heap(&self) -> usize {
-        let busy = self.busy.as_ref().map_or(0, |_| size_of::<super::Busy>());
-        busy + self.orders.as_ref().map_or(0, |_| size_of::<Orders>()) + self.reply.as_ref().map_or(0, |text| text.len())
-    }
 }
-

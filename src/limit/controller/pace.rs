@@ -19,7 +19,8 @@ impl Pace {
     /// Whether one may pass now at `rate` a second; if not, when.
     pub fn look(&self, rate: f64, now: Time) -> Result<(), Time> {
         let interval = interval(rate);
-        let earliest = (self.arrival.max(now) + interval).saturating_sub(interval.max(if self.is_tight { TIGHT } else { BURST }));
+        let earliest =
+            (self.arrival.max(now) + interval).saturating_sub(interval.max(if self.is_tight { TIGHT } else { BURST }));
         if earliest <= now { Ok(()) } else { Err(earliest) }
     }
 

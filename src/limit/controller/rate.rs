@@ -14,14 +14,14 @@ use super::change::{Change, Changes, PerMinute, What};
 use super::settings::LEAST_RATE;
 use super::time::{HOUR, MINUTE, SECOND, Time, from_seconds, seconds};
 
-/// A message a second is nothing that a receiver minds, and a hundred a second are reached within two minutes.
-pub(super) const FIRST: f64 = 1.0;
+/// Two messages a second are nothing that a receiver minds, and a hundred a second are reached within two minutes.
+pub(super) const FIRST: f64 = 2.0;
 /// Growth of the start, every tick.
 const GROWTH: f64 = 1.5;
 /// Behind a refusal: what the receiver counts has to leave its window first.
 const CAREFUL: f64 = 0.95;
 /// Held later.
-const SHARE: f64 = 0.975;
+const SHARE: f64 = 0.985;
 /// How long a refusal's careful rate lasts.
 const SETTLE: Time = MINUTE;
 /// The first step of a probe, and the least and the largest.
@@ -36,6 +36,8 @@ const HELD: Time = 70 * SECOND;
 const CLIMBED: Time = 30 * SECOND;
 /// The longest time that a step has to hold is four times that.
 const MOST_PATIENCE: u8 = 2;
+/// A message a second: with fewer of them each refusal weighs more.
+const FEW: f64 = 1.0;
 /// Before the first probe, and the bounds of its growth: a probe costs about one refusal, which a thousand messages pay.
 const GAP: Time = 2 * MINUTE;
 const LEAST_LONGEST_GAP: Time = 8 * MINUTE;
@@ -134,11 +136,11 @@ impl Rate {
         }
     }
 
-    /// Goes on with what was learnt before a restart, trusted by so much.
-    pub fn restore(&mut self, hat: f64, gap: Time, trust: f64, now: Time) {
-        (self.phase, self.hat, self.gap, self.since) = (Phase::Hold, hat, gap.max(GAP), now);
-        self.rate = (0.92 * hat * trust).max(LEAST_RATE);
-        self.next_probe = now + self.gap + SETTLE;
+    /// Goes on with what is known: settled, and not long after a refusal.
+    pub fn wake(&mut self, phase: Phase, rate: f64, hat: f64, gap: Time, next_probe: Time) {
+        (self.phase, self.hat, self.gap, self.next_probe) = (phase, hat, gap, next_probe.max(self.since + SETTLE));
+        (self.anchor, self.before) = (hat, hat);
+        self.rate = if rate > 0.0 { rate.max(LEAST_RATE) } else { FIRST };
     }
 
     /// A refusal while the gate was open.
@@ -332,7 +334,7 @@ impl Rate {
         let is_beyond = self.hat > self.anchor * (1.0 + MOVED);
         if self.step >= CLIMB && (is_beyond || self.patience == 0) {
             CLIMBED
-        } else if self.step >= 2.0 * STEP {
+        } else if self.step >= 2.0 * STEP && self.hat > FEW {
             HELD
         } else {
             HELD << self.patience

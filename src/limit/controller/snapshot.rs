@@ -1,7 +1,7 @@
 //! What a controller has learnt, as octets that survive a restart: at most 100 of them, with a checksum.
 //!
 //! Little-endian, in this order: version (1), when it was taken (8, seconds since 1970), rate (8, messages a second, as a
-//! float), gap (4, seconds), connections (4), their limit (4), their gap (4, seconds), messages per connection (4), end of
+//! float), whether that is a limit (1), gap (4, seconds), connections (4), their limit (4), their gap (4, seconds), messages per connection (4), end of
 //! the breaker (8, seconds since 1970), its trips (1), messages an hour (4), CRC32C of all before it (4).
 
 use std::time::Duration;
@@ -13,15 +13,17 @@ pub const TOO_OLD: Duration = Duration::from_secs(14 * 86_400);
 /// Trust falls to a half over so long.
 const HALF_TRUST: Duration = Duration::from_secs(7 * 86_400);
 /// Octets of the layout above.
-pub const SIZE: usize = 54;
+pub const SIZE: usize = 55;
 
 /// What outlives a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Learnt {
     /// When it was taken, as the time since 1970.
     pub at: Duration,
-    /// The measured limit in messages a second; 0: none.
+    /// Messages a second: the measured limit, or what was reached without one; 0: nothing is known.
     pub rate: f64,
+    /// It is a limit.
+    pub is_limit: bool,
     /// Seconds between probes of it.
     pub gap: u32,
     /// Connections in use at most.
@@ -61,10 +63,11 @@ impl Learnt {
     /// As octets.
     pub fn encode(&self) -> [u8; SIZE] {
         let mut out = [0; SIZE];
-        let fields: [&[u8]; 11] = [
+        let fields: [&[u8]; 12] = [
             &[VERSION],
             &self.at.as_secs().to_le_bytes(),
             &self.rate.to_le_bytes(),
+            &[u8::from(self.is_limit)],
             &self.gap.to_le_bytes(),
             &self.connections.to_le_bytes(),
             &self.connection_limit.to_le_bytes(),
@@ -99,6 +102,7 @@ impl Learnt {
         let learnt = Self {
             at: Duration::from_secs(u64::from_le_bytes(take(&mut rest))),
             rate: f64::from_le_bytes(take(&mut rest)),
+            is_limit: take::<1>(&mut rest) != [0],
             gap: u32::from_le_bytes(take(&mut rest)),
             connections: u32::from_le_bytes(take(&mut rest)),
             connection_limit: u32::from_le_bytes(take(&mut rest)),
@@ -134,6 +138,7 @@ mod tests {
         Learnt {
             at: Duration::from_secs(1_000_000),
             rate: 9.8,
+            is_limit: true,
             gap: 480,
             connections: 4,
             connection_limit: 5,

@@ -1,2 +1,183 @@
-//! The controller as a whole.
+//! The controller as a whole, call by call.
+
 use super::*;
+
+const WALL: Duration = Duration::from_secs(1_800_000_000);
+const REPLY: &str = "421 4.7.28 our system has detected an unusual rate of mail";
+
+/// A controller and its time.
+struct Stage {
+    controller: Controller,
+    origin: Instant,
+    millis: u64,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let origin = Instant::now();
+        Self { controller: Controller::new(Ceilings::default(), 1, origin, WALL), origin, millis: 0 }
+    }
+
+    fn now(&self) -> Instant {
+        self.origin + Duration::from_millis(self.millis)
+    }
+
+    /// Sends all that may go in so many milliseconds; each is answered at once by `signal`.
+    fn run(&mut self, millis: u64, signal: impl Fn(u64) -> Signal) -> (u32, Changes) {
+        let (mut sent, mut changes) = (0, Vec::new());
+        let end = self.millis + millis;
+        while self.millis < end {
+            self.millis += 10;
+            while self.controller.may_send(self.now()).is_ok() {
+                self.controller.send(self.now());
+                sent += 1;
+                let answer = answer(signal(self.millis));
+                changes.extend(self.controller.replied(&answer, 1, self.now()));
+            }
+            if self.controller.next_tick().is_some_and(|tick| tick <= self.now()) {
+                changes.extend(self.controller.tick(true, self.now()));
+            }
+        }
+        (sent, changes)
+    }
+}
+
+fn answer(signal: Signal) -> Answer<'static> {
+    let latency = Duration::from_millis(1);
+    Answer { signal, reply: REPLY, count: 1, is_closed: signal == Signal::Rate, latency, rest: None }
+}
+
+#[test]
+fn the_rate_grows_while_nothing_is_refused() {
+    let mut stage = Stage::new();
+
+    let (sent, changes) = stage.run(60_000, |_| Signal::Accepted);
+
+    assert!((180..260).contains(&sent), "{sent}");
+    assert!(changes.iter().all(|change| change.what == What::Rate && change.to > change.from));
+}
+
+#[test]
+fn a_refusal_pauses_everything_and_is_quoted() {
+    let mut stage = Stage::new();
+    stage.run(40_000, |_| Signal::Accepted);
+
+    let (sent, changes) = stage.run(1_000, |_| Signal::Rate);
+
+    assert_eq!(sent, 1);
+    let change = changes.last().unwrap();
+    assert!(change.reason.contains(REPLY) && change.to < change.from, "{changes:?}");
+    let wait = stage.controller.may_send(stage.now()).unwrap_err();
+    assert_eq!(wait.cause, Cause::Pause);
+    assert!(wait.until.is_some_and(|until| until > stage.now()));
+    assert!(!stage.controller.may_look_ahead(stage.now()));
+}
+
+#[test]
+fn replies_about_a_message_move_no_limit() {
+    let mut stage = Stage::new();
+
+    let (sent, changes) = stage.run(30_000, |_| Signal::Neutral);
+
+    assert!(sent > 30 && changes.iter().all(|change| change.to > change.from), "{changes:?}");
+}
+
+#[test]
+fn one_message_at_a_time_asks_whether_a_pause_is_over() {
+    let mut stage = Stage::new();
+    stage.run(40_000, |_| Signal::Accepted);
+    stage.run(1_000, |_| Signal::Rate);
+    stage.millis += 30_000;
+
+    assert!(stage.controller.may_send(stage.now()).is_ok());
+    stage.controller.send(stage.now());
+    let wait = stage.controller.may_send(stage.now()).unwrap_err();
+
+    assert_eq!((wait.cause, wait.until), (Cause::Gate, None));
+    stage.controller.unsent(stage.now());
+    stage.millis += 1_000;
+    assert!(stage.controller.may_send(stage.now()).is_ok(), "it did not go after all");
+}
+
+#[test]
+fn reputation_rests_the_site_for_half_an_hour_and_names_the_reply() {
+    let mut stage = Stage::new();
+
+    let (_, changes) = stage.run(1_000, |_| Signal::Reputation);
+
+    let change = changes.iter().find(|change| change.what == What::Breaker).unwrap();
+    assert!(change.reason.contains(REPLY) && change.to.unwrap() >= 1800.0, "{change:?}");
+    let wait = stage.controller.may_open(0, stage.now()).unwrap_err();
+    assert_eq!(wait.cause, Cause::Breaker);
+    assert!(stage.controller.view(stage.now()).is_resting);
+}
+
+#[test]
+fn a_refused_connection_tells_the_limit_exactly() {
+    let mut stage = Stage::new();
+    stage.run(100_000, |_| Signal::Accepted);
+    let refused = |others| Refused {
+        failure: Failure::TooMany,
+        reply: "421 4.7.0 Too many connections",
+        others,
+        took: Duration::from_millis(100),
+    };
+
+    let changes = stage.controller.refused(&refused(1), stage.now());
+
+    assert!(changes[0].reason.contains("421 4.7.0 Too many connections"), "{changes:?}");
+    assert_eq!(stage.controller.connection_limit(stage.now()), 1);
+    assert!(stage.controller.may_open(1, stage.now()).is_err());
+}
+
+#[test]
+fn an_operator_pins_bounds_and_resets() {
+    let mut stage = Stage::new();
+    let now = stage.now();
+
+    stage.controller.set_orders(Orders { rate: Bounds::pin(5.0), connections: Bounds::pin(4.0), ..Orders::default() });
+    let pinned = stage.controller.view(now);
+    stage.controller.set_ceilings(Ceilings { rate: Some(1.5), connections: 3, ..Ceilings::default() });
+    let under = stage.controller.view(now);
+    stage.controller.set_orders(Orders::default());
+    let changes = stage.controller.reset(What::Rate, now);
+
+    assert_eq!((pinned.rate_per_minute, pinned.connections), (300.0, 4));
+    assert_eq!((under.rate_per_minute, under.connections), (90.0, 3), "the configuration comes last");
+    assert_eq!((changes.len(), stage.controller.orders()), (1, Orders::default()));
+}
+
+#[test]
+fn a_quiet_path_keeps_what_it_has_learnt_and_takes_little_memory() {
+    let mut stage = Stage::new();
+    stage.run(60_000, |_| Signal::Accepted);
+    stage.run(1_000, |_| Signal::Rate);
+    stage.run(60_000, |_| Signal::Accepted);
+    let before = stage.controller.view(stage.now()).limit_per_minute;
+
+    stage.millis += 300_000;
+    stage.controller.tick(false, stage.now());
+
+    assert!(before.is_some());
+    assert_eq!(stage.controller.view(stage.now()).limit_per_minute, before);
+    assert_eq!((stage.controller.heap(), stage.controller.next_tick()), (0, None));
+    assert!(size_of::<Controller>() <= 240, "{}", size_of::<Controller>());
+    stage.run(10_000, |_| Signal::Accepted);
+    assert_eq!(stage.controller.view(stage.now()).limit_per_minute, before);
+}
+
+#[test]
+fn a_snapshot_is_what_a_restart_goes_on_with() {
+    let mut stage = Stage::new();
+    stage.run(60_000, |_| Signal::Accepted);
+    stage.run(1_000, |_| Signal::Rate);
+    stage.controller.replied(&Answer { count: 21, ..answer(Signal::MessagesPerConnection) }, 1, stage.now());
+
+    let learnt = Learnt::decode(&stage.controller.learnt(stage.now()).encode()).unwrap();
+    let mut after = Controller::restore(&learnt, Ceilings::default(), 1, stage.now(), WALL + Duration::from_secs(61));
+
+    let view = after.view(stage.now());
+    assert_eq!((view.phase, view.limit_per_minute), (Phase::Hold, Some(learnt.rate * 60.0)));
+    assert_eq!(after.messages_per_connection(stage.now()), Some(20));
+    assert!((view.rate_per_minute / 60.0 / learnt.rate - 0.92).abs() < 0.01, "{view:?}");
+}
