@@ -108,11 +108,12 @@ impl Builder {
 
     /// The literal by whose place an expression is best looked for: of its clauses the one with the longest literals.
     pub fn key(&self, id: PatternId) -> Option<&[usize]> {
-        let shortest = |clause: &&Box<[usize]>| {
+        let shortest = |clause: &[usize]| {
             let lengths = clause.iter().filter_map(|place| self.literals.get(*place)).map(|literal| literal.len());
             lengths.min()
         };
-        self.patterns.get(id.0)?.clauses.iter().max_by_key(shortest).map(|clause| &**clause)
+        let clauses = self.patterns.get(id.0)?.clauses.iter().map(|clause| &**clause);
+        clauses.max_by_key(|clause| shortest(clause))
     }
 
     /// All of them, ready to be looked for.
