@@ -114,14 +114,14 @@ impl Origin {
     }
 
     /// Messages over one connection, as allowed and as learnt.
-    pub fn messages_per_connection(&self) -> Option<u32> {
-        let learnt = self.controller.as_ref().and_then(|controller| controller.messages_per_connection());
+    pub fn messages_per_connection(&mut self, now: Instant) -> Option<u32> {
+        let learnt = self.controller.as_mut().and_then(|controller| controller.messages_per_connection(now));
         self.messages_per_connection.into_iter().chain(learnt).min()
     }
 
     /// Connections that are worth having now.
-    pub fn worth(&self) -> u32 {
-        self.controller.as_ref().map_or(NO_LIMIT, |controller| controller.worth())
+    pub fn worth(&mut self, now: Instant) -> u32 {
+        self.controller.as_mut().map_or(NO_LIMIT, |controller| controller.worth(now))
     }
 
     /// Whether it can be forgotten; what it has learnt is kept elsewhere.

@@ -247,18 +247,19 @@ impl SiteState {
 
     /// What the next transaction over a connection may carry that has sent so many messages and recipients; none: it has
     /// sent as many as it may.
-    pub fn take_for(&self, context: &Context<'_>, source: u16, (messages, recipients): (u32, u32)) -> Option<Take> {
+    pub fn take_for(&mut self, context: &Context<'_>, source: u16, (messages, recipients): (u32, u32)) -> Option<Take> {
         let limits = context.site.limits.load();
-        let origin = self.origin(source);
-        let least = |site: Option<u32>, own: fn(&Origin) -> Option<u32>| site.into_iter().chain(origin.and_then(own)).min();
-        let most = least(limits.messages_per_connection, Origin::messages_per_connection);
+        let mut origin = self.origin_mut(source);
+        let least = |site: Option<u32>, own: Option<u32>| site.into_iter().chain(own).min();
+        let learnt = origin.as_mut().and_then(|origin| origin.messages_per_connection(context.now));
+        let most = least(limits.messages_per_connection, learnt);
         if most.is_some_and(|most| messages >= most) {
             return None;
         }
-        let left = least(limits.recipients_per_connection, |origin| origin.recipients_per_connection)
-            .map(|most| most.saturating_sub(recipients));
+        let own = origin.as_ref().and_then(|origin| origin.recipients_per_connection);
+        let left = least(limits.recipients_per_connection, own).map(|most| most.saturating_sub(recipients));
         let left = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
-        let of_origin = origin.and_then(|origin| origin.recipients_per_message).unwrap_or(usize::MAX);
+        let of_origin = origin.as_ref().and_then(|origin| origin.recipients_per_message).unwrap_or(usize::MAX);
         let most = context.take.most.min(of_origin).min(left);
         (most > 0).then_some(Take { most, ..context.take })
     }

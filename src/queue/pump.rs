@@ -24,7 +24,6 @@ use crate::limit::permit::{Refusal, Scope};
 use super::assignment::Assignment;
 use super::engine::Engine;
 use super::gates::Turnstile;
-use super::origin::Origin;
 use super::path::{Cause, GROWTH, PathKey, Wait};
 use super::permits::{Denied, Stop};
 use super::ready::Take;
@@ -216,7 +215,7 @@ impl SiteState {
         };
         let transport = path.plan.transport;
         self.ensure_origin(context, source, transport);
-        if self.has_enough(place, source) {
+        if self.has_enough(place, source, context.now) {
             self.watch_growth(context, place, out);
             return Step::Rest;
         }
@@ -258,9 +257,9 @@ impl SiteState {
     }
 
     /// Whether a path has a connection, and its source as many at the site as are worth having.
-    fn has_enough(&mut self, place: u32, source: u16) -> bool {
+    fn has_enough(&mut self, place: u32, source: u16, now: Instant) -> bool {
         let has_some = self.path(place).is_some_and(|path| path.connections > 0);
-        has_some && self.origin(source).is_some_and(|origin| origin.connections.used() >= origin.worth())
+        has_some && self.origin_mut(source).is_some_and(|origin| origin.connections.used() >= origin.worth(now))
     }
 
     /// No new connection for now.
@@ -435,7 +434,7 @@ impl SiteState {
 
     fn on_growth(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) {
         let Some(source) = self.path(place).map(|path| path.key.source) else { return };
-        let worth = self.origin(source).map_or(u32::MAX, Origin::worth);
+        let worth = self.origin_mut(source).map_or(u32::MAX, |origin| origin.worth(context.now));
         let most = context.site.limits.load().connections.min(worth);
         let Some(path) = self.path(place) else { return };
         path.has_growth_alarm = false;

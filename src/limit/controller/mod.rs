@@ -78,9 +78,7 @@ impl Controller {
 
     /// The same that begins elsewhere.
     pub fn starting(mut self, start: Start) -> Self {
-        self.rate.rate = start.rate;
-        self.connections.limit = start.connections.max(1);
-        self.messages.limit = start.messages_per_connection;
+        self.rest.begin(start);
         self
     }
 

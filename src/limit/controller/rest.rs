@@ -3,6 +3,7 @@
 
 use super::cap::Cap;
 use super::rate::Phase;
+use super::settings::Start;
 use super::snapshot::Learnt;
 use super::time::{DAY, SECOND, Time, nanos};
 use super::work::Work;
@@ -59,6 +60,15 @@ impl Rest {
             is_outspoken: work.is_outspoken,
             is_tight: work.pace.is_tight,
         }
+    }
+
+    /// Begins elsewhere than a cold start does.
+    pub fn begin(&mut self, start: Start) {
+        const GAP: u32 = 120;
+        self.phase = Some(Phase::Start);
+        (self.rate, self.gap, self.connection_gap) = (start.rate, GAP, GAP);
+        (self.connections, self.messages) = (start.connections.max(1), start.messages_per_connection);
+        self.messages_retry = Time::MAX;
     }
 
     /// `work`, which knows nothing, with what is known.
