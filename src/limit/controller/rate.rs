@@ -146,7 +146,9 @@ impl Rate {
     /// A refusal while the gate was open.
     pub fn refused(&mut self, taken: Taken, is_wary: bool, reply: &str, now: Time, out: &mut Changes) {
         let from = self.rate;
-        let measured = f64::from(taken.last) / 60.0;
+        // Where it began without a limit, a minute may not be over, and what went was all that it takes.
+        let span = if self.rate.is_finite() { 60.0 } else { seconds(now.saturating_sub(self.since)).clamp(1.0, 60.0) };
+        let measured = f64::from(taken.last) / span;
         let how = match self.phase {
             Phase::Start if taken.last < 3 => {
                 self.note(taken, now);

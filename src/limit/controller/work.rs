@@ -403,6 +403,9 @@ impl Work {
     /// Connections that the rate is worth (Little's law), with half as many again in reserve.
     fn need(&self) -> u32 {
         let rate = self.attempts(self.allowed());
+        if !rate.is_finite() {
+            return u32::MAX;
+        }
         let opening = self.busy.opening;
         let latency = if self.busy.latency == 0.0 { 0.2 } else { self.busy.latency };
         let each = self.messages_per_connection().map_or(0.0, |most| opening / f64::from(most));
