@@ -6,10 +6,10 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::dns::Transport;
-use crate::limit::controller::{Change, Changes, Controller, Learnt, What};
+use crate::limit::controller::{Change, Changes, Controller, Learnt, Phase, What};
 use crate::state::{Pin, PinError, PinRequest, Pinned};
 
 use super::engine::Engine;
@@ -26,7 +26,43 @@ const HAS_NEWS: bool = true;
 /// The source of a change that is about every one.
 const EVERY: &str = "*";
 
+/// Paths that learn, counted.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    /// By phase, as [`Phase::ALL`].
+    pub phases: [usize; Phase::ALL.len()],
+    /// After a refusal.
+    pub paused: usize,
+    /// Because the receiver refuses us as such.
+    pub resting: usize,
+    /// Messages a minute that are allowed at sites with a rate that is in use, all sources together.
+    pub rates: HashMap<Arc<str>, u64>,
+}
+
 impl Engine {
+    /// Counts paths that learn.
+    pub fn count_paths(&self, now: Instant) -> Census {
+        let mut census = Census::default();
+        for site in self.all_sites() {
+            let state = site.state.lock();
+            for controller in state.origins.iter().filter_map(|origin| origin.controller.as_deref()) {
+                for (count, phase) in census.phases.iter_mut().zip(Phase::ALL) {
+                    *count += usize::from(phase == controller.phase());
+                }
+                if !controller.is_at_work() {
+                    continue;
+                }
+                let view = controller.view(now);
+                census.resting += usize::from(view.is_resting);
+                census.paused += usize::from(view.paused_until.is_some() && !view.is_resting);
+                if let Some(rate) = view.value(What::Rate, now) {
+                    *census.rates.entry(site.name.clone()).or_default() += whole(rate);
+                }
+            }
+        }
+        census
+    }
+
     /// Learnt limits, those first that were used or changed last.
     pub fn path_limits(&self, filter: &PathFilter) -> Vec<PathLimits> {
         let site = filter.site.as_deref().map(|site| self.site_called(site));
@@ -307,6 +343,11 @@ impl Site {
             changed
         })
     }
+}
+
+/// The whole part; rates that no machine reaches are cut.
+fn whole(rate: f64) -> u64 {
+    Duration::try_from_secs_f64(rate).map_or(u64::from(u32::MAX), |whole| whole.as_secs().min(u32::MAX.into()))
 }
 
 impl SiteState {

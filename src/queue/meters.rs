@@ -5,11 +5,13 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram};
 
 use crate::bounce::dsn::Action;
+use crate::limit::controller::Phase;
 use crate::message::Lane;
 use crate::metrics::{LIFE, Registry};
 use crate::reply::Class;
 
 use super::held::{Held, Hold};
+use super::limits::Census;
 use super::view::{OVERDUE, OverdueView, View, WAITING};
 
 /// Handles, made once.
@@ -48,6 +50,9 @@ pub(super) struct Meters {
     held: [(Hold, Gauge); Hold::ALL.len()],
     overdue: [Gauge; OVERDUE.len()],
     waiting: [Gauge; WAITING.len()],
+    phases: [Gauge; Phase::ALL.len()],
+    paused: Gauge,
+    resting: Gauge,
 }
 
 /// Times of answers in a lane.
@@ -90,6 +95,11 @@ impl Meters {
         let connections = |state| {
             let help = "Connections by state: opening until transactions may begin, then busy or idle.";
             registry.gauge("hikyaku_queue_connections", help, &[("state", state)])
+        };
+        let stopped = |state| {
+            let help =
+                "Of them, those that nothing is sent to: paused after a refusal, or resting because we are refused.";
+            registry.gauge("hikyaku_limits_stopped_paths", help, &[("state", state)])
         };
         Self {
             delivered: outcomes("hikyaku_queue_delivered_total", "Recipients delivered."),
@@ -135,6 +145,12 @@ impl Meters {
             held: Hold::ALL.map(|hold| (hold, depth(hold.as_str()))),
             overdue: OVERDUE.map(overdue),
             waiting: WAITING.map(waiting),
+            phases: Phase::ALL.map(|phase| {
+                let help = "Sites by source whose limits are learnt, by how the rate came about.";
+                registry.gauge("hikyaku_limits_paths", help, &[("phase", phase.as_str())])
+            }),
+            paused: stopped("paused"),
+            resting: stopped("resting"),
         }
     }
 
@@ -184,6 +200,15 @@ impl Meters {
     pub fn show_ceilings(&self, recipients: usize, connections: u32) {
         self.capacity.set(count(recipients));
         self.most_connections.set(f64::from(connections));
+    }
+
+    /// Shows what is learnt.
+    pub fn show_paths(&self, census: &Census) {
+        for (gauge, paths) in self.phases.iter().zip(census.phases) {
+            gauge.set(count(paths));
+        }
+        self.paused.set(count(census.paused));
+        self.resting.set(count(census.resting));
     }
 
     /// Shows what a look at the queue found.

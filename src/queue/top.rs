@@ -14,7 +14,7 @@ use super::flow::Tenant;
 use super::site::Site;
 use super::view::{SiteView, View};
 
-/// Sites with a row of their own. Nine series each: with `other` 459 lines of a scrape.
+/// Sites with a row of their own. Ten series each: with `other` 510 lines of a scrape.
 const SITES: u32 = 50;
 /// Tenants with a row of their own. Six series each: with `other` 306 lines of a scrape.
 const TENANTS: u32 = 50;
@@ -47,6 +47,12 @@ const SITE: &[Column] = &[
     column("hikyaku_site_connections", "Connections open or being opened.", None, Kind::Sum),
     column("hikyaku_site_oldest_seconds", "How long past its time the oldest ready recipient is.", None, Kind::Most),
     column("hikyaku_site_backing_off", "1: new connections wait for a back-off to end.", None, Kind::Sum),
+    column(
+        "hikyaku_site_allowed_messages_per_minute",
+        "Messages a minute that learnt limits allow now, all sources together; 0: no limit, or nothing goes.",
+        None,
+        Kind::Sum,
+    ),
 ];
 const CONNECTION_FAILURES: usize = 3;
 
@@ -122,7 +128,7 @@ impl Top {
 
 impl Engine {
     /// Decides anew who is shown, and shows what waits. `view` is what was just seen.
-    pub fn show_top(&self, view: &View, now: Instant) {
+    pub fn show_top(&self, view: &View, rates: &HashMap<Arc<str>, u64>, now: Instant) {
         let is_active =
             |site: &&SiteView| site.ready + site.in_flight + site.connections > 0 || site.back_off_seconds.is_some();
         let mut seen: HashMap<&str, Option<&SiteView>> =
@@ -133,7 +139,7 @@ impl Engine {
         }
         let names: Vec<&str> = seen.keys().copied().collect();
         let sites = self.find_sites(&names);
-        let owner = |site| owner_of(site, seen.get(&*site.name).copied().flatten());
+        let owner = |site| owner_of(site, seen.get(&*site.name).copied().flatten(), rates.get(&*site.name).copied());
         let owners: Vec<Owner<'_>> = sites.iter().map(owner).collect();
         self.top.sites.judge(now, &owners);
 
@@ -143,8 +149,8 @@ impl Engine {
     }
 }
 
-fn owner_of<'a>(site: &'a Arc<Site>, seen: Option<&SiteView>) -> Owner<'a> {
-    let values = match seen {
+fn owner_of<'a>(site: &'a Arc<Site>, seen: Option<&SiteView>, rate: Option<u64>) -> Owner<'a> {
+    let mut values = match seen {
         Some(seen) => vec![
             seen.ready as u64,
             seen.in_flight as u64,
@@ -154,6 +160,7 @@ fn owner_of<'a>(site: &'a Arc<Site>, seen: Option<&SiteView>) -> Owner<'a> {
         ],
         None => vec![0; 5],
     };
+    values.push(rate.unwrap_or(0));
     Owner { name: &site.name, place: &site.place, depth: seen.map_or(0, |seen| seen.ready), values }
 }
 
@@ -173,8 +180,8 @@ mod tests {
         let gauges = |columns: &[Column]| columns.iter().filter(|column| column.kind != Kind::Counter).count();
         let site = Arc::new(Site::new("a.test".into(), Arc::default(), &Rules::default(), 0, Instant::now()));
 
-        assert_eq!(owner_of(&site, Some(&SiteView::default())).values.len(), gauges(SITE));
-        assert_eq!(owner_of(&site, None).values.len(), gauges(SITE));
+        assert_eq!(owner_of(&site, Some(&SiteView::default()), Some(1)).values.len(), gauges(SITE));
+        assert_eq!(owner_of(&site, None, None).values.len(), gauges(SITE));
         assert_eq!(gauges(TENANT), 1);
         assert_eq!(SITE[CONNECTION_FAILURES].name, "hikyaku_site_connection_failures_total");
         let outcomes = [Fate::Delivered, Fate::Deferred, Fate::Bounced, Fate::Expired, Fate::Deleted];

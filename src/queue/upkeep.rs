@@ -80,7 +80,9 @@ fn show(engine: &Arc<Engine>, round: u32) {
     let (view, settings) = (engine.look(), engine.settings());
     engine.meters.show(&view, sites, engine.doubts.len(), &engine.held);
     engine.meters.show_ceilings(settings.capacity, settings.connections);
-    engine.show_top(&view, engine.clock.now());
+    let census = engine.count_paths(engine.clock.now());
+    engine.meters.show_paths(&census);
+    engine.show_top(&view, &census.rates, engine.clock.now());
 }
 
 /// Forgets what nothing refers to; tells how many sites are left.
