@@ -10,7 +10,10 @@ use super::State;
 use super::error::Refusal;
 use super::server::Peer;
 use crate::limit::controller::What;
-use crate::queue::limit_views::{ChangeView, Forgotten, PathFilter, PathLimits, Repinned, Reset, UndoError, Unpin};
+use crate::queue::limit_views::{
+    ChangeView, ExplainError, Explained, Forgotten, PathFilter, PathLimits, Question, Repinned, Reset, UndoError, Unpin,
+};
+use crate::smtp::address::Address;
 use crate::state::{PinError, PinRequest, Pinned, PlaceError, check_text};
 
 /// Paths listed when nothing is said.
@@ -89,6 +92,47 @@ pub(super) async fn list(Shared(state): Shared<State>, asked: Filtered) -> Resul
 pub(super) async fn history(Shared(state): Shared<State>, asked: Filtered) -> Result<Json<Vec<ChangeView>>, Refusal> {
     let filter = filter(asked)?;
     Ok(Json(tokio::task::spawn_blocking(move || state.queue.limit_changes(&filter)).await?))
+}
+
+/// Which mail is asked about.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct About {
+    address: String,
+    tenant: Option<String>,
+    campaign: Option<String>,
+    source: Option<String>,
+}
+
+/// Every limit of mail for an address.
+pub(super) async fn explain(
+    Shared(state): Shared<State>,
+    about: Result<Query<About>, QueryRejection>,
+) -> Result<Json<Explained>, Refusal> {
+    let bad = |error: String, hint: &str| Refusal::new(StatusCode::BAD_REQUEST, error, hint);
+    let wrong =
+        |rejection: QueryRejection| bad(rejection.body_text(), "say address; tenant, campaign and source may be added");
+    let Query(About { address, tenant, campaign, source }) = about.map_err(wrong)?;
+    let domain = match Address::of_path(&address) {
+        Ok(address) => address.domain().to_owned(),
+        Err(text) if is_host_name(text) => text.trim_end_matches('.').to_lowercase(),
+        Err(text) => return Err(bad(format!("{text:?} is no address"), "it is local-part@domain, or a domain")),
+    };
+    let question = Question { domain, tenant, campaign, source };
+    state.queue.explain(&question).await.map(Json).map_err(|error| {
+        let (status, hint) = match &error {
+            ExplainError::Campaign => (StatusCode::BAD_REQUEST, "say tenant, too"),
+            ExplainError::Source(_) => (StatusCode::BAD_REQUEST, "egress sources are [[source]] in the configuration"),
+            ExplainError::Plan(..) => (StatusCode::NOT_FOUND, "`hikyaku status` tells whether DNS answers"),
+        };
+        Refusal::new(status, error.to_string(), hint)
+    })
+}
+
+fn is_host_name(text: &str) -> bool {
+    let is_label =
+        |label: &str| !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    text.contains('.') && text.trim_end_matches('.').split('.').all(is_label)
 }
 
 /// Sets a pin; the answer comes when it stands and holds.

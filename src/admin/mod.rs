@@ -22,6 +22,7 @@
 //! | DELETE `/v1/orders/ID` | [`crate::queue::Undone`] |
 //! | `/v1/limits?site=&source=&limit=` | [`crate::queue::limit_views::PathLimits`]: what is learnt |
 //! | `/v1/limits/history?site=&source=&limit=` | [`crate::queue::limit_views::ChangeView`]s, the newest first |
+//! | `/v1/limits/explain?address=&tenant=&campaign=&source=` | [`crate::queue::limit_views::Explained`] |
 //! | POST `/v1/limits/pin` | [`crate::state::PinRequest`]: [`crate::queue::limit_views::Repinned`] |
 //! | POST `/v1/limits/unpin` | [`UnpinRequest`]: [`crate::queue::limit_views::Repinned`] |
 //! | POST `/v1/limits/reset` | [`ResetRequest`]: [`crate::queue::limit_views::Forgotten`] |
@@ -159,6 +160,7 @@ fn router(state: State) -> Router {
         .route("/v1/orders/{id}", get(orders::show).delete(orders::undo))
         .route("/v1/limits", get(limits::list))
         .route("/v1/limits/history", get(limits::history))
+        .route("/v1/limits/explain", get(limits::explain))
         .route("/v1/limits/pin", post(limits::pin))
         .route("/v1/limits/unpin", post(limits::unpin))
         .route("/v1/limits/reset", post(limits::reset))

@@ -1,5 +1,6 @@
 //! `hikyaku limits`: what is learnt about receivers, what has changed and why, and how an operator steers it.
 
+mod explain;
 mod table;
 
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub(super) enum Limits {
     Show(Show),
     /// List what has changed since the daemon started, and why, the newest first
     History(Show),
+    /// Explain why mail for an address goes as fast as it does: every limit, who set it, and its room now
+    Explain(explain::Explain),
     /// Set a limit that is learnt, or bounds for it, until it is unpinned
     Pin(Pin),
     /// End pins: what was learnt holds again
@@ -174,6 +177,7 @@ impl Limits {
         match self {
             Self::Show(show) => show.paths().await,
             Self::History(show) => show.history().await,
+            Self::Explain(explain) => explain.execute().await,
             Self::Pin(pin) => pin.execute().await,
             Self::Unpin(unpin) => unpin.execute().await,
             Self::Reset(reset) => reset.execute().await,

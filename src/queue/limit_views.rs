@@ -200,3 +200,68 @@ pub enum UndoError {
         site: String,
     },
 }
+
+/// For which mail the limits are to be explained.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// The recipient's domain, lower case.
+    pub domain: String,
+    /// Whose mail; none: scopes of tenants are left out.
+    pub tenant: Option<String>,
+    /// Of which campaign.
+    pub campaign: Option<String>,
+    /// From this egress source; none: from those that such mail leaves from.
+    pub source: Option<String>,
+}
+
+/// The limits of some mail.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explained {
+    /// The recipient's domain.
+    pub domain: String,
+    /// The site that its mail goes to.
+    pub site: String,
+    /// Egress sources that it may leave from, if its sender's domain has no pool of its own.
+    pub sources: Vec<String>,
+    /// Every limit that applies: all of them must have room.
+    pub limits: Vec<ScopeLimit>,
+}
+
+/// One limit of one scope.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ScopeLimit {
+    /// `global`, `source`, `site`, `source at site`, `tenant`, `tenant at site` or `campaign`.
+    pub scope: &'static str,
+    /// Which one.
+    pub of: String,
+    /// What is limited; `anything`: this scope limits nothing.
+    pub what: &'static str,
+    /// To how much; none: no limit.
+    pub most: Option<f64>,
+    /// In this time; none: at the same time, or of each.
+    pub per_seconds: Option<f64>,
+    /// Who set it; empty: nobody.
+    pub set_by: String,
+    /// How much is in use, where that is counted.
+    pub used: Option<u64>,
+    /// How much may go now, where that is counted.
+    pub room: Option<u64>,
+    /// When something may go: 0: now.
+    pub room_in_seconds: Option<f64>,
+    /// What a learnt limit waits for.
+    pub waits_for: Option<&'static str>,
+}
+
+/// Why limits cannot be explained.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExplainError {
+    /// A campaign is a tenant's.
+    #[error("a campaign is a tenant's: the tenant is missing")]
+    Campaign,
+    /// There is no such egress source.
+    #[error("there is no egress source {0:?}")]
+    Source(String),
+    /// Nobody knows where the mail goes.
+    #[error("mail for {0} has no delivery plan: {1}")]
+    Plan(String, String),
+}

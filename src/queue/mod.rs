@@ -22,6 +22,8 @@ mod domain;
 mod doubts;
 mod engine;
 mod entry;
+mod explain;
+mod figures;
 mod flow;
 mod gates;
 mod held;
@@ -90,7 +92,9 @@ use crate::state::{LearntStore, OrderId, Orders, PinError, PinRequest, Pins, Pla
 
 pub use assignment::Assignment;
 use engine::Engine;
-use limit_views::{ChangeView, Forgotten, PathFilter, PathLimits, Repinned, Reset, UndoError, Unpin};
+use limit_views::{
+    ChangeView, ExplainError, Explained, Forgotten, PathFilter, PathLimits, Question, Repinned, Reset, UndoError, Unpin,
+};
 pub use passage::Passage;
 pub use reservation::Reservation;
 pub use settings::Settings;
@@ -168,6 +172,11 @@ impl Queue {
     /// Changes of limits since the start, the newest first, at most a thousand.
     pub fn limit_changes(&self, filter: &PathFilter) -> Vec<ChangeView> {
         self.engine.limit_changes(filter)
+    }
+
+    /// The limits of mail for an address, each with who set it and its room now; asks for the delivery plan of its domain.
+    pub async fn explain(&self, question: &Question) -> Result<Explained, ExplainError> {
+        self.engine.explain(question).await
     }
 
     /// Sets a pin: bounds of a learnt limit. Blocks on the disk.

@@ -259,6 +259,15 @@ impl Chooser {
         own.or_else(of_tenant).or_else(|| self.pool_at(self.default))
     }
 
+    /// The sources of a pool, or of the one for all.
+    pub fn members(&self, pool: Option<u16>) -> Vec<u16> {
+        let pool = pool.and_then(|pool| self.pool_at(pool)).or_else(|| self.pool_at(self.default));
+        let mut members = pool.map(|pool| pool.turns.to_vec()).unwrap_or_default();
+        members.sort_unstable();
+        members.dedup();
+        members
+    }
+
     /// Sources of an entry's pool beside this one, by turns.
     pub fn others(&self, entry: &Entry, source: u16) -> Vec<u16> {
         let Some(pool) = self.pool_for(entry) else { return Vec::new() };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use hikyaku::config::LimitRule;
 use hikyaku::daemon::Daemon;
 use serde_json::Value;
 
@@ -9,13 +10,64 @@ use crate::running::{Character, GRACE, Running};
 
 /// Submits until the receiver says that it is too much.
 async fn throttled(running: &Running) -> Value {
-    for _ in 0..8 {
+    for _ in 0..12 {
         running.submit(&["a@busy.test"]).await;
     }
     let is_rate =
         |change: &Value| change["limit"] == "rate" && change["reason"].as_str().unwrap().contains("421 4.7.28");
     let has_rate = |answer: &Value| answer.as_array().unwrap().iter().any(is_rate);
     running.until_json(&["limits", "history"], has_rate).await
+}
+
+/// The lines of `explain` of one scope: limit, most, and who set it.
+fn scope(answer: &Value, scope: &str) -> Vec<(String, Option<f64>, String)> {
+    let lines = answer["limits"].as_array().unwrap().iter().filter(|line| line["scope"] == scope);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    lines.map(|line| (text(&line["what"]), line["most"].as_f64(), text(&line["set_by"]))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_limit_of_some_mail_is_explained_with_who_set_it_and_its_room() {
+    let rule = |text: &str| toml::from_str::<LimitRule>(text).unwrap();
+    let running = Running::start_with(&[("fine.test", Character::Takes)], |config| {
+        config.limits.rules = vec![
+            rule("tenant = \"shop\"\nrate = \"90/min\""),
+            rule("tenant = \"*\"\ncampaign = \"spring\"\nbytes = \"1MB/s\""),
+            rule("source = \"*\"\nsite = \"*\"\nconnections = 7"),
+        ];
+    })
+    .await;
+    let pin = ["limits", "pin", "fine.test", "--rate", "60/min", "--reason", "ticket 4711"];
+    assert_eq!(running.command(&pin).await.0, 0);
+
+    let about = ["limits", "explain", "Someone@Fine.Test", "--tenant", "shop", "--campaign", "spring"];
+    let (code, told, errors) = running.command(&about).await;
+    let (_, json, _) = running.command(&[&about[..], &["--json"]].concat()).await;
+    let answer: Value = serde_json::from_str(&json).unwrap();
+
+    assert_eq!(code, 0, "{errors}");
+    assert!(told.starts_with("mail for fine.test goes to 127.0.0.1:") && told.contains("from default"), "{told}");
+    assert_eq!(scope(&answer, "global"), [("connections".into(), Some(20_000.0), "[limits]".into())]);
+    assert_eq!(scope(&answer, "source"), [("anything".into(), None, String::new())]);
+    assert!(scope(&answer, "site").contains(&("connections".into(), Some(20.0), "[limits]".into())), "{answer}");
+    let both = scope(&answer, "source at site");
+    assert!(both.contains(&("connections".into(), Some(7.0), "rule site *, source *".into())), "{both:?}");
+    let pinned = both.iter().find(|(what, ..)| what == "messages").unwrap();
+    assert!(pinned.1 == Some(60.0) && pinned.2.contains("ticket 4711"), "{both:?}");
+    assert_eq!(scope(&answer, "tenant"), [("messages".into(), Some(90.0), "rule tenant shop".into())]);
+    assert_eq!(scope(&answer, "tenant at site"), [("anything".into(), None, String::new())]);
+    let campaign = scope(&answer, "campaign");
+    assert_eq!(campaign, [("octets".into(), Some(1e6), "rule tenant *, campaign spring".into())]);
+
+    for (wrong, ends, word) in [
+        (&["limits", "explain", "nobody"][..], 1, "no address"),
+        (&["limits", "explain", "a@fine.test", "--source", "x"], 1, "no egress source"),
+        (&["limits", "explain", "a@fine.test", "--campaign", "x"], 2, "--tenant"),
+    ] {
+        let (code, _, errors) = running.command(wrong).await;
+        assert!(code == ends && errors.contains(word), "{wrong:?}: {errors}");
+    }
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hikyaku::config::{Config, Route};
@@ -25,7 +27,7 @@ pub enum Character {
     Stalls,
     /// Greets with 421.
     Busy,
-    /// Takes a few messages a connection, then says that they come too often.
+    /// Takes a few messages, then says that they come too often.
     Throttles,
 }
 
@@ -111,15 +113,16 @@ impl Running {
 async fn next_hop(character: Character) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
+    let messages = Arc::new(AtomicU32::new(0));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(converse(stream, character));
+            tokio::spawn(converse(stream, character, messages.clone()));
         }
     });
     address
 }
 
-async fn converse(stream: TcpStream, character: Character) -> std::io::Result<()> {
+async fn converse(stream: TcpStream, character: Character, messages: Arc<AtomicU32>) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader).lines();
     if character == Character::Busy {
@@ -127,7 +130,6 @@ async fn converse(stream: TcpStream, character: Character) -> std::io::Result<()
     }
     writer.write_all(b"220 mx.test ESMTP\r\n").await?;
     let mut is_content = false;
-    let mut messages = 0;
     while let Some(line) = lines.next_line().await? {
         let reply = match line.split(' ').next().unwrap_or_default() {
             "." if is_content => {
@@ -142,13 +144,10 @@ async fn converse(stream: TcpStream, character: Character) -> std::io::Result<()
             "RCPT" if character == Character::Defers => {
                 format!("450 4.2.0 {} \u{1b}[31mis busy, id 1234567\r\n", line.trim_start_matches("RCPT TO:"))
             }
-            "MAIL" if character == Character::Throttles => {
-                messages += 1;
-                match messages {
-                    ..5 => "250 2.1.0 ok\r\n".to_owned(),
-                    _ => return writer.write_all(b"421 4.7.28 unusual rate of mail \x1b[31m\r\n").await,
-                }
-            }
+            "MAIL" if character == Character::Throttles => match messages.fetch_add(1, Ordering::Relaxed) {
+                ..5 => "250 2.1.0 ok\r\n".to_owned(),
+                _ => return writer.write_all(b"421 4.7.28 unusual rate of mail \x1b[31m\r\n").await,
+            },
             "DATA" => {
                 is_content = true;
                 "354 go ahead\r\n".to_owned()

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use hikyaku::message::{Outcome, Phase, Report};
+use hikyaku::message::{Envelope, Outcome, Phase, Report};
 use hikyaku::queue::Settings;
 use hikyaku::queue::learning;
-use hikyaku::queue::limit_views::{ChangeView, PathFilter, PathLimits, Reset, UndoError, Unpin};
+use hikyaku::queue::limit_views::{
+    ChangeView, ExplainError, PathFilter, PathLimits, Question, Reset, UndoError, Unpin,
+};
+use hikyaku::queue::rules::{Ceiling, Name, Rule, Rules, Subject};
 use hikyaku::smtp::reply::Reply;
 use hikyaku::smtp::status::Status;
 use hikyaku::state::{PinError, PinRequest, Pinned};
@@ -144,6 +147,47 @@ async fn what_is_reset_begins_anew() {
     assert_eq!((forgotten.site.as_str(), forgotten.paths), (SITE, 1));
     assert!(forgotten.changes.iter().any(|change| change.limit == "rate" && change.to.is_none()), "{forgotten:?}");
     assert!(forgotten.changes.iter().all(|change| change.reason == "reset by ops"), "{forgotten:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_are_explained_with_what_is_in_use_and_what_was_learnt() {
+    let tenant = Subject::Tenant(Name::new("shop"));
+    let hourly = Ceiling { messages: Some(vec![(1, Duration::from_secs(3_600))]), ..Ceiling::default() };
+    let campaign = Subject::Campaign(Name::Any, Name::new("spring"));
+    let rule = |subject, set_by: &str| Rule {
+        subject,
+        ceiling: hourly.clone(),
+        set_by: Arc::from(set_by),
+        is_provider: false,
+    };
+    let rules = Rules::new(vec![rule(tenant, "rule one"), rule(campaign, "rule two")]);
+    let stage = Stage::started(Settings { rules, ..Settings::default() });
+    stage.script.set("*", Receiver { transaction: Duration::from_millis(300), ..Receiver::default() });
+    let envelope = stage.envelope(&["a@d1.test"]);
+    stage.put(Envelope { tenant: "shop".into(), campaign: "spring".into(), ..envelope });
+    stage.until("a connection", |stage| stage.queue.view().totals.connections == 1).await;
+    let some = |text: &str| Some(text.to_owned());
+    let question = Question { domain: "d1.test".into(), tenant: some("shop"), campaign: some("spring"), source: None };
+
+    let explained = stage.queue.explain(&question).await.unwrap();
+
+    let line = |scope: &str, what: &str| {
+        explained.limits.iter().find(|line| line.scope == scope && line.what == what).unwrap()
+    };
+    assert_eq!((explained.site.as_str(), &explained.sources[..]), (SITE, &["default".to_owned()][..]));
+    assert_eq!((line("site", "connections").used, line("site", "connections").room), (Some(1), Some(19)));
+    assert_eq!(line("source at site", "connections").used, Some(1));
+    let rate = line("source at site", "messages");
+    assert_eq!((rate.most, rate.room_in_seconds, rate.waits_for), (None, Some(0.0), None));
+    for (scope, set_by) in [("tenant", "rule one"), ("campaign", "rule two")] {
+        let spent = line(scope, "messages");
+        assert_eq!((spent.set_by.as_str(), spent.room, spent.per_seconds), (set_by, Some(0), Some(3_600.0)));
+        assert!(spent.room_in_seconds.is_some_and(|seconds| seconds > 3_590.0), "{spent:?}");
+    }
+    let elsewhere = Question { domain: "nowhere.test".into(), ..Question::default() };
+    assert!(matches!(stage.queue.explain(&elsewhere).await, Err(ExplainError::Plan(..))));
+    let alone = Question { tenant: None, ..question };
+    assert_eq!(stage.queue.explain(&alone).await, Err(ExplainError::Campaign));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
