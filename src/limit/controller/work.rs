@@ -22,7 +22,7 @@ const LONGEST_REST: Time = 4 * HOUR;
 /// So much of the allowance in use makes it what limits us.
 const USED: f64 = 0.85;
 /// Below this it is something else that does.
-const SHORT: f64 = 0.9;
+const SHORT: f64 = 0.95;
 /// Where refusals are expensive, tries are counted over some minutes: the next one comes when this one is forgotten.
 const WARY_PAUSE: Time = 5 * MINUTE + 5 * SECOND;
 /// Refusals in a row below a rate that was just measured.
@@ -371,7 +371,8 @@ impl Work {
         let reply = self.reply.as_deref().unwrap_or("-");
         let usage = Usage { is_used, taken, is_doubtful, is_wary: self.trips > 0 };
         self.rate.tick(usage, reply, now, &mut out);
-        let is_short = is_waiting && was_full && throughput < SHORT * allowed;
+        let is_growing = self.rate.phase == Phase::Start;
+        let is_short = is_waiting && was_full && (throughput < SHORT * allowed || is_growing);
         let load = Load { is_short, throughput, latency, need: self.need() };
         self.connections.tick(load, now, &mut out);
         out
