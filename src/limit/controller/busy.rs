@@ -39,6 +39,8 @@ pub(super) struct Busy {
     /// Replies since the last tick that did not count.
     pub neutral: u32,
     unknown: u32,
+    /// Messages that had to wait for the pace.
+    pub paced: u32,
     /// A connection was wanted and there was none.
     pub was_full: bool,
     /// Mean latency in seconds; 0: not known.
@@ -71,6 +73,7 @@ impl Busy {
             latencies: 0,
             neutral: 0,
             unknown: 0,
+            paced: 0,
             was_full: false,
             latency: 0.0,
             opening: 0.5,
@@ -152,7 +155,7 @@ impl Busy {
             (self.minute, self.tries, self.timeouts) = (now, 0, 0);
         }
         (self.attempts, self.replies, self.latencies, self.neutral, self.unknown) = (0, 0, 0, 0, 0);
-        (self.was_full, self.ticked) = (false, now);
+        (self.was_full, self.paced, self.ticked) = (false, 0, now);
         mean
     }
 }
