@@ -16,6 +16,8 @@ const MOST_IDLE: f64 = 0.75;
 const ALARM: f32 = 8.0;
 /// Where the rate had held, nothing is expected.
 const HOLD_ALARM: f32 = 12.0;
+/// Where refusals are expensive, a few are enough.
+const WARY_ALARM: f32 = 4.0;
 /// The same of a receiver that says it when it refuses.
 const FAR_ALARM: f32 = 30.0;
 /// What is usual before anything was seen: one in fifty, with the weight of so many replies,
@@ -95,10 +97,11 @@ impl Busy {
     }
 
     /// A reply that says nothing; whether there are suddenly too many of them.
-    pub fn unknown(&mut self, is_outspoken: bool, is_held: bool) -> bool {
+    pub fn unknown(&mut self, is_outspoken: bool, is_held: bool, is_wary: bool) -> bool {
         self.unknown += 1;
         self.alarm += (self.unusual() / self.usual).ln();
         let most = if is_held { HOLD_ALARM } else { ALARM };
+        let most = if is_wary { WARY_ALARM } else { most };
         self.alarm >= if is_outspoken { FAR_ALARM } else { most }
     }
 
@@ -149,7 +152,7 @@ impl Busy {
             *replies += narrow(f64::from(all));
             let fade = (MEMORY / *replies).min(1.0);
             (*unknown, *replies) = (*unknown * fade, *replies * fade);
-            self.usual = (*unknown / *replies).clamp(0.005, 0.5);
+            self.usual = (*unknown / *replies).clamp(0.001, 0.5);
         }
         if now.saturating_sub(self.minute) >= MINUTE {
             (self.minute, self.tries, self.timeouts) = (now, 0, 0);

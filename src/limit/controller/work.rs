@@ -173,7 +173,7 @@ impl Work {
                 }
             }
             Signal::Unknown => {
-                let is_alarm = busy.unknown(self.is_outspoken, self.rate.phase == Phase::Hold);
+                let is_alarm = busy.unknown(self.is_outspoken, self.rate.phase == Phase::Hold, self.trips > 0);
                 self.is_outspoken |= answer.is_closed;
                 let is_trial = self.gate.is_trial(sent);
                 if answer.is_closed || is_alarm || is_trial && !self.is_outspoken {
