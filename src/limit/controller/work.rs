@@ -423,6 +423,12 @@ impl Work {
         time::whole(2.0 + 1.5 * rate * (latency + 0.05) + 1.2 * rate * each)
     }
 
+    /// What is owed at an old ceiling is not waited for at the new one.
+    pub fn forget_owed(&mut self) {
+        self.pace.forget();
+        self.openings.forget();
+    }
+
     /// Connections that are worth having now, open and opening ones together.
     pub fn worth(&self) -> u32 {
         self.need().min(self.connection_limit())
