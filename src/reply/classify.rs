@@ -5,7 +5,7 @@
 //! status code; words that mean several things; the reply code. So there is a verdict for every refusal, [`Class::Unknown`]
 //! if nothing else, and none for what is no refusal.
 //!
-//! One pass over the text finds the words of all rules ([`super::search`]); only rules whose words occur, and those that
+//! One pass over the text finds the words of all rules (`search`); only rules whose words occur, and those that
 //! have none, are then asked, in their order.
 
 use std::collections::{HashMap, HashSet};
