@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn all_parameters_of_mail_are_kept() {
-        let parameters = mail("SIZE=1234 body=8bitmime SMTPUTF8 RET=HDRS ENVID=QQ+2B1").unwrap();
+        let parameters = mail("SIZE=1234 body=8bitmime SMTPUTF8 RET=HDRS ENVID=QQ+2B1 mt-priority=-4").unwrap();
 
         let expected = MailParameters {
             size: Some(1234),
@@ -231,6 +231,7 @@ mod tests {
             smtputf8: true,
             ret: Some(Ret::Headers),
             envid: Some("QQ+2B1".into()),
+            priority: Some(-4),
         };
         assert_eq!(parameters, expected);
     }
