@@ -39,7 +39,7 @@ use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
 use crate::reply::Classifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
-use crate::state::{LearntStore, Orders};
+use crate::state::{LearntStore, Orders, Pins};
 use crate::{admin, delivery, dns, spool, state, submission};
 
 use doors::Doors;
@@ -124,6 +124,14 @@ pub enum Error {
         spool: PathBuf,
         /// What is wrong with it.
         error: state::OpenError,
+    },
+    /// The pins of an earlier run cannot be taken up.
+    #[error("{}", error.of_spool(spool))]
+    Pins {
+        /// The spool that has their file.
+        spool: PathBuf,
+        /// What is wrong with it.
+        error: state::PinsOpenError,
     },
     /// The journal cannot be opened.
     #[error(transparent)]
@@ -215,6 +223,7 @@ impl Daemon {
         let disk = Arc::new(Disk::new(&config.spool.path));
         let claimed = Spool::claim(settings::spool(&config), disk.clone())?;
         let spool = config.spool.path.clone();
+        let pins = Pins::open(disk.clone()).map_err(|error| Error::Pins { spool: spool.clone(), error })?;
         let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics)?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
@@ -227,7 +236,8 @@ impl Daemon {
         let learnt = open_learnt(&config.spool.path).await;
         let queue = Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry)
             .with_journal(journal.clone())
-            .with_learnt(learnt);
+            .with_learnt(learnt)
+            .with_pins(pins);
         let deliverer = Deliverer::new(settings::delivery(&config, &classifier), spool.clone(), clock, &registry);
         let deliverer = or_abandon(&spool, deliverer.map_err(Error::from)).await?;
         let mut watchers = JoinSet::new();

@@ -98,7 +98,13 @@ fn starts_that_fail_leave_no_segment_behind() {
 }
 
 #[test]
-fn orders_that_cannot_be_read_are_told_once_with_their_file_and_found_by_the_checks() {
+fn orders_and_pins_that_cannot_be_read_are_told_once_with_their_file_and_found_by_the_checks() {
+    for (name, what) in [("orders", "the operators' orders"), ("pins", "the pins of limits")] {
+        told_once_and_found(name, what);
+    }
+}
+
+fn told_once_and_found(name: &str, what: &str) {
     type Spoil = fn(&Path);
     let spoils: [Spoil; 3] = [
         |file| std::fs::write(file, "x").unwrap(),
@@ -114,7 +120,7 @@ fn orders_that_cannot_be_read_are_told_once_with_their_file_and_found_by_the_che
             std::fs::create_dir_all(spool.join(directory)).unwrap();
             std::fs::set_permissions(spool.join(directory), mode).unwrap();
         }
-        let file = spool.join("state/orders");
+        let file = spool.join("state").join(name);
         spoil(&file);
 
         let run = hikyaku(&["run", "--config", &config]);
@@ -124,7 +130,7 @@ fn orders_that_cannot_be_read_are_told_once_with_their_file_and_found_by_the_che
         let found = String::from_utf8_lossy(&spool.stdout).into_owned();
         assert_eq!((code(&run), code(&check), code(&spool)), (2, 2, 1), "{}{found}", errors(&check));
         for said in [errors(&run), errors(&check), found.clone()] {
-            let what = format!("{}: the operators' orders", file.display());
+            let what = format!("{}: {what}", file.display());
             assert!(said.matches(&what).count() == 1 && said.contains("move it away"), "{said}");
             assert!(said.matches("os error").count() <= 1, "{said}");
         }

@@ -20,6 +20,12 @@
 //! | `/v1/orders`, `/v1/orders/ID` | [`crate::queue::OrderView`]s |
 //! | POST `/v1/orders` | [`crate::state::Request`]: [`crate::queue::Placed`] |
 //! | DELETE `/v1/orders/ID` | [`crate::queue::Undone`] |
+//! | `/v1/limits?site=&source=&limit=` | [`crate::queue::limit_views::PathLimits`]: what is learnt |
+//! | `/v1/limits/history?site=&source=&limit=` | [`crate::queue::limit_views::ChangeView`]s, the newest first |
+//! | POST `/v1/limits/pin` | [`crate::state::PinRequest`]: [`crate::queue::limit_views::Repinned`] |
+//! | POST `/v1/limits/unpin` | [`UnpinRequest`]: [`crate::queue::limit_views::Repinned`] |
+//! | POST `/v1/limits/reset` | [`ResetRequest`]: [`crate::queue::limit_views::Forgotten`] |
+//! | POST `/v1/limits/undo` | [`UndoRequest`]: [`crate::queue::limit_views::ChangeView`]s |
 //! | `/v1/message/ID` | [`MessageView`] |
 //!
 //! Errors are [`Problem`]s: what is wrong and what to do. The socket is mode 0600: whoever may open it may do
@@ -28,6 +34,7 @@
 mod control;
 mod error;
 mod health;
+mod limits;
 mod message_view;
 mod orders;
 mod overview;
@@ -56,6 +63,7 @@ use crate::spool::{Spool, Stat};
 
 pub use control::{Change, Control, Drain, Draining, Left, Reload, ReloadRefused, Reloaded};
 pub use error::Problem;
+pub use limits::{ResetRequest, UndoRequest, UnpinRequest};
 pub use message_view::{MessageView, RecipientView};
 pub use orders::Flush;
 pub use overview::Process;
@@ -149,6 +157,12 @@ fn router(state: State) -> Router {
         .route("/v1/queue/flush", post(orders::flush))
         .route("/v1/orders", get(orders::list).post(orders::place))
         .route("/v1/orders/{id}", get(orders::show).delete(orders::undo))
+        .route("/v1/limits", get(limits::list))
+        .route("/v1/limits/history", get(limits::history))
+        .route("/v1/limits/pin", post(limits::pin))
+        .route("/v1/limits/unpin", post(limits::unpin))
+        .route("/v1/limits/reset", post(limits::reset))
+        .route("/v1/limits/undo", post(limits::undo))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
         .with_state(state)

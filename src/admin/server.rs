@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State as Shared;
 use axum::http::header;
 use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
@@ -71,15 +71,28 @@ async fn metrics(Shared(registry): Shared<Registry>) -> Result<impl IntoResponse
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
+/// Who is at the other end; goes with each request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    /// As the kernel tells it (SO_PEERCRED); none: it does not.
+    pub user: Option<u32>,
+}
+
 /// What both kinds of listener have in common.
 trait Listen: Sync {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn peer(stream: &Self::Stream) -> Peer;
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
 }
 
 impl Listen for AdminSocket {
     type Stream = UnixStream;
+
+    fn peer(stream: &UnixStream) -> Peer {
+        Peer { user: stream.peer_cred().ok().map(|credentials| credentials.uid()) }
+    }
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
         self.listener.poll_accept(context).map_ok(|(stream, _)| stream)
@@ -88,6 +101,10 @@ impl Listen for AdminSocket {
 
 impl Listen for TcpListener {
     type Stream = TcpStream;
+
+    fn peer(_: &TcpStream) -> Peer {
+        Peer { user: None }
+    }
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
         self.poll_accept(context).map_ok(|(stream, _)| stream)
@@ -107,7 +124,8 @@ async fn serve<L: Listen>(listener: L, router: Router, wall: Bulkhead, stop: Can
         match stream {
             Ok(stream) => {
                 let Some(seat) = stop.run_until_cancelled(seats.take()).await else { break };
-                connections.spawn(wall.run(converse(stream, router.clone(), seat, stop.clone())));
+                let router = router.clone().layer(Extension(L::peer(&stream)));
+                connections.spawn(wall.run(converse(stream, router, seat, stop.clone())));
             }
             Err(error) => {
                 tracing::warn!(%error, "admin interface cannot accept a connection");

@@ -76,6 +76,7 @@ impl Check {
         let mut findings = Findings { file: self.config.display().to_string(), errors, ..Findings::default() };
         if let Some(config) = &config {
             findings.errors.extend(files::orders(&config.spool.path));
+            findings.errors.extend(files::pins(&config.spool.path));
             findings.warnings = warnings(config);
             findings.warnings.extend(files::warnings(&self.config, config));
             if !self.offline && findings.errors.is_empty() {

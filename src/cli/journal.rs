@@ -265,6 +265,7 @@ fn detail(record: &Record<'_>) -> String {
         record.text("action"),
         named("by DSN", record.text("dsn_id")),
         record.text("filter"),
+        changed_limit(record),
         record.text("reason"),
         named("by", record.text("who")),
         named("events missing:", number("count")),
@@ -272,6 +273,17 @@ fn detail(record: &Record<'_>) -> String {
         named("again", record.text("retry")),
     ];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// What a `limit` event says beside its reason.
+fn changed_limit(record: &Record<'_>) -> String {
+    let limit = record.text("limit");
+    if limit.is_empty() {
+        return limit;
+    }
+    let number = |name: &str| record.raw(name).map_or("none".into(), String::from_utf8_lossy).into_owned();
+    let (site, source) = (record.text("site"), record.text("egress_source"));
+    format!("{site} from {source}: {limit} {} -> {}:", number("from"), number("to"))
 }
 
 impl Search {
@@ -404,6 +416,16 @@ mod tests {
         let expected = "2026-11-25T19:04:45.123Z 0000000000001 deferred  0000000000007 <> -> <a@x.test> at mx.test \
                         [192.0.2.1:25] rcpt: 450 4.2.1 busy \\u{1b}[1m";
         assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_changed_limit_is_told_with_its_path_and_both_values() {
+        let line = "{\"v\":1,\"id\":\"0000000000001\",\"time\":\"2026-11-25T19:04:45.123Z\",\"event\":\"limit\",\
+            \"site\":\"mx.test\",\"egress_source\":\"a\",\"limit\":\"rate\",\"to\":114,\"reason\":\"0.95 x 120.0/min\"}";
+
+        let said = sentence(&Record::of(line.as_bytes()).unwrap());
+
+        assert!(said.contains("mx.test from a: rate none -> 114: 0.95 x 120.0/min"), "{said}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod demo;
 pub mod exit;
 mod find;
 mod journal;
+mod limits;
 mod man;
 mod message;
 mod notify;
@@ -76,6 +77,9 @@ enum Command {
     Queue(queue::Queue),
     /// List and undo the orders that `queue suspend`, `hold`, `move`, `delete` and `bounce` placed
     Orders(orders::Orders),
+    /// See and steer what is learnt about receivers: rates, connections, and why
+    #[command(subcommand)]
+    Limits(limits::Limits),
     /// Look at single messages, and end them
     #[command(subcommand)]
     Message(message::Message),
@@ -146,6 +150,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Pools(command) => wait(command.execute()),
         Command::Queue(command) => wait(command.execute()),
         Command::Orders(command) => wait(command.execute()),
+        Command::Limits(command) => wait(command.execute()),
         Command::Message(command) => wait(command.execute()),
         Command::Journal(command) => wait(command.execute()),
         Command::Reply(command) => command.execute(),

@@ -237,7 +237,7 @@ impl Event {
 }
 
 /// Whole seconds, rounded up.
-fn whole(seconds: f64) -> u64 {
+pub(super) fn whole(seconds: f64) -> u64 {
     std::time::Duration::try_from_secs_f64(seconds.max(0.0).ceil()).unwrap_or_default().as_secs()
 }
 

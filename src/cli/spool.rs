@@ -17,7 +17,7 @@ use super::table::{octets, plain, thousands};
 use super::{Remote, exit, out, print_json};
 use crate::log::disk::Disk;
 use crate::spool::{self, CheckError, CheckReport};
-use crate::state::Orders;
+use crate::state::{Orders, Pins};
 
 /// How often a check begins again before its error is told.
 const LOOKS: usize = 20;
@@ -93,7 +93,8 @@ impl Check {
         let report = patiently("reading the spool", looking).await?;
         let report = report.with_context(|| path.display().to_string()).map_err(Failure::usage)?;
         let orders = Orders::check(&Disk::new(&path)).err().map(|error| error.of_spool(&path));
-        let findings = Findings { report, orders };
+        let pins = Pins::check(&Disk::new(&path)).err().map(|error| error.of_spool(&path));
+        let findings = Findings { report, orders, pins };
         if self.json {
             print_json(&findings)?;
         } else {
@@ -123,18 +124,20 @@ struct Findings {
     report: CheckReport,
     /// Why no daemon could take up the operators' orders.
     orders: Option<String>,
+    /// The same of the pins of limits.
+    pins: Option<String>,
 }
 
 impl Findings {
     fn is_sound(&self) -> bool {
-        self.report.is_sound() && self.orders.is_none()
+        self.report.is_sound() && self.orders.is_none() && self.pins.is_none()
     }
 
     fn lines(&self) -> String {
         let mut out = found(&self.report);
         let mut line = |text: &str| out.push_str(&format!("{text}\n"));
-        if let Some(orders) = &self.orders {
-            line(&format!("DAMAGED: {}", plain(orders)));
+        for damaged in self.orders.iter().chain(&self.pins) {
+            line(&format!("DAMAGED: {}", plain(damaged)));
         }
         line(if self.is_sound() { "sound" } else { "what is damaged is kept, never deleted" });
         out

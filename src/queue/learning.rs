@@ -15,7 +15,7 @@ use crate::journal::{self, LimitChange};
 use crate::limit::controller::{Answer, Change, Changes, Failure, Learnt, Refused, Signal, Start};
 use crate::message::{Outcome, Phase, Report};
 use crate::reply::{Class, Verdict};
-use crate::state::LearntStore;
+use crate::state::{LearntStore, Pins};
 
 use super::engine::Engine;
 use super::path::Wait;
@@ -64,6 +64,8 @@ pub struct Told {
     pub site: Arc<str>,
     /// Of what, and why.
     pub change: Change,
+    /// Nothing was learnt: an operator has set or ended a pin.
+    pub is_pin: bool,
 }
 
 /// What is learnt, beside the controllers themselves.
@@ -71,17 +73,14 @@ pub struct Told {
 pub(super) struct Learning {
     /// What outlives a restart.
     pub store: LearntStore,
+    /// What operators have set.
+    pub pins: Pins,
     history: Mutex<VecDeque<Told>>,
     next: AtomicU32,
     hasher: foldhash::fast::RandomState,
 }
 
 impl Learning {
-    /// With what an earlier run has learnt.
-    pub fn new(store: LearntStore) -> Self {
-        Self { store, ..Self::default() }
-    }
-
     /// What was learnt of a source at a site before a restart.
     pub fn recall(&self, source: &str, site: &str) -> Option<Learnt> {
         let octets = self.store.get(source, site)?;
@@ -111,9 +110,14 @@ impl Learning {
 }
 
 impl Engine {
-    /// Tells journal, metrics and people of a change.
+    /// Tells journal, metrics and people of a change that a controller made.
     pub fn tell_learnt(&self, site: &Arc<str>, source: u16, change: Change) {
         let source = self.source(source).map_or_else(|| Arc::from("-"), |source| source.name.clone());
+        self.tell_change(site, source, change, false);
+    }
+
+    /// The same of any change.
+    pub fn tell_change(&self, site: &Arc<str>, source: Arc<str>, change: Change, is_pin: bool) -> Told {
         let at = self.clock.wall_at(self.clock.now());
         let id = self.learning.next.fetch_add(1, Ordering::Relaxed) + 1;
         self.meters.learnt(change.what.as_str());
@@ -126,7 +130,9 @@ impl Engine {
             to: change.to,
             reason: &change.reason,
         }));
-        self.learning.remember(Told { id, at, source, site: site.clone(), change });
+        let told = Told { id, at, source, site: site.clone(), change, is_pin };
+        self.learning.remember(told.clone());
+        told
     }
 
     /// Keeps what has been learnt since the last time. Blocks on the disk.
@@ -142,9 +148,9 @@ impl Engine {
                 }
             }
         }
-        let named = found.into_iter().filter_map(|(source, site, octets)| {
-            Some((self.source(source)?.name.clone(), site, octets))
-        });
+        let named = found
+            .into_iter()
+            .filter_map(|(source, site, octets)| Some((self.source(source)?.name.clone(), site, octets)));
         if let Err(error) = self.learning.store.put(named) {
             tracing::warn!(%error, "what was learnt about receivers cannot be kept over a restart");
         }

@@ -30,6 +30,8 @@ mod in_hand;
 mod inspect;
 mod kept;
 pub mod learning;
+pub mod limit_views;
+mod limits;
 mod line;
 mod look;
 mod lookup;
@@ -84,10 +86,11 @@ use crate::message::{Envelope, MessageId};
 use crate::metrics::Registry;
 use crate::pulse::Pulse;
 use crate::spool::{Recovered, Spool};
-use crate::state::{LearntStore, OrderId, Orders, PlaceError, Request, Selection};
+use crate::state::{LearntStore, OrderId, Orders, PinError, PinRequest, Pins, PlaceError, Request, Selection};
 
 pub use assignment::Assignment;
 use engine::Engine;
+use limit_views::{ChangeView, Forgotten, PathFilter, PathLimits, Repinned, Reset, UndoError, Unpin};
 pub use passage::Passage;
 pub use reservation::Reservation;
 pub use settings::Settings;
@@ -144,9 +147,47 @@ impl Queue {
     /// The same with what was learnt before; to be asked for before the queue is shared.
     pub fn with_learnt(mut self, store: LearntStore) -> Self {
         if let Some(engine) = Arc::get_mut(&mut self.engine) {
-            engine.learning = learning::Learning::new(store);
+            engine.learning.store = store;
         }
         self
+    }
+
+    /// The same with what operators have set; to be asked for before the queue is shared.
+    pub fn with_pins(mut self, pins: Pins) -> Self {
+        if let Some(engine) = Arc::get_mut(&mut self.engine) {
+            engine.learning.pins = pins;
+        }
+        self
+    }
+
+    /// What is learnt at each path, those first that were used or changed last. Takes many short locks, and blocks on the disk.
+    pub fn path_limits(&self, filter: &PathFilter) -> Vec<PathLimits> {
+        self.engine.path_limits(filter)
+    }
+
+    /// Changes of limits since the start, the newest first, at most a thousand.
+    pub fn limit_changes(&self, filter: &PathFilter) -> Vec<ChangeView> {
+        self.engine.limit_changes(filter)
+    }
+
+    /// Sets a pin: bounds of a learnt limit. Blocks on the disk.
+    pub fn pin(&self, request: PinRequest) -> Result<Repinned, PinError> {
+        self.engine.pin(request)
+    }
+
+    /// Ends pins. Blocks on the disk.
+    pub fn unpin(&self, request: &Unpin) -> io::Result<Repinned> {
+        self.engine.unpin(request)
+    }
+
+    /// Takes a learnt change back. Blocks on the disk.
+    pub fn undo_change(&self, id: u32, by: &str) -> Result<Vec<ChangeView>, UndoError> {
+        self.engine.undo_change(id, by)
+    }
+
+    /// Forgets what was learnt. Blocks on the disk.
+    pub fn reset_limits(&self, request: &Reset) -> io::Result<Forgotten> {
+        self.engine.reset_limits(request)
     }
 
     /// Keeps what has been learnt since the last time. Blocks on the disk.

@@ -21,6 +21,8 @@ pub(super) struct Origin {
     pub budget: Option<Box<Budget>>,
     /// None: nothing is learnt here.
     pub controller: Option<Box<Controller>>,
+    /// Learning begins as at a relay.
+    pub is_relay: bool,
     /// An alarm for the controller's next look is set.
     pub has_tick: bool,
     /// It has learnt something that is not kept yet.
@@ -64,6 +66,7 @@ impl Origin {
             established: 0,
             budget: None,
             controller: None,
+            is_relay: false,
             has_tick: false,
             has_news: false,
             messages_per_connection: None,

@@ -12,11 +12,13 @@ use crate::limit::controller::{Controller, Wait};
 use crate::limit::permit::{self, Limit, Refusal, Scope, What};
 use crate::limit::window::Window;
 
+use super::engine::Engine;
 use super::flow::Flow;
 use super::gates::{Gate, Gates};
 use super::origin::{Bounds, Moment, Origin};
 use super::ready::Take;
 use super::rules::Of;
+use super::settings::Limits;
 use super::site::{Context, SiteState};
 
 /// Budgets that sites share.
@@ -77,6 +79,37 @@ pub(super) enum Denied {
     Message(Stop),
 }
 
+impl Engine {
+    /// A source at a site as it is when nothing has left from it lately; None: there is no such source.
+    pub fn make_origin(
+        &self,
+        source: u16,
+        (site, limits): (&str, &Limits),
+        transport: Transport,
+        now: Instant,
+    ) -> Option<Origin> {
+        let settings = self.settings();
+        let name = self.source(source)?.name.clone();
+        let bounds = Bounds {
+            site: limits,
+            both: settings.rules.ceiling(Of::SourceSite(&name, site)),
+            source: settings.rules.ceiling(Of::Source(&name)),
+        };
+        let mut origin = Origin::new(source, &bounds, now);
+        if settings.learning.is_on && transport != Transport::Discard {
+            let at = Moment { now, wall: self.clock.wall_at(now) };
+            origin.is_relay = transport == Transport::Relay;
+            let start = settings.learning.start(site, origin.is_relay);
+            let seed = self.learning.seed(&name, site);
+            origin.learn(&bounds, start, self.learning.recall(&name, site).as_ref(), seed, at);
+            if let Some(controller) = &mut origin.controller {
+                controller.set_orders(self.learning.pins.orders(&name, site));
+            }
+        }
+        Some(origin)
+    }
+}
+
 impl SiteState {
     /// The source at this site, if anything left from it lately.
     pub fn origin(&self, source: u16) -> Option<&Origin> {
@@ -89,22 +122,7 @@ impl SiteState {
             return;
         }
         let Context { engine, site, now, .. } = *context;
-        let settings = engine.settings();
-        let Some(name) = engine.source(source).map(|source| source.name.clone()) else { return };
-        let site_limits = site.limits.load();
-        let bounds = Bounds {
-            site: &site_limits,
-            both: settings.rules.ceiling(Of::SourceSite(&name, &site.name)),
-            source: settings.rules.ceiling(Of::Source(&name)),
-        };
-        let mut origin = Origin::new(source, &bounds, now);
-        if settings.learning.is_on && transport != Transport::Discard {
-            let at = Moment { now, wall: engine.clock.wall_at(now) };
-            let start = settings.learning.start(&site.name, transport == Transport::Relay);
-            let seed = engine.learning.seed(&name, &site.name);
-            origin.learn(&bounds, start, engine.learning.recall(&name, &site.name).as_ref(), seed, at);
-        }
-        self.origins.push(origin);
+        self.origins.extend(engine.make_origin(source, (&site.name, &site.limits.load()), transport, now));
     }
 
     /// The same to be changed.

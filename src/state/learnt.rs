@@ -44,6 +44,17 @@ impl LearntStore {
         found.ok().flatten().map(|octets| octets.to_vec())
     }
 
+    /// Everything that is kept: source, site and octets of each. Blocks.
+    pub fn all(&self) -> Vec<(String, String, Vec<u8>)> {
+        let named = |(key, octets): (sled::IVec, sled::IVec)| {
+            let key = std::str::from_utf8(&key).ok()?;
+            let (source, site) = key.split_once('\0')?;
+            Some((source.to_owned(), site.to_owned(), octets.to_vec()))
+        };
+        let items = self.database.iter().flat_map(|database| database.iter()).filter_map(Result::ok);
+        items.filter_map(named).collect()
+    }
+
     /// Keeps `items`: source, site and octets of each. When it returns, they are with the disk. Blocks.
     pub fn put<S: AsRef<str>, O: AsRef<[u8]>>(&self, items: impl Iterator<Item = (S, S, O)>) -> io::Result<()> {
         let mut batch = sled::Batch::default();
@@ -116,6 +127,7 @@ mod tests {
         let again = LearntStore::open(folder.path());
         assert_eq!(again.get("a", "mx.test"), Some(vec![1, 2, 3]));
         assert_eq!(again.get("b", "mx.test"), None);
+        assert_eq!(again.all(), [("a".to_owned(), "mx.test".to_owned(), vec![1, 2, 3])]);
         drop(again);
 
         for name in ["db", "conf"] {

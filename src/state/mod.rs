@@ -1,13 +1,16 @@
 //! State that operators make and that must not be lost: their orders. Beside it what was learnt, which may be.
 //!
 //! [`Orders`] holds every order that stands, in memory and in one small file in the spool. A change is on stable storage
-//! before it takes effect. What an order does to queued mail is `queue`'s business; this module knows nothing of it.
+//! before it takes effect. What an order does to queued mail is `queue`'s business; this module knows nothing of it. [`Pins`]
+//! are the same for limits that are learnt.
 
 mod file;
 mod learnt;
 pub mod order;
 mod orders;
+mod pins;
 
 pub use learnt::LearntStore;
 pub use order::{Action, Order, OrderId, Selection, SelectionError};
 pub use orders::{OpenError, Orders, PlaceError, Request, check_text};
+pub use pins::{Pin, PinError, PinRequest, Pinned, Pins, PinsOpenError};

@@ -9,6 +9,7 @@ mod skip;
 
 mod bench;
 mod check;
+mod limits;
 mod output;
 mod running;
 mod top;

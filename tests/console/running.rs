@@ -25,6 +25,8 @@ pub enum Character {
     Stalls,
     /// Greets with 421.
     Busy,
+    /// Takes a few messages a connection, then says that they come too often.
+    Throttles,
 }
 
 /// A daemon and where to ask it.
@@ -125,6 +127,7 @@ async fn converse(stream: TcpStream, character: Character) -> std::io::Result<()
     }
     writer.write_all(b"220 mx.test ESMTP\r\n").await?;
     let mut is_content = false;
+    let mut messages = 0;
     while let Some(line) = lines.next_line().await? {
         let reply = match line.split(' ').next().unwrap_or_default() {
             "." if is_content => {
@@ -138,6 +141,13 @@ async fn converse(stream: TcpStream, character: Character) -> std::io::Result<()
             "EHLO" => "250-mx.test\r\n250 SIZE 10000000\r\n".to_owned(),
             "RCPT" if character == Character::Defers => {
                 format!("450 4.2.0 {} \u{1b}[31mis busy, id 1234567\r\n", line.trim_start_matches("RCPT TO:"))
+            }
+            "MAIL" if character == Character::Throttles => {
+                messages += 1;
+                match messages {
+                    ..5 => "250 2.1.0 ok\r\n".to_owned(),
+                    _ => return writer.write_all(b"421 4.7.28 unusual rate of mail \x1b[31m\r\n").await,
+                }
             }
             "DATA" => {
                 is_content = true;

@@ -8,6 +8,7 @@ mod budgets;
 mod fairness;
 mod gates;
 mod learning;
+mod limits;
 mod notices;
 mod orders;
 mod panics;

@@ -10,7 +10,7 @@ use crate::cli::privileges;
 use crate::cli::table::octets;
 use crate::config::Config;
 use crate::log::disk::Disk;
-use crate::state::{OpenError, Orders};
+use crate::state::{OpenError, Orders, Pins, PinsOpenError};
 
 /// Write permission of others than the owner.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -40,6 +40,19 @@ pub(super) fn warnings(path: &Path, config: &Config) -> Vec<String> {
 pub(super) fn orders(spool: &Path) -> Option<String> {
     let error = match Orders::check(&Disk::new(spool)) {
         Err(OpenError::Io(error))
+            if [ErrorKind::PermissionDenied, ErrorKind::NotADirectory].contains(&error.kind()) =>
+        {
+            return None;
+        }
+        checked => checked.err()?,
+    };
+    Some(error.of_spool(spool))
+}
+
+/// The same for the pins of limits.
+pub(super) fn pins(spool: &Path) -> Option<String> {
+    let error = match Pins::check(&Disk::new(spool)) {
+        Err(PinsOpenError::Io(error))
             if [ErrorKind::PermissionDenied, ErrorKind::NotADirectory].contains(&error.kind()) =>
         {
             return None;

@@ -19,6 +19,14 @@ pub enum What {
 }
 
 impl What {
+    /// Every limit.
+    pub const ALL: [Self; 5] = [Self::Rate, Self::Connections, Self::MessagesPerConnection, Self::Breaker, Self::Cap];
+
+    /// The limit of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|what| what.as_str() == name)
+    }
+
     /// As journal, metrics and tables show it.
     pub const fn as_str(self) -> &'static str {
         match self {

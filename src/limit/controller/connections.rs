@@ -78,6 +78,13 @@ impl Connections {
         (self.next_probe, self.base) = (next_probe, base);
     }
 
+    /// Goes on with what an operator gives.
+    pub fn set(&mut self, limit: u32, now: Time) {
+        self.limit = limit.max(1);
+        self.hat = if self.hat == 0 { 0 } else { self.limit };
+        (self.step, self.open_after, self.alone, self.next_probe) = (None, 0, 0, now + self.gap);
+    }
+
     /// A connection was refused while `others` were open or being opened.
     pub fn refused(&mut self, others: u32, reply: &str, now: Time, out: &mut Changes) {
         if others == 0 {

@@ -21,6 +21,11 @@ pub(super) struct Messages {
 }
 
 impl Messages {
+    /// A number that is given, to be tried again at `retry`; 0: none is known.
+    pub fn known(limit: u32, retry: Time) -> Self {
+        Self { limit, retry, ..Self::default() }
+    }
+
     /// The receiver refused message number `count`.
     pub fn refused(&mut self, count: u32, reply: &str, now: Time, out: &mut Changes) {
         let limit = count.saturating_sub(1).max(1);

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use super::change::{Change, Changes, What};
 use super::connections::Connections;
 use super::rate::{Phase, Rate};
-use super::settings::{Ceilings, Orders};
+use super::settings::{Ceilings, Orders, Start};
 use super::snapshot::Learnt;
+use super::time::{self, DAY, Time};
 use super::work::Work;
 use super::{Controller, cap::Cap, gate::Gate, messages::Messages, rest::Rest};
 
@@ -33,6 +34,22 @@ pub struct View {
     pub is_resting: bool,
     /// The reply that the learnt rate comes from.
     pub reply: Option<String>,
+}
+
+impl View {
+    /// One limit, in the unit that [`Change`] has; None: there is none.
+    pub fn value(&self, what: What, now: Instant) -> Option<f64> {
+        match what {
+            What::Rate => Some(self.rate_per_minute).filter(|rate| rate.is_finite()),
+            What::Connections => Some(f64::from(self.connections)),
+            What::MessagesPerConnection => self.messages_per_connection.map(f64::from),
+            What::Breaker => {
+                let until = self.paused_until.filter(|_| self.is_resting);
+                until.map(|until| until.saturating_duration_since(now).as_secs_f64())
+            }
+            What::Cap => self.hourly_cap.map(f64::from),
+        }
+    }
 }
 
 impl Controller {
@@ -75,31 +92,57 @@ impl Controller {
         self.orders.as_deref().copied().unwrap_or_default()
     }
 
-    /// Forgets one limit, as if it had never been learnt.
-    pub fn reset(&mut self, what: What, now: Instant) -> Changes {
-        let time = self.epoch.time(now);
-        let before = self.view(now);
-        let work = self.work(now);
-        match what {
-            What::Rate => (work.rate, work.gate) = (Rate::new(time), Gate::new()),
-            What::Connections => work.connections = Connections::new(),
-            What::MessagesPerConnection => work.messages = Messages::default(),
+    /// Forgets one limit, as if it had never been learnt: learning begins at `start`.
+    pub fn reset(&mut self, what: What, start: Start, reason: String, now: Instant) -> Changes {
+        self.operate(what, reason, now, |work, now| match what {
+            What::Rate => {
+                (work.rate, work.gate) = (Rate::new(now), Gate::new());
+                let gap = work.rate.gap;
+                work.rate.wake(Phase::Start, start.rate, 0.0, gap, now);
+            }
+            What::Connections => {
+                work.connections = Connections::new();
+                let gap = work.connections.gap;
+                work.connections.wake((start.connections, 0), gap, 0, 0.0);
+            }
+            What::MessagesPerConnection => work.messages = Messages::known(start.messages_per_connection, Time::MAX),
             What::Breaker => (work.gate, work.trips) = (Gate::new(), 0),
             What::Cap => work.cap = Cap::default(),
-        }
-        let after = self.view(now);
-        let value = |view: &View| match what {
-            What::Rate => Some(view.rate_per_minute),
-            What::Connections => Some(f64::from(view.connections)),
-            What::MessagesPerConnection => view.messages_per_connection.map(f64::from),
-            What::Breaker => {
-                let until = view.paused_until.filter(|_| view.is_resting);
-                until.map(|until| until.saturating_duration_since(now).as_secs_f64())
+        })
+    }
+
+    /// Takes one limit for `value` (of the unit that [`Change`] has), as if that had been learnt; None: none is known. It
+    /// is learnt from there on.
+    pub fn set(&mut self, what: What, value: Option<f64>, reason: String, now: Instant) -> Changes {
+        self.operate(what, reason, now, |work, now| match what {
+            What::Rate => {
+                work.rate.set(value.map_or(f64::INFINITY, |value| value / 60.0), now);
+                if !work.gate.is_breaker {
+                    work.gate = Gate::new();
+                }
             }
-            What::Cap => view.hourly_cap.map(f64::from),
-        };
-        let reason = format!("{}: reset by an operator", what.as_str());
-        vec![Change { what, from: value(&before), to: value(&after), reason }]
+            What::Connections => work.connections.set(value.map_or(u32::MAX, time::whole), now),
+            What::MessagesPerConnection => work.messages = Messages::known(value.map_or(0, time::whole), now + DAY),
+            What::Breaker => (work.gate, work.trips) = (Gate::new(), work.trips.saturating_sub(1)),
+            What::Cap => work.cap = Cap::known(value.map_or(0, time::whole)),
+        })
+    }
+
+    fn operate(&mut self, what: What, reason: String, now: Instant, act: impl FnOnce(&mut Work, Time)) -> Changes {
+        let time = self.epoch.time(now);
+        let from = self.view(now).value(what, now);
+        act(self.work(now), time);
+        vec![Change { what, from, to: self.view(now).value(what, now), reason }]
+    }
+
+    /// How the rate came about; costs less than [`Controller::view`].
+    pub fn phase(&self) -> Phase {
+        self.work.as_ref().map_or_else(|| self.rest.phase(), |work| work.rate.phase)
+    }
+
+    /// Whether something goes on, or did lately.
+    pub fn is_at_work(&self) -> bool {
+        self.work.is_some()
     }
 
     /// What it would show of itself.

@@ -68,6 +68,20 @@ pub enum Phase {
     Probe,
 }
 
+impl Phase {
+    /// Every phase.
+    pub const ALL: [Self; 3] = [Self::Start, Self::Hold, Self::Probe];
+
+    /// As metrics and tables show it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Hold => "hold",
+            Self::Probe => "probe",
+        }
+    }
+}
+
 /// What was taken in the last minute and in this minute of the clock, at a refusal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
@@ -146,6 +160,18 @@ impl Rate {
         self.rate = if rate > 0.0 { rate.max(LEAST_RATE) } else { FIRST };
     }
 
+    /// Goes on with a rate that an operator gives: held if a limit is known, else grown from there.
+    pub fn set(&mut self, rate: f64, now: Time) {
+        (self.rate, self.since, self.step, self.has_held) = (rate.max(LEAST_RATE), now, STEP, false);
+        if self.hat > 0.0 && rate.is_finite() {
+            self.hat = self.rate / SHARE;
+            (self.phase, self.next_probe) = (Phase::Hold, now + self.gap + SETTLE);
+        } else {
+            (self.phase, self.hat) = (Phase::Start, 0.0);
+        }
+        (self.anchor, self.before) = (self.hat, self.hat);
+    }
+
     /// A refusal while the gate was open.
     pub fn refused(&mut self, taken: Taken, is_wary: bool, reply: &str, now: Time, out: &mut Changes) {
         let from = self.rate;
@@ -157,7 +183,11 @@ impl Rate {
                 self.note(taken, now);
                 if !self.rate.is_finite() {
                     self.rate = FIRST;
-                    return self.tell(from, format!("a first rate, refused before anything was measured ({reply})"), out);
+                    return self.tell(
+                        from,
+                        format!("a first rate, refused before anything was measured ({reply})"),
+                        out,
+                    );
                 }
                 self.rate = (self.rate / 2.0).max(LEAST_RATE);
                 return self.tell(from, format!("half of it, refused before anything was measured ({reply})"), out);

@@ -62,6 +62,11 @@ impl Rest {
         }
     }
 
+    /// How the rate came about.
+    pub fn phase(&self) -> Phase {
+        self.phase.unwrap_or(Phase::Start)
+    }
+
     /// Begins elsewhere than a cold start does.
     pub fn begin(&mut self, start: Start) {
         const GAP: u32 = 120;

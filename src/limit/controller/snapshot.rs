@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use super::change::What;
+
 /// Of the layout above.
 const VERSION: u8 = 1;
 /// Older than this, a receiver may be another one.
@@ -60,6 +62,17 @@ pub enum SnapshotError {
 }
 
 impl Learnt {
+    /// Forgets one limit.
+    pub fn forget(&mut self, what: What) {
+        match what {
+            What::Rate => (self.rate, self.is_limit, self.gap) = (0.0, false, 0),
+            What::Connections => (self.connections, self.connection_limit, self.connection_gap) = (0, 0, 0),
+            What::MessagesPerConnection => self.messages_per_connection = 0,
+            What::Breaker => (self.rest_until, self.trips) = (0, 0),
+            What::Cap => self.hourly_cap = 0,
+        }
+    }
+
     /// As octets.
     pub fn encode(&self) -> [u8; SIZE] {
         let mut out = [0; SIZE];

@@ -140,11 +140,41 @@ fn an_operator_pins_bounds_and_resets() {
     stage.controller.set_ceilings(Ceilings { rate: Some(1.5), connections: 3, ..Ceilings::default() });
     let under = stage.controller.view(now);
     stage.controller.set_orders(Orders::default());
-    let changes = stage.controller.reset(What::Rate, now);
+    let changes = stage.controller.reset(What::Rate, Start::default(), "reset".to_owned(), now);
 
     assert_eq!((pinned.rate_per_minute, pinned.connections), (300.0, 4));
     assert_eq!((under.rate_per_minute, under.connections), (90.0, 3), "the configuration comes last");
     assert_eq!((changes.len(), stage.controller.orders()), (1, Orders::default()));
+}
+
+#[test]
+fn what_an_operator_sets_is_learnt_on_from_and_what_he_resets_begins_anew() {
+    let mut stage = Stage::new();
+    let now = stage.now();
+    let set = |stage: &mut Stage, what, value| stage.controller.set(what, value, "undone".to_owned(), now);
+
+    for (what, value) in [
+        (What::Rate, Some(600.0)),
+        (What::Connections, Some(7.0)),
+        (What::MessagesPerConnection, Some(30.0)),
+        (What::Cap, Some(900.0)),
+    ] {
+        let changes = set(&mut stage, what, value);
+        assert_eq!((changes.len(), changes[0].what, changes[0].to), (1, what, value), "{changes:?}");
+    }
+    let unlimited = set(&mut stage, What::Rate, None);
+    assert_eq!((unlimited[0].from, unlimited[0].to), (Some(600.0), None));
+
+    let start = Start { rate: 5.0, connections: 3, messages_per_connection: 20 };
+    for (what, value) in [
+        (What::Rate, Some(300.0)),
+        (What::Connections, Some(3.0)),
+        (What::MessagesPerConnection, Some(20.0)),
+        (What::Cap, None),
+    ] {
+        let changes = stage.controller.reset(what, start, "reset".to_owned(), now);
+        assert_eq!((changes[0].to, &*changes[0].reason), (value, "reset"), "{what:?}");
+    }
 }
 
 #[test]

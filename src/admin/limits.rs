@@ -1,0 +1,203 @@
+//! Limits that are learnt: looking at them and their changes, pinning, undoing and forgetting.
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State as Shared};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+
+use super::State;
+use super::error::Refusal;
+use super::server::Peer;
+use crate::limit::controller::What;
+use crate::queue::limit_views::{ChangeView, Forgotten, PathFilter, PathLimits, Repinned, Reset, UndoError, Unpin};
+use crate::state::{PinError, PinRequest, Pinned, PlaceError, check_text};
+
+/// Paths listed when nothing is said.
+const DEFAULT_LIMIT: usize = 1_000;
+/// Paths listed at most.
+const MOST: usize = 100_000;
+
+/// Which paths or changes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Asked {
+    site: Option<String>,
+    source: Option<String>,
+    limit: Option<usize>,
+}
+
+type Filtered = Result<Query<Asked>, QueryRejection>;
+
+/// Which pins end: the body of `/v1/limits/unpin`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UnpinRequest {
+    /// Of this site, or the one that mail of this domain goes to.
+    pub site: String,
+    /// From this source; absent: every one.
+    pub source: Option<String>,
+    /// Of this limit; absent: all.
+    pub limit: Option<Pinned>,
+    /// Who asks.
+    pub by: String,
+}
+
+/// What is forgotten: the body of `/v1/limits/reset`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResetRequest {
+    /// Of this site, or the one that mail of this domain goes to.
+    pub site: String,
+    /// From this source; absent: each.
+    pub source: Option<String>,
+    /// `rate`, `connections`, `messages-per-connection`, `breaker` or `hourly-cap`; absent: everything.
+    pub limit: Option<String>,
+    /// Who asks.
+    pub by: String,
+}
+
+/// Which change is taken back: the body of `/v1/limits/undo`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UndoRequest {
+    /// Its id.
+    pub id: u32,
+    /// Who asks.
+    #[serde(default)]
+    pub by: String,
+}
+
+fn filter(asked: Filtered) -> Result<PathFilter, Refusal> {
+    let wrong = |rejection: QueryRejection| {
+        Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text(), "filters are site, source, limit")
+    };
+    let Query(Asked { site, source, limit }) = asked.map_err(wrong)?;
+    if limit == Some(0) {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "limit is 0", "limit is 1 or more"));
+    }
+    Ok(PathFilter { site, source, limit: limit.unwrap_or(DEFAULT_LIMIT).min(MOST) })
+}
+
+/// What is learnt at each path.
+pub(super) async fn list(Shared(state): Shared<State>, asked: Filtered) -> Result<Json<Vec<PathLimits>>, Refusal> {
+    let filter = filter(asked)?;
+    Ok(Json(tokio::task::spawn_blocking(move || state.queue.path_limits(&filter)).await?))
+}
+
+/// What has changed.
+pub(super) async fn history(Shared(state): Shared<State>, asked: Filtered) -> Result<Json<Vec<ChangeView>>, Refusal> {
+    let filter = filter(asked)?;
+    Ok(Json(tokio::task::spawn_blocking(move || state.queue.limit_changes(&filter)).await?))
+}
+
+/// Sets a pin; the answer comes when it stands and holds.
+pub(super) async fn pin(
+    Shared(state): Shared<State>,
+    Extension(peer): Extension<Peer>,
+    request: Result<Json<PinRequest>, JsonRejection>,
+) -> Result<Json<Repinned>, Refusal> {
+    let Json(request) = request?;
+    let request = PinRequest { by: who(&request.by, peer)?.into(), ..request };
+    Ok(Json(tokio::task::spawn_blocking(move || state.queue.pin(request)).await??))
+}
+
+/// Ends pins.
+pub(super) async fn unpin(
+    Shared(state): Shared<State>,
+    Extension(peer): Extension<Peer>,
+    request: Result<Json<UnpinRequest>, JsonRejection>,
+) -> Result<Json<Repinned>, Refusal> {
+    let Json(UnpinRequest { site, source, limit, by }) = request?;
+    let request = Unpin { site: named(site)?, source, limit, by: who(&by, peer)? };
+    let ended = tokio::task::spawn_blocking(move || state.queue.unpin(&request)).await?.map_err(PinError::Store)?;
+    if ended.pins.is_empty() {
+        let told = format!("no such limit is pinned at {:?}", ended.site);
+        return Err(Refusal::new(StatusCode::NOT_FOUND, told, "`hikyaku limits show` tells which are"));
+    }
+    Ok(Json(ended))
+}
+
+/// Forgets what was learnt.
+pub(super) async fn reset(
+    Shared(state): Shared<State>,
+    Extension(peer): Extension<Peer>,
+    request: Result<Json<ResetRequest>, JsonRejection>,
+) -> Result<Json<Forgotten>, Refusal> {
+    let Json(ResetRequest { site, source, limit, by }) = request?;
+    let limit = limit.map(|name| What::named(&name).ok_or(name)).transpose().map_err(|name| {
+        let known = What::ALL.map(What::as_str).join(", ");
+        Refusal::new(
+            StatusCode::BAD_REQUEST,
+            format!("{name:?} is no limit that is learnt"),
+            format!("they are {known}"),
+        )
+    })?;
+    let request = Reset { site: named(site)?, source, limit, by: who(&by, peer)? };
+    let reset = tokio::task::spawn_blocking(move || state.queue.reset_limits(&request)).await?;
+    let forgotten = reset.map_err(PinError::Store)?;
+    if forgotten.paths == 0 && forgotten.kept == 0 {
+        let told = format!("nothing is learnt about {:?}", forgotten.site);
+        return Err(Refusal::new(StatusCode::NOT_FOUND, told, "`hikyaku limits show` tells where something is"));
+    }
+    Ok(Json(forgotten))
+}
+
+/// Takes a change back.
+pub(super) async fn undo(
+    Shared(state): Shared<State>,
+    Extension(peer): Extension<Peer>,
+    request: Result<Json<UndoRequest>, JsonRejection>,
+) -> Result<Json<Vec<ChangeView>>, Refusal> {
+    let Json(UndoRequest { id, by }) = request?;
+    let by = who(&by, peer)?;
+    Ok(Json(tokio::task::spawn_blocking(move || state.queue.undo_change(id, &by)).await??))
+}
+
+fn named(site: String) -> Result<String, Refusal> {
+    let nameless = || Refusal::from(PinError::Site);
+    Some(site).filter(|site| !site.is_empty()).ok_or_else(nameless)
+}
+
+/// Who asks: as he calls himself, and as the kernel knows him.
+fn who(by: &str, Peer { user }: Peer) -> Result<String, Refusal> {
+    check_text("by", by).map_err(PinError::Text)?;
+    Ok(match user {
+        Some(user) if by.is_empty() => format!("uid {user}"),
+        Some(user) => format!("{by} (uid {user})"),
+        None => by.to_owned(),
+    })
+}
+
+impl From<PinError> for Refusal {
+    fn from(error: PinError) -> Self {
+        let (status, hint) = match &error {
+            PinError::Text(PlaceError::Store(_)) | PinError::Store(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "see `hikyaku spool stat`, and try again")
+            }
+            PinError::Source(_) => (StatusCode::BAD_REQUEST, "egress sources are [[source]] in the configuration"),
+            PinError::NotLearnt => (StatusCode::CONFLICT, "write a rule: [[limits.rule]] in the configuration"),
+            PinError::TooMany => (StatusCode::CONFLICT, "`hikyaku limits unpin SITE` ends some"),
+            PinError::Text(_) | PinError::Site | PinError::Bounds | PinError::Value(_) | PinError::Order(..) => {
+                (StatusCode::BAD_REQUEST, "nothing was changed")
+            }
+        };
+        Self::new(status, error.to_string(), hint)
+    }
+}
+
+impl From<UndoError> for Refusal {
+    fn from(error: UndoError) -> Self {
+        let (status, hint) = match &error {
+            UndoError::Unknown(_) => {
+                (StatusCode::NOT_FOUND, "`hikyaku limits history` lists the last thousand since the daemon started")
+            }
+            UndoError::Pin(_) => (StatusCode::CONFLICT, "`hikyaku limits unpin SITE` ends it"),
+            UndoError::Over(_) => (StatusCode::CONFLICT, "there is nothing to take back"),
+            UndoError::Unused { .. } => {
+                (StatusCode::CONFLICT, "`hikyaku limits reset SITE` forgets it, `hikyaku limits pin SITE` sets another")
+            }
+        };
+        Self::new(status, error.to_string(), hint)
+    }
+}

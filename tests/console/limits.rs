@@ -1,0 +1,116 @@
+//! `limits`: what is learnt about receivers, and its steering.
+
+use std::path::Path;
+
+use hikyaku::daemon::Daemon;
+use serde_json::Value;
+
+use crate::running::{Character, GRACE, Running};
+
+/// Submits until the receiver says that it is too much.
+async fn throttled(running: &Running) -> Value {
+    for _ in 0..8 {
+        running.submit(&["a@busy.test"]).await;
+    }
+    let is_rate =
+        |change: &Value| change["limit"] == "rate" && change["reason"].as_str().unwrap().contains("421 4.7.28");
+    let has_rate = |answer: &Value| answer.as_array().unwrap().iter().any(is_rate);
+    running.until_json(&["limits", "history"], has_rate).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_learnt_is_shown_and_listed_and_is_in_the_journal() {
+    let running = Running::start(&[("busy.test", Character::Throttles)]).await;
+    let (code, empty, _) = running.command(&["limits", "show"]).await;
+    assert!(code == 0 && empty == "nothing is learnt yet\n", "{empty}");
+    throttled(&running).await;
+
+    let (code, shown, _) = running.command(&["limits", "show", "--site", "busy.test"]).await;
+    let (_, history, remark) = running.command(&["limits", "history"]).await;
+    let (_, journal, _) = running.command(&["journal", "search", "--event", "limit"]).await;
+    let (code_of_none, _, _) = running.command(&["limits", "show", "--source", "x"]).await;
+
+    assert_eq!((code, code_of_none), (0, 0));
+    for text in [&shown, &history, &journal] {
+        assert!(text.contains("421 4.7.28 unusual rate of mail") && !text.contains('\u{1b}'), "{text}");
+    }
+    assert!(shown.contains("STATE") && shown.contains("A MINUTE"), "{shown}");
+    assert!(remark.contains("journal search --event limit"), "{remark}");
+    assert!(journal.contains("from default: rate "), "{journal}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pins_are_set_shown_survive_a_restart_and_are_ended() {
+    let running = Running::start(&[("fine.test", Character::Takes)]).await;
+    let config = running.daemon.config().clone();
+    running.submit(&["a@fine.test"]).await;
+    let has_path = |answer: &Value| answer[0]["phase"] == "start";
+    running.until_json(&["limits", "show"], has_path).await;
+
+    let pin = ["limits", "pin", "fine.test", "--rate", "..120/min", "--connections", "3", "--reason", "ticket 4711"];
+    let (code, said, errors) = running.command(&pin).await;
+
+    assert_eq!(code, 0, "{errors}");
+    assert!(said.contains("rate is at most 120, pinned by") && said.contains("(uid "), "{said}");
+    assert!(said.contains("connections is 3") && said.contains("it holds at 1 paths now"), "{said}");
+
+    let Running { daemon, folder } = running;
+    daemon.stop(GRACE).await;
+    let running = Running { daemon: Daemon::start(config).await.unwrap(), folder };
+    running.submit(&["a@fine.test"]).await;
+    let is_pinned = |answer: &Value| answer[0]["is_in_memory"] == true && answer[0]["connections"] == 3;
+    let answer = running.until_json(&["limits", "show"], is_pinned).await;
+    assert_eq!(answer[0]["pins"].as_array().unwrap().len(), 2, "{answer}");
+    assert_eq!(answer[0]["rate_per_minute"], 120.0, "{answer}");
+
+    let (code, said, _) = running.command(&["limits", "unpin", "fine.test"]).await;
+    let (again, _, refusal) = running.command(&["limits", "unpin", "fine.test"]).await;
+    assert!(code == 0 && said.lines().count() == 2, "{said}");
+    assert!(again == 1 && refusal.contains("no such limit is pinned"), "{refusal}");
+    let (_, journal, _) = running.command(&["journal", "search", "--event", "limit", "--json"]).await;
+    assert!(journal.contains("ticket 4711") && journal.contains("unpinned by"), "{journal}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_undone_and_what_was_learnt_is_forgotten() {
+    let running = Running::start(&[("busy.test", Character::Throttles)]).await;
+    let history = throttled(&running).await;
+    let first = history.as_array().unwrap().iter().rev().find(|change| change["limit"] == "rate").unwrap();
+    let id = first["id"].to_string();
+
+    let (undone, said, errors) = running.command(&["limits", "undo", &id]).await;
+    let (reset, forgot, _) = running.command(&["limits", "reset", "busy.test"]).await;
+    let (unknown, _, refusal) = running.command(&["limits", "undo", "99999"]).await;
+    let (nothing, _, none) = running.command(&["limits", "reset", "elsewhere.test"]).await;
+    let (wrong, _, which) = running.command(&["limits", "reset", "busy.test", "--limit", "speed"]).await;
+
+    assert!(undone == 0 && said.contains("rate"), "{said}{errors}");
+    assert!(reset == 0 && forgot.contains("1 paths begin anew"), "{forgot}");
+    assert!(unknown == 1 && refusal.contains("limits history"), "{refusal}");
+    assert!(nothing == 1 && none.contains("nothing is learnt about"), "{none}");
+    assert!(wrong == 1 && which.contains("hourly-cap"), "{which}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_words_are_wrong_usage_and_a_daemon_that_is_not_there_is_told() {
+    let ask = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_hikyaku"));
+        let output = command.args(arguments).env("HIKYAKU_SOCKET", Path::new("/nonexistent/x.sock")).output().await;
+        output.unwrap().status.code()
+    };
+
+    for wrong in [
+        &["limits", "pin", "a.test", "--rate", "1/min"][..],
+        &["limits", "pin", "a.test", "--reason", "x"],
+        &["limits", "pin", "a.test", "--rate", "fast", "--reason", "x"],
+        &["limits", "unpin", "a.test", "--limit", "breaker"],
+    ] {
+        assert_eq!(ask(wrong).await, Some(2), "{wrong:?}");
+    }
+    for right in [&["limits", "show"][..], &["limits", "pin", "a.test", "--rate", "1/min", "--reason", "x"]] {
+        assert_eq!(ask(right).await, Some(3), "{right:?}");
+    }
+}
