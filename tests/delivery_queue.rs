@@ -65,6 +65,8 @@ impl Daemon {
             retry: Retry { intervals: vec![second], jitter_percent: 0, ..Retry::default() },
             back_off: BackOff { first: second, floor: second, most: second },
             limits: Limits { connections: 3, ..Limits::default() },
+            // The faults here are no receiver's limits.
+            learning: queue::learning::Settings { is_on: false, ..Default::default() },
             ..queue::Settings::default()
         };
         let orders = Orders::open(disk, clock.wall()).unwrap();

@@ -27,7 +27,7 @@ pub(super) struct Simulate {
     /// The receiver's profile
     #[arg(long, value_name = "FILE")]
     profile: PathBuf,
-    /// Take the ceilings of [limits] from this configuration [default: the built-in ones]
+    /// Take the ceilings from the limits of this configuration [default: the built-in ones]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The site whose limits the configuration is asked for [default: the profile's name]

@@ -23,8 +23,10 @@ pub struct Listener {
     pub networks: Vec<Network>,
     /// Whose messages these are.
     pub tenant: String,
-    /// Whether `X-Hikyaku-Tenant` and `X-Hikyaku-Lane` of the message are believed.
+    /// Whether `X-Hikyaku-Tenant` and `X-Hikyaku-Lane` of the message are believed, and a MT-PRIORITY above `lane`.
     pub trust_headers: bool,
+    /// The lane of messages that say nothing else.
+    pub lane: Lane,
     /// Where mail for `<Postmaster>` without a domain goes (RFC 5321, 4.5.1); empty: refused.
     pub postmaster: String,
     /// Largest message, as SIZE announces it.
@@ -73,6 +75,19 @@ pub enum BareLineEnd {
     Normalize,
 }
 
+/// How urgent mail is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lane {
+    /// One-time codes, password resets.
+    Urgent,
+    /// Receipts, notifications.
+    #[default]
+    Normal,
+    /// Campaigns.
+    Bulk,
+}
+
 impl Default for Listener {
     fn default() -> Self {
         Self {
@@ -82,6 +97,7 @@ impl Default for Listener {
             networks: Network::loopback().to_vec(),
             tenant: "default".to_owned(),
             trust_headers: false,
+            lane: Lane::default(),
             postmaster: String::new(),
             max_message_size: ByteSize(50_000_000),
             max_header_size: ByteSize(100 << 10),

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use delivery::{Delivery, Dns, Route, TlsMode, TlsRule};
 pub use egress::{Pool, PoolMember, Source};
 pub use journal::Journal;
-pub use listen::{BareLineEnd, Listener, Mode};
+pub use listen::{BareLineEnd, Lane, Listener, Mode};
 pub use limits::{LimitRule, Limits, RuleScope};
 pub use queue::{InDoubt, Queue, Retry, TenantRule};
 pub use replies::Replies;

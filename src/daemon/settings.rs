@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{self, Config};
+use crate::message::Lane;
 use crate::reply::Classifier;
 use crate::{delivery, dns, journal, queue, spool, submission};
 
@@ -63,6 +64,11 @@ pub(super) fn submission(config: &Config, listener: &config::Listener) -> submis
         max_hops: size(listener.max_hops),
         tenant: listener.tenant.as_str().into(),
         trust_headers: listener.trust_headers,
+        lane: match listener.lane {
+            config::Lane::Urgent => Lane::Urgent,
+            config::Lane::Normal => Lane::Normal,
+            config::Lane::Bulk => Lane::Bulk,
+        },
         line_endings: match listener.bare_line_end {
             config::BareLineEnd::Reject => submission::LineEndings::Reject,
             config::BareLineEnd::Normalize => submission::LineEndings::Normalize,

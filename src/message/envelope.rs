@@ -38,6 +38,29 @@ impl Lane {
         }
     }
 
+    /// The lane of a priority (RFC 6710): from 3 on urgent, down to -2 normal.
+    pub const fn of_priority(priority: i8) -> Self {
+        match priority {
+            3.. => Self::Urgent,
+            -2..=2 => Self::Normal,
+            _ => Self::Bulk,
+        }
+    }
+
+    /// The priority that stands for it.
+    pub const fn priority(self) -> i8 {
+        match self {
+            Self::Urgent => 4,
+            Self::Normal => 0,
+            Self::Bulk => -4,
+        }
+    }
+
+    /// Whichever of both is less urgent.
+    pub fn at_most(self, most: Self) -> Self {
+        if self.priority() > most.priority() { most } else { self }
+    }
+
     /// The lane of this name, in any case.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|lane| lane.as_str().eq_ignore_ascii_case(name))

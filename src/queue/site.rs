@@ -401,7 +401,8 @@ impl SiteState {
         }
         self.origins.retain(|origin| !origin.is_unused(now));
         self.purses.sweep(now);
-        if self.paths.iter().any(Option::is_some) {
+        // A controller that still works is looked at by an alarm.
+        if self.paths.iter().any(Option::is_some) || !self.origins.is_empty() {
             return false;
         }
         (self.paths, self.free, self.by_key) = Default::default();
@@ -410,7 +411,7 @@ impl SiteState {
         self.alarms = BinaryHeap::new();
         (self.rate_alarm, self.opening_alarm) = (None, None);
         let is_idle = |budget: &Budget| budget.is_idle(now);
-        self.origins.is_empty() && self.purses.is_empty() && self.budget.as_deref().is_none_or(is_idle)
+        self.purses.is_empty() && self.budget.as_deref().is_none_or(is_idle)
     }
 }
 

@@ -5,8 +5,8 @@
 //! status code; words that mean several things; the reply code. So there is a verdict for every refusal, [`Class::Unknown`]
 //! if nothing else, and none for what is no refusal.
 //!
-//! One pass over the text finds the words of all rules ([`super::search`]); only rules whose words occur, and those that
-//! have none, are then asked, in their order.
+//! One pass over the text finds the words of all rules (`search`); only rules whose words occur, and those that have none,
+//! are then asked, in their order. For this each rule has a slot for each of its expressions.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -17,8 +17,8 @@ use toml::{Table, Value};
 use super::class::{Certainty, Class, Severity, Verdict};
 use super::diagnostic::Diagnostic;
 use super::rule::{Fields, Question, Rule, RuleError};
-use super::search::{Builder, Hits, PatternId, Search};
-use super::text::{normal, status_in, zone};
+use super::search::{Bits, Builder, PatternId, Search};
+use super::text::{BEFORE_ZONE, normal, status_in, zone};
 use crate::message::Phase;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
@@ -70,10 +70,14 @@ pub struct Refusal<'a> {
 pub struct Classifier {
     rules: Vec<Rule>,
     search: Search,
-    /// Expressions that may match when a literal occurs, with their rules, by the literal's place.
-    by_literal: Vec<Vec<(usize, PatternId)>>,
-    /// Rules to ask whatever the text says.
-    always: Vec<usize>,
+    /// What is asked, in the order of the rules: a rule with one of its expressions, or with none if it has no text.
+    slots: Vec<(usize, Option<PatternId>)>,
+    /// Slots to ask when a literal occurs, by the literal's place.
+    by_literal: Vec<Vec<usize>>,
+    /// Slots to ask whatever the text says, as bits.
+    always: Bits,
+    /// Words behind which the zone of a list stands.
+    zones: Vec<PatternId>,
     lists: Vec<(Arc<str>, Vec<PatternId>)>,
     /// What the operator's file says, to tell a changed one.
     own: Option<Box<str>>,
@@ -147,26 +151,34 @@ impl Classifier {
     fn assembled(
         rules: Vec<Rule>,
         lists: Vec<(Arc<str>, Vec<PatternId>)>,
-        builder: Builder,
+        mut builder: Builder,
         own: Option<&str>,
     ) -> Result<Self, RulesError> {
-        let mut by_literal: HashMap<usize, Vec<(usize, PatternId)>> = HashMap::new();
-        let mut always = Vec::new();
+        let mut by_literal: HashMap<usize, Vec<usize>> = HashMap::new();
+        let (mut slots, mut always) = (Vec::new(), Vec::new());
         for (index, rule) in rules.iter().enumerate() {
-            let is_unfindable = |pattern: &PatternId| builder.key(*pattern).is_none();
-            if rule.text.is_empty() || rule.text.iter().any(is_unfindable) {
-                always.push(index);
-                continue;
+            if rule.text.is_empty() {
+                always.push(slots.len());
+                slots.push((index, None));
             }
             for pattern in &rule.text {
-                for place in builder.key(*pattern).into_iter().flatten() {
-                    by_literal.entry(*place).or_default().push((index, *pattern));
+                let slot = slots.len();
+                slots.push((index, Some(*pattern)));
+                match builder.key(*pattern) {
+                    None => always.push(slot),
+                    Some(places) => places.iter().for_each(|place| by_literal.entry(*place).or_default().push(slot)),
                 }
             }
         }
+        let zones = BEFORE_ZONE.iter().map(|words| builder.add(&regex_syntax::escape(words), true));
+        let zones = zones.collect::<Result<_, _>>().map_err(|error| RulesError::Form(error.to_string()))?;
         let search = builder.build().map_err(|error| RulesError::Form(error.to_string()))?;
         let by_literal = (0..search.literals()).map(|place| by_literal.remove(&place).unwrap_or_default()).collect();
-        Ok(Self { rules, search, by_literal, always, lists, own: own.map(Into::into) })
+        let mut bits = Bits::new(slots.len());
+        for slot in always {
+            bits.insert(slot);
+        }
+        Ok(Self { rules, search, slots, by_literal, always: bits, zones, lists, own: own.map(Into::into) })
     }
 
     /// The verdict on a reply, or on what stands in for one; none: it is no refusal. `site` may be a provider's name.
@@ -184,50 +196,46 @@ impl Classifier {
         let status = status.or_else(|| status_in(&text).map(|(status, _)| status).filter(|status| status.class != 2));
         let severity = if severity == Severity::Unsaid { self::severity(0, status)? } else { severity };
         let question = Question { step, code, severity, status, provider };
-        let mut found = Vec::with_capacity(64);
-        let hits =
-            self.search.scan(text.as_bytes(), |place| found.extend(self.by_literal.get(place).into_iter().flatten()));
-        let rule = self.first(&question, found, &hits, text.as_bytes());
+        let mut asked = self.always.clone();
+        let hits = self.search.scan(text.as_bytes(), |place| {
+            for slot in self.by_literal.get(place).into_iter().flatten() {
+                asked.insert(*slot);
+            }
+        });
+        let rule = self.first(&question, &asked, &hits, text.as_bytes());
         Some(rule.map_or_else(|| unknown(severity), |rule| rule.verdict(&question, || self.list(&hits, &text))))
     }
 
-    /// The first rule that fits; `found` are expressions that may match, with their rules.
-    fn first(
-        &self,
-        question: &Question<'_>,
-        mut found: Vec<(usize, PatternId)>,
-        hits: &Hits,
-        text: &[u8],
-    ) -> Option<&Rule> {
-        found.sort_unstable();
-        let mut found = found.into_iter().peekable();
-        let mut always = self.always.iter().copied().peekable();
+    /// The first rule that fits, of those that are asked.
+    fn first(&self, question: &Question<'_>, asked: &Bits, hits: &Bits, text: &[u8]) -> Option<&Rule> {
         let matches = |pattern: PatternId| self.search.matches(pattern, hits, text);
-        loop {
-            let index = match (always.peek().copied(), found.peek().map(|(index, _)| *index)) {
-                (Some(one), Some(other)) => one.min(other),
-                (one, other) => one.or(other)?,
-            };
-            let is_always = always.next_if_eq(&index).is_some();
-            let rule = self.rules.get(index)?;
-            let applies = rule.applies(question);
-            let mut fits = applies && is_always && rule.text_fits(matches);
-            while let Some((_, pattern)) = found.next_if(|(of, _)| *of == index) {
-                fits = fits || applies && matches(pattern);
+        let mut over = None;
+        for slot in asked.iter() {
+            let (index, pattern) = self.slots.get(slot)?;
+            if over == Some(*index) {
+                continue;
             }
-            if fits && !rule.is_excepted(matches) {
-                return Some(rule);
+            let rule = self.rules.get(*index)?;
+            if !rule.applies(question) {
+                over = Some(*index);
+            } else if pattern.is_none_or(matches) {
+                if !rule.is_excepted(matches) {
+                    return Some(rule);
+                }
+                over = Some(*index);
             }
         }
+        None
     }
 
     /// The list that a text names.
-    fn list(&self, hits: &Hits, text: &str) -> Option<Arc<str>> {
+    fn list(&self, hits: &Bits, text: &str) -> Option<Arc<str>> {
         let is_named = |patterns: &[PatternId]| {
             patterns.iter().any(|pattern| self.search.matches(*pattern, hits, text.as_bytes()))
         };
         let known = self.lists.iter().find(|(_, patterns)| is_named(patterns)).map(|(name, _)| name.clone());
-        known.or_else(|| zone(text))
+        let has_zone = || self.zones.iter().any(|pattern| self.search.may_match(*pattern, hits));
+        known.or_else(|| if has_zone() { zone(text) } else { None })
     }
 
     /// Expressions that do not compile.

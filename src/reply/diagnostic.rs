@@ -82,8 +82,10 @@ fn code_in(text: &str) -> Option<(u16, usize)> {
     let at = |at: usize| octets.get(at).copied().unwrap_or(b' ');
     let code = |start: usize| {
         let digits = octets.get(start..start + 3)?;
-        let is_code =
-            matches!(digits, [b'2'..=b'5', b'0'..=b'7', b'0'..=b'9']) && !at(start + 3).is_ascii_alphanumeric();
+        // RFC 5321, 4.2.1: the second digit is at most 5, and a few receivers say 57z; at the beginning any will do.
+        let most = if start == 0 { b'9' } else { b'7' };
+        let is_code = matches!(digits, [b'2'..=b'5', second @ b'0'..=b'9', b'0'..=b'9'] if *second <= most)
+            && !at(start + 3).is_ascii_alphanumeric();
         is_code.then(|| digits.iter().fold(0, |sum: u16, digit| sum * 10 + u16::from(digit - b'0')))
     };
     let mut first = None;

@@ -90,11 +90,6 @@ impl Rule {
                 || status.is_some_and(|status| self.status.iter().any(|own| own.fits(status, code))))
     }
 
-    /// Whether the text is one of its own; `matches` asks an expression.
-    pub fn text_fits(&self, matches: impl Fn(PatternId) -> bool) -> bool {
-        self.text.is_empty() || self.text.iter().any(|pattern| matches(*pattern))
-    }
-
     /// Whether the text is one that it leaves to others.
     pub fn is_excepted(&self, matches: impl Fn(PatternId) -> bool) -> bool {
         self.unless.iter().any(|pattern| matches(*pattern))

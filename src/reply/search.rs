@@ -10,7 +10,9 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use aho_corasick::automaton::Automaton;
+use aho_corasick::nfa::contiguous::NFA;
+use aho_corasick::{Anchored, MatchKind};
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::hir::{Hir, HirKind};
 
@@ -37,7 +39,7 @@ pub enum PatternError {
 }
 
 /// An expression by its place in a [`Search`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PatternId(usize);
 
 /// One expression.
@@ -57,13 +59,13 @@ struct Pattern {
 pub(super) struct Search {
     patterns: Vec<Pattern>,
     /// None: there are no literals.
-    finder: Option<AhoCorasick>,
+    finder: Option<NFA>,
     literals: usize,
 }
 
-/// Literals that occur in a text.
-#[derive(Debug)]
-pub(super) struct Hits(Box<[u64]>);
+/// A set of small numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bits(Box<[u64]>);
 
 /// Collects expressions.
 #[derive(Debug, Default)]
@@ -121,10 +123,7 @@ impl Builder {
         let finder = match self.literals.is_empty() {
             true => None,
             false => {
-                let finder = AhoCorasick::builder()
-                    .match_kind(MatchKind::Standard)
-                    .kind(Some(AhoCorasickKind::ContiguousNFA))
-                    .build(&self.literals);
+                let finder = NFA::builder().match_kind(MatchKind::Standard).build(&self.literals);
                 Some(finder.map_err(|error| PatternError::Form(error.to_string()))?)
             }
         };
@@ -132,33 +131,43 @@ impl Builder {
     }
 }
 
+impl Pattern {
+    fn asked(&self, text: &[u8]) -> bool {
+        let regex = self.regex.get_or_init(|| compile(&self.source).ok());
+        regex.as_ref().is_some_and(|regex| regex.is_match(text))
+    }
+}
+
 impl Search {
     /// Calls `each` with the place of every literal in the text, once, and gives all of them.
-    pub fn scan(&self, text: &[u8], mut each: impl FnMut(usize)) -> Hits {
-        let mut hits = Hits(vec![0; self.literals.div_ceil(64)].into());
+    pub fn scan(&self, text: &[u8], mut each: impl FnMut(usize)) -> Bits {
+        let mut hits = Bits::new(self.literals);
         let Some(finder) = &self.finder else { return hits };
-        for found in finder.find_overlapping_iter(text) {
-            let place = found.pattern().as_usize();
-            if hits.insert(place) {
-                each(place);
+        let Ok(mut state) = finder.start_state(Anchored::No) else { return hits };
+        for octet in text {
+            state = finder.next_state(Anchored::No, state, *octet);
+            if finder.is_special(state) && finder.is_match(state) {
+                for number in 0..finder.match_len(state) {
+                    let place = finder.match_pattern(state, number).as_usize();
+                    if hits.insert(place) {
+                        each(place);
+                    }
+                }
             }
         }
         hits
     }
 
     /// Whether an expression matches the text that was scanned.
-    pub fn matches(&self, id: PatternId, hits: &Hits, text: &[u8]) -> bool {
-        let Some(pattern) = self.patterns.get(id.0) else { return false };
+    pub fn matches(&self, id: PatternId, hits: &Bits, text: &[u8]) -> bool {
+        self.may_match(id, hits)
+            && self.patterns.get(id.0).is_some_and(|pattern| pattern.is_plain || pattern.asked(text))
+    }
+
+    /// Whether the literals occur that an expression needs.
+    pub fn may_match(&self, id: PatternId, hits: &Bits) -> bool {
         let holds = |clause: &[usize]| clause.iter().any(|place| hits.has(*place));
-        if !pattern.clauses.iter().all(|clause| holds(clause)) {
-            return false;
-        }
-        pattern.is_plain
-            || pattern
-                .regex
-                .get_or_init(|| compile(&pattern.source).ok())
-                .as_ref()
-                .is_some_and(|regex| regex.is_match(text))
+        self.patterns.get(id.0).is_some_and(|pattern| pattern.clauses.iter().all(|clause| holds(clause)))
     }
 
     /// Expressions that do not compile.
@@ -174,18 +183,35 @@ impl Search {
     }
 }
 
-impl Hits {
-    /// Adds a place; whether it is new.
-    fn insert(&mut self, place: usize) -> bool {
-        let Some(word) = self.0.get_mut(place / 64) else { return false };
-        let bit = 1 << (place % 64);
+impl Bits {
+    /// None of the numbers below `size`.
+    pub fn new(size: usize) -> Self {
+        Self(vec![0; size.div_ceil(64)].into())
+    }
+
+    /// Adds a number; whether it is new. One that is too large is left out.
+    pub fn insert(&mut self, number: usize) -> bool {
+        let Some(word) = self.0.get_mut(number / 64) else { return false };
+        let bit = 1 << (number % 64);
         let is_new = *word & bit == 0;
         *word |= bit;
         is_new
     }
 
-    fn has(&self, place: usize) -> bool {
-        self.0.get(place / 64).is_some_and(|word| word & (1 << (place % 64)) != 0)
+    fn has(&self, number: usize) -> bool {
+        self.0.get(number / 64).is_some_and(|word| word & (1 << (number % 64)) != 0)
+    }
+
+    /// All of them, the least first.
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().flat_map(|(place, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = usize::try_from(left.trailing_zeros()).ok().filter(|bit| *bit < 64)?;
+                left &= left - 1;
+                Some(place * 64 + bit)
+            })
+        })
     }
 }
 

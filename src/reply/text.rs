@@ -116,7 +116,7 @@ fn number_at(octets: &[u8], at: usize) -> Option<(u16, usize)> {
 }
 
 /// Words behind which the zone of a list stands.
-const BEFORE_ZONE: &[&str] = &[
+pub(super) const BEFORE_ZONE: &[&str] = &[
     "blocked using ",
     "blacklisted by ",
     "blacklisted at ",

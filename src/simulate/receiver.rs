@@ -10,7 +10,7 @@
 //! | message, at MAIL, in this order | answer |
 //! |---|---|
 //! | `messages_per_connection` were sent over it | 421 after 0.05 s, closed |
-//! | the penalty blocks | 421 [TSS04] after 0.1 s, closed; `extend` restarts the block |
+//! | the penalty blocks | 421 TSS04 after 0.1 s, closed; `extend` restarts the block |
 //! | noise; greylisting | 452, 451 or 450 after the service time |
 //! | `hourly_cap` of the clock hour, or the rate is reached | 421 4.7.28 or, `opaque`, 451, after 0.1 s |
 //! | else | 250 after the service time |

@@ -12,6 +12,9 @@ const HEIGHT: f64 = 260.0;
 const FRAME: [f64; 4] = [60.0, 34.0, 790.0, 220.0];
 const POINTS: usize = 480;
 
+/// What a curve shows of a point.
+type Value = fn(&Point) -> f64;
+
 /// The picture, light and without a script.
 pub fn svg(profile: &Profile, run: &Run) -> String {
     let points = points(profile, run, POINTS);
@@ -38,7 +41,7 @@ pub fn svg(profile: &Profile, run: &Run) -> String {
         let hours = profile.duration.0.as_secs_f64() / 3600.0 * share;
         let _ = writeln!(out, "<text x=\"{x:.0}\" y=\"{:.0}\" text-anchor=\"middle\">{hours:.2} h</text>", down + 16.0);
     }
-    let curves: [(&str, &str, fn(&Point) -> f64); 3] = [
+    let curves: [(&str, &str, Value); 3] = [
         ("#bbb", "the receiver's limit", |point| point.hidden),
         ("#2a7", "delivered", |point| point.delivered),
         ("#c33", "rate allowed", |point| point.rate),
@@ -58,7 +61,7 @@ pub fn svg(profile: &Profile, run: &Run) -> String {
     out
 }
 
-fn path(points: &[Point], top: f64, value: fn(&Point) -> f64) -> String {
+fn path(points: &[Point], top: f64, value: Value) -> String {
     let [left, up, right, down] = FRAME;
     let step = (right - left) / f64::from(u16::try_from(points.len()).unwrap_or(u16::MAX));
     let mut out = String::new();

@@ -1,4 +1,4 @@
-//! Parameters of MAIL and RCPT: SIZE, BODY, SMTPUTF8, RET, ENVID, NOTIFY, ORCPT.
+//! Parameters of MAIL and RCPT: SIZE, BODY, SMTPUTF8, RET, ENVID, MT-PRIORITY, NOTIFY, ORCPT.
 //!
 //! [`mail`] and [`rcpt`] take what follows the path in a command line. An unknown parameter, a repeated one or a value out
 //! of its grammar is an error of the whole command (RFC 5321, 4.1.1.11). Values are kept in the form they came in (xtext),
@@ -25,6 +25,8 @@ pub struct MailParameters {
     pub ret: Option<Ret>,
     /// ENVID= of RFC 3461, as xtext.
     pub envid: Option<Box<str>>,
+    /// MT-PRIORITY= of RFC 6710, -9 to 9.
+    pub priority: Option<i8>,
 }
 
 /// What RCPT said beside the forward-path.
@@ -54,6 +56,8 @@ pub fn mail(text: &str) -> Result<MailParameters, CommandError> {
             once(&mut parameters.ret, value.and_then(ret))?;
         } else if keyword.eq_ignore_ascii_case("ENVID") {
             once(&mut parameters.envid, value.filter(|value| is_envid(value)).map(Into::into))?;
+        } else if keyword.eq_ignore_ascii_case("MT-PRIORITY") {
+            once(&mut parameters.priority, value.and_then(priority))?;
         } else {
             return Err(CommandError::UnknownParameter);
         }
@@ -122,6 +126,12 @@ fn ret(value: &str) -> Option<Ret> {
     } else {
         None
     }
+}
+
+/// A digit with or without a minus (RFC 6710, 9).
+fn priority(value: &str) -> Option<i8> {
+    let is_form = matches!(value.as_bytes(), [b'0'..=b'9'] | [b'-', b'1'..=b'9']);
+    if is_form { value.parse().ok() } else { None }
 }
 
 fn notify(value: &str) -> Option<Notify> {
@@ -213,7 +223,7 @@ mod tests {
 
     #[test]
     fn all_parameters_of_mail_are_kept() {
-        let parameters = mail("SIZE=1234 body=8bitmime SMTPUTF8 RET=HDRS ENVID=QQ+2B1").unwrap();
+        let parameters = mail("SIZE=1234 body=8bitmime SMTPUTF8 RET=HDRS ENVID=QQ+2B1 mt-priority=-4").unwrap();
 
         let expected = MailParameters {
             size: Some(1234),
@@ -221,6 +231,7 @@ mod tests {
             smtputf8: true,
             ret: Some(Ret::Headers),
             envid: Some("QQ+2B1".into()),
+            priority: Some(-4),
         };
         assert_eq!(parameters, expected);
     }
@@ -235,10 +246,15 @@ mod tests {
 
     #[test]
     fn unknown_parameters_are_told_from_bad_ones() {
-        for unknown in ["AUTH=<>", "FOO", "BODYX=7BIT", "NOTIFY=NEVER", "=", "MT-PRIORITY=3"] {
+        for unknown in ["AUTH=<>", "FOO", "BODYX=7BIT", "NOTIFY=NEVER", "=", "MT-PRIORITYX=3"] {
             assert_eq!(mail(unknown), Err(CommandError::UnknownParameter), "{unknown}");
         }
         let bad = [
+            "MT-PRIORITY",
+            "MT-PRIORITY=10",
+            "MT-PRIORITY=-0",
+            "MT-PRIORITY=+1",
+            "MT-PRIORITY=1 MT-PRIORITY=1",
             "SIZE",
             "SIZE=",
             "SIZE=-1",

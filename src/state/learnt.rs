@@ -4,14 +4,17 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 /// Memory for its pages.
 const CACHE: u64 = 8 << 20;
 
-/// Where it is kept; the default keeps nothing.
+/// Where it is kept; the default keeps nothing. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct LearntStore {
-    database: Option<sled::Db>,
+    path: Option<Arc<Path>>,
+    /// Opened when there is something in it, or to be put into it: it takes 20 MB.
+    database: Arc<OnceLock<Option<sled::Db>>>,
 }
 
 impl LearntStore {
@@ -21,27 +24,23 @@ impl LearntStore {
     /// Opens it in the spool at `spool`. One that cannot be read is moved aside and told; if nothing helps, nothing is kept.
     /// Blocks on the disk.
     pub fn open(spool: &Path) -> Self {
-        let path = spool.join(Self::DIRECTORY);
-        let opened = open(&path).or_else(|error| {
-            let aside = aside(&path);
-            tracing::warn!(path = %path.display(), aside = %aside.display(), %error,
-                "what was learnt about receivers cannot be read and is moved aside: it is learnt anew");
-            let _ = std::fs::remove_dir_all(&aside);
-            std::fs::rename(&path, &aside)?;
-            open(&path)
-        });
-        match opened {
-            Ok(database) => Self { database: Some(database) },
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "what is learnt about receivers is forgotten at the end");
-                Self::default()
-            }
+        let path: Arc<Path> = spool.join(Self::DIRECTORY).into();
+        let has_some = path.exists();
+        let store = Self { path: Some(path), database: Arc::default() };
+        if has_some {
+            store.database();
         }
+        store
+    }
+
+    fn database(&self) -> Option<&sled::Db> {
+        let path = self.path.as_deref()?;
+        self.database.get_or_init(|| open_or_replace(path)).as_ref()
     }
 
     /// What is kept of a source at a site. One that is damaged is as none.
     pub fn get(&self, source: &str, site: &str) -> Option<Vec<u8>> {
-        let found = self.database.as_ref()?.get(key(source, site));
+        let found = self.database.get()?.as_ref()?.get(key(source, site));
         found.ok().flatten().map(|octets| octets.to_vec())
     }
 
@@ -52,13 +51,12 @@ impl LearntStore {
             let (source, site) = key.split_once('\0')?;
             Some((source.to_owned(), site.to_owned(), octets.to_vec()))
         };
-        let items = self.database.iter().flat_map(|database| database.iter()).filter_map(Result::ok);
+        let items = self.database.get().into_iter().flatten().flat_map(|database| database.iter()).filter_map(Result::ok);
         items.filter_map(named).collect()
     }
 
     /// Keeps `items`: source, site and octets of each. When it returns, they are with the disk. Blocks.
     pub fn put<S: AsRef<str>, O: AsRef<[u8]>>(&self, items: impl Iterator<Item = (S, S, O)>) -> io::Result<()> {
-        let Some(database) = &self.database else { return Ok(()) };
         let mut batch = sled::Batch::default();
         let mut is_empty = true;
         for (source, site, octets) in items {
@@ -68,6 +66,7 @@ impl LearntStore {
         if is_empty {
             return Ok(());
         }
+        let Some(database) = self.database() else { return Ok(()) };
         database.apply_batch(batch)?;
         database.flush()?;
         Ok(())
@@ -75,10 +74,26 @@ impl LearntStore {
 
     /// Forgets a source at a site.
     pub fn remove(&self, source: &str, site: &str) -> io::Result<()> {
-        let Some(database) = &self.database else { return Ok(()) };
+        let Some(database) = self.database.get().and_then(Option::as_ref) else { return Ok(()) };
         database.remove(key(source, site))?;
         Ok(())
     }
+}
+
+fn open_or_replace(path: &Path) -> Option<sled::Db> {
+    let opened = open(path).or_else(|error| {
+        let aside = aside(path);
+        tracing::warn!(path = %path.display(), aside = %aside.display(), %error,
+            "what was learnt about receivers cannot be read and is moved aside: it is learnt anew");
+        let _ = std::fs::remove_dir_all(&aside);
+        std::fs::rename(path, &aside)?;
+        open(path)
+    });
+    opened
+        .inspect_err(|error| {
+            tracing::warn!(path = %path.display(), %error, "what is learnt about receivers is forgotten at the end");
+        })
+        .ok()
 }
 
 fn open(path: &Path) -> io::Result<sled::Db> {

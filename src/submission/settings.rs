@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::collector::LineEndings;
 use crate::config::units::Network;
+use crate::message::Lane;
 use crate::panics::Probe;
 use crate::smtp::address::Address;
 
@@ -40,6 +41,8 @@ pub struct Settings {
     pub tenant: Box<str>,
     /// Whether `X-Hikyaku-Tenant` and `X-Hikyaku-Lane` are believed.
     pub trust_headers: bool,
+    /// The lane of messages that say nothing else.
+    pub lane: Lane,
     /// What is done about bare CR and LF in content.
     pub line_endings: LineEndings,
     /// Where mail for `<Postmaster>` without a domain goes (RFC 5321, 4.5.1); refused without.
@@ -53,6 +56,18 @@ pub struct Settings {
     pub min_data_rate: Option<NonZeroU32>,
     /// Called with the id of each message that is being admitted; none, but in tests of what a panic there does.
     pub probe: Option<Probe>,
+}
+
+impl Settings {
+    /// The lane of a message for which its client has asked this priority. Who is not trusted may be less urgent than the
+    /// listener's lane, not more.
+    pub fn lane_of(&self, priority: Option<i8>) -> Lane {
+        match priority.map(Lane::of_priority) {
+            None => self.lane,
+            Some(asked) if self.trust_headers => asked,
+            Some(asked) => asked.at_most(self.lane),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -72,6 +87,7 @@ impl Default for Settings {
             max_junk_commands: 100,
             tenant: "default".into(),
             trust_headers: false,
+            lane: Lane::default(),
             line_endings: LineEndings::Reject,
             postmaster: None,
             timeout: Duration::from_secs(300),

@@ -67,6 +67,9 @@ fn each_outcome_is_told_with_all_its_fields() {
             "tls": "none", "step": step, "reply_code": code, "enhanced_status": status, "reply_text": text,
             "attempt": 1, "size": size})
     };
+    let refused = |told: Value, class: &str, rule: &str| {
+        with(told, json!({"class": class, "rule": rule, "permanent": class == "bad-mailbox"}))
+    };
     for (kind, recipient, told, times) in [
         (
             "delivered",
@@ -77,19 +80,19 @@ fn each_outcome_is_told_with_all_its_fields() {
         (
             "bounced",
             "bounce@b.sink.test",
-            attempt("rcpt", 550, "5.1.1", "no \"such\" user"),
+            refused(attempt("rcpt", 550, "5.1.1", "no \"such\" user"), "bad-mailbox", "x.1.1"),
             &["due", "attempted", "answered"],
         ),
         (
             "deferred",
             "defer@c.sink.test",
-            attempt("rcpt", 450, "4.2.1", "mailbox busy"),
+            refused(attempt("rcpt", 450, "4.2.1", "mailbox busy"), "unknown", "none"),
             &["due", "attempted", "answered", "retry"],
         ),
         (
             "throttled",
             "throttle@d.sink.test",
-            attempt("rcpt", 421, "4.7.0", "slow down"),
+            refused(attempt("rcpt", 421, "4.7.0", "slow down"), "rate-limited", "rate"),
             &["due", "attempted", "answered", "retry"],
         ),
     ] {

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use hikyaku::message::{Envelope, Lane};
 use hikyaku::queue::Settings;
+use hikyaku::queue::learning;
 use hikyaku::queue::settings::{Limits, Tenant};
 
 use crate::common::{Done, Receiver, Stage};
 
 /// One connection, and a receiver that takes a little time, so that the order of dispatch is the order of outcomes.
 fn narrow(connections: u32) -> Settings {
-    Settings { limits: Limits { connections, ..Limits::default() }, ..Settings::default() }
+    let learning = learning::Settings { is_on: false, ..learning::Settings::default() };
+    Settings { limits: Limits { connections, ..Limits::default() }, learning, ..Settings::default() }
 }
 
 /// Jain's index of fairness: 1 when all are equal.

@@ -7,6 +7,7 @@ mod common;
 mod budgets;
 mod fairness;
 mod gates;
+mod learning;
 mod limits;
 mod notices;
 mod orders;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use hikyaku::limit::budget::Allowance;
 use hikyaku::message::{Envelope, Outcome, Phase, Report};
+use hikyaku::queue::learning;
 use hikyaku::queue::settings::{BackOff, Limits};
 use hikyaku::queue::{Egress, EgressPool, Settings, Source};
 use hikyaku::smtp::reply::Reply;
@@ -226,8 +227,10 @@ async fn a_source_keeps_to_its_ceiling() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_throttle_reply_to_a_transaction_begins_a_back_off_and_charges_nobody_else() {
-    let stage = Stage::started(with(Limits { messages_per_connection: Some(1), ..Limits::default() }));
+async fn a_throttle_reply_begins_a_back_off_where_nothing_is_learnt_and_charges_nobody_else() {
+    let learning = learning::Settings { is_on: false, ..learning::Settings::default() };
+    let limits = Limits { messages_per_connection: Some(1), ..Limits::default() };
+    let stage = Stage::started(Settings { learning, ..with(limits) });
     let outcome = |_, _| match deferred("slow down") {
         Outcome::Deferred(report) => Outcome::Deferred(Report {
             phase: Phase::Mail,

@@ -93,6 +93,7 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "dns.resolvers" => texts("127.0.0.1:9"),
         "limits.rate" | "limits.site_rate" | "limits.rule.rate" => text("7/s"),
         "limits.first_rate" => text("7/s"),
+        "listener.lane" => text("bulk"),
         "limits.bytes" | "limits.rule.bytes" => text("2MB/s"),
         "limits.rule.domain" => text("other.test"),
         "source.ipv4" => text("127.0.0.3"),

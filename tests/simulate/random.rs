@@ -7,14 +7,17 @@ use hikyaku::simulate::{Noise, Profile, Receiver, Window};
 
 use crate::stage::{all, cold, mean, median, refusals_are_few};
 
-/// The same numbers every time.
+/// The same numbers every time (SplitMix64).
 struct Chance(u64);
 
 impl Chance {
     /// From 0 to less than 1.
     fn share(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 
     fn between(&mut self, least: u32, most: u32) -> u32 {
@@ -32,10 +35,7 @@ pub fn receivers() -> Vec<Profile> {
 }
 
 fn receiver(index: u64) -> Profile {
-    let mut chance = Chance(index * 7919 + 17);
-    for _ in 0..8 {
-        chance.share();
-    }
+    let mut chance = Chance(index);
     let rate = (20.0 * (chance.share() * (1256.0f64 / 20.0).ln()).exp()).round();
     let window = [Window::Fixed, Window::Sliding, Window::Bucket][index as usize % 3];
     let is_bucket = window == Window::Bucket;

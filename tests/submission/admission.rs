@@ -178,3 +178,35 @@ fn a_header_section_that_is_not_utf8_is_refused_but_a_body_may_be_anything() {
     assert_eq!(client.codes_of(&data(b"A: b\r\n\r\n\xff\xfe\r\n")).last(), Some(&250));
     assert!(client.messages[0].stored.ends_with(b"\r\n\r\n\xff\xfe\r\n"));
 }
+
+/// The reply to MAIL and the lane of what is then submitted.
+fn lane_of(settings: Settings, priority: &str) -> (String, Lane) {
+    let mut client = Client::ready(settings);
+    let reply = client.send(format!("MAIL FROM:<a@x.test> MT-PRIORITY={priority}\r\n").as_bytes());
+    client.send(b"RCPT TO:<b@y.test>\r\nDATA\r\nA: b\r\n.\r\n");
+    (reply, client.messages[0].envelope.lane)
+}
+
+#[test]
+fn a_priority_chooses_the_lane_and_who_is_not_trusted_cannot_be_more_urgent_than_its_listener() {
+    let ok = "250 2.1.0 Ok\r\n".to_owned();
+    let lowered = |to: &str| format!("250 2.3.6 {to} is the new priority assigned to the message\r\n");
+    let bulk = || Settings { lane: Lane::Bulk, ..Settings::default() };
+
+    assert_eq!(lane_of(trusting(), "6"), (ok.clone(), Lane::Urgent));
+    assert_eq!(lane_of(Settings::default(), "6"), (lowered("0"), Lane::Normal));
+    assert_eq!(lane_of(Settings::default(), "-9"), (ok.clone(), Lane::Bulk));
+    assert_eq!(lane_of(bulk(), "0"), (lowered("-4"), Lane::Bulk));
+    assert_eq!(lane_of(Settings { lane: Lane::Bulk, ..trusting() }, "0"), (ok, Lane::Normal));
+}
+
+#[test]
+fn a_trusted_field_comes_before_the_priority_and_both_before_the_listener() {
+    let mut client = Client::ready(Settings { lane: Lane::Bulk, ..trusting() });
+
+    client.submit("A: b\r\n\r\n");
+    client.send(b"MAIL FROM:<a@x.test> MT-PRIORITY=0\r\nRCPT TO:<b@y.test>\r\nDATA\r\nX-Hikyaku-Lane: urgent\r\n\r\n.\r\n");
+
+    let lanes: Vec<Lane> = client.messages.iter().map(|message| message.envelope.lane).collect();
+    assert_eq!(lanes, [Lane::Bulk, Lane::Urgent]);
+}

@@ -28,7 +28,7 @@ fn ehlo_announces_what_is_there_and_helo_nothing() {
     assert_eq!(
         client.send(b"EHLO c.test\r\n"),
         "250-mx.test\r\n250-PIPELINING\r\n250-SIZE 50000000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
-         250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-DSN\r\n250-LIMITS MAILMAX=5 RCPTMAX=1000\r\n250 HELP\r\n"
+         250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-DSN\r\n250-MT-PRIORITY\r\n250-LIMITS MAILMAX=5 RCPTMAX=1000\r\n250 HELP\r\n"
     );
     assert_eq!(client.send(b"HELO c.test\r\n"), "250 mx.test\r\n");
 }

@@ -16,6 +16,8 @@ const MOST_IDLE: f64 = 0.75;
 const ALARM: f32 = 8.0;
 /// Where the rate had held, nothing is expected.
 const HOLD_ALARM: f32 = 12.0;
+/// Where refusals are expensive, a few are enough.
+const WARY_ALARM: f32 = 4.0;
 /// The same of a receiver that says it when it refuses.
 const FAR_ALARM: f32 = 30.0;
 /// What is usual before anything was seen: one in fifty, with the weight of so many replies,
@@ -39,6 +41,8 @@ pub(super) struct Busy {
     /// Replies since the last tick that did not count.
     pub neutral: u32,
     unknown: u32,
+    /// Messages that had to wait for the pace.
+    pub paced: u32,
     /// A connection was wanted and there was none.
     pub was_full: bool,
     /// Mean latency in seconds; 0: not known.
@@ -71,6 +75,7 @@ impl Busy {
             latencies: 0,
             neutral: 0,
             unknown: 0,
+            paced: 0,
             was_full: false,
             latency: 0.0,
             opening: 0.5,
@@ -92,10 +97,11 @@ impl Busy {
     }
 
     /// A reply that says nothing; whether there are suddenly too many of them.
-    pub fn unknown(&mut self, is_outspoken: bool, is_held: bool) -> bool {
+    pub fn unknown(&mut self, is_outspoken: bool, is_held: bool, is_wary: bool) -> bool {
         self.unknown += 1;
         self.alarm += (self.unusual() / self.usual).ln();
         let most = if is_held { HOLD_ALARM } else { ALARM };
+        let most = if is_wary { WARY_ALARM } else { most };
         self.alarm >= if is_outspoken { FAR_ALARM } else { most }
     }
 
@@ -146,13 +152,13 @@ impl Busy {
             *replies += narrow(f64::from(all));
             let fade = (MEMORY / *replies).min(1.0);
             (*unknown, *replies) = (*unknown * fade, *replies * fade);
-            self.usual = (*unknown / *replies).clamp(0.005, 0.5);
+            self.usual = (*unknown / *replies).clamp(0.001, 0.5);
         }
         if now.saturating_sub(self.minute) >= MINUTE {
             (self.minute, self.tries, self.timeouts) = (now, 0, 0);
         }
         (self.attempts, self.replies, self.latencies, self.neutral, self.unknown) = (0, 0, 0, 0, 0);
-        (self.was_full, self.ticked) = (false, now);
+        (self.was_full, self.paced, self.ticked) = (false, 0, now);
         mean
     }
 }

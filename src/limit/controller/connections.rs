@@ -118,7 +118,7 @@ impl Connections {
 
     /// The first connection failed, with none beside it: a pause that doubles.
     pub fn pause(&mut self, now: Time) {
-        self.open_after = now + (5 * SECOND << self.alone.min(8)).min(30 * MINUTE);
+        self.open_after = now + ((5 * SECOND) << self.alone.min(8)).min(30 * MINUTE);
         self.alone = self.alone.saturating_add(1);
     }
 

@@ -1,10 +1,10 @@
 //! The controller: finds out what a receiver allows one egress source, and stays just under it.
 //!
 //! One a path, under its site's lock: plain calls, time comes in, nothing is awaited and nothing is random. Four
-//! regulators, each fed by its own kind of reply only: the rate ([`rate`]), connections ([`connections`]), messages over
-//! one connection ([`messages`]), and a breaker for receivers that refuse us as such; besides, counts by the hour
-//! ([`cap`]). After a refusal the [`gate`] stops all connections at once. All of that is [`work`], which a quiet path has
-//! not: it keeps what was learnt ([`rest`]) and costs no time.
+//! regulators, each fed by its own kind of reply only: the rate (`rate`), connections (`connections`), messages over
+//! one connection (`messages`), and a breaker for receivers that refuse us as such; besides, counts by the hour
+//! (`cap`). After a refusal the `gate` stops all connections at once. All of that is `work`, which a quiet path has
+//! not: it keeps what was learnt (`rest`) and costs no time.
 //!
 //! Use: before each message [`Controller::may_send`], then [`Controller::send`], and for each of those exactly one
 //! [`Controller::replied`] or [`Controller::unsent`]. Before each connection [`Controller::may_open`], then

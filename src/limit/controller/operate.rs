@@ -71,8 +71,11 @@ impl Controller {
     /// Other ceilings, from a reload.
     pub fn set_ceilings(&mut self, ceilings: Ceilings) {
         self.ceilings = ceilings;
-        if let Some(work) = &mut self.work {
+        if let Some(work) = &mut self.work
+            && work.ceilings != ceilings
+        {
             work.ceilings = ceilings;
+            work.forget_owed();
         }
     }
 

@@ -34,6 +34,11 @@ impl Pace {
         self.arrival = self.arrival.saturating_sub(interval(rate));
     }
 
+    /// Nothing is owed.
+    pub fn forget(&mut self) {
+        self.arrival = 0;
+    }
+
     /// The rate has changed: what is owed at the old one is forgotten but for one message at the new one.
     pub fn slow_down(&mut self, rate: f64, now: Time) {
         self.arrival = self.arrival.min(now + interval(rate));

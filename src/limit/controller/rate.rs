@@ -18,6 +18,9 @@ use super::time::{HOUR, MINUTE, SECOND, Time, from_seconds, seconds};
 pub(super) const FIRST: f64 = 2.0;
 /// Growth of the start, every tick.
 const GROWTH: f64 = 1.5;
+/// The same above this rate, where several messages are on their way when the first one is refused.
+const SLOWER_GROWTH: f64 = 1.3;
+const FAST: f64 = 10.0;
 /// Behind a refusal: what the receiver counts has to leave its window first.
 const CAREFUL: f64 = 0.95;
 /// Held later.
@@ -321,8 +324,9 @@ impl Rate {
         let age = now.saturating_sub(self.since);
         let how = match self.phase {
             Phase::Start if is_used => {
-                self.rate *= GROWTH;
-                "half more, no limit is known yet and all of it was used".to_owned()
+                let growth = if self.rate < FAST { GROWTH } else { SLOWER_GROWTH };
+                self.rate *= growth;
+                format!("{:.0} % more, no limit is known yet and all of it was used", (growth - 1.0) * 100.0)
             }
             Phase::Hold if age >= SETTLE && self.rate < aim => {
                 self.since = now;

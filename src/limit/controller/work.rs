@@ -21,12 +21,16 @@ const REST: Time = 31 * MINUTE;
 const LONGEST_REST: Time = 4 * HOUR;
 /// So much of the allowance in use makes it what limits us.
 const USED: f64 = 0.85;
+/// So much of it, when most messages had to wait for the pace.
+const STRETCHED: f64 = 0.4;
 /// Below this it is something else that does.
-const SHORT: f64 = 0.9;
+const SHORT: f64 = 0.95;
 /// Where refusals are expensive, tries are counted over some minutes: the next one comes when this one is forgotten.
 const WARY_PAUSE: Time = 5 * MINUTE + 5 * SECOND;
 /// Refusals in a row below a rate that was just measured.
 const MINDS_BURSTS: u8 = 3;
+/// Stands for a reply that is forgotten, since the path was quiet or the daemon restarted.
+const EARLIER: &str = "what it said is forgotten since a quiet time or a restart";
 /// Longer replies are cut for reasons.
 const REPLY: usize = 160;
 
@@ -101,7 +105,10 @@ impl Work {
             Ok(spread) => self.allowed().min(spread),
             Err(until) => return Err(wait(&self.epoch, Cause::Cap, until)),
         };
-        self.pace.look(self.attempts(limit), now).map_err(|until| wait(&self.epoch, Cause::Rate, until))?;
+        if let Err(until) = self.pace.look(self.attempts(limit), now) {
+            self.busy.paced += 1;
+            return Err(wait(&self.epoch, Cause::Rate, until));
+        }
         let most = time::whole((limit * 60.5).ceil());
         let busy = &mut self.busy;
         if busy.counts.total(now) < most.max(1) {
@@ -166,7 +173,7 @@ impl Work {
                 }
             }
             Signal::Unknown => {
-                let is_alarm = busy.unknown(self.is_outspoken, self.rate.phase == Phase::Hold);
+                let is_alarm = busy.unknown(self.is_outspoken, self.rate.phase == Phase::Hold, self.trips > 0);
                 self.is_outspoken |= answer.is_closed;
                 let is_trial = self.gate.is_trial(sent);
                 if answer.is_closed || is_alarm || is_trial && !self.is_outspoken {
@@ -356,6 +363,7 @@ impl Work {
         let span = seconds(now.saturating_sub(busy.ticked)).max(0.1);
         let throughput = f64::from(busy.attempts) / span;
         let was_full = busy.was_full;
+        let was_paced = busy.paced > busy.attempts / 2;
         let is_doubtful = busy.has_unknown() && !self.is_outspoken;
         let latency = busy.turn(self.rate.phase != Phase::Probe, now);
         let taken = f64::from(busy.counts.of_last(60, now)) / 30.0;
@@ -368,10 +376,13 @@ impl Work {
         }
         // Of few messages one may fall into the next tick.
         let is_used = throughput + if is_waiting { 1.0 / span } else { 0.0 } >= USED * allowed;
-        let reply = self.reply.as_deref().unwrap_or("-");
+        // Few connections that open slowly send in bursts, which the pace stretches.
+        let is_used = is_used || is_waiting && was_paced && throughput >= STRETCHED * allowed;
+        let reply = self.reply.as_deref().unwrap_or(EARLIER);
         let usage = Usage { is_used, taken, is_doubtful, is_wary: self.trips > 0 };
         self.rate.tick(usage, reply, now, &mut out);
-        let is_short = is_waiting && was_full && throughput < SHORT * allowed;
+        let is_growing = self.rate.phase == Phase::Start;
+        let is_short = is_waiting && was_full && (throughput < SHORT * allowed || is_growing);
         let load = Load { is_short, throughput, latency, need: self.need() };
         self.connections.tick(load, now, &mut out);
         out
@@ -410,6 +421,12 @@ impl Work {
         let latency = if self.busy.latency == 0.0 { 0.2 } else { self.busy.latency };
         let each = self.messages_per_connection().map_or(0.0, |most| opening / f64::from(most));
         time::whole(2.0 + 1.5 * rate * (latency + 0.05) + 1.2 * rate * each)
+    }
+
+    /// What is owed at an old ceiling is not waited for at the new one.
+    pub fn forget_owed(&mut self) {
+        self.pace.forget();
+        self.openings.forget();
     }
 
     /// Connections that are worth having now, open and opening ones together.

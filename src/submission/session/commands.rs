@@ -1,7 +1,7 @@
 //! What each command does to a [`Session`].
 
 use super::{Chunk, Hello, Session, State, Transaction};
-use crate::message::Recipient;
+use crate::message::{Lane, Recipient};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::{self, Command, CommandError};
 use crate::smtp::data::Decoder;
@@ -100,6 +100,7 @@ impl Session {
         self.line(&["250-ENHANCEDSTATUSCODES"]);
         self.line(&["250-CHUNKING"]);
         self.line(&["250-DSN"]);
+        self.line(&["250-MT-PRIORITY"]);
         self.line(&["250-LIMITS", &messages, " RCPTMAX=", &recipients]);
         self.line(&["250 HELP"]);
     }
@@ -124,6 +125,8 @@ impl Session {
             self.is_excused = true;
             return Err(refusal);
         }
+        let asked = parameters.priority;
+        let lane = self.settings.lane_of(asked);
         self.transaction = Some(Transaction {
             reverse_path: path,
             parameters,
@@ -132,7 +135,14 @@ impl Session {
             octets: 0,
             deferral: None,
         });
-        self.say(250, Status::new(2, 1, 0), "Ok");
+        match asked {
+            // RFC 6710, 4.1: X.3.6, the requested priority was changed.
+            Some(asked) if Lane::of_priority(asked) != lane => {
+                let text = format!("{} is the new priority assigned to the message", lane.priority());
+                self.say(250, Status::new(2, 3, 6), &text);
+            }
+            _ => self.say(250, Status::new(2, 1, 0), "Ok"),
+        }
         Ok(())
     }
 

@@ -1,0 +1,92 @@
+//! What the queue does with what it learns about a receiver.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hikyaku::message::{Outcome, Phase, Report};
+use hikyaku::queue::Settings;
+use hikyaku::smtp::reply::Reply;
+use hikyaku::smtp::status::Status;
+
+use crate::common::{Receiver, Stage, delivered};
+
+fn refused(phase: Phase, code: u16, status: (u8, u16, u16), text: &str) -> Outcome {
+    let status = Some(Status::new(status.0, status.1, status.2));
+    let report = Report::local(phase, Status::new(4, 0, 0), "");
+    Outcome::Deferred(Report { reply: Reply { code, status, text: text.into() }, ..report })
+}
+
+/// A receiver that takes so many messages, then answers the next `count` with `refusal`, then takes all.
+fn receiver(first: usize, count: usize, refusal: impl Fn() -> Outcome + Send + Sync + 'static) -> Receiver {
+    let seen = AtomicUsize::new(0);
+    let outcome = move |_, _| {
+        let number = seen.fetch_add(1, Ordering::Relaxed);
+        if (first..first + count).contains(&number) { refusal() } else { delivered() }
+    };
+    Receiver { outcome: Arc::new(outcome), transaction: Duration::from_millis(20), ..Receiver::default() }
+}
+
+fn attempts(stage: &Stage) -> Vec<u16> {
+    let page = stage.queue.list(&hikyaku::queue::Filter { limit: 1_000, ..hikyaku::queue::Filter::default() });
+    page.iter().map(|entry| entry.attempts).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_for_its_rate_goes_back_uncharged_and_all_connections_pause() {
+    let stage = Stage::in_runtime_time(Settings::default());
+    let slow_down = || refused(Phase::Mail, 421, (4, 7, 28), "unusual rate of mail");
+    stage.script.set("d1.test", receiver(40, 3, slow_down));
+    for _ in 0..100 {
+        stage.put(stage.envelope(&["a@d1.test"]));
+    }
+    stage.start();
+
+    stage.until("the first refusal", |stage| stage.done().iter().any(|done| done.outcome != delivered())).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (view, paused_at) = (stage.queue.view(), stage.done().len());
+    assert!(paused_at <= 60, "{paused_at}: those in flight, and none after them");
+    assert!(matches!(view.sites[0].waiting_for, Some("pause" | "gate")), "{view:?}");
+    assert_eq!(view.totals.scheduled, 0, "nothing waits for the retry schedule");
+    assert!(attempts(&stage).iter().all(|attempts| *attempts == 0), "no attempt is counted");
+
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(stage.queue.view().totals.queued, 0);
+    assert_eq!(stage.done().iter().filter(|done| done.outcome == delivered()).count(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_refusal_tells_how_many_messages_a_connection_may_carry() {
+    let stage = Stage::in_runtime_time(Settings::default());
+    let used_up = || refused(Phase::Mail, 421, (4, 7, 0), "Max messages per connection");
+    stage.script.set("d1.test", receiver(5, 1, used_up));
+    for _ in 0..30 {
+        stage.put(stage.envelope(&["a@d1.test"]));
+    }
+    stage.start();
+
+    stage.until("delivered", |stage| stage.queue.view().totals.queued == 0).await;
+
+    // 30 messages and the refused one, over connections that carry no more than five of them.
+    let dispatched = stage.script.dispatched.load(Ordering::Relaxed);
+    assert!(dispatched >= 6, "{dispatched}");
+    let told = stage.registry.render();
+    assert!(told.contains("hikyaku_limits_changes_total{limit=\"messages-per-connection\"} 1\n"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_mailbox_changes_no_limit_and_waits_for_the_schedule() {
+    let stage = Stage::in_runtime_time(Settings::default());
+    let full = || refused(Phase::Rcpt, 452, (4, 2, 2), "mailbox full");
+    stage.script.set("d1.test", receiver(0, 10, full));
+    for _ in 0..20 {
+        stage.put(stage.envelope(&["a@d1.test"]));
+    }
+    stage.start();
+
+    stage.until("ten delivered", |stage| stage.done().len() == 20).await;
+
+    assert_eq!(stage.queue.view().totals.scheduled, 10);
+    assert!(attempts(&stage).iter().all(|attempts| *attempts == 1));
+    assert!(!stage.registry.render().contains("hikyaku_limits_changes_total{limit=\"rate\"} 1"));
+}
