@@ -279,7 +279,7 @@ mod tests {
         let region = Region { segment: 3, from: 100, to: 200 };
         let report = CheckReport { damaged: vec![region.clone()], tail: vec![region], ..CheckReport::default() };
 
-        let text = Findings { report: report.clone(), orders: None }.lines();
+        let text = Findings { report: report.clone(), orders: None, pins: None }.lines();
 
         assert!(text.contains("DAMAGED: segment 0000000000000003, octets 100 to 200\n"), "{text}");
         assert!(text.contains("unfinished write: segment 0000000000000003") && !text.contains("sound"), "{text}");
