@@ -97,8 +97,8 @@ impl Engine {
             source: settings.rules.ceiling(Of::Source(&name)),
         };
         let mut origin = Origin::new(source, &bounds, now);
-        let whose = || Whose::SourceSite((*name).into(), (*site.name).into());
-        engine.dues.settle(origin.budget.as_deref(), now, whose);
+        let whose = || Whose::SourceSite((*name).into(), site.into());
+        self.dues.settle(origin.budget.as_deref(), now, whose);
         if settings.learning.is_on && transport != Transport::Discard {
             let at = Moment { now, wall: self.clock.wall_at(now) };
             origin.is_relay = transport == Transport::Relay;
