@@ -39,7 +39,7 @@ use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
 use crate::reply::Classifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
-use crate::state::{LearntStore, Orders, Pins};
+use crate::state::{LearntStore, Orders, Pins, SpentStore};
 use crate::{admin, delivery, dns, spool, state, submission};
 
 use doors::Doors;
@@ -224,6 +224,7 @@ impl Daemon {
         let claimed = Spool::claim(settings::spool(&config), disk.clone())?;
         let spool = config.spool.path.clone();
         let pins = Pins::open(disk.clone()).map_err(|error| Error::Pins { spool: spool.clone(), error })?;
+        let spent = SpentStore::new(disk.clone());
         let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics)?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
@@ -237,6 +238,7 @@ impl Daemon {
         let queue = Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry)
             .with_journal(journal.clone())
             .with_learnt(learnt)
+            .with_spent(spent)
             .with_pins(pins);
         let deliverer = Deliverer::new(settings::delivery(&config, &classifier), spool.clone(), clock, &registry);
         let deliverer = or_abandon(&spool, deliverer.map_err(Error::from)).await?;

@@ -32,6 +32,7 @@ use crate::state;
 use super::assignment::Assignment;
 use super::domain::Domains;
 use super::doubts::Doubts;
+use super::dues::{Dues, Whose};
 use super::entry::{Entry, Marks};
 use super::flow::{Flow, Tenant, Tenants};
 use super::gates::Gates;
@@ -94,6 +95,7 @@ pub(super) struct Engine {
     pub walls: Walls,
     pub top: Top,
     pub learning: Learning,
+    pub dues: Arc<Dues>,
     /// Unfinished recipients.
     pub queued: AtomicUsize,
     /// Entries that wait for a look-up.
@@ -162,6 +164,7 @@ impl Engine {
             walls: Walls::new(registry),
             top: Top::new(registry),
             learning: Learning::default(),
+            dues: Arc::default(),
             queued: AtomicUsize::new(0),
             waiting_for_dns: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
@@ -391,6 +394,7 @@ impl Engine {
         let limits = self.limits_of(&name);
         let shard = usize::try_from(sites.hasher().hash_one(&*name) >> 32).unwrap_or_default();
         let site = Arc::new(Site::new(name.clone(), limits, &self.settings().rules, shard, now));
+        self.dues.settle(site.state.lock().budget.as_deref(), now, || Whose::Site((*name).into()));
         sites.insert(name, site.clone());
         site
     }

@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::message::Lane;
 use crate::metrics::bounded::Place;
 
+use super::dues::{Dues, Whose};
 use super::purse::Purse;
 use super::rules::{Of, Rules};
 use super::settings::Settings;
@@ -40,6 +41,8 @@ pub(super) struct Tenant {
     /// What it may send; none: no rule is about it.
     pub purse: ArcSwapOption<Purse>,
     flows: Mutex<Flows>,
+    /// What its campaigns owe from before the start.
+    pub dues: Arc<Dues>,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +80,7 @@ impl Tenant {
             place: Place::default(),
             purse: ArcSwapOption::empty(),
             flows: Mutex::default(),
+            dues: Arc::default(),
         };
         tenant.apply(settings, pool, now);
         tenant
@@ -115,6 +119,8 @@ impl Tenant {
             return Some(purse.clone());
         }
         let purse = Purse::new(&rules.ceiling(Of::Campaign(&self.name, campaign)), before, now).map(Arc::new)?;
+        let whose = || Whose::Campaign(self.name.clone(), campaign.into());
+        self.dues.settle(purse.budget.as_ref(), now, whose);
         purses.insert(campaign.into(), purse.clone());
         Some(purse)
     }
@@ -178,6 +184,7 @@ impl Flow {
 pub(super) struct Tenants {
     table: RwLock<HashSet<ByName, State>>,
     next_key: AtomicUsize,
+    pub dues: Arc<Dues>,
     pub hasher: State,
 }
 
@@ -227,7 +234,11 @@ impl Tenants {
             return found.0.clone();
         }
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
-        let tenant = Arc::new(Tenant::new(name, key, &settings(), pool, now()));
+        let now = now();
+        let tenant = Tenant::new(name, key, &settings(), pool, now);
+        let tenant = Arc::new(Tenant { dues: self.dues.clone(), ..tenant });
+        let budget = tenant.purse.load_full();
+        self.dues.settle(budget.as_ref().and_then(|purse| purse.budget.as_ref()), now, || Whose::Tenant(name.into()));
         table.insert(ByName(tenant.clone()));
         tenant
     }

@@ -15,6 +15,7 @@ use crate::limit::budget::{Allowance, Budget};
 use crate::limit::window::Window;
 
 use super::engine::Engine;
+use super::dues::{Dues, Whose};
 use super::entry::MOST_SOURCES;
 use super::rules::{Of, Rules};
 use super::settings::Settings;
@@ -148,6 +149,15 @@ impl Gates {
             gates.limit(index, source, source.connections, &settings.rules, now);
         }
         gates
+    }
+
+    /// Has the budgets owe what they did before the start.
+    pub fn take_up(&self, dues: &Dues, settings: &Settings, now: Instant) {
+        dues.settle(self.global.budget.load().as_deref(), now, || Whose::Everything);
+        for (source, index) in settings.egress.sources.iter().zip(0..) {
+            let budget = self.of(index).and_then(|gate| gate.budget.load_full());
+            dues.settle(budget.as_deref(), now, || Whose::Source((*source.name).into()));
+        }
     }
 
     /// Sets what holds for everything.

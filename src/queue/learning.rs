@@ -162,18 +162,6 @@ impl Engine {
     }
 }
 
-/// What a reply says about limits. Permanent refusals are about the message, its recipient, its content or us as such.
-fn signal_of(verdict: &Verdict, is_transient: bool) -> Signal {
-    match verdict.class {
-        Class::RateLimited => Signal::Rate,
-        Class::TooManyConnections => Signal::Connections,
-        Class::ConnectionUsedUp => Signal::MessagesPerConnection,
-        Class::Reputation if is_transient => Signal::Reputation,
-        Class::Unknown if is_transient => Signal::Unknown,
-        _ => Signal::Neutral,
-    }
-}
-
 /// Which of several recipients' signals counts: one that was accepted, else what is about the path.
 fn rank(signal: Signal) -> u8 {
     match signal {
@@ -207,8 +195,7 @@ impl Evidence {
         let judged = outcomes.iter().map(|outcome| {
             let report = outcome.report();
             let verdict = engine.judge_reply(report, &site.name);
-            let is_transient = report.reply.code / 100 == 4;
-            let signal = verdict.as_ref().map_or(Signal::Neutral, |verdict| signal_of(verdict, is_transient));
+            let signal = verdict.as_ref().map_or(Signal::Neutral, Signal::of);
             (signal, report, verdict)
         });
         let (signal, report, verdict) = judged.max_by_key(|(signal, ..)| rank(*signal))?;

@@ -20,6 +20,7 @@ mod apply;
 mod assignment;
 mod domain;
 mod doubts;
+mod dues;
 mod engine;
 mod entry;
 mod explain;
@@ -88,7 +89,7 @@ use crate::message::{Envelope, MessageId};
 use crate::metrics::Registry;
 use crate::pulse::Pulse;
 use crate::spool::{Recovered, Spool};
-use crate::state::{LearntStore, OrderId, Orders, PinError, PinRequest, Pins, PlaceError, Request, Selection};
+use crate::state::{LearntStore, SpentStore, OrderId, Orders, PinError, PinRequest, Pins, PlaceError, Request, Selection};
 
 pub use assignment::Assignment;
 use engine::Engine;
@@ -199,9 +200,21 @@ impl Queue {
         self.engine.reset_limits(request)
     }
 
-    /// Keeps what has been learnt since the last time. Blocks on the disk.
+    /// The same with what was used up of budgets before; to be asked for before the queue is shared. Blocks on the disk.
+    pub fn with_spent(mut self, store: SpentStore) -> Self {
+        if let Some(engine) = Arc::get_mut(&mut self.engine) {
+            let now = engine.clock.now();
+            engine.dues = Arc::new(dues::Dues::new(store, now, engine.clock.wall_at(now)));
+            engine.tenants.dues = engine.dues.clone();
+            engine.gates.take_up(&engine.dues, &engine.settings(), now);
+        }
+        self
+    }
+
+    /// Keeps what has been learnt since the last time, and what is used up of budgets. Blocks on the disk.
     pub fn save_learnt(&self) {
         self.engine.save_learnt();
+        self.engine.save_dues();
     }
 
     /// Tells the journal of a message that the spool has accepted, to be put into the queue next. `client`: who

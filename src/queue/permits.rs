@@ -13,6 +13,7 @@ use crate::limit::permit::{self, Limit, Refusal, Scope, What};
 use crate::limit::window::Window;
 
 use super::engine::Engine;
+use super::dues::Whose;
 use super::flow::Flow;
 use super::gates::{Gate, Gates};
 use super::origin::{Bounds, Moment, Origin};
@@ -96,6 +97,8 @@ impl Engine {
             source: settings.rules.ceiling(Of::Source(&name)),
         };
         let mut origin = Origin::new(source, &bounds, now);
+        let whose = || Whose::SourceSite((*name).into(), site.into());
+        self.dues.settle(origin.budget.as_deref(), now, whose);
         if settings.learning.is_on && transport != Transport::Discard {
             let at = Moment { now, wall: self.clock.wall_at(now) };
             origin.is_relay = transport == Transport::Relay;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use crate::limit::budget::{Budget, Refused, Turns};
 use crate::limit::permit::{Scope, What};
 
+use super::dues::Whose;
 use super::flow::{Flow, Tenant};
 use super::rules::{Ceiling, Of, Rules};
 
@@ -72,7 +73,12 @@ impl Purses {
 
     fn ensure(&mut self, tenant: &Tenant, now: Instant) {
         let Some((site, rules)) = self.at.as_deref() else { return };
-        let make = || Purse::new(&rules.ceiling(Of::TenantSite(&tenant.name, site)), None, now);
+        let make = || {
+            let purse = Purse::new(&rules.ceiling(Of::TenantSite(&tenant.name, site)), None, now);
+            let whose = || Whose::TenantSite(tenant.name.clone(), (**site).into());
+            tenant.dues.settle(purse.as_ref().and_then(|purse| purse.budget.as_ref()), now, whose);
+            purse
+        };
         self.by_tenant.entry(tenant.key).or_insert_with(make);
     }
 

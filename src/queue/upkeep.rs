@@ -25,7 +25,8 @@ const MANY_SITES: usize = 1_000;
 /// The unused is forgotten every so many times.
 const SWEEP: u32 = 12;
 
-/// What has been learnt is kept every so many times.
+/// What is used up of budgets is kept every so many times, what has been learnt more seldom.
+const SPEND: u32 = 5;
 const KEEP: u32 = 30;
 
 /// How often a shard of the timers shows that it is served, though nothing is due.
@@ -52,9 +53,19 @@ pub(super) async fn run(engine: Arc<Engine>) {
                 tokio::task::yield_now().await;
             }
         }
-        if round.is_multiple_of(KEEP) {
+        if round.is_multiple_of(SPEND) {
             let engine = engine.clone();
-            let _ = tokio::task::spawn_blocking(move || engine.walls.upkeep.call(|| engine.save_learnt())).await;
+            let is_learnt = round.is_multiple_of(KEEP);
+            let keep = move || {
+                let keep = || {
+                    engine.save_dues();
+                    if is_learnt {
+                        engine.save_learnt();
+                    }
+                };
+                drop(engine.walls.upkeep.call(keep));
+            };
+            let _ = tokio::task::spawn_blocking(keep).await;
         }
         if is_long || !engine.orders.is_empty() || !engine.orders.book.done().is_empty() {
             // Not on a thread of the runtime: what waits for that thread would wait as long. The end of an order is stored.

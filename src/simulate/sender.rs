@@ -13,7 +13,7 @@ use super::line::{Lines, Message};
 use super::measure::{Measure, Run};
 use super::profile::Profile;
 use super::receiver::{Knock, Receiver, Verdict};
-use super::signal;
+use super::signal::Signals;
 use super::{NEVER, Time, nanos};
 use crate::limit::controller::{Answer, Failure, Refused, Signal};
 
@@ -47,6 +47,7 @@ pub(super) struct Sender<'a> {
     profile: &'a Profile,
     seed: u64,
     receiver: Receiver,
+    signals: Signals,
     hand: Hand,
     chance: Chance,
     lines: Lines,
@@ -79,6 +80,7 @@ impl<'a> Sender<'a> {
             profile,
             seed,
             receiver: Receiver::new(profile.receiver.clone()),
+            signals: Signals::default(),
             hand,
             chance,
             lines,
@@ -203,7 +205,7 @@ impl<'a> Sender<'a> {
         let Some(Some(connection)) = self.connections.get_mut(place) else { return };
         let count = connection.count;
         let Some((message, sent, verdict)) = connection.out.take() else { return };
-        let signal = signal::of(verdict.reply);
+        let signal = self.signals.of(verdict.reply);
         if let Some(controller) = self.hand.controller() {
             let latency = Duration::from_nanos(self.now - sent);
             let Verdict { reply, is_closed, .. } = verdict;

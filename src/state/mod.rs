@@ -8,9 +8,11 @@ mod file;
 mod learnt;
 pub mod order;
 mod orders;
+mod spent;
 mod pins;
 
 pub use learnt::LearntStore;
 pub use order::{Action, Order, OrderId, Selection, SelectionError};
 pub use orders::{OpenError, Orders, PlaceError, Request, check_text};
 pub use pins::{Pin, PinError, PinRequest, Pinned, Pins, PinsOpenError};
+pub use spent::SpentStore;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::reply::{Class, Severity, Verdict};
+
 /// What a reply says about our limits. Each regulator is fed by its own kind only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Signal {
@@ -19,6 +21,22 @@ pub enum Signal {
     Reputation,
     /// 4yz that does not say what it is about.
     Unknown,
+}
+
+impl Signal {
+    /// What a refusal says. Permanent ones are about the message, its recipient, its content or us as such; so is the rate at
+    /// which one mailbox receives.
+    pub fn of(verdict: &Verdict) -> Self {
+        let is_transient = verdict.severity == Severity::Transient;
+        match verdict.class {
+            Class::RateLimited if verdict.wants_rest() => Self::Rate,
+            Class::TooManyConnections => Self::Connections,
+            Class::ConnectionUsedUp => Self::MessagesPerConnection,
+            Class::Reputation if is_transient => Self::Reputation,
+            Class::Unknown if is_transient => Self::Unknown,
+            _ => Self::Neutral,
+        }
+    }
 }
 
 /// A reply to a message.
