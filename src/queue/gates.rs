@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use crate::limit::budget::{Allowance, Budget};
 use crate::limit::window::Window;
 
-use super::engine::Engine;
 use super::dues::{Dues, Whose};
+use super::engine::Engine;
 use super::entry::MOST_SOURCES;
 use super::rules::{Of, Rules};
 use super::settings::Settings;

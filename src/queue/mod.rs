@@ -89,7 +89,9 @@ use crate::message::{Envelope, MessageId};
 use crate::metrics::Registry;
 use crate::pulse::Pulse;
 use crate::spool::{Recovered, Spool};
-use crate::state::{LearntStore, SpentStore, OrderId, Orders, PinError, PinRequest, Pins, PlaceError, Request, Selection};
+use crate::state::{
+    LearntStore, OrderId, Orders, PinError, PinRequest, Pins, PlaceError, Request, Selection, SpentStore,
+};
 
 pub use assignment::Assignment;
 use engine::Engine;

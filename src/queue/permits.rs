@@ -12,8 +12,8 @@ use crate::limit::controller::{Controller, Wait};
 use crate::limit::permit::{self, Limit, Refusal, Scope, What};
 use crate::limit::window::Window;
 
-use super::engine::Engine;
 use super::dues::Whose;
+use super::engine::Engine;
 use super::flow::Flow;
 use super::gates::{Gate, Gates};
 use super::origin::{Bounds, Moment, Origin};

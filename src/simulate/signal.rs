@@ -47,10 +47,7 @@ mod tests {
             ("421 4.7.0 Max messages per connection", Signal::MessagesPerConnection),
             ("421 4.7.28 our system has detected an unusual rate of mail", Signal::Rate),
             ("421 4.7.28 unusual rate of mail", Signal::Rate),
-            (
-                "421 4.7.0 [TSS04] temporarily deferred due to unexpected volume or user complaints",
-                Signal::Reputation,
-            ),
+            ("421 4.7.0 [TSS04] temporarily deferred due to unexpected volume or user complaints", Signal::Reputation),
             ("450 4.7.1 greylisted", Signal::Neutral),
             ("452 4.2.2 mailbox full", Signal::Neutral),
             ("451 try again later", Signal::Unknown),

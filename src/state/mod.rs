@@ -8,8 +8,8 @@ mod file;
 mod learnt;
 pub mod order;
 mod orders;
-mod spent;
 mod pins;
+mod spent;
 
 pub use learnt::LearntStore;
 pub use order::{Action, Order, OrderId, Selection, SelectionError};

@@ -255,8 +255,9 @@ impl Stage {
         let disk = Arc::new(Disk::new(folder.path().join("spool")));
         let (spool, recovery) = Spool::open(spool_settings(), disk.clone(), clock, &registry).unwrap();
         recovery.run(&mut |_| {});
+        let spent = hikyaku::state::SpentStore::new(disk.clone());
         let orders = Orders::open(disk, clock.wall()).unwrap();
-        let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
+        let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry).with_spent(spent);
         Self { queue, spool, script: Arc::default(), clock, registry, folder, responder }
     }
 
@@ -278,6 +279,7 @@ impl Stage {
     /// The next start on the same spool, with what it recovers.
     pub fn again(self, settings: Settings) -> Self {
         self.queue.stop_dispatch();
+        self.queue.save_learnt();
         self.spool.close_blocking();
         let Self { queue, spool, folder, .. } = self;
         drop((queue, spool));
@@ -296,8 +298,9 @@ impl Stage {
             }
         };
         let (spool, recovery) = recovery;
+        let spent = hikyaku::state::SpentStore::new(disk.clone());
         let orders = Orders::open(disk, clock.wall()).unwrap();
-        let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
+        let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry).with_spent(spent);
         let stage = Self { queue, spool, script: Arc::default(), clock, registry, folder, responder: None };
         stage.start();
         recovery.run(&mut |recovered| stage.queue.recover(recovered));

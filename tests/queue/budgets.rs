@@ -207,3 +207,37 @@ async fn a_connection_that_fails_costs_no_message() {
 
     assert_eq!(stage.done().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_used_up_of_an_hour_stays_so_over_a_restart() {
+    let hourly = || Ceiling { messages: Some(vec![(2, Duration::from_secs(3_600))]), ..Ceiling::default() };
+    let name = Name::new;
+    let settings = || {
+        rules(&[
+            (Subject::Tenant(name("a")), hourly()),
+            (Subject::Campaign(name("b"), name("spring")), hourly()),
+            (Subject::TenantSite(name("c"), name("127.0.1.3:2525")), hourly()),
+            (Subject::SourceSite(name("default"), name("127.0.1.4:2525")), hourly()),
+            (Subject::Site(name("127.0.1.5:2525")), hourly()),
+        ])
+    };
+    let put = |stage: &Stage| {
+        let mails = [("a", "", 1), ("b", "spring", 2), ("c", "", 3), ("d", "", 4), ("d", "", 5)];
+        for (tenant, campaign, domain) in mails {
+            stage.put(of(stage, tenant, campaign, Lane::Normal, &format!("a@d{domain}.test")));
+        }
+    };
+    let stage = Stage::started(settings());
+    put(&stage);
+    stage.until_done(5).await;
+
+    let stage = stage.again(settings());
+    put(&stage);
+    stage.put(of(&stage, "free", "", Lane::Normal, "a@d9.test"));
+    stage.until_done(1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    assert_eq!(stage.done().len(), 1, "only what no budget is about");
+    let owed: u64 = stage.queue.view().waiting.iter().map(|waiting| waiting.entries as u64).sum();
+    assert_eq!(owed, 5, "{:?}", stage.queue.view());
+}
