@@ -7,8 +7,7 @@
 mod egress;
 mod files;
 
-use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -17,7 +16,8 @@ use super::exit::{self, Exit};
 use super::privileges;
 use super::table::plain_lines;
 use super::{out, print_json};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
+use crate::dns::network::is_local;
 
 /// Where packages and the unit file put the configuration.
 pub(super) const DEFAULT_CONFIG: &str = "/etc/hikyaku/config.toml";
@@ -92,22 +92,12 @@ impl Check {
 
 /// What makes the file unusable, with file and key; and what could be read of it.
 fn errors(path: &Path) -> (Vec<String>, Option<Config>) {
-    let first = match Config::load(path) {
-        Ok(config) => {
-            let rules = config.replies.classifier().err().map(|error| error.to_string());
-            return (rules.into_iter().collect(), Some(config));
-        }
-        Err(error) => error,
-    };
-    if !matches!(first, ConfigError::Value { .. }) {
-        return (vec![first.to_string()], None);
+    let (mistakes, config) = Config::mistakes(path);
+    let mut errors: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    if let Some(config) = config.as_ref().filter(|_| errors.is_empty()) {
+        errors.extend(config.replies.classifier().err().map(|error| error.to_string()));
     }
-    // Loading stops at the first value; here all of them are wanted.
-    let config: Option<Config> = std::fs::read_to_string(path).ok().and_then(|text| toml::from_str(&text).ok());
-    let Some(config) = config else { return (vec![first.to_string()], None) };
-    let all = config.complaints();
-    let all = all.iter().map(|complaint| format!("{}: {}: {}", path.display(), complaint.key, complaint.text));
-    (all.collect(), Some(config))
+    (errors, config)
 }
 
 /// What this machine cannot give, so that the daemon would not start on it.
@@ -183,12 +173,6 @@ fn descriptor_warning(config: &Config) -> Option<String> {
     })
 }
 
-/// Whether a socket can be bound to `address`; only "not available" means no.
-fn is_local(address: IpAddr) -> bool {
-    !matches!(UdpSocket::bind(SocketAddr::new(address, 0)),
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,13 +204,14 @@ mod tests {
 
     #[test]
     fn what_this_machine_cannot_give_is_an_error() {
-        let text = "user = \"no-such-user-here\"\n[[listener]]\naddress = \"192.0.2.1:25\"\n[metrics]\nenabled = true\naddress = \"192.0.2.2:9\"\n";
+        let text = "user = \"no-such-user-here\"\n[[listener]]\naddress = \"192.0.2.1:25\"\n[metrics]\nenabled = true\naddress = \"198.51.100.2:9\"\n";
         let (_folder, path) = file(text);
 
         let refused = refusals(&errors(&path).1.unwrap());
 
         assert_eq!(refused.len(), 3, "{refused:?}");
-        let starts = ["user: there is no user", "listener[0].address: 192.0.2.1 is", "metrics.address: 192.0.2.2 is"];
+        let starts =
+            ["user: there is no user", "listener[0].address: 192.0.2.1 is", "metrics.address: 198.51.100.2 is"];
         assert!(refused.iter().zip(starts).all(|(said, start)| said.starts_with(start)), "{refused:?}");
     }
 
