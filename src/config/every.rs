@@ -137,6 +137,8 @@ mod tests {
             assert_eq!(told.iter().filter(|said| said.contains(part)).count().min(1), 1, "{part}: {told:#?}");
         }
         assert_eq!(told.len(), parts.len(), "{told:#?}");
+        let unknown = told.iter().find(|said| said.contains("listner")).unwrap();
+        assert!(!unknown.contains("allowed"), "{unknown}");
     }
 
     #[test]
