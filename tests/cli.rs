@@ -363,8 +363,8 @@ fn wrong_usage_is_told_before_anything_is_asked_or_read() {
 
     for wrong in [
         &["--site", "x.test"][..],
-        &["--sender", "@x.test"],
-        &["--domain", "*.x.test"],
+        &["--sender", "x.test"],
+        &["--domain", "x.*.test"],
         &["--domain", "x.test", "--config", missing.to_str().unwrap()],
     ] {
         let output = hikyaku(&[&["message", "find", "--socket", nobody.to_str().unwrap()], wrong].concat());

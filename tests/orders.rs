@@ -477,7 +477,10 @@ async fn one_message_is_bounced_or_deleted_and_the_others_stay() {
     assert_eq!(running.run(&["message", "delete", &deleted]).await.status.code(), Some(1));
 
     let shown = running.ok(&["orders", "show", "1"]).await;
-    assert!(shown.contains("ops: they are away") && shown.contains("domain=*.stuck.test"), "{shown}");
+    assert!(
+        shown.contains("by         ops\nreason     they are away\n") && shown.contains("domain=*.stuck.test"),
+        "{shown}"
+    );
     let shown = running.json(&["orders", "show", "1"]).await;
     assert_eq!((&shown["order"]["id"], &shown["parked"]), (&Value::from(1), &Value::from(1)), "{shown}");
     assert_eq!(running.run(&["orders", "show", "9"]).await.status.code(), Some(1));

@@ -88,6 +88,8 @@ pub struct Reloaded {
     pub changed: Vec<Change>,
     /// Options that differ in the file but hold only after a restart.
     pub needs_restart: Vec<Change>,
+    /// What holds and will not do what it should on this machine.
+    pub warnings: Vec<String>,
 }
 
 /// One option, or one item of a list, that differs.

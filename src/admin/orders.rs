@@ -23,14 +23,15 @@ pub struct Flush {
 }
 
 /// The orders that stand.
-pub(super) async fn list(Shared(state): Shared<State>) -> Json<Vec<OrderView>> {
-    Json(state.queue.orders())
+pub(super) async fn list(Shared(state): Shared<State>) -> Result<Json<Vec<OrderView>>, Refusal> {
+    Ok(Json(tokio::task::spawn_blocking(move || state.queue.orders_in_full()).await?))
 }
 
 /// One of them.
 pub(super) async fn show(Shared(state): Shared<State>, id: Id) -> Result<Json<OrderView>, Refusal> {
     let id = parse(id)?;
-    let found = state.queue.orders().into_iter().find(|view| view.order.id == id);
+    let orders = tokio::task::spawn_blocking(move || state.queue.orders_in_full()).await?;
+    let found = orders.into_iter().find(|view| view.order.id == id);
     found.map(Json).ok_or_else(|| no_such_order(id))
 }
 

@@ -1,5 +1,6 @@
 //! The daemon at a glance: what it does, and, first of all, whether anything is wrong and what to look at next.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use axum::Json;
@@ -10,7 +11,9 @@ use super::error::Refusal;
 use super::health::not_ready;
 use super::trouble::{Signs, troubles};
 use super::{State, Status};
+use crate::dns::network::is_local;
 use crate::metrics::process::Usage;
+use crate::queue::view::SourceAddresses;
 use crate::spool::Stat;
 
 /// What the process takes from its machine.
@@ -38,6 +41,7 @@ impl Process {
 /// The daemon at a glance.
 pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>, Refusal> {
     let look = move || {
+        // Addresses come and go with interfaces: asked of the kernel at each look, a bind each.
         let (outline, spool, process) = (state.queue.outline(), state.spool.stat(), Process::look());
         let not_ready = not_ready(&state);
         let signs = Signs {
@@ -46,6 +50,7 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
             still: state.still.all(),
             journal: state.journal.health(),
             reload_failure: state.control.reload_failure.lock().clone(),
+            foreign: foreign_addresses(&outline.sources),
             panics: state.panics.load(Ordering::Relaxed),
         };
         let is_stopping = state.stopping.is_cancelled();
@@ -67,6 +72,13 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
     Ok(Json(tokio::task::spawn_blocking(look).await?))
 }
 
+/// Addresses that sources should have and this machine has not, by source.
+fn foreign_addresses(sources: &[SourceAddresses]) -> Vec<(String, IpAddr)> {
+    let all =
+        sources.iter().flat_map(|source| source.addresses.iter().map(|address| (source.source.clone(), *address)));
+    all.filter(|(_, address)| !is_local(*address)).collect()
+}
+
 fn state_of(is_stopping: bool, spool: &Stat) -> &'static str {
     match (is_stopping, spool.fault || spool.full, spool.recovering) {
         (true, _, _) => "draining",
@@ -79,6 +91,19 @@ fn state_of(is_stopping: bool, spool: &Stat) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_others_are_told_with_their_source() {
+        let source = |name: &str, addresses: &[&str]| SourceAddresses {
+            source: name.to_owned(),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+
+        let found = foreign_addresses(&[source("a", &["127.0.0.1", "192.0.2.1"]), source("b", &[])]);
+
+        assert_eq!(found, [("a".to_owned(), "192.0.2.1".parse().unwrap())]);
+    }
+
     #[test]
     fn the_state_says_what_a_client_would_meet() {
         let spool = |recovering, full| Stat { recovering, full, ..Stat::default() };

@@ -1,5 +1,6 @@
 //! What an operator should see to: made of what every part shows, the worst first.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -40,6 +41,8 @@ pub(super) struct Signs<'a> {
     pub journal: Health,
     /// Why the last reload failed.
     pub reload_failure: Option<String>,
+    /// Egress sources with an address that this machine does not have.
+    pub foreign: Vec<(String, IpAddr)>,
     /// Caught since the start.
     pub panics: u64,
 }
@@ -64,12 +67,16 @@ pub(super) fn troubles(signs: &Signs<'_>, outline: &Outline, spool: &Stat, proce
         let what = format!("{part} has not moved for {} s", still.as_secs());
         found.add(true, what, "journalctl -u hikyaku; docs/runbook.md, HikyakuStuck");
     }
+    for (source, address) in &signs.foreign {
+        let what = format!("source {source}: {address} is no address of this machine: no mail leaves from it");
+        found.add(true, what, "ip address; its [[source]] in the configuration; hikyaku reload");
+    }
     of_queue(outline, &mut found);
     let panics = format!("{} panics were caught since the start: each is a bug", signs.panics);
     found.add(signs.panics > 0, panics, "journalctl -u hikyaku: the place of each; please report it");
     of_journal(&signs.journal, &mut found);
     if let Some(reason) = &signs.reload_failure {
-        let what = format!("the last reload failed, the configuration before it holds: {reason}");
+        let what = format!("the last reload failed, the configuration before it holds: {}", in_a_line(reason));
         found.add(true, what, "hikyaku check, then hikyaku reload");
     }
     if let Some(most) = process.most_descriptors {
@@ -78,6 +85,13 @@ pub(super) fn troubles(signs: &Signs<'_>, outline: &Outline, spool: &Stat, proce
         found.add(is_near, what, "LimitNOFILE= of the unit; limits.connections");
     }
     found.0
+}
+
+/// A text of several lines in one, without the lines in which a parser draws where it stands.
+fn in_a_line(text: &str) -> String {
+    let is_drawn = |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_drawn(line));
+    lines.collect::<Vec<_>>().join(": ")
 }
 
 fn of_spool(signs: &Signs<'_>, spool: &Stat, found: &mut Found) {
@@ -218,6 +232,24 @@ mod tests {
         for (what, part) in told.iter().zip(["timers has not moved for 30 s", "2 panics", "limits.connections: 0"]) {
             assert!(what.contains(part), "{part}: {told:?}");
         }
+    }
+
+    #[test]
+    fn a_source_whose_address_is_not_ours_is_told_by_name() {
+        let foreign = vec![("mta1".to_owned(), "192.0.2.1".parse().unwrap())];
+
+        let told = of_signs(&Signs { foreign, ..Signs::default() });
+
+        assert!(told.len() == 1 && told[0].starts_with("source mta1: 192.0.2.1 is no address"), "{told:?}");
+    }
+
+    #[test]
+    fn a_parser_s_drawing_becomes_one_line_with_place_and_cause() {
+        let text = "x.toml: TOML parse error at line 2, column 1\n  |\n2 | segment_sise = 1\n  | ^^^^\nunknown field `segment_sise`\n";
+
+        let said = in_a_line(text);
+
+        assert_eq!(said, "x.toml: TOML parse error at line 2, column 1: unknown field `segment_sise`");
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! `hikyaku check`: what is wrong with a configuration, all of it at once, and what is suspicious on this machine.
 //!
 //! Nothing is opened but the file: a check beside the running daemon disturbs nothing. DNS is asked for the names of
-//! egress addresses unless `--offline` is given. Errors are what the daemon would refuse to read (exit code 2); warnings
-//! are what it would do, or stumble over, and you may regret (exit code 0).
+//! egress addresses unless `--offline` is given. Errors are what the daemon would refuse to read or to start with (exit code
+//! 2); warnings are what it would do, or stumble over, and you may regret (exit code 0).
 
 mod egress;
 mod files;
 
-use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -17,7 +16,8 @@ use super::exit::{self, Exit};
 use super::privileges;
 use super::table::plain_lines;
 use super::{out, print_json};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
+use crate::dns::network::is_local;
 
 /// Where packages and the unit file put the configuration.
 pub(super) const DEFAULT_CONFIG: &str = "/etc/hikyaku/config.toml";
@@ -37,7 +37,7 @@ pub(super) struct Check {
 }
 
 /// Everything that was found.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct Findings {
     file: String,
     /// The daemon would not start.
@@ -75,11 +75,13 @@ impl Check {
         let (errors, config) = errors(&self.config);
         let mut findings = Findings { file: self.config.display().to_string(), errors, ..Findings::default() };
         if let Some(config) = &config {
+            let is_usable = findings.errors.is_empty();
+            findings.errors.extend(refusals(config));
             findings.errors.extend(files::orders(&config.spool.path));
             findings.errors.extend(files::pins(&config.spool.path));
             findings.warnings = warnings(config);
-            findings.warnings.extend(files::warnings(&self.config, config));
-            if !self.offline && findings.errors.is_empty() {
+            files::look(&self.config, config, &mut findings);
+            if !self.offline && is_usable {
                 let (warnings, notes) = egress::names(config);
                 findings.warnings.extend(warnings);
                 findings.notes = notes;
@@ -91,30 +93,36 @@ impl Check {
 
 /// What makes the file unusable, with file and key; and what could be read of it.
 fn errors(path: &Path) -> (Vec<String>, Option<Config>) {
-    let first = match Config::load(path) {
-        Ok(config) => {
-            let rules = config.replies.classifier().err().map(|error| error.to_string());
-            return (rules.into_iter().collect(), Some(config));
-        }
-        Err(error) => error,
-    };
-    if !matches!(first, ConfigError::Value { .. }) {
-        return (vec![first.to_string()], None);
+    let (mistakes, config) = Config::mistakes(path);
+    let mut errors: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    if let Some(config) = config.as_ref().filter(|_| errors.is_empty()) {
+        errors.extend(config.replies.classifier().err().map(|error| error.to_string()));
     }
-    // Loading stops at the first value; here all of them are wanted.
-    let config: Option<Config> = std::fs::read_to_string(path).ok().and_then(|text| toml::from_str(&text).ok());
-    let Some(config) = config else { return (vec![first.to_string()], None) };
-    let all = config.complaints();
-    let all = all.iter().map(|complaint| format!("{}: {}: {}", path.display(), complaint.key, complaint.text));
-    (all.collect(), Some(config))
+    (errors, config)
+}
+
+/// What this machine cannot give, so that the daemon would not start on it.
+fn refusals(config: &Config) -> Vec<String> {
+    let mut out: Vec<String> = privileges::account_problem(config).into_iter().collect();
+    // A socket unit may bind what is none of this machine's (FreeBind=).
+    let own = config.listeners.iter().enumerate().filter(|(_, listener)| listener.socket_name.is_empty());
+    let mut places: Vec<_> =
+        own.map(|(index, listener)| (format!("listener[{index}].address"), listener.address.ip())).collect();
+    if config.metrics.enabled {
+        places.push(("metrics.address".to_owned(), config.metrics.address.ip()));
+    }
+    for (key, address) in places.into_iter().filter(|(_, address)| !is_local(*address)) {
+        out.push(format!("{key}: {address} is no address of this machine: the daemon will not start"));
+    }
+    out
 }
 
 /// What the daemon would accept and an operator should know.
 fn warnings(config: &Config) -> Vec<String> {
-    let mut out: Vec<String> = privileges::account_problem(config).into_iter().collect();
+    let mut out = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
-        if !is_local(listener.address.ip()) {
-            let text = "is no address of this machine: the daemon will not start";
+        if !listener.socket_name.is_empty() && !is_local(listener.address.ip()) {
+            let text = "is no address of this machine: the daemon starts only on a socket that was bound for it";
             out.push(format!("listener[{index}].address: {} {text}", listener.address.ip()));
         }
         if listener.networks.is_empty() {
@@ -166,12 +174,6 @@ fn descriptor_warning(config: &Config) -> Option<String> {
     })
 }
 
-/// Whether a socket can be bound to `address`; only "not available" means no.
-fn is_local(address: IpAddr) -> bool {
-    !matches!(UdpSocket::bind(SocketAddr::new(address, 0)),
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +201,19 @@ mod tests {
         assert_eq!(errors(Path::new("/nonexistent/config.toml")).0.len(), 1);
         let (_folder, path) = file("hostnam = \"x\"\n");
         assert!(errors(&path).0[0].contains("hostnam"));
+    }
+
+    #[test]
+    fn what_this_machine_cannot_give_is_an_error() {
+        let text = "user = \"no-such-user-here\"\n[[listener]]\naddress = \"192.0.2.1:25\"\n[metrics]\nenabled = true\naddress = \"198.51.100.2:9\"\n";
+        let (_folder, path) = file(text);
+
+        let refused = refusals(&errors(&path).1.unwrap());
+
+        assert_eq!(refused.len(), 3, "{refused:?}");
+        let starts =
+            ["user: there is no user", "listener[0].address: 192.0.2.1 is", "metrics.address: 198.51.100.2 is"];
+        assert!(refused.iter().zip(starts).all(|(said, start)| said.starts_with(start)), "{refused:?}");
     }
 
     #[test]

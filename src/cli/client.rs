@@ -18,6 +18,8 @@ use crate::admin;
 
 /// A listing of a full queue is the slowest answer there is.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// What looks at counts only.
+pub(super) const SHORT: Duration = Duration::from_secs(10);
 /// The longest answer read: a listing has limits well below.
 const LARGEST: usize = 64 << 20;
 
@@ -66,12 +68,18 @@ fn advice(error: &io::Error) -> &'static str {
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    timeout: Duration,
 }
 
 impl Client {
     /// A client of the daemon at `socket`; connects only when asked something.
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { socket: socket.to_owned(), timeout: TIMEOUT }
+    }
+
+    /// The same that waits so long for an answer.
+    pub fn within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Asks for `path` (with query) and reads the JSON answer.
@@ -91,8 +99,9 @@ impl Client {
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
-        let answer = tokio::time::timeout(TIMEOUT, self.fetch(method, path, body)).await;
-        let (status, body) = answer.map_err(|_| self.protocol("no answer in 60 s"))??;
+        let answer = tokio::time::timeout(self.timeout, self.fetch(method, path, body)).await;
+        let late = || self.protocol(format!("no answer in {} s", self.timeout.as_secs()));
+        let (status, body) = answer.map_err(|_| late())??;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| self.protocol(error));
         }

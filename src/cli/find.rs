@@ -1,16 +1,19 @@
 //! `hikyaku message find`: where the messages of a recipient, sender, tenant or campaign are, queued or ended.
 //!
-//! The queue is asked through the admin interface, what has ended is looked for in the files of the journal.
+//! The queue is asked through the admin interface, what has ended is looked for in the files of the journal: also while the
+//! daemon cannot be reached, which is told.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use serde_json::{Value, json};
 
+use super::client::ClientError;
 use super::exit::{Exit, Failure};
 use super::journal::{Place, print_table, searched, tell_damage};
 use super::queue;
 use super::selection::{SelectionArguments, query};
+use super::table::plain_lines;
 use super::{Remote, exit, out, print_json};
 use crate::journal::{Kind, Query};
 use crate::state::Selection;
@@ -45,28 +48,42 @@ impl Find {
         // Whatever is wrong with the usage is told before anything is asked.
         let journal = if self.queued { None } else { Some((self.query(&selection)?, self.folder().await?)) };
         let path = format!("/v1/queue/entries?limit={}{}", self.limit, query(&selection));
-        let queued: Value = self.remote.get(&path).await?;
+        let queued: Option<Value> = match self.remote.get(&path).await {
+            Ok(queued) => Some(queued),
+            Err(error @ (ClientError::Unreachable { .. } | ClientError::Protocol { .. })) if journal.is_some() => {
+                out::remark_line(format_args!("hikyaku: the queue was not asked: {}", plain_lines(&error.to_string())));
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let exit = if queued.is_some() { Exit::Ok } else { Exit::Unreachable };
         let ended = journal.map(|(query, folder)| folder.and_then(|folder| ended(&folder, &query)));
         if self.remote.json {
             let lines = ended.transpose()?.unwrap_or_default();
             let lines: Result<Vec<Value>, _> = lines.iter().map(|line| serde_json::from_slice(line)).collect();
-            return print_json(&json!({ "queued": queued, "ended": lines? }));
+            print_json(&json!({ "queued": queued, "ended": lines? }))?;
+            return Ok(exit);
         }
-        out::line("queued:")?;
-        queue::print_entries(queued, "  nothing")?;
+        if let Some(queued) = queued {
+            out::line("queued:")?;
+            queue::print_entries(queued, "  nothing")?;
+            out::line("")?;
+        }
         if let Some(ended) = ended {
             // What is queued has been told: that the rest cannot be read is a problem all the same.
             let lines = ended?;
-            out::line("\nended:")?;
+            out::line("ended:")?;
             if lines.is_empty() { out::line("  nothing in the journal")? } else { print_table(&lines)? }
         }
-        Ok(Exit::Ok)
+        Ok(exit)
     }
 
     /// Where the journal is; the inner error is not about the usage.
     async fn folder(&self) -> Result<Result<PathBuf, Failure>, Failure> {
         match self.place.folder(Some(&self.remote.place())).await {
             Err(failure) if failure.exit == Exit::Usage => Err(failure),
+            // The daemon is down: the usual configuration tells, if it is there.
+            Err(failure) if failure.exit == Exit::Unreachable => Ok(self.place.usual().map_err(|_| failure)),
             found => Ok(found),
         }
     }
@@ -78,15 +95,9 @@ impl Find {
             let say = "--site, --lane and --source are asked of the queue only: add --queued";
             return Err(Failure::usage(anyhow!(say)));
         }
-        let sender = text(&selection.sender).map(|sender| if sender == "<>" { String::new() } else { sender });
-        if sender.as_deref().is_some_and(|sender| sender.starts_with('@'))
-            || selection.domain.as_deref().is_some_and(|domain| domain.starts_with('*'))
-        {
-            return Err(Failure::usage(anyhow!("patterns are asked of the queue only: add --queued")));
-        }
         Ok(Query {
             recipient: text(&selection.recipient),
-            sender,
+            sender: text(&selection.sender),
             tenant: text(&selection.tenant),
             campaign: text(&selection.campaign),
             domain: text(&selection.domain),

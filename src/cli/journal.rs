@@ -53,6 +53,12 @@ impl Place {
         let named = Named { place: self.path.as_deref(), config: self.config.as_deref(), socket };
         named.find(|config| config.journal.path, |places| places.journal).await
     }
+
+    /// The same without asking a daemon.
+    pub(super) fn usual(&self) -> Result<PathBuf, Failure> {
+        let named = Named { place: self.path.as_deref(), config: self.config.as_deref(), socket: None };
+        named.of_file(|config| config.journal.path)
+    }
 }
 
 /// Options of `journal follow`.
@@ -82,7 +88,7 @@ pub(super) struct Search {
     /// Only of this recipient address
     #[arg(long, value_name = "ADDRESS")]
     recipient: Option<String>,
-    /// Only from this reverse-path; "<>" is the null reverse-path
+    /// Only with this reverse-path: an address, `@domain`, or `<>`
     #[arg(long, value_name = "ADDRESS")]
     sender: Option<String>,
     /// Only of this message
@@ -94,7 +100,7 @@ pub(super) struct Search {
     /// Only of this campaign
     #[arg(long)]
     campaign: Option<String>,
-    /// Only of this recipient domain
+    /// Only of this recipient domain; `*.example.com`: of those below it
     #[arg(long)]
     domain: Option<String>,
     /// Only events of this kind; may be given several times
@@ -272,7 +278,12 @@ fn detail(record: &Record<'_>) -> String {
         record.text("cause"),
         named("again", record.text("retry")),
     ];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    // The reply reads as the receiver wrote it; what we say beside it stands apart.
+    let (reply, ours) = parts.split_at(4);
+    let said = |parts: &[String], between| {
+        parts.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(between)
+    };
+    said(&[said(reply, " "), said(ours, "; ")], "; ")
 }
 
 /// What a `limit` event says beside its reason.
@@ -426,6 +437,18 @@ mod tests {
         let said = sentence(&Record::of(line.as_bytes()).unwrap());
 
         assert!(said.contains("mx.test from a: rate none -> 114: 0.95 x 120.0/min"), "{said}");
+    }
+
+    #[test]
+    fn what_we_say_stands_apart_from_what_the_receiver_said() {
+        let line = LINE.replace("}", ",\"retry\":\"2026-11-25T19:05:45Z\"}");
+        let told = sentence(&Record::of(line.as_bytes()).unwrap());
+        assert!(told.ends_with("busy \\u{1b}[1m; again 2026-11-25T19:05:45Z"), "{told}");
+
+        let order = "{\"v\":1,\"id\":\"0000000000001\",\"time\":\"2026-11-25T19:04:45.123Z\",\"event\":\"order\",\
+            \"action\":\"hold\",\"filter\":\"tenant=club\",\"reason\":\"x\",\"who\":\"ops\"}";
+        let told = sentence(&Record::of(order.as_bytes()).unwrap());
+        assert!(told.ends_with("hold; tenant=club; x; by ops"), "{told}");
     }
 
     #[test]

@@ -58,9 +58,43 @@ fn find<'a>(root: &'a Command, words: &[String]) -> anyhow::Result<&'a Command> 
 }
 
 fn page(command: &Command) -> anyhow::Result<Vec<u8>> {
+    let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+    let source = concat!("hikyaku ", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command.clone()).title(name.to_uppercase()).source(source).manual("hikyaku");
     let mut page = Vec::new();
-    Man::new(command.clone()).render(&mut page)?;
-    Ok(page)
+    man.render(&mut page)?;
+    let page = String::from_utf8(page)?;
+    // The generator's own synopsis leaves out what options take.
+    let Some((before, rest)) = page.split_once(SYNOPSIS) else { bail!("the page of {name} has no synopsis") };
+    let after = rest.find("\n.SH ").and_then(|at| rest.get(at..)).unwrap_or_default();
+    Ok(format!("{before}{SYNOPSIS}{}{after}", synopsis(command)).into_bytes())
+}
+
+const SYNOPSIS: &str = ".SH SYNOPSIS\n";
+
+/// How it is called, with what each option takes.
+fn synopsis(command: &Command) -> String {
+    let mut words = vec![format!("\\fB{}\\fR", escaped(command.get_bin_name().unwrap_or(command.get_name())))];
+    for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+        let names = argument.get_value_names().unwrap_or_default();
+        let takes_value = argument.get_action().takes_values();
+        let value: String =
+            names.iter().filter(|_| takes_value).map(|name| format!("\\fI{}\\fR", escaped(name))).collect();
+        let word = match argument.get_long() {
+            Some(long) if value.is_empty() => format!("\\fB\\-\\-{}\\fR", escaped(long)),
+            Some(long) => format!("\\fB\\-\\-{}\\fR {value}", escaped(long)),
+            None => value,
+        };
+        words.push(if argument.is_required_set() { word } else { format!("[{word}]") });
+    }
+    if command.get_subcommands().any(|below| !below.is_hide_set()) {
+        words.push("[\\fICOMMAND\\fR]".to_owned());
+    }
+    words.join(" ")
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('-', "\\-")
 }
 
 fn write_pages(command: &Command, dir: &Path) -> anyhow::Result<()> {
@@ -86,6 +120,8 @@ mod tests {
         }
         let list = fs::read_to_string(dir.path().join("hikyaku-queue-list.1")).unwrap();
         assert!(list.contains("\\-\\-recipient"), "{list}");
+        assert!(list.contains("[\\fB\\-\\-recipient\\fR \\fIADDRESS\\fR]"), "{list}");
+        assert!(list.contains(".TH HIKYAKU\\-QUEUE\\-LIST 1") || list.contains(".TH HIKYAKU-QUEUE-LIST 1"), "{list}");
     }
 
     #[test]

@@ -47,7 +47,7 @@ use crate::clock::Clock;
 
 /// A mail delivery daemon: durable by default, fast, and able to explain itself.
 #[derive(Debug, Parser)]
-#[command(name = "hikyaku", version, after_help = AFTER_HELP)]
+#[command(name = "hikyaku", version, after_help = AFTER_HELP, max_term_width = 80)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,

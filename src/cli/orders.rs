@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::exit::{Exit, Failure};
 use super::patience::patiently;
 use super::selection::{SelectionArguments, query};
-use super::table::{Table, below, long, number, plain, span, thousands};
+use super::table::{Table, below, long, number, plain, span, terminal_width, thousands, wrap};
 use super::{Remote, exit, now, out, print_json};
 use crate::admin::Flush;
 use crate::config::units::Span;
@@ -131,8 +131,59 @@ struct View {
     order: Order,
     #[serde(default)]
     parked: u64,
+    /// That it is about and that wait for their time; None: too many to count.
+    #[serde(default)]
+    scheduled: Option<u64>,
     #[serde(default)]
     is_source_missing: bool,
+}
+
+impl View {
+    /// What it does; a move says if there is no such source.
+    fn action(&self) -> String {
+        match &self.order.action {
+            Action::Move { source } if self.is_source_missing => format!("move to {source}: no such source now"),
+            Action::Move { source } => format!("move to {source}"),
+            action => action.as_str().to_owned(),
+        }
+    }
+
+    /// How many wait for its end; a move keeps nothing.
+    fn kept(&self) -> String {
+        match &self.order.action {
+            Action::Move { .. } => "-".to_owned(),
+            _ => thousands(self.parked),
+        }
+    }
+
+    /// All of it, wrapped to `width` columns.
+    fn told(&self, now: u64, width: Option<usize>) -> String {
+        const NAMES: usize = 11;
+        let Order { id, selection, reason, by, placed_at, until, .. } = &self.order;
+        let lines = [
+            ("order", id.to_string()),
+            ("what", self.action()),
+            ("about", selection.to_string()),
+            ("kept", self.kept()),
+            ("scheduled", self.scheduled.map(thousands).unwrap_or_default()),
+            ("placed", format!("{} ago", span(now.saturating_sub(u64::from(*placed_at))))),
+            ("left", until.map(|until| span(u64::from(until).saturating_sub(now))).unwrap_or_default()),
+            ("by", by.to_string()),
+            ("reason", reason.to_string()),
+        ];
+        let mut text = String::new();
+        for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
+            let value = plain(value);
+            let value = width.map_or_else(
+                || vec![value.clone()],
+                |width| wrap(&value, width.saturating_sub(NAMES).max(20), usize::MAX),
+            );
+            for (line, name) in value.iter().zip(std::iter::once(*name).chain(std::iter::repeat(""))) {
+                text += &format!("{name:<NAMES$}{line}\n");
+            }
+        }
+        text
+    }
 }
 
 impl Place {
@@ -243,7 +294,8 @@ impl Orders {
                 if remote.json {
                     return print_json(&answer);
                 }
-                order_table(&[serde_json::from_value(answer)?], now()).print()?;
+                let view: View = serde_json::from_value(answer)?;
+                out::write(view.told(now(), terminal_width()).as_bytes())?;
                 Ok(Exit::Ok)
             }
             Some(Command::Undo { ids, remote }) => undo(&remote, &ids).await,
@@ -286,21 +338,19 @@ fn order_table(views: &[View], now: u64) -> Table {
         long("ORDER"),
         long("ABOUT"),
         number("KEPT"),
+        number("SCHEDULED"),
         number("AGE"),
         number("LEFT"),
         below("BY / REASON"),
     ]);
-    for View { order, parked, is_source_missing } in views {
-        let action = match &order.action {
-            Action::Move { source } if *is_source_missing => format!("move to {source}: no such source now"),
-            Action::Move { source } => format!("move to {source}"),
-            action => action.as_str().to_owned(),
-        };
+    for view in views {
+        let order = &view.order;
         table.row([
             order.id.to_string(),
-            action,
+            view.action(),
             order.selection.to_string(),
-            thousands(*parked),
+            view.kept(),
+            view.scheduled.map_or_else(|| "-".to_owned(), thousands),
             span(now.saturating_sub(u64::from(order.placed_at))),
             order.until.map(|until| span(u64::from(until).saturating_sub(now))).unwrap_or_default(),
             [&*order.by, &*order.reason].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "),
@@ -378,9 +428,12 @@ mod tests {
             until: Some(400_000),
         };
 
-        let table =
-            order_table(&[View { order, parked: 1_234_567, is_source_missing: false }], 300_000).render(Some(80));
+        let view = View { order, parked: 1_234_567, scheduled: Some(1_234_567), is_source_missing: false };
+        let shown = view.told(300_000, Some(40));
+        let table = order_table(&[view], 300_000).render(Some(80));
 
+        assert!(shown.lines().all(|line| line.chars().count() <= 40), "{shown}");
+        assert!(shown.contains("reason     maintenance of the other one"), "{shown}");
         assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
         assert!(table.contains("move to sss") && table.contains("ops: maintenance"), "{table}");
     }

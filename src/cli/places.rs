@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::check::DEFAULT_CONFIG;
 use super::exit::Failure;
+use super::patience::patiently;
 use super::{client, socket_named};
 use crate::admin::Places;
 use crate::config::Config;
@@ -39,7 +40,8 @@ impl Named<'_> {
         if self.config.is_none()
             && let Some(socket) = socket_named(self.socket)
         {
-            let places: Places = client::Client::new(&socket).get("/v1/places").await?;
+            let client = client::Client::new(&socket).within(client::SHORT);
+            let places: Places = patiently("waiting for the daemon", client.get("/v1/places")).await?;
             return of_daemon(places).ok_or_else(|| anyhow::anyhow!("this daemon keeps no journal").into());
         }
         self.of_file(of_config)

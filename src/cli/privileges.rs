@@ -207,7 +207,7 @@ impl Folder {
         }
         let repair = format!("as root: chown -R {owner}:{group} {place} && chmod u+rwx {place}");
         if self.is_owned
-            && let Some(foreign) = foreign(path)?
+            && let Some(foreign) = foreign(path, Uid::effective().as_raw())?
         {
             bail!("{key}: {} does not belong to {owner}; {repair}", foreign.display());
         }
@@ -217,9 +217,8 @@ impl Folder {
     }
 }
 
-/// The first of a folder, its folders and their files that is not ours.
-fn foreign(path: &Path) -> Result<Option<PathBuf>> {
-    let own = Uid::effective().as_raw();
+/// The first of a folder, its folders and their files that does not belong to user `own`.
+pub(super) fn foreign(path: &Path, own: u32) -> Result<Option<PathBuf>> {
     let is_foreign = |path: &Path| match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(metadata.uid() != own),
         // It may come and go with the daemon that uses it.

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::client::ClientError;
 use super::exit::{Exit, Failure};
+use super::patience::patiently;
 use super::table::plain;
 use super::{Remote, exit, out, print_json};
 
@@ -27,6 +28,7 @@ struct Answer {
     file: String,
     changed: Vec<Change>,
     needs_restart: Vec<Change>,
+    warnings: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -39,7 +41,9 @@ struct Change {
 
 impl Reload {
     pub(super) async fn execute(self) -> exit::Result {
-        let answer: Result<Value, ClientError> = self.remote.client().post("/v1/reload", &()).await;
+        let client = self.remote.client();
+        let answer: Result<Value, ClientError> =
+            patiently("waiting for the daemon", client.post("/v1/reload", &())).await;
         let answer = answer.map_err(|error| match error {
             ClientError::Refused { status: UNUSABLE, .. } => Failure::usage(error),
             error => error.into(),
@@ -67,6 +71,7 @@ fn lines(answer: &Answer) -> Vec<String> {
         out.push("only after a restart:".to_owned());
         out.extend(answer.needs_restart.iter().map(line));
     }
+    out.extend(answer.warnings.iter().map(|warning| format!("warning: {}", plain(warning))));
     out
 }
 
@@ -95,6 +100,7 @@ mod tests {
             file: "/etc/x.toml".to_owned(),
             changed: vec![change("limits.connections", Some("1"), Some("2")), change("source[a]", Some("{}"), None)],
             needs_restart: vec![change("threads", Some("0"), Some("4"))],
+            warnings: vec!["source a: 192.0.2.1 is no address of this machine".to_owned()],
         };
 
         assert_eq!(
@@ -104,7 +110,8 @@ mod tests {
                 "  limits.connections: 1 -> 2",
                 "  source[a]: removed: {}",
                 "only after a restart:",
-                "  threads: 0 -> 4"
+                "  threads: 0 -> 4",
+                "warning: source a: 192.0.2.1 is no address of this machine"
             ]
         );
         assert_eq!(lines(&Answer::default()), [": nothing else than before"]);

@@ -43,6 +43,7 @@ struct Depth {
     ready: u64,
     scheduled: u64,
     kept: u64,
+    in_flight: u64,
     oldest_seconds: u64,
 }
 
@@ -126,6 +127,11 @@ impl Detail {
             thousands(summary.deferred),
             thousands(summary.bounced)
         ));
+        // A domain without a site has no counts of replies, but a reason.
+        if let Some(reply) = summary.last_reply.as_ref().filter(|_| self.replies.is_empty()) {
+            text +=
+                &line(&format!("last reply, for {} recipients: {reply}", thousands(summary.ready + summary.scheduled)));
+        }
         text += "\nNEXT\n";
         for event in &self.next {
             text += &line(&format!("  {}", event.told()));
@@ -152,8 +158,15 @@ impl Detail {
     }
 
     fn depths(&self) -> Table {
-        let columns =
-            [long("TENANT"), text("LANE"), number("READY"), number("SCHEDULED"), number("KEPT"), number("OLDEST")];
+        let columns = [
+            long("TENANT"),
+            text("LANE"),
+            number("READY"),
+            number("SCHEDULED"),
+            number("IN FLIGHT"),
+            number("KEPT"),
+            number("OLDEST"),
+        ];
         let mut table = Table::new(&columns);
         for depth in &self.depth {
             table.row([
@@ -161,6 +174,7 @@ impl Detail {
                 depth.lane.clone(),
                 depth.ready.to_string(),
                 depth.scheduled.to_string(),
+                depth.in_flight.to_string(),
                 depth.kept.to_string(),
                 span(depth.oldest_seconds),
             ]);

@@ -39,7 +39,7 @@ pub(super) struct Site {
     pub kept: u64,
     pub in_flight: u64,
     pub connections: u64,
-    pub oldest_seconds: u64,
+    pub age_seconds: u64,
     pub back_off_seconds: Option<u64>,
     pub back_off_reason: Option<String>,
     pub waiting_for: Option<String>,
@@ -124,7 +124,7 @@ fn site_table<'a>(sites: impl Iterator<Item = &'a Site>) -> Table {
             site.scheduled.to_string(),
             site.in_flight.to_string(),
             site.connections.to_string(),
-            span(site.oldest_seconds),
+            span(site.age_seconds),
             site.back_off_seconds.map(span).unwrap_or_default(),
             site.why(),
         ]);
@@ -146,7 +146,7 @@ mod tests {
             scheduled: million,
             in_flight: 2_000,
             connections: 2_000,
-            oldest_seconds: 400_000,
+            age_seconds: 400_000,
             back_off_seconds: Some(300),
             back_off_reason: Some(reason.into()),
             ..Site::default()

@@ -203,7 +203,7 @@ impl Show {
                 out::remark_line(format_args!("read from {} without its lock", path.display()));
                 serde_json::to_value(stat)?
             }
-            None => match self.remote.client().get("/v1/spool").await {
+            None => match self.remote.get("/v1/spool").await {
                 Err(error @ ClientError::Unreachable { .. }) => {
                     let path = self.place.named(None).of_file(|config| config.spool.path).ok();
                     let found = path.and_then(|path| Some((spool::stat(&path).ok()?, path)));

@@ -6,11 +6,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::exit::Exit;
+use super::patience::patiently;
 use super::queue::Totals;
 use super::sites::Site;
 use super::spool::Stat;
-use super::table::{cut, octets, plain, span, terminal_width, thousands};
-use super::{Remote, exit, out, print_json};
+use super::table::{cut, octets, plain, span, terminal_width, thousands, wrap};
+use super::{Remote, client, exit, out, print_json};
 
 /// Options of `status`.
 #[derive(Debug, clap::Args)]
@@ -98,7 +99,8 @@ impl Status {
     }
 
     async fn once(&self, before: &str) -> exit::Result {
-        let answer: Value = self.remote.client().get("/v1/status").await?;
+        let asked = self.remote.client().within(client::SHORT);
+        let answer: Value = patiently("waiting for the daemon", asked.get("/v1/status")).await?;
         let status: Answer = serde_json::from_value(answer.clone())?;
         if self.remote.json {
             print_json(&answer)?;
@@ -113,7 +115,7 @@ impl Status {
 impl Answer {
     /// At most 24 lines, cut to `width` on a terminal, problems first.
     fn screen(&self, width: Option<usize>) -> String {
-        let mut lines = self.verdict();
+        let mut lines = self.verdict(width);
         let problems = lines.len();
         lines.push(format!(
             "{}  hikyaku {}  pid {}  up {}  {}",
@@ -154,12 +156,14 @@ impl Answer {
             let sites = self.outline.holding_up.iter().map(Site::held_up);
             lines.extend(sites.flatten().filter(|line| !line.is_empty()).take(room - 1));
         }
+        // Escaping twice changes nothing.
         let fitted =
             lines.iter().map(|line| plain(line)).map(|line| width.map_or(line.clone(), |width| cut(&line, width)));
         fitted.map(|line| line + "\n").collect()
     }
 
-    fn verdict(&self) -> Vec<String> {
+    /// What is wrong, in at most twelve lines.
+    fn verdict(&self, width: Option<usize>) -> Vec<String> {
         if self.problems.is_empty() {
             return vec![match &self.not_ready {
                 None => "all is well".to_owned(),
@@ -170,8 +174,16 @@ impl Answer {
         const TOLD: usize = 5;
         let (count, more) = (self.problems.len(), self.problems.len().saturating_sub(TOLD));
         let mut lines = vec![format!("{count} {}", if count == 1 { "PROBLEM" } else { "PROBLEMS" })];
+        // Few problems leave room for long ones.
+        let mut spare = 2 * (TOLD - count.min(TOLD));
         for trouble in self.problems.iter().take(TOLD) {
-            lines.push(format!("! {}", trouble.what));
+            let what = format!("! {}", plain(&trouble.what));
+            let told =
+                width.map_or_else(|| vec![what.clone()], |width| wrap(&what, width.saturating_sub(2), 1 + spare));
+            spare -= (told.len() - 1).min(spare);
+            let mut told = told.into_iter();
+            lines.extend(told.next());
+            lines.extend(told.map(|line| format!("  {line}")));
             lines.push(format!("    look at: {}", trouble.next));
         }
         if more > 0 {
@@ -251,6 +263,16 @@ mod tests {
         assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
         assert!(!screen.contains('\u{1b}') && !screen.contains('\r'), "{screen}");
         assert!(screen.starts_with("9 PROBLEMS") && screen.contains("and 4 more"), "{screen}");
+    }
+
+    #[test]
+    fn a_long_problem_is_wrapped_and_its_end_is_seen() {
+        let what = format!("the last reload failed: {}unknown field `segment_sise`", "x.toml: line 2 ".repeat(20));
+        let problem = serde_json::json!({"what": what, "next": "hikyaku check"});
+        let screen = answer(serde_json::json!({"problems": [problem]})).screen(Some(80));
+
+        assert!(screen.contains("field `segment_sise`\n    look at"), "{screen}");
+        assert!(screen.lines().count() <= 23 && screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
     }
 
     #[test]

@@ -205,6 +205,43 @@ pub fn cut(cell: &str, width: usize) -> String {
     short
 }
 
+/// A text in lines of at most `width` columns, broken between words where there are any; at most `most` lines, the last of
+/// which is cut.
+pub fn wrap(text: &str, width: usize, most: usize) -> Vec<String> {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split(' ') {
+        let mut word = word.to_owned();
+        if !line.is_empty() && line.width() + 1 + word.width() > width {
+            lines.push(std::mem::take(&mut line));
+        } else if !line.is_empty() {
+            line.push(' ');
+        }
+        while line.width() + word.width() > width {
+            let (head, rest) = split(&word, width.max(2));
+            lines.push(head);
+            word = rest;
+        }
+        line.push_str(&word);
+    }
+    lines.push(line);
+    if lines.len() > most.max(1) {
+        let rest = lines.split_off(most.max(1) - 1).join(" ");
+        lines.push(cut(&rest, width));
+    }
+    lines
+}
+
+/// The first columns of a text, and the rest of it.
+fn split(text: &str, width: usize) -> (String, String) {
+    let mut used = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        used += c.width().unwrap_or_default();
+        used > width
+    });
+    let (head, rest) = text.split_at(end.map_or(text.len(), |(at, _)| at));
+    (head.to_owned(), rest.to_owned())
+}
+
 /// Text that cannot disturb a terminal: what is unseen, or changes what is seen, is escaped.
 pub fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -346,6 +383,15 @@ mod tests {
             (cut("宛先宛先", 6), cut("宛先宛先", 7), cut("宛先", 4)),
             ("宛先…".into(), "宛先宛…".into(), "宛先".into())
         );
+    }
+
+    #[test]
+    fn text_is_wrapped_between_words_and_cut_only_at_the_end() {
+        assert_eq!(wrap("a reason of several words", 10, 9), ["a reason", "of several", "words"]);
+        assert_eq!(wrap("a reason of several words", 10, 2), ["a reason", "of severa…"]);
+        assert_eq!(wrap("x abcdefghijklm", 5, 9), ["x", "abcde", "fghij", "klm"]);
+        assert_eq!(wrap("", 5, 9), [""]);
+        assert!(wrap("宛先宛先宛先 x", 5, 9).iter().all(|line| line.width() <= 5));
     }
 
     #[test]

@@ -16,8 +16,9 @@ use ratatui::crossterm::event::{self, Event};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::client::{Client, ClientError};
+use super::client::{self, Client, ClientError};
 use super::exit::{self, Exit, Failure};
+use super::patience::patiently;
 use super::run::Signals;
 use super::{Remote, wait};
 use screen::{Reaction, Screen};
@@ -49,11 +50,11 @@ impl Top {
             let told = "top needs a terminal; for pipes there are `hikyaku status --json` and `hikyaku sites --json`";
             return Err(Failure::usage(anyhow!(told)));
         }
-        let client = Remote { socket: self.socket.clone(), json: false }.client();
+        let client = Remote { socket: self.socket.clone(), json: false }.client().within(client::SHORT);
         let every = Duration::from_secs_f64(self.interval);
         wait(async move {
             // Asked before the screen is taken: an absent daemon is told in a line.
-            let first = look(&client).await?;
+            let first = patiently("waiting for the daemon", look(&client)).await?;
             let signals = Signals::catch()?;
             // Raw mode, the alternate screen, and a panic hook that gives both back.
             let mut terminal = ratatui::try_init().context("the terminal cannot be used")?;

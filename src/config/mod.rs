@@ -6,6 +6,7 @@
 pub mod changes;
 pub mod delivery;
 pub mod egress;
+mod every;
 mod file;
 pub mod journal;
 pub mod limits;
@@ -185,6 +186,11 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = file::read(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
         Self::parse(&text, path)
+    }
+
+    /// Every mistake of a file, for people; and what it says, unless there is one of form. May block as [`Config::load`].
+    pub fn mistakes(path: &Path) -> (Vec<ConfigError>, Option<Self>) {
+        every::mistakes(path)
     }
 
     /// Checks the text of a file; `path` is for messages.

@@ -8,7 +8,9 @@ pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
     for kind in ["usize", "u8", "u16", "u32", "u64"] {
         said = said.replace(&format!("expected {kind}"), "expected a whole number");
     }
-    let range = error.span().and_then(|span| key_before(text, span.start)).and_then(|(table, key)| range(&table, &key));
+    // An option that there is not has no value and no range; what stands before it has.
+    let span = error.span().filter(|_| !said.contains("unknown field"));
+    let range = span.and_then(|span| key_before(text, span.start)).and_then(|(table, key)| range(&table, &key));
     match range {
         Some(range) => format!("{said}; allowed: {range}"),
         None => said,

@@ -5,6 +5,7 @@
 //! was begun with where a change cannot reach it, and `docs/configuration.md` tells which options that is so of.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +19,7 @@ use crate::admin::{self, AdminSocket, ReloadRefused, Reloaded};
 use crate::config::changes::Change;
 use crate::config::{Config, ConfigError};
 use crate::dns::Planner;
+use crate::dns::network::is_local;
 use crate::metrics::Registry;
 use crate::reply::Classifier;
 
@@ -142,7 +144,9 @@ impl Daemon {
                 info!(file = %file.display(), changed = changes, needs_restart = left, "configuration reloaded");
                 let all = |changes: Vec<Change>| changes.into_iter().map(shown).collect();
                 let (changed, needs_restart) = (all(changed), all(needs_restart));
-                Ok(Reloaded { file: file.display().to_string(), changed, needs_restart })
+                let warnings = foreign_addresses(&self.config);
+                warnings.iter().for_each(|warning| warn!(warning, "this configuration does not fit this machine"));
+                Ok(Reloaded { file: file.display().to_string(), changed, needs_restart, warnings })
             }
             Err(error) => {
                 self.reloads.failed();
@@ -308,6 +312,20 @@ impl Daemon {
 fn read(config: Config) -> Result<Files, ConfigError> {
     let classifier = config.replies.classifier()?;
     Ok((config, classifier))
+}
+
+/// Egress addresses that this machine does not have.
+fn foreign_addresses(config: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in &config.sources {
+        for address in source.ipv4.map(IpAddr::from).into_iter().chain(source.ipv6.map(IpAddr::from)) {
+            if !is_local(address) {
+                let name = &source.name;
+                found.push(format!("source {name}: {address} is no address of this machine: no mail leaves from it"));
+            }
+        }
+    }
+    found
 }
 
 fn shown(change: Change) -> admin::Change {

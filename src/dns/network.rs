@@ -1,9 +1,10 @@
-//! Which addresses DNS may send us to.
+//! Which addresses DNS may send us to, and which are our own.
 //!
 //! An MX answer is written by a stranger: without this filter it could point the daemon at its own host or network
 //! (server-side request forgery by DNS). Addresses an operator wrote into a route are not filtered.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::config::units::Network;
 
@@ -19,6 +20,13 @@ pub fn is_public(address: IpAddr) -> bool {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => is_public_v6(address),
     }
+}
+
+/// Whether `address` is one of this machine's, so that a socket can be bound to it; only "not available" means no.
+pub fn is_local(address: IpAddr) -> bool {
+    address.is_unspecified()
+        || !matches!(UdpSocket::bind(SocketAddr::new(address, 0)),
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {

@@ -30,7 +30,7 @@ const STEP: u64 = 100_000;
 pub struct Query {
     /// The forward-path, with or without angle brackets. Case matters in the local-part, not in the domain.
     pub recipient: Option<String>,
-    /// The reverse-path, likewise; an empty one is the null reverse-path.
+    /// The reverse-path, likewise; `@` and a domain: any of that domain; empty or `<>`: the null reverse-path.
     pub sender: Option<String>,
     /// The message.
     pub message: Option<MessageId>,
@@ -38,7 +38,7 @@ pub struct Query {
     pub tenant: Option<String>,
     /// Of which campaign.
     pub campaign: Option<String>,
-    /// The recipient's domain.
+    /// The recipient's domain; `*.` and a domain: any below that.
     pub domain: Option<String>,
     /// Of these kinds; empty: any but `file`.
     pub events: Vec<Kind>,
@@ -93,10 +93,51 @@ pub struct Progress {
     pub found: usize,
 }
 
-/// What a line must have to fulfil a condition.
-fn condition(name: &str, value: &str) -> Finder<'static> {
-    let needle = [format!("\"{name}\":\"").as_bytes(), &escaped(value), b"\""].concat();
-    Finder::new(&needle).into_owned()
+/// What a line must have.
+struct Condition {
+    /// From the field's name on, as it stands in the line; to the end of its value, unless there is a tail.
+    head: Finder<'static>,
+    /// How the value ends.
+    tail: Option<(&'static str, Vec<u8>)>,
+}
+
+impl Condition {
+    fn is(name: &str, value: &str) -> Self {
+        let needle = [format!("\"{name}\":\"").as_bytes(), &escaped(value), b"\""].concat();
+        Self { head: Finder::new(&needle).into_owned(), tail: None }
+    }
+
+    fn ends_with(name: &'static str, tail: &str) -> Self {
+        let needle = format!("\"{name}\":\"");
+        Self { head: Finder::new(needle.as_bytes()).into_owned(), tail: Some((name, escaped(tail))) }
+    }
+
+    fn holds_in(&self, record: &Record<'_>) -> bool {
+        self.head.find(record.bytes()).is_some()
+            && self.tail.as_ref().is_none_or(|(name, tail)| {
+                record.raw(name).is_some_and(|value| value.len() > tail.len() && value.ends_with(tail))
+            })
+    }
+}
+
+/// The reverse-path as a selection has it: an address, one of a domain, or the null one.
+fn sender_condition(sender: &str) -> Condition {
+    match sender.strip_prefix('@') {
+        Some(domain) => Condition::ends_with("reverse_path", &format!("@{}", domain_form(domain))),
+        None if sender == "<>" => Condition::is("reverse_path", ""),
+        None => Condition::is("reverse_path", &address_form(sender)),
+    }
+}
+
+fn domain_condition(domain: &str) -> Condition {
+    match domain.strip_prefix('*') {
+        Some(below) => Condition::ends_with("domain", &domain_form(below)),
+        None => Condition::is("domain", &domain_form(domain)),
+    }
+}
+
+fn domain_form(domain: &str) -> String {
+    domain.trim_end_matches('.').to_lowercase()
 }
 
 /// An address in the form in which the queue and the journal have it; what is none can be found nowhere.
@@ -107,7 +148,7 @@ fn address_form(text: &str) -> String {
 /// A query made ready.
 struct Filter<'a> {
     query: &'a Query,
-    conditions: Vec<Finder<'static>>,
+    conditions: Vec<Condition>,
     since: Option<Vec<u8>>,
     until: Option<Vec<u8>>,
 }
@@ -115,14 +156,13 @@ struct Filter<'a> {
 impl<'a> Filter<'a> {
     fn new(query: &'a Query) -> Self {
         let Query { recipient, sender, message, tenant, campaign, domain, .. } = query;
-        let domain = domain.as_ref().map(|name| name.trim_end_matches('.').to_lowercase());
         let conditions = [
-            message.map(|id| condition("message_id", &id.to_string())),
-            recipient.as_ref().map(|path| condition("recipient", &address_form(path))),
-            sender.as_ref().map(|path| condition("reverse_path", &address_form(path))),
-            domain.map(|name| condition("domain", &name)),
-            tenant.as_ref().map(|name| condition("tenant", name)),
-            campaign.as_ref().map(|name| condition("campaign", name)),
+            message.map(|id| Condition::is("message_id", &id.to_string())),
+            recipient.as_ref().map(|path| Condition::is("recipient", &address_form(path))),
+            sender.as_deref().map(sender_condition),
+            domain.as_deref().map(domain_condition),
+            tenant.as_ref().map(|name| Condition::is("tenant", name)),
+            campaign.as_ref().map(|name| Condition::is("campaign", name)),
         ];
         let bound = |at: Option<Duration>| {
             at.map(|at| {
@@ -135,13 +175,13 @@ impl<'a> Filter<'a> {
         Self { query, conditions: conditions.into_iter().flatten().collect(), since, until }
     }
 
-    fn wants(&self, kind: &[u8], line: &[u8]) -> bool {
+    fn wants(&self, kind: &[u8], record: &Record<'_>) -> bool {
         let is_kind = |wanted: &Kind| wanted.as_str().as_bytes() == kind;
         let is_wanted = match self.query.events.as_slice() {
             [] => !is_kind(&Kind::File),
             events => events.iter().any(is_kind),
         };
-        is_wanted && self.conditions.iter().all(|condition| condition.find(line).is_some())
+        is_wanted && self.conditions.iter().all(|condition| condition.holds_in(record))
     }
 }
 
@@ -239,13 +279,13 @@ impl<'a> Pass<'a> {
     /// Takes a line; false: the rest of the file is too new. Times never go back within a file.
     fn look(&mut self, line: &[u8], hits: &mut Hits) -> bool {
         let record = Record::of(line);
-        let Some((id, at, kind)) =
-            record.and_then(|record| Some((record.id(), record.raw("time")?, record.raw("event")?)))
+        let Some((record, at, kind)) =
+            record.and_then(|record| Some((record, record.raw("time")?, record.raw("event")?)))
         else {
             hits.damaged += 1;
             return true;
         };
-        self.last = self.last.max(Some(id));
+        self.last = self.last.max(Some(record.id()));
         let Filter { since, until, .. } = self.filter;
         if since.as_ref().is_some_and(|since| at < since.as_slice()) {
             self.is_before_since = true;
@@ -255,7 +295,7 @@ impl<'a> Pass<'a> {
             return false;
         }
         hits.gaps += u64::from(kind == Kind::Gap.as_str().as_bytes());
-        if self.filter.wants(kind, line) {
+        if self.filter.wants(kind, &record) {
             self.found.push_back(line.to_vec());
             if self.found.len() > self.room {
                 self.found.pop_front();
@@ -263,5 +303,40 @@ impl<'a> Pass<'a> {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finds(query: &Query) -> bool {
+        const LINE: &str = concat!(
+            r#"{"v":1,"id":"000000000001a","time":"1970-01-01T00:00:02.500Z","event":"bounced","#,
+            r#""reverse_path":"\"@a.test\\\"@news.test","recipient":"x@mail.ok.test","domain":"mail.ok.test"}"#
+        );
+        Filter::new(query).wants(b"bounced", &Record::of(LINE.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn patterns_are_those_of_the_queue() {
+        for (sender, domain, is_found) in [
+            (Some("@NEWS.test"), None, true),
+            (Some("@news.test."), None, true),
+            (Some("@s.test"), None, false),
+            (Some("@a.test"), None, false),
+            (Some("<>"), None, false),
+            (None, Some("*.ok.TEST"), true),
+            (None, Some("*.test"), true),
+            (None, Some("*.mail.ok.test"), false),
+            (None, Some("*.l.ok.test"), false),
+            (None, Some("Mail.ok.test."), true),
+            (Some("@news.test"), Some("*.other.test"), false),
+        ] {
+            let query =
+                Query { sender: sender.map(str::to_owned), domain: domain.map(str::to_owned), ..Query::default() };
+
+            assert_eq!(finds(&query), is_found, "{sender:?} {domain:?}");
+        }
     }
 }

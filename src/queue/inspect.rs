@@ -4,12 +4,14 @@
 //! told outside; scheduled entries of a site are found by walking the timers in slices, after their domains are known.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::clock::UnixTime;
 use crate::dns::{Plan, TlsPolicy};
+use crate::limit::controller;
 use crate::limit::permit::What;
 use crate::limit::window::Window;
 use crate::message::{Lane, Outcome};
@@ -18,13 +20,14 @@ use super::domain::Domain;
 use super::engine::Engine;
 use super::gates::ceiling_of;
 use super::held::Hold;
+use super::in_hand::Taken;
 use super::path::{Cause, Path};
 use super::settle::{describe, describe_failure};
 use super::site::{Site, SiteState};
 use super::slot::Seat;
 use super::view::{
     ConnectionView, DepthView, EventView, HeldView, Outline, PathView, Pools, Rates, ReplyView, SiteDetail, SiteView,
-    SourceView,
+    SourceAddresses, SourceView,
 };
 
 /// Sites that are named in the outline.
@@ -41,7 +44,7 @@ const MOST_PATHS: usize = 1_000;
 impl Engine {
     /// The daemon's work in numbers, with the sites that hold most up.
     pub fn outline(&self) -> Outline {
-        let view = self.view();
+        let view = self.view_without_scheduled_ages();
         let mut holding_up: Vec<SiteView> = view.sites.into_iter().filter(is_held_up).collect();
         holding_up.sort_by_key(|site| std::cmp::Reverse(site.ready + site.scheduled));
         holding_up.truncate(NAMED);
@@ -62,7 +65,17 @@ impl Engine {
             rates: self.rates(),
             holding_up,
             overdue: view.overdue,
+            sources: self.source_addresses(),
         }
+    }
+
+    fn source_addresses(&self) -> Vec<SourceAddresses> {
+        let settings = self.settings();
+        let views = settings.egress.sources.iter().map(|source| {
+            let addresses = source.ipv4.map(IpAddr::from).into_iter().chain(source.ipv6.map(IpAddr::from));
+            SourceAddresses { source: source.name.to_string(), addresses: addresses.collect() }
+        });
+        views.collect()
     }
 
     fn rates(&self) -> Rates {
@@ -120,7 +133,7 @@ impl Engine {
             Some(site) => self.inspect_site(site, now, &mut detail, &mut depths),
             None => explain_missing_plan(&domains, &mut detail),
         }
-        self.add_scheduled(&domains, &mut detail, &mut depths);
+        self.add_scheduled(&domains, site.is_none(), &mut detail, &mut depths);
         self.inspect_kept(&domains, &mut detail, &mut depths);
         detail.depth = depths.sorted();
         detail.next.sort_by(|a, b| sooner(a.in_seconds, b.in_seconds));
@@ -144,11 +157,12 @@ impl Engine {
     }
 
     fn inspect_site(&self, site: &Arc<Site>, now: Instant, detail: &mut SiteDetail, depths: &mut Depths) {
-        let (seats, facts) = {
+        let (seats, facts, taken) = {
             let state = site.state.lock();
-            let (mut seats, mut facts) = (Vec::new(), Vec::new());
+            let (mut seats, mut facts, mut taken) = (Vec::new(), Vec::new(), Vec::new());
             for path in state.paths.iter().flatten() {
                 path.look(now, &mut detail.summary);
+                taken.extend(path.in_hand.iter().cloned());
                 for (count, first) in path.ready.depths() {
                     depths.add(&first.flow.tenant.name, first.flow.lane, first.accepted, (count, 0));
                 }
@@ -164,31 +178,59 @@ impl Engine {
             detail.summary.last_reply = state.last_reply.as_deref().map(describe);
             let summary = &mut detail.summary;
             [summary.delivered, summary.deferred, summary.bounced] = state.outcomes;
-            (seats, facts)
+            (seats, facts, taken)
         };
+        self.add_in_flight(&taken, now, detail, depths);
         detail.paths = facts.iter().map(|facts| self.path_view(&site.name, facts)).collect();
         detail.connections = seats.iter().map(|(source, seat)| self.connection_view(*source, seat, now)).collect();
         detail.connections.sort_by(|a, b| b.for_seconds.total_cmp(&a.for_seconds));
     }
 
+    /// What is being tried; whose it is, the envelope tells.
+    fn add_in_flight(&self, taken: &[Taken], now: Instant, detail: &mut SiteDetail, depths: &mut Depths) {
+        let Some(oldest) = taken.iter().map(|taken| taken.since).min() else { return };
+        for taken in taken {
+            if let Some(envelope) = self.envelope_of(taken.id) {
+                let count = taken.recipients.as_slice().len();
+                depths.add_in_flight(&envelope.tenant, envelope.lane, envelope.accepted_at, count);
+            }
+        }
+        let lasts = now.saturating_duration_since(oldest);
+        let left = self.settings().longest_attempt.saturating_sub(lasts);
+        detail.next.push(EventView {
+            in_seconds: Some(left.as_secs_f64()),
+            event: "the oldest transaction has timed out, at the latest".to_owned(),
+            cause: Some(format!("{} in flight, the oldest for {} s", detail.summary.in_flight, lasts.as_secs())),
+        });
+    }
+
     /// What waits for its time: the timers know it, by domain.
-    fn add_scheduled(&self, domains: &[Arc<Domain>], detail: &mut SiteDetail, depths: &mut Depths) {
+    fn add_scheduled(&self, domains: &[Arc<Domain>], is_siteless: bool, detail: &mut SiteDetail, depths: &mut Depths) {
         let scheduled: u64 = domains.iter().map(|domain| u64::from(domain.scheduled.load(Ordering::Relaxed))).sum();
         detail.summary.scheduled = usize::try_from(scheduled).unwrap_or(usize::MAX);
         if scheduled > 0 {
             let wanted: HashSet<usize> = domains.iter().map(|domain| Arc::as_ptr(domain).addr()).collect();
-            let mut first = None;
+            let (mut first, mut attempts) = (None, 0);
             for shard in self.timers.shards() {
                 shard.for_each(|entry| {
                     if wanted.contains(&Arc::as_ptr(&entry.domain).addr()) {
                         depths.add(&entry.flow.tenant.name, entry.flow.lane, entry.accepted, (0, 1));
+                        attempts += u64::from(entry.attempts);
                         first = Some(first.map_or(entry.due, |first: UnixTime| first.min(entry.due)));
                     }
                     true
                 });
             }
             if let Some(due) = first {
-                let cause = Some("deferred; the retry schedule".to_owned());
+                let failure = domains.iter().find_map(|domain| domain.state.lock().failure.clone());
+                let cause = Some(match failure.as_deref().map(describe_failure) {
+                    Some(failure) => format!("deferred: {failure}; the retry schedule"),
+                    None => "deferred; the retry schedule".to_owned(),
+                });
+                if is_siteless {
+                    // No site counts what became of its mail: its recipients know how often they were tried.
+                    detail.summary.deferred = attempts;
+                }
                 let in_seconds = Some(due.since(self.clock.wall()).as_secs_f64());
                 detail.next.push(EventView { in_seconds, event: "the next retry is due".to_owned(), cause });
             }
@@ -293,10 +335,11 @@ impl Engine {
                     None => event(None, "one connection tries whether the receiver is back", reason),
                 }
             }
-            Some(Cause::Rate) => {
+            // The site's controller keeps the configured rate as well as what it has learnt.
+            Some(Cause::Rate | Cause::Learnt(controller::Cause::Rate)) => {
                 let spent = self.spent(state, path.key.source, What::Messages, now);
-                let (left, cause) = spent.map_or((0.0, None), |(left, cause)| (left, Some(cause)));
-                event(Some(left), "the message rate has room", cause)
+                let (left, cause) = spent.map_or((None, None), |(left, cause)| (Some(left), Some(cause)));
+                event(left, "the message rate has room", cause)
             }
             Some(Cause::ConnectionRate) => {
                 let spent = self.spent(state, path.key.source, What::Openings, now);
@@ -402,6 +445,11 @@ impl Depths {
         depth.scheduled += scheduled;
     }
 
+    /// Of one message that is being tried.
+    fn add_in_flight(&mut self, tenant: &str, lane: Lane, accepted: UnixTime, count: usize) {
+        self.of(tenant, lane, accepted).in_flight += count;
+    }
+
     /// One that an order keeps.
     pub fn add_kept(&mut self, tenant: &str, lane: Lane, accepted: UnixTime) {
         self.of(tenant, lane, accepted).kept += 1;
@@ -422,7 +470,7 @@ impl Depths {
 
     fn sorted(self) -> Vec<DepthView> {
         let mut depths: Vec<DepthView> = self.by_key.into_values().collect();
-        depths.sort_by_key(|depth| std::cmp::Reverse(depth.ready + depth.scheduled + depth.kept));
+        depths.sort_by_key(|depth| std::cmp::Reverse(depth.ready + depth.scheduled + depth.kept + depth.in_flight));
         depths.truncate(MOST_DEPTHS);
         depths
     }

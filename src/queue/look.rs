@@ -6,14 +6,21 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clock::UnixTime;
+use crate::dns::PlanFailure;
 use crate::state::Action;
 
+use super::ages::Ages;
 use super::engine::Engine;
+use super::entry::Entry;
 use super::held::Hold;
+use super::matcher::Whereabouts;
 use super::path::Path;
-use super::settle::describe;
+use super::settle::{describe, describe_failure};
 use super::site::Site;
-use super::view::{BUSY, DNS, IN_FLIGHT, OverdueView, SiteView, TIMER, TenantView, View};
+use super::view::{BUSY, DNS, IN_FLIGHT, OrderView, OverdueView, SiteView, TIMER, TenantView, View};
+
+/// Questions about scheduled entries that a listing of orders asks at most: a second of work, a slice under a lock.
+const MOST_QUESTIONS: usize = 50_000_000;
 
 /// How long past its time an entry is overdue, in seconds.
 const OVERDUE_AFTER: u32 = 60;
@@ -93,40 +100,116 @@ impl Engine {
         view
     }
 
-    /// Counts for people.
+    /// Counts for people, with every age: that walks all that is scheduled, a slice under a lock.
     pub fn view(&self) -> View {
+        let mut ages = Ages::default();
+        for shard in self.timers.shards() {
+            shard.for_each(|entry| {
+                ages.add(entry);
+                true
+            });
+        }
+        self.view_with(ages)
+    }
+
+    /// The same, but sites and tenants are only as old as what they have beside scheduled mail.
+    pub fn view_without_scheduled_ages(&self) -> View {
+        self.view_with(Ages::default())
+    }
+
+    fn view_with(&self, mut ages: Ages) -> View {
         let mut view = self.look();
-        let mut scheduled: HashMap<Arc<str>, usize> = HashMap::new();
+        let mut scheduled: HashMap<Arc<str>, Scheduled> = HashMap::new();
         self.domains.for_each(|domain| {
             let count = domain.scheduled.load(Ordering::Relaxed);
             if count > 0 {
+                let (route, failure) = {
+                    let state = domain.state.lock();
+                    (state.route.clone(), state.failure.clone())
+                };
                 // A domain whose plan has never been known stands for itself.
-                let route = domain.state.lock().route.clone();
                 let site = route.map_or_else(|| domain.name.clone(), |route| route.site.name.clone());
-                *scheduled.entry(site).or_default() += usize::try_from(count).unwrap_or_default();
+                let found = scheduled.entry(site).or_default();
+                found.entries += usize::try_from(count).unwrap_or_default();
+                found.failure = found.failure.take().or(failure);
             }
         });
         for site in &mut view.sites {
-            site.scheduled = scheduled.remove(&*site.site).unwrap_or_default();
+            site.scheduled = scheduled.remove(&*site.site).unwrap_or_default().entries;
         }
         let others = scheduled.into_iter();
         view.sites.extend(others.map(|(site, scheduled)| SiteView {
             site: site.to_string(),
-            scheduled,
+            scheduled: scheduled.entries,
+            last_reply: scheduled.failure.as_deref().map(describe_failure),
             ..SiteView::default()
         }));
         self.add_kept(&mut view.sites);
+        let ages = self.complete(&mut ages);
+        for site in &mut view.sites {
+            site.age_seconds =
+                ages.by_site.get(&*site.site).map_or(0, |oldest| self.clock.wall().0.saturating_sub(oldest.0));
+            view.totals.oldest_seconds = view.totals.oldest_seconds.max(site.age_seconds);
+        }
         let has_something =
             |site: &SiteView| site.ready + site.scheduled + site.kept + site.in_flight + site.connections > 0;
         view.sites.retain(|site| has_something(site) || site.back_off_seconds.is_some());
         view.sites.sort_by_key(|site| std::cmp::Reverse(site.ready + site.scheduled));
         let tenants = self.tenants.all().into_iter();
         view.tenants = tenants
-            .map(|tenant| TenantView { tenant: tenant.name.to_string(), queued: tenant.queued.load(Ordering::Relaxed) })
+            .map(|tenant| TenantView {
+                tenant: tenant.name.to_string(),
+                queued: tenant.queued.load(Ordering::Relaxed),
+                age_seconds: ages
+                    .of_tenant(&tenant.name)
+                    .map_or(0, |oldest| self.clock.wall().0.saturating_sub(oldest.0)),
+            })
             .filter(|tenant| tenant.queued > 0)
             .collect();
         view.tenants.sort_by_key(|tenant| std::cmp::Reverse(tenant.queued));
         view
+    }
+}
+
+/// What is scheduled at a site.
+#[derive(Default)]
+struct Scheduled {
+    entries: usize,
+    /// Why one of its domains has no plan.
+    failure: Option<Arc<PlanFailure>>,
+}
+
+impl Engine {
+    /// The orders that stand, each with how much scheduled mail it is about, unless that takes too many questions.
+    pub fn orders_in_full(&self) -> Vec<OrderView> {
+        let (standing, mut views) = (self.orders.standing(), self.order_views());
+        let mut scheduled = 0_usize;
+        self.domains.for_each(|domain| {
+            scheduled += usize::try_from(domain.scheduled.load(Ordering::Relaxed)).unwrap_or_default();
+        });
+        if scheduled.saturating_mul(standing.len()) > MOST_QUESTIONS {
+            return views;
+        }
+        let asks = standing.iter().any(|order| order.matcher.asks_site() || order.matcher.asks_source());
+        let mut counts: Vec<_> = standing.iter().map(|standing| (standing.order.id, 0)).collect();
+        let mut count = |entry: &Entry, at: Whereabouts<'_>| {
+            for (standing, (_, count)) in standing.iter().zip(&mut counts) {
+                *count += usize::from(standing.may_concern(entry, at));
+            }
+        };
+        for shard in self.timers.shards().iter().filter(|_| !standing.is_empty()) {
+            shard.for_each(|entry| {
+                match asks {
+                    true => self.with_whereabouts(entry, |at| count(entry, at)),
+                    false => count(entry, Whereabouts::default()),
+                }
+                true
+            });
+        }
+        for view in &mut views {
+            view.scheduled = counts.iter().find(|(id, _)| *id == view.order.id).map(|(_, count)| *count);
+        }
+        views
     }
 }
 

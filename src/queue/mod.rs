@@ -16,6 +16,7 @@
 //! | the parked ones of an order | the end of the order | it has ended, or the order is one to suspend and its time is over |
 //! | the held ones | an operator: its message is damaged, or in doubt | it is flushed, or an order ends it |
 
+mod ages;
 mod apply;
 mod assignment;
 mod domain;
@@ -370,6 +371,11 @@ impl Queue {
     /// The orders that stand, the oldest first.
     pub fn orders(&self) -> Vec<OrderView> {
         self.engine.order_views()
+    }
+
+    /// The same with how much scheduled mail each is about. Takes many short locks.
+    pub fn orders_in_full(&self) -> Vec<OrderView> {
+        self.engine.orders_in_full()
     }
 
     /// Has deferred recipients tried now, and ends the back-off of their sites; `held`: also those held as damaged or in

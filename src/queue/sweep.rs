@@ -79,6 +79,7 @@ impl Engine {
         let view = |standing: &Arc<Standing>| OrderView {
             order: (*standing.order).clone(),
             parked: self.orders.parked(standing.order.id),
+            scheduled: None,
             is_source_missing: self.is_source_missing(&standing.order),
         };
         standing.iter().map(view).collect()

@@ -1,6 +1,7 @@
 //! What people see of the queue: the admin interface serializes it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -65,8 +66,10 @@ pub struct SiteView {
     /// Of the connections, those on which no transaction could begin yet.
     #[serde(skip)]
     pub opening_connections: usize,
-    /// Age in seconds of the oldest ready entry.
+    /// How long past its time the oldest ready entry is, in seconds.
     pub oldest_seconds: u32,
+    /// Age in seconds of the oldest recipient, since it was accepted.
+    pub age_seconds: u32,
     /// New connections wait for this many seconds more.
     pub back_off_seconds: Option<u64>,
     /// Why: the last connection failure.
@@ -90,6 +93,8 @@ pub struct TenantView {
     pub tenant: String,
     /// Its unfinished recipients.
     pub queued: usize,
+    /// Age in seconds of the oldest of them, since it was accepted.
+    pub age_seconds: u32,
 }
 
 /// Entries past their time by one cause.
@@ -137,6 +142,8 @@ pub struct OrderView {
     pub order: Order,
     /// Recipients that wait for its end.
     pub parked: usize,
+    /// Recipients that it is about and that wait for their time; absent: too many to count for a listing.
+    pub scheduled: Option<usize>,
     /// It moves to an egress source that the configuration does not have: nothing is moved.
     pub is_source_missing: bool,
 }
@@ -253,6 +260,18 @@ pub struct Outline {
     pub holding_up: Vec<SiteView>,
     /// Entries past their time by more than a minute, by cause.
     pub overdue: Vec<OverdueView>,
+    /// Egress sources with the addresses that mail leaves from.
+    #[serde(skip)]
+    pub sources: Vec<SourceAddresses>,
+}
+
+/// Where mail of an egress source leaves from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceAddresses {
+    /// Its name.
+    pub source: String,
+    /// Those that the configuration names.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Held recipients of one reason.
@@ -311,6 +330,8 @@ pub struct DepthView {
     pub scheduled: usize,
     /// Kept by orders.
     pub kept: usize,
+    /// Being tried.
+    pub in_flight: usize,
     /// Age in seconds of the oldest, since it was accepted.
     pub oldest_seconds: u32,
 }

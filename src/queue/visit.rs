@@ -65,8 +65,9 @@ impl Engine {
         let nothing = || None;
         self.held.for_each(|entry, hold| {
             if self.with_whereabouts(entry, |at| wants(entry, at)) {
-                goes_on =
-                    each(Seen::Queued(Queued { entry, state: hold.as_str(), site: None, order: None, why: &nothing }));
+                let (state, site) = (hold.as_str(), entry.domain.site());
+                let site = site.as_ref();
+                goes_on = each(Seen::Queued(Queued { entry, state, site, order: None, why: &nothing }));
             }
             goes_on
         });
@@ -74,8 +75,8 @@ impl Engine {
             if goes_on && self.with_whereabouts(entry, |at| wants(entry, at)) {
                 let state = if standing.order.action == Action::Hold { HELD } else { SUSPENDED };
                 let why = || Some(standing.describe());
-                let order = Some(standing.order.id.0);
-                goes_on = each(Seen::Queued(Queued { entry, state, site: None, order, why: &why }));
+                let (order, site) = (Some(standing.order.id.0), entry.domain.site());
+                goes_on = each(Seen::Queued(Queued { entry, state, site: site.as_ref(), order, why: &why }));
             }
             goes_on
         });

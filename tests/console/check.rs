@@ -9,7 +9,7 @@ use hikyaku::demo::responder::{Fault, Responder, Zone};
 async fn check(folder: &Path, resolver: SocketAddr, options: &[&str]) -> (i32, serde_json::Value) {
     let place = folder.display();
     let config = format!(
-        "hostname = \"mta.test\"\nuser = \"nobody\"\n[spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\nsegment_size = \"1MiB\"\n\
+        "hostname = \"mta.test\"\n[spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\nsegment_size = \"1MiB\"\n\
          [journal]\npath = \"{place}/journal\"\nmax_size = \"1MiB\"\n\
          [admin]\nsocket = \"{place}/admin.sock\"\n\
          [dns]\nresolvers = [\"{resolver}\"]\nattempts = 1\ntimeout = \"1s\"\n\
@@ -33,9 +33,8 @@ async fn check(folder: &Path, resolver: SocketAddr, options: &[&str]) -> (i32, s
 
 fn texts(found: &serde_json::Value, kind: &str) -> Vec<String> {
     let texts = found[kind].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned());
-    // How many descriptors a test may open, that these addresses are nobody's (RFC 5737), and that nobody cannot write into
-    // a folder of the test's is not asked here.
-    let others = ["descriptors", "no address of this machine", "cannot make it in"];
+    // How many descriptors a test may open, that these addresses are nobody's (RFC 5737), and who runs it is not asked here.
+    let others = ["descriptors", "no address of this machine", "stays root"];
     texts.filter(|text| !others.iter().any(|other| text.contains(other))).collect()
 }
 
@@ -114,4 +113,45 @@ async fn an_egress_address_of_another_machine_is_warned_of() {
         assert!(warnings.iter().any(|warning| warning.starts_with(&expected)), "{expected}: {found}");
     }
     assert_eq!(code, 0, "it is a warning");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_run_refuses_check_refuses() {
+    // Only root's daemon can become another user.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().display();
+    let mode = |path: &str, mode| {
+        let path = folder.path().join(path);
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode("", 0o777);
+    std::fs::create_dir(folder.path().join("run")).unwrap();
+    mode("run", 0o700);
+    let config = |socket: &str| {
+        format!(
+            "user = \"nobody\"\n[spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\n[journal]\nenabled = false\n\
+             [admin]\nsocket = \"{place}/{socket}\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n[metrics]\nenabled = false\n"
+        )
+    };
+    let file = folder.path().join("config.toml");
+    for (socket, said) in [("run/admin.sock", "cannot use"), ("run/deeper/admin.sock", "cannot make")] {
+        std::fs::write(&file, config(socket)).unwrap();
+        mode("config.toml", 0o644);
+        for command in [&["run"][..], &["check", "--offline"]] {
+            let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_hikyaku"))
+                .args(command)
+                .arg("--config")
+                .arg(&file)
+                .output()
+                .await
+                .unwrap();
+
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{command:?}: {errors}");
+            assert!(errors.contains("admin.socket") && errors.contains(said), "{command:?}: {errors}");
+        }
+    }
 }

@@ -193,3 +193,45 @@ async fn commands_that_read_files_ask_the_daemon_where_they_are() {
     assert!(code == 2 && errors.contains("missing.toml"), "what the command line names comes first: {errors}");
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_whose_address_is_not_ours_is_a_problem() {
+    let running = Running::start_with(&[], |config| {
+        let ipv4 = Some(std::net::Ipv4Addr::new(192, 0, 2, 1));
+        config.sources =
+            vec![hikyaku::config::Source { name: "mta1".into(), ipv4, ipv6: None, ehlo_name: None, connections: None }];
+    })
+    .await;
+
+    let (code, screen, _) = running.command(&["status"]).await;
+
+    assert_eq!(code, 1, "{screen}");
+    assert!(screen.starts_with("1 PROBLEM\n! source mta1: 192.0.2.1 is no address of this machine"), "{screen}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_ended_is_found_by_patterns_and_while_the_daemon_is_down() {
+    let running = Running::start(&[("mail.fine.test", Character::Takes)]).await;
+    running.submit(&["a@mail.fine.test"]).await;
+    let find = ["message", "find", "--sender", "@sender.test", "--domain", "*.fine.test"];
+    let (code, found) = running.until(&find, |text| text.contains("delivered")).await;
+    assert_eq!(code, 0, "{found}");
+    let (_, found, _) = running.command(&["message", "find", "--domain", "*.other.test"]).await;
+    assert!(found.contains("nothing in the journal"), "{found}");
+
+    let journal = running.daemon.config().journal.path.clone();
+    let Running { daemon, folder } = running;
+    daemon.stop(crate::running::GRACE).await;
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_hikyaku"))
+        .args(find)
+        .args(["--path", journal.to_str().unwrap(), "--socket", folder.path().join("admin.sock").to_str().unwrap()])
+        .output()
+        .await
+        .unwrap();
+
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(3), "{text}{errors}");
+    assert!(errors.contains("the queue was not asked") && text.contains("a@mail.fine.test"), "{text}{errors}");
+    assert!(!text.contains("queued:"), "{text}");
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hikyaku::demo::responder::Fault;
 use hikyaku::message::{Envelope, Outcome, Report};
 use hikyaku::queue::settings::BackOff;
 use hikyaku::queue::{Filter, Settings};
@@ -240,7 +241,7 @@ async fn a_view_of_many_entries_does_not_stall_deliveries() {
 async fn connections_and_what_their_sites_wait_for_are_told() {
     let stage = Stage::started(Settings::default());
     stage.script.set("d1.test", Receiver { is_stalled: true, ..Receiver::default() });
-    stage.put(Envelope { tenant: "acme".into(), ..stage.envelope(&["a@d1.test"]) });
+    stage.submit(Envelope { tenant: "acme".into(), ..stage.envelope(&["a@d1.test"]) }).await;
     stage
         .until("a connection", |stage| stage.queue.inspect("d1.test").is_some_and(|site| site.connections.len() == 1))
         .await;
@@ -252,7 +253,8 @@ async fn connections_and_what_their_sites_wait_for_are_told() {
     let pools = stage.queue.pools();
 
     assert_eq!((site.summary.in_flight, site.summary.ready), (1, 3), "{site:?}");
-    assert_eq!((&*site.depth[0].tenant, site.depth[0].lane, site.depth[0].ready), ("acme", "normal", 3));
+    let depth = &site.depth[0];
+    assert_eq!((&*depth.tenant, depth.lane, depth.ready, depth.in_flight), ("acme", "normal", 3, 1));
     assert_eq!((pools.all, pools.sources[0].connections, pools.pools[0].ready), (1, 1, 3), "{pools:?}");
     assert!(stage.queue.inspect("nobody.test").is_none());
 }
@@ -322,4 +324,80 @@ async fn the_oldest_recipient_counts_though_an_order_keeps_it() {
 
     stage.until("it is suspended", |stage| stage.queue.view().totals.suspended == 1).await;
     assert!(stage.queue.view().totals.oldest_seconds >= 40, "{:?}", stage.queue.view().totals);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_that_is_all_in_flight_has_a_depth_an_age_and_an_end() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", Receiver { is_stalled: true, ..Receiver::default() });
+
+    let envelope = Envelope { tenant: "acme".into(), accepted_at: stage.ago(40), ..stage.envelope(&["a@d1.test"]) };
+    stage.submit(envelope).await;
+    stage.until("a transaction", |stage| stage.queue.outline().totals.in_flight == 1).await;
+
+    let site = stage.queue.inspect("d1.test").unwrap();
+    let depth = &site.depth[0];
+    assert_eq!((&*depth.tenant, depth.in_flight, depth.ready), ("acme", 1, 0), "{site:?}");
+    assert!(depth.oldest_seconds >= 40, "{depth:?}");
+    assert!(site.next.iter().any(|event| event.event.contains("timed out") && event.in_seconds.is_some()), "{site:?}");
+    let view = stage.queue.view();
+    assert!(view.sites[0].age_seconds >= 40 && view.totals.oldest_seconds >= 40, "{view:?}");
+    assert!(stage.queue.outline().totals.oldest_seconds >= 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sites_and_tenants_are_as_old_as_their_oldest_mail_though_it_waits_for_its_time() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", Receiver { outcome: Arc::new(|_, _| deferred("busy")), ..Receiver::default() });
+
+    stage.put(Envelope { tenant: "acme".into(), accepted_at: stage.ago(40), ..stage.envelope(&["a@d1.test"]) });
+    stage.until("it is deferred", |stage| stage.queue.view().totals.scheduled == 1).await;
+
+    let view = stage.queue.view();
+    assert!(view.sites[0].age_seconds >= 40 && view.tenants[0].age_seconds >= 40, "{view:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_tell_how_much_scheduled_mail_they_are_about() {
+    let stage = Stage::started(Settings::default());
+    stage.script.set("d1.test", Receiver { outcome: Arc::new(|_, _| deferred("busy")), ..Receiver::default() });
+    for tenant in ["acme", "acme", "other"] {
+        stage.put(Envelope { tenant: tenant.into(), ..stage.envelope(&["a@d1.test"]) });
+    }
+    stage.until("all are deferred", |stage| stage.queue.view().totals.scheduled == 3).await;
+
+    let of_tenant = Selection { tenant: Some("acme".into()), ..Selection::default() };
+    let site = stage.queue.inspect("d1.test").unwrap().summary.site;
+    let of_site = Selection { site: Some(site.into()), ..Selection::default() };
+    for selection in [of_tenant, of_site] {
+        let request =
+            Request { action: Action::Suspend, selection, reason: "".into(), by: "ops".into(), seconds: None };
+        stage.queue.place(request).unwrap();
+    }
+
+    let orders = stage.queue.orders_in_full();
+    let counts: Vec<_> = orders.iter().map(|order| (order.parked, order.scheduled)).collect();
+    assert_eq!(counts, [(0, Some(2)), (0, Some(3))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_domain_whose_dns_fails_is_shown_with_the_failure() {
+    let stage = Stage::in_zone(Settings::default(), |zone| {
+        zone.mx("broken.test", 10, "mx.broken.test").fault("broken.test", None, Fault::ServFail);
+    })
+    .await;
+    stage.start();
+
+    stage.put(stage.envelope(&["a@broken.test"]));
+    stage.until("it is deferred", |stage| stage.queue.view().totals.scheduled == 1).await;
+
+    let site = stage.queue.inspect("broken.test").unwrap();
+    let reason = site.summary.last_reply.clone().unwrap_or_default();
+    assert!(reason.contains("the resolver reported a failure"), "{site:?}");
+    assert_eq!((site.summary.scheduled, site.summary.deferred), (1, 1), "{site:?}");
+    assert!(
+        site.next.iter().any(|event| event.cause.as_ref().is_some_and(|cause| cause.contains(&reason))),
+        "{site:?}"
+    );
+    assert_eq!(stage.queue.view().sites[0].last_reply, Some(reason));
 }

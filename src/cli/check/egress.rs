@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::cli::patience::patiently;
 use crate::config::Config;
 use crate::daemon;
 use crate::dns::network::is_allowed;
@@ -43,7 +44,8 @@ pub(super) fn names(config: &Config) -> (Vec<String>, Vec<String>) {
             said
         };
         let late = format!("the resolver did not answer in {} s; --offline leaves this out", PATIENCE.as_secs());
-        tokio::time::timeout(PATIENCE, asking).await.map_err(|_| late)
+        let asked = tokio::time::timeout(PATIENCE, asking);
+        patiently("asking DNS about egress addresses", asked).await.map_err(|_| late)
     });
     match asked {
         Ok(said) => tell(&pairs, &said),

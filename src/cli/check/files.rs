@@ -1,11 +1,17 @@
 //! What `check` finds about files: the directories of spool and journal and their disks, the admin socket's folder, the file
 //! itself.
+//!
+//! What the daemon would refuse at its start is an error. Whether it may use a folder is told from owner, groups and mode,
+//! for the configured user; where an access list stands, nothing is said.
 
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use rustix::fs::StatVfsMountFlags;
+
+use super::Findings;
 use crate::cli::privileges;
 use crate::cli::table::octets;
 use crate::config::Config;
@@ -16,24 +22,38 @@ use crate::state::{OpenError, Orders, Pins, PinsOpenError};
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// The bit that keeps others from replacing what is not theirs.
 const STICKY: u32 = 0o1000;
+/// A unit's RuntimeDirectory= is made in it at each start, and goes at each stop.
+const RUN: &str = "/run";
+/// Permissions, as a digit of the mode has them.
+const READ: u32 = 0o4;
+const WRITE: u32 = 0o2;
+const ENTER: u32 = 0o1;
 
-/// Everything suspicious about files.
-pub(super) fn warnings(path: &Path, config: &Config) -> Vec<String> {
-    let mut out = Vec::new();
+/// Everything wrong or suspicious about files.
+pub(super) fn look(path: &Path, config: &Config, found: &mut Findings) {
     if fs::metadata(path).is_ok_and(|metadata| metadata.mode() & WRITABLE_BY_OTHERS != 0) {
-        out.push(format!("{}: others may write to it: chmod go-w", path.display()));
+        found.warnings.push(format!("{}: others may write to it: chmod go-w", path.display()));
     }
     let daemon = Daemon::of(config);
-    spool(&config.spool.path, daemon.as_ref(), &mut out);
-    disk(config, &mut out);
+    if let Some(daemon) = &daemon {
+        reread(path, daemon, found);
+        if !config.replies.rules.as_os_str().is_empty() {
+            reread(&config.replies.rules, daemon, found);
+        }
+    }
+    spool(&config.spool.path, daemon.as_ref(), found);
+    disk(config, found);
     if config.journal.enabled {
-        journal(config, daemon.as_ref(), &mut out);
+        journal(config, daemon.as_ref(), found);
     }
     let socket = &config.admin.socket;
     if let Some(folder) = socket.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        admin_folder(folder, &mut out);
+        admin_folder(folder, daemon.as_ref(), found);
+        if fs::symlink_metadata(socket).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
+            let text = "is not a socket: the daemon will not start";
+            found.errors.push(format!("admin.socket: {}: {text}", socket.display()));
+        }
     }
-    out
 }
 
 /// Why the daemon could not take up its operators' orders. Whether it may read them at all, `spool` tells.
@@ -75,109 +95,171 @@ impl Daemon {
         Some(Self { user, groups, is_configured: !config.user.is_empty() })
     }
 
-    /// What is wrong with the owner of a folder.
-    fn complaint(&self, owner: u32, path: &Path) -> Option<String> {
-        let (user, place) = (self.user, path.display());
-        match (owner == user, self.is_configured) {
-            (true, _) => None,
-            (_, true) => Some(format!("belongs to user {owner}, the daemon runs as {user}: chown -R {user} {place}")),
-            (_, false) => Some(format!(
-                "belongs to user {owner}, this check runs as {user} and `user` is empty: the daemon must run as {owner}, or \
-                 chown"
-            )),
+    /// Whether it will surely be this user: without `user` in the configuration, whoever starts it decides.
+    fn is_certain(&self) -> bool {
+        self.is_configured || self.user == 0
+    }
+
+    /// Says what it cannot do: an error if it will surely be this user.
+    fn tell(&self, text: String, found: &mut Findings) {
+        match self.is_certain() {
+            true => found.errors.push(format!("{text}: the daemon will not start")),
+            false => found.warnings.push(format!("{text}: run this as the daemon's user")),
         }
     }
 
-    /// Whether it could make something in a folder, as far as modes and mounts tell.
-    fn can_write(&self, folder: &Path) -> bool {
-        let Ok(metadata) = fs::metadata(folder) else { return true };
-        let is_frozen =
-            rustix::fs::statvfs(folder).is_ok_and(|disk| disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
-        let bits = match self.user {
-            0 => 0o222,
-            user if user == metadata.uid() => 0o200,
-            _ if self.groups.contains(&metadata.gid()) => 0o020,
-            _ => 0o002,
+    /// What is wrong with the owner of a folder, whose files must be the daemon's too.
+    fn owner(&self, key: &str, metadata: &Metadata, path: &Path, found: &mut Findings) {
+        let (user, owner, place) = (self.user, metadata.uid(), path.display());
+        if !self.is_configured {
+            if owner != user {
+                found.warnings.push(format!(
+                    "{key}: {place}: belongs to user {owner}, this check runs as {user} and `user` is empty: the daemon must \
+                     run as {owner}, or chown"
+                ));
+            }
+            return;
+        }
+        // What cannot be looked at by who checks is not judged.
+        match privileges::foreign(path, user) {
+            Ok(Some(foreign)) => found.errors.push(format!(
+                "{key}: {} does not belong to user {user}, whom the daemon runs as: chown -R {user} {place}",
+                foreign.display()
+            )),
+            _ => self.use_of(key, path, found),
+        }
+    }
+
+    /// Says so if it cannot list, write to and enter a folder.
+    fn use_of(&self, key: &str, path: &Path, found: &mut Findings) {
+        if !self.may(path, READ | WRITE | ENTER) {
+            self.tell(format!("{key}: user {} cannot use {}", self.user, path.display()), found);
+        }
+    }
+
+    /// Says so if nothing can be made in `parent`.
+    fn making(&self, key: &str, path: &Path, parent: &Path, found: &mut Findings) {
+        if !self.may(parent, WRITE | ENTER) {
+            let (path, user, parent) = (path.display(), self.user, parent.display());
+            self.tell(format!("{key}: {path}: is not there, and user {user} cannot make it in {parent}"), found);
+        }
+    }
+
+    /// Whether it has these permissions, and may enter every folder above, as far as modes and mounts tell.
+    fn may(&self, path: &Path, wanted: u32) -> bool {
+        let is_frozen = wanted & WRITE != 0
+            && rustix::fs::statvfs(path).is_ok_and(|disk| disk.f_flag.contains(StatVfsMountFlags::RDONLY));
+        let is_open = path.ancestors().skip(1).all(|above| self.has(above, ENTER));
+        !is_frozen && is_open && self.has(path, wanted)
+    }
+
+    fn has(&self, path: &Path, wanted: u32) -> bool {
+        // With an access list the mode does not tell.
+        let Ok(metadata) = fs::metadata(path) else { return true };
+        let has_list = rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0_u8; 0]).is_ok();
+        let shift = match self.user {
+            user if user == metadata.uid() => 6,
+            _ if self.groups.contains(&metadata.gid()) => 3,
+            _ => 0,
         };
-        !is_frozen && metadata.mode() & bits != 0
+        // Root may whatever the mode says, but makes nothing in /proc and its like, which have no blocks.
+        let is_root = self.user == 0
+            && (metadata.mode() & 0o222 != 0 || rustix::fs::statvfs(path).is_ok_and(|disk| disk.f_blocks > 0));
+        has_list || is_root || (metadata.mode() >> shift) & wanted == wanted
+    }
+}
+
+/// A file that a reload reads again, as the user that the daemon has become.
+fn reread(path: &Path, daemon: &Daemon, found: &mut Findings) {
+    if daemon.is_configured && path.is_absolute() && !daemon.may(path, READ) {
+        let (path, user) = (path.display(), daemon.user);
+        found.warnings.push(format!("{path}: user {user} cannot read it: every reload will fail; chmod or chgrp"));
     }
 }
 
 /// What [`crate::log::disk`] would refuse at the start, and an owner who is not the daemon's user.
-fn spool(path: &Path, daemon: Option<&Daemon>, out: &mut Vec<String>) {
-    let mut warn = |text: String| out.push(format!("spool.path: {}: {text}", path.display()));
+fn spool(path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
+    let told = |text: &str| format!("spool.path: {}: {text}", path.display());
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == ErrorKind::NotFound => return missing(path, daemon, &mut warn),
-        Err(error) => return warn(format!("{error}: run this as the daemon's user")),
+        Err(error) if error.kind() == ErrorKind::NotFound => return missing(path, daemon, found),
+        Err(error) => return found.warnings.push(told(&format!("{error}: run this as the daemon's user"))),
     };
     if metadata.file_type().is_symlink() {
-        return warn("is a symbolic link: the daemon will not start; name the directory it leads to".to_owned());
+        let text = "is a symbolic link: the daemon will not start; name the directory it leads to";
+        return found.errors.push(told(text));
     }
     if !metadata.is_dir() {
-        return warn("is not a directory: the daemon will not start".to_owned());
+        return found.errors.push(told("is not a directory: the daemon will not start"));
     }
     if metadata.mode() & WRITABLE_BY_OTHERS != 0 {
-        warn(format!("mode {:o}: others may write: the daemon will not start; chmod 700", metadata.mode() & 0o7777));
+        let mode = metadata.mode() & 0o7777;
+        let text = format!("mode {mode:o}: others may write: the daemon will not start; chmod 700");
+        found.errors.push(told(&text));
     }
-    if let Some(complaint) = daemon.and_then(|daemon| daemon.complaint(metadata.uid(), path)) {
-        warn(complaint);
+    if let Some(daemon) = daemon {
+        daemon.owner("spool.path", &metadata, path, found);
     }
 }
 
-fn missing(path: &Path, daemon: Option<&Daemon>, warn: &mut impl FnMut(String)) {
+fn missing(path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
     match path.parent().map(|parent| (parent, fs::metadata(parent))) {
-        Some((parent, Ok(metadata))) if metadata.is_dir() => cannot_make(parent, daemon, warn),
-        _ => warn("neither it nor the folder above exists: the daemon makes only the last part of it".to_owned()),
-    }
-}
-
-/// Says so if nothing can be made in `parent`.
-fn cannot_make(parent: &Path, daemon: Option<&Daemon>, warn: &mut impl FnMut(String)) {
-    if let Some(Daemon { user, .. }) = daemon.filter(|daemon| !daemon.can_write(parent)) {
-        let parent = parent.display();
-        warn(format!("is not there, and user {user} cannot make it in {parent}: the daemon will not start"));
+        Some((parent, Ok(metadata))) if metadata.is_dir() => {
+            if let Some(daemon) = daemon {
+                daemon.making("spool.path", path, parent, found);
+            }
+        }
+        _ => found.errors.push(format!(
+            "spool.path: {}: neither it nor the folder above exists: the daemon makes only the last part of it",
+            path.display()
+        )),
     }
 }
 
 /// The journal's folder: without it the daemon does not start.
-fn journal(config: &Config, daemon: Option<&Daemon>, out: &mut Vec<String>) {
+fn journal(config: &Config, daemon: Option<&Daemon>, found: &mut Findings) {
     let path = &config.journal.path;
-    let mut warn = |text: String| out.push(format!("journal.path: {}: {text}", path.display()));
+    let told = |text: String| format!("journal.path: {}: {text}", path.display());
     match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_dir() => return warn("is not a directory: the daemon will not start".to_owned()),
+        Ok(metadata) if !metadata.is_dir() => {
+            return found.errors.push(told("is not a directory: the daemon will not start".to_owned()));
+        }
         Ok(metadata) => {
             if metadata.mode() & WRITABLE_BY_OTHERS != 0 {
-                warn(format!("mode {:o}: others may write: chmod go-w", metadata.mode() & 0o7777));
+                let mode = metadata.mode() & 0o7777;
+                found.warnings.push(told(format!("mode {mode:o}: others may write: chmod go-w")));
             }
-            if let Some(complaint) = daemon.and_then(|daemon| daemon.complaint(metadata.uid(), path)) {
-                warn(complaint);
-            }
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            // Every part of it that is not there is made.
-            let above = path.ancestors().skip(1).find(|place| place.exists());
-            if let Some(above) = above {
-                cannot_make(above, daemon, &mut warn);
+            if let Some(daemon) = daemon {
+                daemon.owner("journal.path", &metadata, path, found);
             }
         }
-        Err(error) => return warn(format!("{error}: run this as the daemon's user")),
+        Err(error) if error.kind() == ErrorKind::NotFound => makeable("journal.path", path, daemon, found),
+        Err(error) => return found.warnings.push(told(format!("{error}: run this as the daemon's user"))),
     }
     let Some(disk) = path.ancestors().find_map(|place| rustix::fs::statvfs(place).ok()) else { return };
     let (free, file) = (disk.f_bavail * disk.f_frsize, config.journal.max_size.0);
     // A file system that has no blocks at all, such as /proc, has been told of already.
     if disk.f_blocks > 0 && free < file {
-        warn(format!("{} free, less than one file of {}: events may be lost", octets(free), octets(file)));
+        let text = format!("{} free, less than one file of {}: events may be lost", octets(free), octets(file));
+        found.warnings.push(told(text));
+    }
+}
+
+/// A folder of which every part that is not there is made.
+fn makeable(key: &str, path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
+    let above = path.ancestors().skip(1).find(|place| place.exists());
+    if let (Some(above), Some(daemon)) = (above, daemon) {
+        daemon.making(key, path, above, found);
     }
 }
 
 /// Free space where the spool is or will be.
-fn disk(config: &Config, out: &mut Vec<String>) {
+fn disk(config: &Config, found: &mut Findings) {
     let path = &config.spool.path;
     let Some(disk) = path.ancestors().find_map(|place| rustix::fs::statvfs(place).ok()) else { return };
     let (free, reserve) = (disk.f_bavail * disk.f_frsize, config.spool.reserve.0);
     if free <= reserve {
-        out.push(format!(
+        found.warnings.push(format!(
             "spool.reserve: {} free at {} and {} are kept in reserve: submissions will get 452",
             octets(free),
             path.display(),
@@ -185,22 +267,35 @@ fn disk(config: &Config, out: &mut Vec<String>) {
         ));
     } else if free - reserve < 2 * config.spool.segment_size.0 {
         let left = octets(free - reserve);
-        out.push(format!(
+        found.warnings.push(format!(
             "spool.path: {}: only {left} above the reserve: submissions will soon get 452",
             path.display()
         ));
     }
 }
 
-fn admin_folder(folder: &Path, out: &mut Vec<String>) {
-    let mut warn = |text: &str| out.push(format!("admin.socket: {}: {text}", folder.display()));
+fn admin_folder(folder: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
+    let told = |text: &str| format!("admin.socket: {}: {text}", folder.display());
     match fs::metadata(folder) {
-        Ok(metadata) if !metadata.is_dir() => warn("is not a directory: the daemon will not start"),
-        Ok(metadata) if is_open(&metadata) => warn("others may replace the socket in it: chmod go-w"),
-        Ok(_) => {}
-        // The daemon makes it.
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => warn(&error.to_string()),
+        Ok(metadata) if !metadata.is_dir() => {
+            found.errors.push(told("is not a directory: the daemon will not start"));
+        }
+        Ok(metadata) => {
+            if is_open(&metadata) {
+                found.warnings.push(told("others may replace the socket in it: chmod go-w"));
+            }
+            if let Some(daemon) = daemon {
+                daemon.use_of("admin.socket", folder, found);
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound && folder.parent() == Some(Path::new(RUN)) => {
+            if daemon.is_some_and(|daemon| !daemon.may(Path::new(RUN), WRITE | ENTER)) {
+                let text = "is not there: the daemon will not start unless its unit makes it (RuntimeDirectory=)";
+                found.warnings.push(told(text));
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => makeable("admin.socket", folder, daemon, found),
+        Err(error) => found.warnings.push(told(&error.to_string())),
     }
 }
 
@@ -214,7 +309,7 @@ mod tests {
 
     use super::*;
 
-    fn all(change: impl FnOnce(&Path, &mut Config)) -> Vec<String> {
+    fn all(change: impl FnOnce(&Path, &mut Config)) -> Findings {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         fs::write(&file, "").unwrap();
@@ -226,35 +321,49 @@ mod tests {
         config.journal.max_size = "1MiB".parse().unwrap();
         config.admin.socket = folder.path().join("run/admin.sock");
         change(folder.path(), &mut config);
-        warnings(&file, &config)
+        let mut found = Findings::default();
+        look(&file, &config, &mut found);
+        found
+    }
+
+    fn errors(change: impl FnOnce(&Path, &mut Config)) -> Vec<String> {
+        let found = all(change);
+        assert!(found.warnings.is_empty(), "{found:?}");
+        found.errors
+    }
+
+    fn warnings(change: impl FnOnce(&Path, &mut Config)) -> Vec<String> {
+        let found = all(change);
+        assert!(found.errors.is_empty(), "{found:?}");
+        found.warnings
     }
 
     #[test]
     fn a_place_where_the_daemon_could_start_is_not_warned_of() {
-        assert_eq!(all(|_, _| {}), Vec::<String>::new());
-        assert_eq!(all(|folder, _| fs::create_dir(folder.join("run")).unwrap()), Vec::<String>::new());
+        assert_eq!(all(|_, _| {}), Findings::default());
+        assert_eq!(all(|folder, _| fs::create_dir(folder.join("run")).unwrap()), Findings::default());
     }
 
     #[test]
-    fn a_spool_that_the_daemon_would_refuse_is_told_with_what_to_do() {
-        let link = all(|folder, config| std::os::unix::fs::symlink(folder, &config.spool.path).unwrap());
+    fn a_spool_that_the_daemon_would_refuse_is_an_error_with_what_to_do() {
+        let link = errors(|folder, config| std::os::unix::fs::symlink(folder, &config.spool.path).unwrap());
         assert!(link.len() == 1 && link[0].contains("symbolic link"), "{link:?}");
-        let open = all(|_, config| {
+        let open = errors(|_, config| {
             fs::create_dir(&config.spool.path).unwrap();
             fs::set_permissions(&config.spool.path, fs::Permissions::from_mode(0o777)).unwrap();
         });
         assert!(open.len() == 1 && open[0].contains("chmod 700"), "{open:?}");
-        let file = all(|_, config| fs::write(&config.spool.path, "").unwrap());
+        let file = errors(|_, config| fs::write(&config.spool.path, "").unwrap());
         assert!(file.len() == 1 && file[0].contains("not a directory"), "{file:?}");
-        let nowhere = all(|folder, config| config.spool.path = folder.join("a/b/c"));
+        let nowhere = errors(|folder, config| config.spool.path = folder.join("a/b/c"));
         assert!(nowhere.len() == 1 && nowhere[0].contains("folder above"), "{nowhere:?}");
     }
 
     #[test]
     fn a_full_disk_and_open_folders_are_told() {
-        let full = all(|_, config| config.spool.reserve = "1000TiB".parse().unwrap());
+        let full = warnings(|_, config| config.spool.reserve = "1000TiB".parse().unwrap());
         assert!(full.len() == 1 && full[0].contains("452"), "{full:?}");
-        let open = all(|folder, _| {
+        let open = warnings(|folder, _| {
             fs::create_dir(folder.join("run")).unwrap();
             fs::set_permissions(folder.join("run"), fs::Permissions::from_mode(0o777)).unwrap();
             fs::set_permissions(folder.join("config.toml"), fs::Permissions::from_mode(0o666)).unwrap();
@@ -262,46 +371,95 @@ mod tests {
         assert_eq!(open.len(), 2, "{open:?}");
     }
 
+    /// Somebody who is not who runs the tests.
+    fn somebody(config: &mut Config) {
+        config.user = (rustix::process::geteuid().as_raw() + 4_321).to_string();
+        config.group = "4321".to_owned();
+    }
+
+    /// Lets everybody into the folder that has everything in it.
+    fn open(folder: &Path) {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+
     #[test]
     fn owners_are_compared_with_the_configured_user_and_not_with_who_checks() {
-        let daemon = |user, is_configured| Daemon { user, groups: Vec::new(), is_configured };
-        let place = Path::new("/var/spool/hikyaku");
-
-        assert_eq!(daemon(995, true).complaint(995, place), None);
-        assert!(daemon(995, true).complaint(0, place).unwrap().contains("chown -R 995 /var/spool/hikyaku"));
-        assert!(daemon(0, false).complaint(995, place).unwrap().contains("`user` is empty"));
-        let foreign = all(|_, config| {
+        let foreign = errors(|folder, config| {
+            open(folder);
             fs::create_dir(&config.spool.path).unwrap();
             fs::set_permissions(&config.spool.path, fs::Permissions::from_mode(0o700)).unwrap();
-            // One that is not who runs the tests.
-            config.user = (rustix::process::geteuid().as_raw() + 4_321).to_string();
-            config.group = "0".to_owned();
+            somebody(config);
         });
-        assert!(foreign.iter().any(|text| text.contains("the daemon runs as")), "{foreign:?}");
+
+        assert!(foreign.len() == 1 && foreign[0].contains("whom the daemon runs as: chown -R"), "{foreign:?}");
+        let nothing = all(|folder, config| {
+            open(folder);
+            somebody(config);
+        });
+        assert_eq!(nothing, Findings::default());
+    }
+
+    #[test]
+    fn a_folder_of_the_socket_that_the_configured_user_cannot_use_or_make_is_an_error() {
+        let closed = errors(|folder, config| {
+            open(folder);
+            fs::create_dir(folder.join("run")).unwrap();
+            fs::set_permissions(folder.join("run"), fs::Permissions::from_mode(0o700)).unwrap();
+            somebody(config);
+        });
+        assert!(closed.len() == 1 && closed[0].starts_with("admin.socket: user "), "{closed:?}");
+        assert!(closed[0].contains("cannot use") && closed[0].ends_with("will not start"), "{closed:?}");
+
+        let absent = errors(|folder, config| {
+            open(folder);
+            fs::create_dir(folder.join("closed")).unwrap();
+            fs::set_permissions(folder.join("closed"), fs::Permissions::from_mode(0o755)).unwrap();
+            config.admin.socket = folder.join("closed/run/admin.sock");
+            somebody(config);
+        });
+        assert!(absent.len() == 1 && absent[0].contains("cannot make it in"), "{absent:?}");
+
+        let file = errors(|folder, config| {
+            fs::create_dir(folder.join("run")).unwrap();
+            fs::write(&config.admin.socket, "").unwrap();
+        });
+        assert!(file.len() == 1 && file[0].contains("not a socket"), "{file:?}");
+    }
+
+    #[test]
+    fn a_configuration_that_the_configured_user_cannot_read_again_is_warned_of() {
+        let closed = warnings(|folder, config| {
+            open(folder);
+            fs::set_permissions(folder.join("config.toml"), fs::Permissions::from_mode(0o600)).unwrap();
+            somebody(config);
+        });
+
+        assert!(closed.len() == 1 && closed[0].contains("every reload will fail"), "{closed:?}");
     }
 
     #[test]
     fn a_journal_that_the_daemon_could_not_write_is_told() {
         let nowhere = all(|_, config| config.journal.path = "/proc/nojournal".into());
+        let nowhere = [nowhere.errors, nowhere.warnings].concat();
         assert!(nowhere.len() == 1, "{nowhere:?}");
         assert!(nowhere[0].starts_with("journal.path: /proc/nojournal: is not there"), "{nowhere:?}");
-        let file = all(|folder, config| {
+        let file = errors(|folder, config| {
             config.journal.path = folder.join("journal");
             fs::write(&config.journal.path, "").unwrap();
         });
         assert!(file.len() == 1 && file[0].contains("not a directory"), "{file:?}");
-        let open = all(|folder, config| {
+        let open = warnings(|folder, config| {
             config.journal.path = folder.join("journal");
             fs::create_dir(&config.journal.path).unwrap();
             fs::set_permissions(&config.journal.path, fs::Permissions::from_mode(0o777)).unwrap();
         });
         assert!(open.len() == 1 && open[0].contains("chmod go-w"), "{open:?}");
-        let full = all(|_, config| config.journal.max_size = "1000TiB".parse().unwrap());
+        let full = warnings(|_, config| config.journal.max_size = "1000TiB".parse().unwrap());
         assert!(full.len() == 1 && full[0].contains("less than one file"), "{full:?}");
         let off = all(|_, config| {
             config.journal.path = "/proc/nojournal".into();
             config.journal.enabled = false;
         });
-        assert_eq!(off, Vec::<String>::new());
+        assert_eq!(off, Findings::default());
     }
 }

@@ -86,6 +86,7 @@ struct View {
 struct Tenant {
     tenant: String,
     queued: u64,
+    age_seconds: u64,
 }
 
 /// The state of the screen.
@@ -146,7 +147,12 @@ impl Screen {
             .tenants
             .into_iter()
             .map(|tenant| {
-                let site = Site { site: tenant.tenant, ready: tenant.queued, ..Site::default() };
+                let site = Site {
+                    site: tenant.tenant,
+                    ready: tenant.queued,
+                    age_seconds: tenant.age_seconds,
+                    ..Site::default()
+                };
                 Item { site, ..Item::default() }
             })
             .collect();
@@ -232,25 +238,21 @@ impl Screen {
         let shown = rows.iter().skip(self.offset).take(room);
         let numbers = |width| Constraint::Length(width);
         let table = if self.kind == Kind::Tenants {
-            let cells = shown.map(|item| Row::new([name(item), number(thousands(item.site.ready))]));
-            let titles = Row::new([Cell::from("TENANT"), number("QUEUED".to_owned())]);
-            Table::new(cells, [Constraint::Min(12), numbers(14)]).header(titles.style(bold))
+            let cells = shown.map(|item| {
+                Row::new([name(item), number(thousands(item.site.ready)), number(span(item.site.age_seconds))])
+            });
+            let titles = ["QUEUED", "OLDEST"].map(|title| number(title.to_owned()));
+            let titles = Row::new([Cell::from("TENANT")].into_iter().chain(titles));
+            Table::new(cells, [Constraint::Min(12), numbers(14), numbers(8)]).header(titles.style(bold))
         } else {
-            let titles = ["READY", "SCHED", "FLIGHT", "CONNS", "DELIV/S", "DEFER/S", "OLDEST"];
-            let titles = [Cell::from("SITE")].into_iter().chain(titles.map(|title| number(title.to_owned())));
-            let titles = titles.chain([Cell::from("WHY")]);
-            let widths = [
-                Constraint::Min(12),
-                numbers(9),
-                numbers(9),
-                numbers(6),
-                numbers(6),
-                numbers(8),
-                numbers(8),
-                numbers(7),
-                Constraint::Percentage(25),
-            ];
-            Table::new(shown.map(|item| site_row(item)), widths).header(Row::new(titles).style(bold))
+            let columns = columns(usize::from(area.width));
+            let titles = columns.iter().map(|column| number(column.title.to_owned()));
+            let titles = [Cell::from("SITE")].into_iter().chain(titles).chain([Cell::from("WHY")]);
+            // Names and causes share what the numbers leave.
+            let widths = columns.iter().map(|column| numbers(column.width));
+            let widths = [Constraint::Fill(2)].into_iter().chain(widths).chain([Constraint::Fill(3)]);
+            let rows = shown.map(|item| site_row(item, &columns));
+            Table::new(rows, widths.collect::<Vec<_>>()).header(Row::new(titles).style(bold))
         };
         frame.render_widget(table, area);
     }
@@ -276,7 +278,7 @@ fn compare(sort: Sort, a: &Item, b: &Item) -> Ordering {
         Sort::Rate => b.delivered.total_cmp(&a.delivered),
         Sort::Deferrals => b.deferred.total_cmp(&a.deferred),
         Sort::Connections => b.site.connections.cmp(&a.site.connections),
-        Sort::Oldest => b.site.oldest_seconds.cmp(&a.site.oldest_seconds),
+        Sort::Oldest => b.site.age_seconds.cmp(&a.site.age_seconds),
         Sort::Name => Ordering::Equal,
     }
 }
@@ -289,20 +291,37 @@ fn number(text: String) -> Cell<'static> {
     Cell::from(Line::raw(text).right_aligned())
 }
 
-fn site_row(item: &Item) -> Row<'static> {
-    let Item { site, delivered, deferred } = item;
+/// A column of numbers of the table of sites.
+#[derive(Debug)]
+struct Column {
+    title: &'static str,
+    width: u16,
+    /// Shown where the screen is at least so wide: names and causes come first.
+    from: usize,
+    of: fn(&Item) -> String,
+}
+
+const COLUMNS: [Column; 7] = [
+    Column { title: "READY", width: 9, from: 0, of: |item| thousands(item.site.ready) },
+    Column { title: "SCHED", width: 9, from: 60, of: |item| thousands(item.site.scheduled) },
+    Column { title: "FLIGHT", width: 6, from: 110, of: |item| item.site.in_flight.to_string() },
+    Column { title: "CONNS", width: 6, from: 100, of: |item| item.site.connections.to_string() },
+    Column { title: "DELIV/S", width: 8, from: 70, of: |item| format!("{:.1}", item.delivered) },
+    Column { title: "DEFER/S", width: 8, from: 120, of: |item| format!("{:.1}", item.deferred) },
+    Column { title: "OLDEST", width: 7, from: 90, of: |item| span(item.site.age_seconds) },
+];
+
+/// Those that a screen of this width has room for.
+fn columns(width: usize) -> Vec<&'static Column> {
+    COLUMNS.iter().filter(|column| column.from <= width).collect()
+}
+
+fn site_row(item: &Item, columns: &[&Column]) -> Row<'static> {
+    let site = &item.site;
     let back_off = site.back_off_seconds.map(|seconds| format!("back-off {}: ", span(seconds))).unwrap_or_default();
-    Row::new([
-        name(item),
-        number(thousands(site.ready)),
-        number(thousands(site.scheduled)),
-        number(site.in_flight.to_string()),
-        number(site.connections.to_string()),
-        number(format!("{delivered:.1}")),
-        number(format!("{deferred:.1}")),
-        number(span(site.oldest_seconds)),
-        Cell::from(plain(&format!("{back_off}{}", site.why()))),
-    ])
+    let why = Cell::from(plain(&format!("{back_off}{}", site.why())));
+    let numbers = columns.iter().map(|column| number((column.of)(item)));
+    Row::new([name(item)].into_iter().chain(numbers).chain([why]))
 }
 
 /// The lines above the table.
@@ -414,6 +433,25 @@ mod tests {
         assert!(lines[4].starts_with("acme") && lines[4].contains("12,345"), "{lines:#?}");
         assert!(lines[23].contains("PAUSED") && screen.is_paused(), "{lines:#?}");
         assert_eq!(screen.react(&key(KeyCode::Char('q'))), Reaction::Quit);
+    }
+
+    #[test]
+    fn a_narrow_screen_keeps_names_and_causes_and_a_wide_one_has_every_number() {
+        let mut screen = Screen::default();
+        let name = "mx.a-provider.example";
+        let reason = "greeting: 421 4.7.0 too many";
+        let queue =
+            json!({"sites": [{"site": name, "ready": 7, "connections": 2, "age_seconds": 90, "last_reply": reason}]});
+        screen.take(&status(), &queue, Instant::now());
+
+        let narrow = drawn(&mut screen, 80, 24);
+        let wide = drawn(&mut screen, 120, 24);
+
+        assert!(narrow[4].starts_with("mx.a-provider") && narrow[4].contains("421 4.7.0"), "{narrow:#?}");
+        for title in ["READY", "SCHED", "FLIGHT", "CONNS", "DELIV/S", "DEFER/S", "OLDEST", "WHY"] {
+            assert!(wide[3].contains(title), "{wide:#?}");
+        }
+        assert!(wide[4].starts_with(name) && wide[4].contains("1m 30s"), "{wide:#?}");
     }
 
     #[test]
