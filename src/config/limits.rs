@@ -189,7 +189,8 @@ impl LimitRule {
         let site = self.site.as_deref().unwrap_or("a");
         let text = "is no site; allowed: a provider's name, or what `hikyaku sites` shows, without white space";
         complaints.unless(is_word(site), format!("{key}.site"), format!("{site:?} {text}"));
-        let text = "would be every site; allowed: the name of one; for all of them set limits.site_connections and the like";
+        let text =
+            "would be every site; allowed: the name of one; for all of them set limits.site_connections and the like";
         complaints.unless(scope != Some(RuleScope::Site) || site != "*", format!("{key}.site"), text);
         if let Some(domain) = &self.domain {
             complaints.host_name(format!("{key}.domain"), domain);
@@ -217,13 +218,15 @@ impl LimitRule {
         }
         let is_shared = matches!(scope, Some(RuleScope::Tenant | RuleScope::TenantSite | RuleScope::Campaign));
         for (name, value, ..) in counts.iter().take(4) {
-            let text = "a connection carries the mail of every tenant; allowed: rate, bytes, recipients_per_transaction";
+            let text =
+                "a connection carries the mail of every tenant; allowed: rate, bytes, recipients_per_transaction";
             complaints.unless(!(is_shared && value.is_some()), format!("{key}.{name}"), text);
         }
         let text = "the [[source]] itself says it; allowed: everything else";
         let is_twice = scope == Some(RuleScope::Source) && self.connections.is_some();
         complaints.unless(!is_twice, format!("{key}.connections"), text);
-        let has_values = counts.iter().any(|(_, value, ..)| value.is_some()) || self.rate.is_some() || self.bytes.is_some();
+        let has_values =
+            counts.iter().any(|(_, value, ..)| value.is_some()) || self.rate.is_some() || self.bytes.is_some();
         complaints.unless(has_values, key, "limits nothing; allowed: at least one of rate, connections and the like");
     }
 }

@@ -244,7 +244,8 @@ impl Turns {
             }
             let part = spent.map_or(Part { what, count: 0, per: Duration::ZERO }, |spent| spent.part);
             // Octets are paid for afterwards: there are no turns.
-            let until = if spent.is_some() && part.what == what { self.take(*scope, *key, budget, what, now) } else { until };
+            let until =
+                if spent.is_some() && part.what == what { self.take(*scope, *key, budget, what, now) } else { until };
             return Err(Refused { scope: *scope, spent: Spent { part, until } });
         }
         for (scope, key, _) in budgets {

@@ -153,9 +153,7 @@ impl Assignment {
                 }
                 path.key.source
             });
-            if is_all
-                && let (Some(source), Some(entry)) = (source, entries.first())
-            {
+            if is_all && let (Some(source), Some(entry)) = (source, entries.first()) {
                 state.refund_drawn(&context.engine.gates, source, &entry.flow, now);
             }
             if context.engine.orders.is_empty() {

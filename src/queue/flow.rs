@@ -319,6 +319,10 @@ mod tests {
 
         drop((bulk, urgent));
         tenants.sweep(now);
-        assert_eq!(take(&flow(Lane::Normal, now)), Err(Empty::Campaign(now + minute * 2)), "after the turn that was taken");
+        assert_eq!(
+            take(&flow(Lane::Normal, now)),
+            Err(Empty::Campaign(now + minute * 2)),
+            "after the turn that was taken"
+        );
     }
 }

@@ -23,8 +23,8 @@ use super::settle::{describe, describe_failure};
 use super::site::{Site, SiteState};
 use super::slot::Seat;
 use super::view::{
-    ConnectionView, DepthView, EventView, HeldView, Outline, PathView, Pools, Rates, ReplyView, SiteDetail,
-    SiteView, SourceView,
+    ConnectionView, DepthView, EventView, HeldView, Outline, PathView, Pools, Rates, ReplyView, SiteDetail, SiteView,
+    SourceView,
 };
 
 /// Sites that are named in the outline.

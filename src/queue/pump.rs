@@ -450,13 +450,7 @@ impl SiteState {
     }
 
     /// Draws for a busy connection, if no path waits for a rate and it has room.
-    pub fn draw_now(
-        &mut self,
-        context: &Context<'_>,
-        place: u32,
-        take: Take,
-        out: &mut Outbox,
-    ) -> Option<Assignment> {
+    pub fn draw_now(&mut self, context: &Context<'_>, place: u32, take: Take, out: &mut Outbox) -> Option<Assignment> {
         let path = self.path(place)?;
         if path.ready.is_empty() || !context.engine.is_dispatching() {
             return None;

@@ -113,11 +113,8 @@ impl Purses {
         }
         let purses = [here, tenant.as_deref(), campaign.as_deref()];
         let [here, everywhere, of_campaign] = purses.map(|purse| purse.and_then(|purse| purse.budget.as_ref()));
-        let budgets = [
-            (Scope::TenantSite, 0, here),
-            (Scope::Tenant, 0, everywhere),
-            (Scope::Campaign, flow.key(), of_campaign),
-        ];
+        let budgets =
+            [(Scope::TenantSite, 0, here), (Scope::Tenant, 0, everywhere), (Scope::Campaign, flow.key(), of_campaign)];
         turns.acquire(&budgets, What::Messages, now).map_err(|Refused { scope, spent }| match scope {
             Scope::Campaign => Empty::Campaign(spent.until),
             _ => Empty::Tenant(spent.until),

@@ -145,7 +145,14 @@ impl Ready {
         let tenant = self.tenants.child(flow.tenant.key, flow.tenant.weight(), now, || {
             let account = account();
             account.fetch_max(now, Ordering::Relaxed);
-            TenantPart { tenant: flow.tenant.clone(), account, lanes: Fair::default(), len: 0, is_away: false, turns: Turns::default() }
+            TenantPart {
+                tenant: flow.tenant.clone(),
+                account,
+                lanes: Fair::default(),
+                len: 0,
+                is_away: false,
+                turns: Turns::default(),
+            }
         });
         let lane = tenant.lanes.child(lane_key(flow.lane), weight(flow.lane), 0, LanePart::default);
         lane.campaigns.child(flow.key(), 1, 0, Line::default).push(entry);

@@ -245,7 +245,8 @@ mod tests {
     #[test]
     fn the_operator_comes_before_a_provider_and_both_before_what_is_general() {
         let yahoo = || Subject::Site(Name::new("yahoo"));
-        let published = Ceiling { messages_per_connection: Some(20), recipients_per_connection: Some(9), ..connections(5) };
+        let published =
+            Ceiling { messages_per_connection: Some(20), recipients_per_connection: Some(9), ..connections(5) };
         let rules = Rules::new(vec![
             Rule { is_provider: true, ..rule(yahoo(), published) },
             rule(yahoo(), Ceiling { recipients_per_connection: Some(0), ..connections(50) }),

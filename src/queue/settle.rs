@@ -454,7 +454,9 @@ impl Sent {
     fn of(tried: &Tried, outcomes: &[Outcome]) -> Self {
         let size = tried.message.as_ref().map_or(0, |(_, size)| *size);
         let parts = outcomes.iter().map(|outcome| match outcome.report().phase {
-            Phase::Dns | Phase::Connect | Phase::Greeting | Phase::Ehlo | Phase::StartTls | Phase::Queue => Self::Nothing,
+            Phase::Dns | Phase::Connect | Phase::Greeting | Phase::Ehlo | Phase::StartTls | Phase::Queue => {
+                Self::Nothing
+            }
             Phase::Mail | Phase::Rcpt | Phase::Data => Self::Envelope,
             Phase::Content | Phase::EndOfData => Self::Octets(size),
         });

@@ -283,7 +283,9 @@ impl Slot {
         let (place, source, seat) = (self.path, self.source_index, &self.seat);
         let is_contended = self.engine.gates.are_contended(self.source_index);
         let found = self.site.with(&self.engine, now, |context, state, out| {
-            let Some(take) = state.take_for(context, source, (messages, recipients)) else { return (false, Found::End) };
+            let Some(take) = state.take_for(context, source, (messages, recipients)) else {
+                return (false, Found::End);
+            };
             if state.must_yield(place, messages) {
                 state.ending += 1;
                 return (true, Found::End);

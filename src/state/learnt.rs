@@ -51,7 +51,8 @@ impl LearntStore {
             let (source, site) = key.split_once('\0')?;
             Some((source.to_owned(), site.to_owned(), octets.to_vec()))
         };
-        let items = self.database.get().into_iter().flatten().flat_map(|database| database.iter()).filter_map(Result::ok);
+        let items =
+            self.database.get().into_iter().flatten().flat_map(|database| database.iter()).filter_map(Result::ok);
         items.filter_map(named).collect()
     }
 

@@ -131,15 +131,12 @@ async fn campaigns_of_a_lane_take_turns_and_each_goes_by_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_over_many_mx_sets_of_a_provider_does_not_hold_up_a_tenant_with_one() {
-    let stage = Stage::in_zone(
-        narrow(2),
-        |zone| {
-            for n in 0..40 {
-                let mx = format!("c{n}.mail.protection.outlook.com");
-                zone.mx(&format!("c{n}.test"), 10, &mx).address(&mx, [192, 0, 2, n]);
-            }
-        },
-    )
+    let stage = Stage::in_zone(narrow(2), |zone| {
+        for n in 0..40 {
+            let mx = format!("c{n}.mail.protection.outlook.com");
+            zone.mx(&format!("c{n}.test"), 10, &mx).address(&mx, [192, 0, 2, n]);
+        }
+    })
     .await;
     stage.script.set("*", Receiver { transaction: Duration::from_millis(2), ..Receiver::default() });
     for n in 0..39 {

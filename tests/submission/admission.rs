@@ -205,7 +205,9 @@ fn a_trusted_field_comes_before_the_priority_and_both_before_the_listener() {
     let mut client = Client::ready(Settings { lane: Lane::Bulk, ..trusting() });
 
     client.submit("A: b\r\n\r\n");
-    client.send(b"MAIL FROM:<a@x.test> MT-PRIORITY=0\r\nRCPT TO:<b@y.test>\r\nDATA\r\nX-Hikyaku-Lane: urgent\r\n\r\n.\r\n");
+    client.send(
+        b"MAIL FROM:<a@x.test> MT-PRIORITY=0\r\nRCPT TO:<b@y.test>\r\nDATA\r\nX-Hikyaku-Lane: urgent\r\n\r\n.\r\n",
+    );
 
     let lanes: Vec<Lane> = client.messages.iter().map(|message| message.envelope.lane).collect();
     assert_eq!(lanes, [Lane::Bulk, Lane::Urgent]);
