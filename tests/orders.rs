@@ -529,7 +529,7 @@ async fn an_order_whose_time_ends_while_the_daemon_is_down_is_over_at_the_start_
 async fn a_deletion_that_is_done_does_not_come_back_at_the_next_start() {
     let mut running = Running::start().await;
     for _ in 0..2 {
-        running.submit("news@shop.test", "a@x.stuck.test", "spring");
+        running.submit("news@shop.test", "a@x.stuck.test", "spring").await;
     }
     running.ok(&["queue", "delete", "--domain", "x.stuck.test", "--source", "usual", "--yes"]).await;
 

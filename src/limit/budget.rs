@@ -205,6 +205,7 @@ fn present<'a>(budgets: &[(Scope, Option<&'a Budget>)]) -> impl Iterator<Item = 
 
 /// Turns that somebody has taken ahead of time at budgets that many share; small, and mostly none.
 #[derive(Debug, Default)]
+#[allow(clippy::box_collection, reason = "each path has one, mostly empty: 8 octets instead of 24")]
 pub struct Turns(Option<Box<Vec<Turn>>>);
 
 #[derive(Clone, Copy, Debug)]

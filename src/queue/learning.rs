@@ -4,7 +4,7 @@
 //! `permits`. Here it is told what became of them.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -90,9 +90,7 @@ impl Learning {
 
     /// Spreads what controllers do at the same time.
     pub fn seed(&self, source: &str, site: &str) -> u32 {
-        let mut hasher = self.hasher.build_hasher();
-        (source, site).hash(&mut hasher);
-        u32::try_from(hasher.finish() >> 32).unwrap_or_default()
+        u32::try_from(self.hasher.hash_one((source, site)) >> 32).unwrap_or_default()
     }
 
     /// The latest changes, the newest first.
