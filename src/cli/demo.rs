@@ -216,6 +216,8 @@ fn config(folder: &Path, receivers: &Receivers, responder: &Responder) -> anyhow
     config.spool.reserve = ByteSize(64 << 20);
     config.retry.schedule = [2, 3, 5].map(|seconds| Span(Duration::from_secs(seconds))).to_vec();
     config.delivery.port = receivers.port();
+    // A campaign of seconds is over before anything is learnt, and learning begins slowly.
+    config.limits.learn = false;
     config.dns.resolvers = vec![responder.address()];
     config.dns.allow_networks = vec!["127.77.0.0/24".parse()?];
     config.admin.socket = folder.join("admin.sock");

@@ -271,8 +271,7 @@ fn detail(record: &Record<'_>) -> String {
         record.text("action"),
         named("by DSN", record.text("dsn_id")),
         record.text("filter"),
-        changed_limit(record),
-        record.text("reason"),
+        changed_limit(record) + &record.text("reason"),
         named("by", record.text("who")),
         named("events missing:", number("count")),
         record.text("cause"),
@@ -294,7 +293,7 @@ fn changed_limit(record: &Record<'_>) -> String {
     }
     let number = |name: &str| record.raw(name).map_or("none".into(), String::from_utf8_lossy).into_owned();
     let (site, source) = (record.text("site"), record.text("egress_source"));
-    format!("{site} from {source}: {limit} {} -> {}:", number("from"), number("to"))
+    format!("{site} from {source}: {limit} {} -> {}: ", number("from"), number("to"))
 }
 
 impl Search {

@@ -172,6 +172,11 @@ impl Rate {
         (self.anchor, self.before) = (self.hat, self.hat);
     }
 
+    /// Whether nothing has been learnt, and hardly anything asked for.
+    pub fn is_blank(&self) -> bool {
+        self.phase == Phase::Start && self.hat == 0.0 && self.refused == 0 && !(self.rate > FIRST && self.rate.is_finite())
+    }
+
     /// A refusal while the gate was open.
     pub fn refused(&mut self, taken: Taken, is_wary: bool, reply: &str, now: Time, out: &mut Changes) {
         let from = self.rate;

@@ -19,6 +19,8 @@ const TICK: Time = 10 * SECOND;
 /// The first rest of the breaker. Blocks of half an hour are the usual ones, and a try during them may restart them.
 const REST: Time = 31 * MINUTE;
 const LONGEST_REST: Time = 4 * HOUR;
+/// A path of which nothing has been learnt is quiet after this.
+const SOON_QUIET: Time = 15 * SECOND;
 /// So much of the allowance in use makes it what limits us.
 const USED: f64 = 0.85;
 /// So much of it, when most messages had to wait for the pace.
@@ -271,7 +273,10 @@ impl Work {
         // A gate that has been half open for so long tells nothing any more.
         let is_free = !self.gate.is_shut() || now > self.gate.until.saturating_add(QUIET);
         let is_free = is_free && now >= self.connections.open_after;
-        !is_waiting && is_free && self.in_flight == 0 && now.saturating_sub(self.busy.sent) > QUIET
+        // Most sites get a message now and then: nothing has been learnt of them, and the memory is worth more.
+        let is_blank = self.rate.is_blank() && self.connections.hat == 0 && self.messages.limit == 0 && self.trips == 0;
+        let patience = if is_blank { SOON_QUIET } else { QUIET };
+        !is_waiting && is_free && self.in_flight == 0 && now.saturating_sub(self.busy.sent) > patience
     }
 
     /// Between 0.9 and 1.1.
