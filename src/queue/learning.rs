@@ -193,7 +193,11 @@ impl Evidence {
         let judged = outcomes.iter().map(|outcome| {
             let report = outcome.report();
             let verdict = engine.judge_reply(report, &site.name);
-            let signal = verdict.as_ref().map_or(Signal::Neutral, Signal::of);
+            let signal = match verdict.as_ref().map_or(Signal::Neutral, Signal::of) {
+                // What does not say what it is about, said of a recipient, is about that one.
+                Signal::Unknown if report.phase == Phase::Rcpt && report.reply.code != 421 => Signal::Neutral,
+                signal => signal,
+            };
             (signal, report, verdict)
         });
         let (signal, report, verdict) = judged.max_by_key(|(signal, ..)| rank(*signal))?;
