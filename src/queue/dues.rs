@@ -50,7 +50,6 @@ struct Stored {
 /// What budgets that are not made yet owe from before the start.
 #[derive(Debug, Default)]
 pub(super) struct Dues {
-    store: SpentStore,
     /// The period, and when it is paid.
     pending: Mutex<HashMap<Whose, Vec<(Duration, Instant)>>>,
     /// Length of `pending`, to be looked at without its lock.
@@ -59,7 +58,7 @@ pub(super) struct Dues {
 
 impl Dues {
     /// What an earlier run has kept. `wall` is the time since 1970 at `now`.
-    pub fn new(store: SpentStore, now: Instant, wall: Duration) -> Self {
+    pub fn new(store: &SpentStore, now: Instant, wall: Duration) -> Self {
         let mut pending: HashMap<Whose, Vec<(Duration, Instant)>> = HashMap::new();
         let stored: Vec<Stored> = store.read().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         for Stored { whose, per_seconds, paid_at_ms } in stored {
@@ -71,7 +70,7 @@ impl Dues {
             }
         }
         let len = AtomicUsize::new(pending.len());
-        Self { store, pending: Mutex::new(pending), len }
+        Self { pending: Mutex::new(pending), len }
     }
 
     /// Has a budget that was just made owe what it did before the start.
@@ -89,11 +88,11 @@ impl Engine {
     /// Keeps what is owed to budgets over an hour or a day, if there are any. Blocks on the disk.
     pub fn save_dues(&self) {
         let stored = self.owed();
-        if stored.is_empty() && !self.dues.store.has_some() {
+        if stored.is_empty() && !self.spent.has_some() {
             return;
         }
         let text = serde_json::to_vec(&stored).unwrap_or_default();
-        if let Err(error) = self.dues.store.replace(&text) {
+        if let Err(error) = self.spent.replace(&text) {
             tracing::warn!(%error, "what is used up of budgets cannot be kept over a restart");
         }
     }

@@ -27,7 +27,7 @@ use crate::message::{Envelope, MessageId, Recipient};
 use crate::metrics::Registry;
 use crate::pulse::Pulse;
 use crate::spool::{Event, Pending, RecipientEvent, Recovered, Spool};
-use crate::state;
+use crate::state::{self, SpentStore};
 
 use super::assignment::Assignment;
 use super::domain::Domains;
@@ -95,6 +95,8 @@ pub(super) struct Engine {
     pub walls: Walls,
     pub top: Top,
     pub learning: Learning,
+    /// Apart from `dues`, which tenants hold: it holds the spool's storage.
+    pub spent: SpentStore,
     pub dues: Arc<Dues>,
     /// Unfinished recipients.
     pub queued: AtomicUsize,
@@ -164,6 +166,7 @@ impl Engine {
             walls: Walls::new(registry),
             top: Top::new(registry),
             learning: Learning::default(),
+            spent: SpentStore::default(),
             dues: Arc::default(),
             queued: AtomicUsize::new(0),
             waiting_for_dns: AtomicUsize::new(0),

@@ -207,7 +207,8 @@ impl Queue {
     pub fn with_spent(mut self, store: SpentStore) -> Self {
         if let Some(engine) = Arc::get_mut(&mut self.engine) {
             let now = engine.clock.now();
-            engine.dues = Arc::new(dues::Dues::new(store, now, engine.clock.wall_at(now)));
+            engine.dues = Arc::new(dues::Dues::new(&store, now, engine.clock.wall_at(now)));
+            engine.spent = store;
             engine.tenants.dues = engine.dues.clone();
             engine.gates.take_up(&engine.dues, &engine.settings(), now);
         }

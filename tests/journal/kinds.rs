@@ -92,7 +92,8 @@ fn each_outcome_is_told_with_all_its_fields() {
         (
             "throttled",
             "throttle@d.sink.test",
-            refused(attempt("rcpt", 421, "4.7.0", "slow down"), "rate-limited", "rate"),
+            // It counts as no attempt.
+            with(refused(attempt("rcpt", 421, "4.7.0", "slow down"), "rate-limited", "rate"), json!({"attempt": 0})),
             &["due", "attempted", "answered", "retry"],
         ),
     ] {

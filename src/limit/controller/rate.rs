@@ -174,7 +174,10 @@ impl Rate {
 
     /// Whether nothing has been learnt, and hardly anything asked for.
     pub fn is_blank(&self) -> bool {
-        self.phase == Phase::Start && self.hat == 0.0 && self.refused == 0 && !(self.rate > FIRST && self.rate.is_finite())
+        self.phase == Phase::Start
+            && self.hat == 0.0
+            && self.refused == 0
+            && !(self.rate > FIRST && self.rate.is_finite())
     }
 
     /// A refusal while the gate was open.
