@@ -1,6 +1,6 @@
 //! Learning what receivers allow: outcomes become evidence for the controllers of a site, and what these change is told.
 //!
-//! A controller belongs to a source at a site ([`super::origin::Origin`]) and is asked for each message and connection by
+//! A controller belongs to a source at a site (an origin) and is asked for each message and connection by
 //! `permits`. Here it is told what became of them.
 
 use std::collections::{HashMap, VecDeque};
