@@ -12,7 +12,19 @@ use crate::queue::view::{Outline, OverdueView};
 use crate::spool::Stat;
 
 /// Causes of being overdue that are a receiver's: it does not answer, or limits towards it hold mail back.
-const RECEIVERS: [&str; 5] = ["back-off", "rate", "connection-rate", "no-connection-permit", "busy"];
+const RECEIVERS: [&str; 11] = [
+    "back-off",
+    "rate",
+    "budget",
+    "pause",
+    "gate",
+    "breaker",
+    "hourly-cap",
+    "connection-rate",
+    "connection-pace",
+    "no-connection-permit",
+    "busy",
+];
 /// A part that does not move for longer is told: what the alert HikyakuStuck goes by.
 const STILL: Duration = Duration::from_secs(30);
 /// A gap in the journal is told for so long after its last event; the journal itself tells of it for ever.

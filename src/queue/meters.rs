@@ -68,6 +68,16 @@ const LEARNT: [&str; 5] = ["rate", "connections", "messages-per-connection", "br
 
 const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 
+fn changes(registry: &Registry, what: &'static str) -> Counter {
+    let help = "Changes of learnt limits, by what is limited.";
+    registry.counter("hikyaku_limits_changes_total", help, &[("limit", what)])
+}
+
+fn refusals(registry: &Registry, class: Class) -> Counter {
+    let help = "Recipients refused, for now or for good, by what the refusal is about.";
+    registry.counter("hikyaku_queue_refusals_total", help, &[("class", class.as_str())])
+}
+
 impl Meters {
     /// Registers them.
     pub fn new(registry: &Registry) -> Self {
@@ -75,10 +85,6 @@ impl Meters {
         let depth = |state| {
             let help = "Unfinished recipients by state.";
             registry.gauge("hikyaku_queue_depth_recipients", help, &[("state", state)])
-        };
-        let refusals = |class: Class| {
-            let help = "Recipients refused, for now or for good, by what the refusal is about.";
-            registry.counter("hikyaku_queue_refusals_total", help, &[("class", class.as_str())])
         };
         let dsns = |action| {
             let help = "Delivery status notifications made, by action.";
@@ -115,11 +121,8 @@ impl Meters {
                 "hikyaku_queue_unanswered_total",
                 "Attempts whose end of data had no reply, or a late one: the receiver may have the message.",
             ),
-            learnt: LEARNT.map(|what| {
-                let help = "Changes of learnt limits, by what is limited.";
-                (what, registry.counter("hikyaku_limits_changes_total", help, &[("limit", what)]))
-            }),
-            by_class: Class::ALL.map(|class| (class, refusals(class))),
+            learnt: LEARNT.map(|what| (what, changes(registry, what))),
+            by_class: Class::ALL.map(|class| (class, refusals(registry, class))),
             by_lane: LANES.map(|lane| (lane, Answers::new(registry, lane))),
             failed_dsns: dsns("failed"),
             delayed_dsns: dsns("delayed"),

@@ -185,12 +185,35 @@ pub(super) const DNS: &str = "dns";
 pub(super) const IN_FLIGHT: &str = "in-flight";
 /// The timers are late.
 pub(super) const TIMER: &str = "timer";
-/// Every cause of being overdue.
-pub(super) const OVERDUE: [&str; 9] =
-    ["no-connection-permit", "connection-rate", "rate", "back-off", "stopped", BUSY, DNS, TIMER, IN_FLIGHT];
 /// Every cause of waiting for longer than it takes to be drawn.
-pub(super) const WAITING: [&str; 7] =
-    ["no-connection-permit", "connection-rate", "rate", "back-off", "stopped", BUSY, DNS];
+pub(super) const WAITING: [&str; 13] = [
+    "no-connection-permit",
+    "connection-rate",
+    "connection-pace",
+    "rate",
+    "budget",
+    "pause",
+    "gate",
+    "breaker",
+    "hourly-cap",
+    "back-off",
+    "stopped",
+    BUSY,
+    DNS,
+];
+/// Every cause of being overdue.
+// The places are within both: the compiler has gone through them.
+#[allow(clippy::indexing_slicing)]
+pub(super) const OVERDUE: [&str; 15] = {
+    let mut all = [TIMER; 15];
+    let mut at = 0;
+    while at < WAITING.len() {
+        all[at] = WAITING[at];
+        at += 1;
+    }
+    all[at] = IN_FLIGHT;
+    all
+};
 
 /// One queued recipient.
 #[derive(Clone, Debug, Serialize)]
