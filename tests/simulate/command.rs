@@ -53,7 +53,7 @@ fn without_json_there_is_a_plot_and_a_picture_where_it_is_asked_for() {
 fn ceilings_come_from_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.toml");
-    let rule = "[limits]\nsite_connections = 7\n[[limits.site]]\nname = \"short\"\nrate = \"60/min\"\n";
+    let rule = "[limits]\nsite_connections = 7\n[[limits.rule]]\nsite = \"short\"\nrate = \"60/min\"\n";
     std::fs::write(&config, rule).unwrap();
 
     let out = simulate(&short(folder.path()), &["--config", config.to_str().unwrap(), "--seeds", "1", "--json"]);
