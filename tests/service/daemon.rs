@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -232,6 +232,18 @@ pub fn submit(address: SocketAddr) {
 
 /// What /metrics shows of the parts that are watched: the longest time that `part` has stood still.
 pub fn still_seconds(metrics: SocketAddr, part: &str) -> f64 {
+    let begun = Instant::now();
+    loop {
+        match shown_still_seconds(metrics, part) {
+            Ok(seconds) => return seconds,
+            // The watchdog has not looked yet.
+            Err(text) => assert!(begun.elapsed() < PATIENCE, "{part} is not in {text}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn shown_still_seconds(metrics: SocketAddr, part: &str) -> Result<f64, String> {
     let mut stream = TcpStream::connect(metrics).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -239,7 +251,7 @@ pub fn still_seconds(metrics: SocketAddr, part: &str) -> f64 {
     stream.read_to_string(&mut text).unwrap();
     let name = format!("hikyaku_watchdog_still_seconds{{part=\"{part}\"}} ");
     let line = text.lines().find_map(|line| line.strip_prefix(&name));
-    line.unwrap_or_else(|| panic!("{name} is not in {text}")).parse().unwrap()
+    line.map(|seconds| seconds.parse().unwrap()).ok_or(text.clone())
 }
 
 /// Whether a program can be run.
