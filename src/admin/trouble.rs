@@ -8,23 +8,9 @@ use serde::Serialize;
 use super::health::NotReady;
 use super::overview::Process;
 use crate::journal::Health;
-use crate::queue::view::{Outline, OverdueView};
+use crate::queue::view::{Outline, OverdueView, is_held_by_receiver};
 use crate::spool::Stat;
 
-/// Causes of being overdue that are a receiver's: it does not answer, or limits towards it hold mail back.
-const RECEIVERS: [&str; 11] = [
-    "back-off",
-    "rate",
-    "budget",
-    "pause",
-    "gate",
-    "breaker",
-    "hourly-cap",
-    "connection-rate",
-    "connection-pace",
-    "no-connection-permit",
-    "busy",
-];
 /// A part that does not move for longer is told: what the alert HikyakuStuck goes by.
 const STILL: Duration = Duration::from_secs(30);
 /// A gap in the journal is told for so long after its last event; the journal itself tells of it for ever.
@@ -130,7 +116,7 @@ fn of_queue(outline: &Outline, found: &mut Found) {
         found.add(true, what, "hikyaku queue list: held ones come first");
     }
     // What a receiver refuses or is spared is told as held up; a problem is what waits for ourselves.
-    let ours = |overdue: &&OverdueView| !RECEIVERS.contains(&overdue.cause);
+    let ours = |overdue: &&OverdueView| !is_held_by_receiver(overdue.cause);
     for overdue in outline.overdue.iter().filter(ours) {
         let what =
             format!("{} recipients are past their time by more than a minute: {}", overdue.entries, overdue.cause);

@@ -201,6 +201,11 @@ pub(super) const WAITING: [&str; 13] = [
     BUSY,
     DNS,
 ];
+/// Whether what waits for this waits for a receiver: it does not answer, or limits towards it hold mail back.
+pub fn is_held_by_receiver(cause: &str) -> bool {
+    WAITING.contains(&cause) && !["stopped", DNS].contains(&cause)
+}
+
 /// Every cause of being overdue.
 // The places are within both: the compiler has gone through them.
 #[allow(clippy::indexing_slicing)]
