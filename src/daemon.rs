@@ -37,7 +37,7 @@ use crate::metrics::Registry;
 use crate::metrics::process::Process;
 use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
-use crate::reply::Classifier;
+use crate::reply::LazyClassifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
 use crate::state::{LearntStore, Orders, Pins, SpentStore};
 use crate::{admin, delivery, dns, spool, state, submission};
@@ -176,7 +176,7 @@ pub struct Daemon {
     deliverer: Arc<Deliverer>,
     registry: Registry,
     /// What tells what refusals mean.
-    classifier: Arc<Classifier>,
+    classifier: LazyClassifier,
     doors: Doors,
     control: admin::Control,
     started: Instant,

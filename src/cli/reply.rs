@@ -81,7 +81,7 @@ impl Classify {
             None => Classifier::built_in(),
             Some(file) => {
                 let config = Config::load(file).map_err(Failure::usage)?;
-                config.replies.classifier().map_err(Failure::usage)?
+                config.replies.classifier().map_err(Failure::usage)?.get()
             }
         };
         if self.text != "-" {

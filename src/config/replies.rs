@@ -1,12 +1,11 @@
 //! `[replies]`: rules about what refusals mean.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Complaints, ConfigError, file};
-use crate::reply::Classifier;
+use crate::reply::LazyClassifier;
 
 /// Rules beside the built-in ones.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,14 +24,13 @@ impl Replies {
     }
 
     /// All rules, ready to be asked. May block as long as the disk does.
-    pub fn classifier(&self) -> Result<Arc<Classifier>, ConfigError> {
+    pub fn classifier(&self) -> Result<LazyClassifier, ConfigError> {
         if self.rules.as_os_str().is_empty() {
-            return Ok(Classifier::built_in());
+            return Ok(LazyClassifier::default());
         }
         let path = || self.rules.clone();
         let text = file::read(&self.rules).map_err(|error| ConfigError::Read { path: path(), error })?;
-        let classifier = Classifier::with(&text);
-        classifier.map(Arc::new).map_err(|error| ConfigError::Rules { path: path(), error })
+        LazyClassifier::with(&text).map_err(|error| ConfigError::Rules { path: path(), error })
     }
 }
 

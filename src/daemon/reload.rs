@@ -21,7 +21,7 @@ use crate::config::{Config, ConfigError};
 use crate::dns::Planner;
 use crate::dns::network::is_local;
 use crate::metrics::Registry;
-use crate::reply::Classifier;
+use crate::reply::LazyClassifier;
 
 use super::doors::Prepared;
 use super::watchdog::beating;
@@ -110,7 +110,7 @@ enum Next<Bound> {
 }
 
 /// What was read: the configuration, and the rules that it names.
-pub(super) type Files = (Config, Arc<Classifier>);
+pub(super) type Files = (Config, LazyClassifier);
 
 /// Everything that can fail, made.
 struct Preparation {
@@ -181,7 +181,7 @@ impl Daemon {
     async fn take_on(
         &mut self,
         config: Config,
-        classifier: Arc<Classifier>,
+        classifier: LazyClassifier,
     ) -> Result<(Vec<Change>, Vec<Change>), Error> {
         let changes = self.config.changes(&config);
         let (needs_restart, mut changed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::needs_restart);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::{self, Config};
 use crate::message::Lane;
-use crate::reply::Classifier;
+use crate::reply::LazyClassifier;
 use crate::{delivery, dns, journal, queue, spool, submission};
 
 use super::limits;
@@ -131,7 +131,7 @@ pub(super) fn queue(
     config: &Config,
     hostname: &Arc<str>,
     threads: usize,
-    classifier: &Arc<Classifier>,
+    classifier: &LazyClassifier,
 ) -> queue::Settings {
     let capacity = |most: u64| usize::try_from(most).unwrap_or(usize::MAX);
     let per_tenant = match config.queue.max_recipients_per_tenant {
@@ -238,7 +238,7 @@ fn egress_pool(config: &Config, pool: &config::Pool) -> queue::EgressPool {
     queue::EgressPool { name: pool.name.as_str().into(), members }
 }
 
-pub(super) fn delivery(config: &Config, classifier: &Arc<Classifier>) -> delivery::Settings {
+pub(super) fn delivery(config: &Config, classifier: &LazyClassifier) -> delivery::Settings {
     let section = &config.delivery;
     delivery::Settings {
         chunking: section.chunking,
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(listener.postmaster.map(|address| address.to_string()).as_deref(), Some("ops@example.com"));
         assert_eq!(listener.min_data_rate, NonZeroU32::new(2_000));
         assert_eq!((listener.max_header_size, listener.stop_grace), (1_024, Duration::from_secs(5)));
-        assert!(!delivery(&config, &Classifier::built_in()).look_ahead);
+        assert!(!delivery(&config, &LazyClassifier::default()).look_ahead);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use super::transaction::{Peer, Transaction, Verdict, report};
 use crate::message::{Outcome, Phase};
-use crate::reply::Classifier;
+use crate::reply::LazyClassifier;
 use crate::smtp::reply::{Extensions, Reader, Received, Reply, Violation};
 use crate::smtp::status::Status;
 
@@ -111,7 +111,7 @@ enum Stage {
 #[derive(Clone, Debug)]
 pub struct Judge {
     /// The rules.
-    pub classifier: Arc<Classifier>,
+    pub classifier: LazyClassifier,
     /// Whose replies they are: a provider's name, or another site's.
     pub site: Arc<str>,
 }

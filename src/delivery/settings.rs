@@ -1,12 +1,11 @@
 //! What delivery is told by the configuration; the daemon fills it in.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dns::MOST_ADDRESSES;
 use crate::message::Phase;
 use crate::panics::Probe;
-use crate::reply::Classifier;
+use crate::reply::LazyClassifier;
 
 /// How mail is delivered.
 #[derive(Clone, Debug)]
@@ -28,7 +27,7 @@ pub struct Settings {
     /// How long a message that was begun ahead waits for the reply to the end of data before it.
     pub look_ahead_patience: Duration,
     /// What tells which replies end a connection.
-    pub classifier: Arc<Classifier>,
+    pub classifier: LazyClassifier,
     /// Called with the id of each message whose transaction begins; none, but in tests of what a panic there does.
     pub probe: Option<Probe>,
 }
@@ -47,7 +46,7 @@ impl Default for Settings {
             look_ahead: true,
             // Content filters take seconds; who takes longer has stalled.
             look_ahead_patience: Duration::from_secs(30),
-            classifier: Classifier::built_in(),
+            classifier: LazyClassifier::default(),
             probe: None,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::limit::budget::Allowance;
 use crate::limit::controller::Ceilings;
-use crate::reply::Classifier;
+use crate::reply::LazyClassifier;
 
 use super::learning;
 use super::rules::Rules;
@@ -50,7 +50,7 @@ pub struct Settings {
     /// Egress sources and who uses which.
     pub egress: Egress,
     /// What tells what refusals are about.
-    pub classifier: Arc<Classifier>,
+    pub classifier: LazyClassifier,
 }
 
 impl Default for Settings {
@@ -74,7 +74,7 @@ impl Default for Settings {
             rules: Rules::default(),
             learning: learning::Settings::default(),
             egress: Egress::default(),
-            classifier: Classifier::built_in(),
+            classifier: LazyClassifier::default(),
         }
     }
 }

@@ -102,9 +102,9 @@ impl Classifier {
         Self::make(Some(own))
     }
 
-    /// Whether the operator's rules are the same text.
-    pub fn is_as(&self, other: &Self) -> bool {
-        self.own == other.own
+    /// What the operator's file says; empty: there is none.
+    pub(super) fn own(&self) -> &str {
+        self.own.as_deref().unwrap_or_default()
     }
 
     /// How many rules there are.

@@ -6,6 +6,7 @@
 pub mod class;
 pub mod classify;
 pub mod diagnostic;
+mod lazy;
 mod rule;
 mod search;
 mod text;
@@ -16,5 +17,6 @@ mod tests;
 pub use class::{Advice, Certainty, Class, Fault, Severity, Verdict};
 pub use classify::{Classifier, Refusal, RulesError};
 pub use diagnostic::Diagnostic;
+pub use lazy::LazyClassifier;
 pub use rule::RuleError;
 pub use search::PatternError;
