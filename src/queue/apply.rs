@@ -165,7 +165,7 @@ impl SiteState {
 
     /// Goes by other rules for sources and tenants.
     fn follow_rules(&mut self, context: &Context<'_>, tenants: &HashMap<usize, Arc<Tenant>>) {
-        let Context { engine, site, now, .. } = *context;
+        let Context { engine, site, now } = *context;
         let rules = engine.settings().rules.clone();
         for origin in &mut self.origins {
             if let Some(source) = engine.source(origin.source) {

@@ -34,7 +34,7 @@ pub struct Assignment {
 impl Assignment {
     /// Takes `entries` (of one message in one domain) out of the path at `path`, which notes them among those in hand.
     pub(super) fn new(context: &Context<'_>, path: u32, entries: Vec<Entry>, in_hand: &mut InHand) -> Option<Self> {
-        let Context { engine, site, now, .. } = *context;
+        let Context { engine, site, now } = *context;
         let first = entries.first()?;
         let recipients: Recipients = entries.iter().map(|entry| entry.recipient).collect();
         let taken = in_hand.insert(Taken { id: first.id, recipients: recipients.clone(), since: now });

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
 
 use crate::message::Lane;
@@ -17,6 +16,7 @@ use crate::metrics::bounded::Place;
 
 use super::dues::{Dues, Whose};
 use super::purse::Purse;
+use super::rare::Rare;
 use super::rules::{Of, Rules};
 use super::settings::Settings;
 
@@ -39,7 +39,7 @@ pub(super) struct Tenant {
     /// Where its outcomes are counted.
     pub place: Place,
     /// What it may send; none: no rule is about it.
-    pub purse: ArcSwapOption<Purse>,
+    pub purse: Rare<Purse>,
     flows: Mutex<Flows>,
     /// What its campaigns owe from before the start.
     pub dues: Arc<Dues>,
@@ -62,7 +62,7 @@ pub(super) struct Flow {
     /// Index of the egress pool that the sender's domain has, if it has one: it comes before the tenant's.
     pub pool: Option<u16>,
     /// What its campaign may send, shared with the other flows of that.
-    pub purse: ArcSwapOption<Purse>,
+    pub purse: Rare<Purse>,
 }
 
 /// A tenant without a pool of its own.
@@ -78,7 +78,7 @@ impl Tenant {
             pool: AtomicU16::new(NO_POOL),
             queued: AtomicUsize::new(0),
             place: Place::default(),
-            purse: ArcSwapOption::empty(),
+            purse: Rare::new(None),
             flows: Mutex::default(),
             dues: Arc::default(),
         };
@@ -160,7 +160,7 @@ impl Tenant {
         {
             return flow.clone();
         }
-        let purse = ArcSwapOption::new(self.purse_of(campaign, rules, &mut flows.purses, None, now));
+        let purse = Rare::new(self.purse_of(campaign, rules, &mut flows.purses, None, now));
         let flow = Arc::new(Flow { tenant: self.clone(), lane, campaign: campaign.into(), pool, purse });
         // On a collision of hashes the older flow keeps the place; this one is just not shared.
         flows.by_hash.entry(hash).or_insert_with(|| flow.clone());

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use crate::limit::budget::{Allowance, Budget};
@@ -17,6 +16,7 @@ use crate::limit::window::Window;
 use super::dues::{Dues, Whose};
 use super::engine::Engine;
 use super::entry::MOST_SOURCES;
+use super::rare::Rare;
 use super::rules::{Of, Rules};
 use super::settings::Settings;
 use super::site::Site;
@@ -36,7 +36,7 @@ pub(super) struct Turnstile {
 pub(super) struct Gate {
     pub window: Window,
     /// Set by [`Gate::allow`].
-    pub budget: ArcSwapOption<Budget>,
+    pub budget: Rare<Budget>,
     source: Option<u16>,
     /// Sites without connections.
     fresh: Waiters,
@@ -95,7 +95,7 @@ pub(super) fn ceiling_of(window: &Window) -> Option<u32> {
 impl Gate {
     fn new(ceiling: u32, source: Option<u16>) -> Self {
         let (fresh, others) = Default::default();
-        Self { window: Window::new(ceiling), budget: ArcSwapOption::empty(), source, fresh, others }
+        Self { window: Window::new(ceiling), budget: Rare::new(None), source, fresh, others }
     }
 
     /// Sets what may pass in time; what was used up stays so.

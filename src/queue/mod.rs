@@ -50,6 +50,7 @@ mod path;
 mod permits;
 mod pump;
 mod purse;
+mod rare;
 mod ready;
 mod replies;
 mod reservation;

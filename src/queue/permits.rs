@@ -1,10 +1,7 @@
 //! Permits at a site: what a message, or a new connection with one, takes of every scope that does not depend on whose the
 //! message is. Tenants and campaigns are asked when it is drawn (`purse`).
 
-use std::sync::Arc;
 use std::time::Instant;
-
-use arc_swap::Guard;
 
 use crate::dns::Transport;
 use crate::limit::budget::{self, Budget, Refused};
@@ -17,6 +14,7 @@ use super::engine::Engine;
 use super::flow::Flow;
 use super::gates::{Gate, Gates};
 use super::origin::{Bounds, Moment, Origin};
+use super::rare::Found;
 use super::ready::Take;
 use super::rules::Of;
 use super::settings::Limits;
@@ -24,8 +22,8 @@ use super::site::{Context, SiteState};
 
 /// Budgets that sites share.
 struct Shared {
-    global: Guard<Option<Arc<Budget>>>,
-    source: Option<Guard<Option<Arc<Budget>>>>,
+    global: Found<Budget>,
+    source: Option<Found<Budget>>,
 }
 
 impl Shared {
@@ -36,7 +34,7 @@ impl Shared {
     fn of(&self, scope: Scope) -> Option<&Budget> {
         match scope {
             Scope::Global => self.global.as_deref(),
-            Scope::Source => self.source.as_ref().and_then(|budget| budget.as_deref()),
+            Scope::Source => self.source.as_ref().and_then(Found::as_deref),
             _ => None,
         }
     }
@@ -124,7 +122,7 @@ impl SiteState {
         if self.origin(source).is_some() {
             return;
         }
-        let Context { engine, site, now, .. } = *context;
+        let Context { engine, site, now } = *context;
         self.origins.extend(engine.make_origin(source, (&site.name, &site.limits.load()), transport, now));
     }
 
@@ -281,7 +279,7 @@ impl SiteState {
         let left = least(limits.recipients_per_connection, own).map(|most| most.saturating_sub(recipients));
         let left = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
         let of_origin = origin.as_ref().and_then(|origin| origin.recipients_per_message).unwrap_or(usize::MAX);
-        let most = context.take.most.min(of_origin).min(left);
-        (most > 0).then_some(Take { most, ..context.take })
+        let most = limits.recipients_per_message.max(1).min(of_origin).min(left);
+        (most > 0).then(|| Take { most, dead_before: context.engine.dead_before(), now: context.now })
     }
 }

@@ -61,9 +61,7 @@ impl Site {
         now: Instant,
         act: impl FnOnce(&Context<'_>, &mut SiteState, &mut Outbox) -> T,
     ) -> T {
-        let dead_before = engine.dead_before();
-        let take = Take { most: self.limits.load().recipients_per_message.max(1), dead_before, now };
-        let context = Context { engine, site: self, now, take };
+        let context = Context { engine, site: self, now };
         let mut out = Outbox::default();
         let mut state: MutexGuard<'_, SiteState> = self.state.lock();
         let result = act(&context, &mut state, &mut out);

@@ -114,7 +114,7 @@ impl Purses {
         self.ensure(&flow.tenant, now);
         let (tenant, campaign) = (flow.tenant.purse.load(), flow.purse.load());
         let here = self.of(flow.tenant.key);
-        if here.is_none() && tenant.is_none() && campaign.is_none() {
+        if here.is_none() && tenant.as_deref().is_none() && campaign.as_deref().is_none() {
             return Ok(usize::MAX);
         }
         let purses = [here, tenant.as_deref(), campaign.as_deref()];

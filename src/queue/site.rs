@@ -151,7 +151,6 @@ pub(super) struct Context<'a> {
     pub engine: &'a Arc<Engine>,
     pub site: &'a Arc<Site>,
     pub now: Instant,
-    pub take: Take,
 }
 
 impl Site {

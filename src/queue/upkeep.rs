@@ -110,9 +110,8 @@ impl Site {
     /// Expires ready entries whose time is over. Those that are drawn are looked at anyway; this is for paths from
     /// which nothing is drawn, because of a back-off for example.
     pub fn expire_dead(self: &Arc<Self>, engine: &Arc<Engine>) {
-        let now = engine.clock.now();
-        self.with(engine, now, |context, state, out| {
-            let dead_before = context.take.dead_before;
+        let (now, dead_before) = (engine.clock.now(), engine.dead_before());
+        self.with(engine, now, |_, state, out| {
             let is_alive = |entry: &Entry| entry.ages_from() >= dead_before;
             for path in state.paths.iter_mut().flatten() {
                 if !path.ready.is_empty() && path.ready.ages_from() < dead_before {
