@@ -11,9 +11,9 @@
 //! 7. a message without unfinished recipients is dead, and its segment is deleted or compacted.
 //!
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
-//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`], [`simulate`] → [`queue`] → [`spool`], [`state`], [`dns`] →
-//! [`bounce`], [`limit`], [`log`] → [`reply`], [`provider`] → [`journal`] → [`message`] → [`smtp`] → [`config::units`] →
-//! [`panics`] → [`clock`], [`metrics`], [`pulse`].
+//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`], [`simulate`] →
+//! [`spool`], [`state`], [`dns`] → [`bounce`], [`limit`], [`log`] → [`reply`], [`provider`] → [`journal`] → [`message`] →
+//! [`smtp`] → [`config::units`] → [`panics`] → [`clock`], [`metrics`], [`pulse`].
 
 // Tests shrink numbers they made themselves; the library proper is linted without this.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]

@@ -22,9 +22,9 @@ use super::ledger::Ledger;
 /// For each reply; the daemon answers in milliseconds unless its disk stalls.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Before a message that got a 4xx is tried again.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// 4xx replies in a row to one message until the load gives up: a minute of them.
-const PATIENCE: u32 = 600;
+pub(super) const PATIENCE: u32 = 600;
 
 /// What is to be submitted.
 #[derive(Clone, Debug)]
@@ -103,8 +103,9 @@ pub async fn submit(load: Load, ledger: &Arc<Ledger>) -> Result<Submitted, LoadE
 }
 
 /// What one try came to.
-enum Tried {
-    Accepted,
+pub(super) enum Tried {
+    /// So long after the content began to leave.
+    Accepted(Duration),
     Deferred(String),
     /// The final dot was sent; no reply came.
     Unknown,
@@ -127,8 +128,13 @@ async fn work(shared: Arc<Shared>) -> Result<(), LoadError> {
                 Some(open) => open,
                 None => connection.insert(Connection::open(shared.load.server).await?),
             };
-            let reply = match open.transact(number, &content, size, &shared).await? {
-                Tried::Accepted => break,
+            let envelope = envelope(number, &shared.maker.forward_path(number), size);
+            let tried = open.transact(number, &envelope, &content, || shared.ledger.note_sent(number, size));
+            let reply = match tried.await? {
+                Tried::Accepted(after) => {
+                    shared.ledger.note_acknowledged(number, after);
+                    break;
+                }
                 Tried::Unknown => {
                     shared.unknown.fetch_add(1, Ordering::Relaxed);
                     connection = None;
@@ -151,14 +157,21 @@ async fn work(shared: Arc<Shared>) -> Result<(), LoadError> {
     }
 }
 
-struct Connection {
+/// The commands of a mail transaction before its content.
+pub(super) fn envelope(number: u32, forward_path: &str, size: usize) -> String {
+    let reverse_path = content::reverse_path(number);
+    format!("MAIL FROM:<{reverse_path}> SIZE={size}\r\nRCPT TO:<{forward_path}>\r\nDATA\r\n")
+}
+
+/// A connection to the submission listener.
+pub(super) struct Connection {
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
     line: String,
 }
 
 impl Connection {
-    async fn open(server: SocketAddr) -> Result<Self, LoadError> {
+    pub(super) async fn open(server: SocketAddr) -> Result<Self, LoadError> {
         let stream = TcpStream::connect(server).await?;
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
@@ -169,16 +182,14 @@ impl Connection {
         Ok(connection)
     }
 
-    async fn transact(
+    /// One mail transaction; `content` ends with the final dot, and `on_content` is called before it leaves.
+    pub(super) async fn transact(
         &mut self,
         number: u32,
+        envelope: &str,
         content: &[u8],
-        size: usize,
-        shared: &Shared,
+        on_content: impl FnOnce(),
     ) -> Result<Tried, LoadError> {
-        let ledger = &shared.ledger;
-        let (reverse_path, forward_path) = (content::reverse_path(number), shared.maker.forward_path(number));
-        let envelope = format!("MAIL FROM:<{reverse_path}> SIZE={size}\r\nRCPT TO:<{forward_path}>\r\nDATA\r\n");
         self.writer.write_all(envelope.as_bytes()).await?;
         for _ in 0..3 {
             match self.reply().await? {
@@ -186,14 +197,11 @@ impl Connection {
                 _ => return self.refused(number),
             }
         }
-        ledger.note_sent(number, size);
+        on_content();
         let sent = Instant::now();
         self.writer.write_all(content).await?;
         match self.reply().await {
-            Ok('2') => {
-                ledger.note_acknowledged(number, sent.elapsed());
-                Ok(Tried::Accepted)
-            }
+            Ok('2') => Ok(Tried::Accepted(sent.elapsed())),
             Ok(_) => self.refused(number),
             Err(_) => Ok(Tried::Unknown),
         }

@@ -7,6 +7,7 @@
 //! address that it comes to) and in a header field beside a checksum of the body; [`ledger`] keeps what became of it.
 
 pub mod content;
+pub mod feed;
 pub mod folder;
 pub mod latency;
 pub mod ledger;
@@ -17,3 +18,4 @@ pub mod report;
 pub mod responder;
 mod session;
 pub mod sites;
+pub mod strict;

@@ -50,10 +50,11 @@ impl Session {
         loop {
             let is_complete = match self.expect {
                 Expect::Command => {
-                    let Some(end) = memchr(b'\n', input) else {
-                        return if input.len() > LONGEST_LINE { Flow::Close } else { Flow::Continue };
+                    let line = match cut_line(input) {
+                        Ok(Some(line)) => line,
+                        Ok(None) => return Flow::Continue,
+                        Err(TooLong) => return Flow::Close,
                     };
-                    let line = input.split_to(end + 1);
                     if self.command(line.trim_ascii_end(), out, receiver) == Flow::Close {
                         return Flow::Close;
                     }
@@ -150,13 +151,13 @@ impl Session {
 
     /// Whether the final dot was there.
     fn content(&mut self, searched: usize, input: &mut BytesMut, out: &mut Vec<u8>, receiver: &Receiver) -> bool {
-        let Some(at) = input.get(searched..).and_then(|unseen| memmem::find(unseen, DOT)) else {
-            self.expect = Expect::Content { searched: input.len().saturating_sub(DOT.len() - 1) };
-            return false;
+        let content = match cut_content(input, searched) {
+            Ok(content) => content,
+            Err(searched) => {
+                self.expect = Expect::Content { searched };
+                return false;
+            }
         };
-        // The CRLF before the dot belongs to the content.
-        let content = input.split_to(searched + at + 2);
-        input.advance(DOT.len() - 2);
         self.expect = Expect::Command;
         self.take(&content, out, receiver);
         true
@@ -225,7 +226,30 @@ impl Session {
     }
 }
 
-fn say(out: &mut Vec<u8>, reply: &str) {
+/// Takes a content off `input`, of which so much has been searched; if its final dot is not there, how much has been now.
+pub(super) fn cut_content(input: &mut BytesMut, searched: usize) -> Result<BytesMut, usize> {
+    let at = input.get(searched..).and_then(|unseen| memmem::find(unseen, DOT));
+    let at = at.ok_or(input.len().saturating_sub(DOT.len() - 1))?;
+    // The CRLF before the dot belongs to the content.
+    let content = input.split_to(searched + at + 2);
+    input.advance(DOT.len() - 2);
+    Ok(content)
+}
+
+/// More octets than a command line has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TooLong;
+
+/// Takes a command line off `input`: none if it is not there, an error if it never will be.
+pub(super) fn cut_line(input: &mut BytesMut) -> Result<Option<BytesMut>, TooLong> {
+    match memchr(b'\n', input) {
+        Some(end) => Ok(Some(input.split_to(end + 1))),
+        None if input.len() > LONGEST_LINE => Err(TooLong),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn say(out: &mut Vec<u8>, reply: &str) {
     out.extend_from_slice(reply.as_bytes());
     out.extend_from_slice(b"\r\n");
 }

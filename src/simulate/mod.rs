@@ -5,13 +5,13 @@
 //!
 //! Time is nanoseconds since the start of the run, at which a clock hour begins.
 
-mod chance;
+pub mod chance;
 mod driver;
 mod line;
 mod measure;
 mod plot;
 mod profile;
-mod receiver;
+pub mod receiver;
 mod sender;
 mod signal;
 mod svg;
@@ -26,7 +26,7 @@ pub use profile::{Noise, Penalty, Profile, ProfileError, Receiver, Tenant, Windo
 pub use svg::svg;
 
 /// Nanoseconds since the start of a run.
-type Time = u64;
+pub type Time = u64;
 
 const SECOND: Time = 1_000_000_000;
 const MINUTE: Time = 60 * SECOND;

@@ -63,6 +63,13 @@ pub struct Verdict {
     pub at: Time,
 }
 
+impl Verdict {
+    /// Whether the message is taken.
+    pub fn is_accepted(&self) -> bool {
+        self.reply == ACCEPTED
+    }
+}
+
 /// Its state.
 #[derive(Debug)]
 pub struct Receiver {
