@@ -361,7 +361,7 @@ impl<'a> Connection<'a> {
     fn closed<W: Work>(&self, work: &W, mut under_way: UnderWay<W::Ticket>) -> Flow<W::Ticket> {
         if self.session.settled() > 0 && under_way.current.is_some() {
             self.shared.hosts.ended_session(&self.session.peer().host, self.session.settled());
-            work.hung_up();
+            work.hung_up(self.session.used_up());
         }
         if self.session.settled() > 0
             && let Some(job) = under_way.current.take_if(|job| job.is_untouched())
@@ -381,7 +381,7 @@ impl<'a> Connection<'a> {
         // On a connection that has worked, FIN or RST instead of any reply means that it was closed before our commands
         // came. Only one such message per connection that has delivered: this cannot go on for ever.
         if is_unanswered && !silent && self.session.settled() > 0 {
-            work.hung_up();
+            work.hung_up(None);
             if let Some(job) = under_way.current.take() {
                 work.give_back(job.ticket);
             }

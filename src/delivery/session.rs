@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use super::transaction::{Peer, Transaction, Verdict, report};
 use crate::message::{Outcome, Phase};
-use crate::reply::LazyClassifier;
+use crate::reply::{Class, LazyClassifier, Verdict as Judged};
 use crate::smtp::reply::{Extensions, Reader, Received, Reply, Violation};
 use crate::smtp::status::Status;
 
@@ -116,11 +116,17 @@ pub struct Judge {
     pub site: Arc<str>,
 }
 
+/// Classes of replies that are about what we send altogether.
+const OF_US: [Class; 3] = [Class::RateLimited, Class::TooManyConnections, Class::Reputation];
+
 impl Judge {
+    fn of(&self, phase: Phase, reply: &Reply) -> Option<Judged> {
+        self.classifier.of(phase, reply, Some(&self.site))
+    }
+
     /// Whether the receiver wants to be left alone, so that the connection ends.
     fn wants_rest(&self, phase: Phase, reply: &Reply) -> bool {
-        reply.code / 100 == 4
-            && self.classifier.of(phase, reply, Some(&self.site)).is_some_and(|verdict| verdict.wants_rest())
+        reply.code / 100 == 4 && self.of(phase, reply).is_some_and(|verdict| verdict.wants_rest())
     }
 }
 
@@ -147,6 +153,8 @@ pub struct Session {
     replies: u64,
     /// The connection ends with the current transaction.
     is_last: bool,
+    /// The 421 by which the receiver said, instead of taking another MAIL, that the connection has carried enough.
+    used_up: Option<Reply>,
 }
 
 impl Session {
@@ -168,6 +176,7 @@ impl Session {
             settled: 0,
             replies: 0,
             is_last: false,
+            used_up: None,
         }
     }
 
@@ -194,6 +203,11 @@ impl Session {
     /// Transactions that are over.
     pub fn settled(&self) -> u32 {
         self.settled
+    }
+
+    /// What the receiver said when the connection had carried enough.
+    pub fn used_up(&self) -> Option<&Reply> {
+        self.used_up.as_ref()
     }
 
     /// Replies that came so far: when it changes, the wait for the next one begins.
@@ -382,16 +396,23 @@ impl Session {
             transaction.mail_accepted = true;
             return self.go_on();
         }
-        if received.code == 421 && self.settled > 0 {
-            // A used session is over, by count or by time: this message has nothing to do with it.
-            self.current = None;
-            return Some(Step::Close);
-        }
         let reply = self.reader.reply(&received);
+        if received.code == 421 && self.settled > 0 {
+            let verdict = self.judge.of(Phase::Mail, &reply);
+            // What is said about us would be said to the next connection too, and is to be heeded at once.
+            let is_about_us = |verdict: &Judged| verdict.wants_rest() && OF_US.contains(&verdict.class);
+            if !verdict.as_ref().is_some_and(is_about_us) {
+                // A used session is over, by count or by time: this message has nothing to do with it.
+                self.current = None;
+                self.used_up = verdict.filter(|verdict| verdict.class == Class::ConnectionUsedUp).map(|_| reply);
+                return Some(Step::Close);
+            }
+        }
         // 503 on a used connection: the receiver thinks that another transaction is open. The message is not to blame.
         let out_of_step = received.code == 503 && self.settled > 0;
         let close = received.code == 503 || self.judge.wants_rest(Phase::Mail, &reply);
         let verdict = if out_of_step { Verdict::Defer } else { Verdict::of(&reply) };
+        let transaction = self.current.as_mut()?;
         transaction.settle_rest(verdict, report(&self.peer, Phase::Mail, reply, self.extensions.dsn, false));
         if close { Some(self.settle(true, false)) } else { self.go_on() }
     }

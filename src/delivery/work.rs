@@ -9,6 +9,7 @@ use crate::dns::Plan;
 use crate::message::{Message, MessageId, Outcome};
 use crate::panics::Panic;
 use crate::queue::{Source, Watch};
+use crate::smtp::reply::Reply;
 
 /// One message for recipients of one domain.
 pub trait Ticket: Send + Sync + 'static {
@@ -79,8 +80,8 @@ pub trait Work: Send + Sync + 'static {
     fn give_back(&self, ticket: Self::Ticket);
     /// Greeting and EHLO are done.
     fn connected(&self);
-    /// The receiver closed the connection without a word when a message was to begin.
-    fn hung_up(&self) {}
+    /// The receiver ended the connection when another message was to begin; `used_up`: saying that it has carried enough.
+    fn hung_up(&self, _used_up: Option<&Reply>) {}
     /// No MX host could be used.
     fn connection_failed(&self, ticket: Self::Ticket, outcome: Outcome);
 }

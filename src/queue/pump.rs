@@ -188,6 +188,8 @@ impl SiteState {
     fn open(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) -> Step {
         let Some(path) = self.path(place) else { return Step::Rest };
         if path.connections >= path.want {
+            let source = path.key.source;
+            self.note_shortage(source, context.now);
             self.watch_growth(context, place, out);
             return Step::Rest;
         }
@@ -214,7 +216,8 @@ impl SiteState {
         let transport = path.plan.transport;
         self.ensure_origin(context, source, transport);
         if self.has_enough(place, source, context.now) {
-            self.watch_growth(context, place, out);
+            self.note_shortage(source, context.now);
+            self.arm_growth(context, place, out);
             return Step::Rest;
         }
         match self.acquire(context, source) {
@@ -258,6 +261,16 @@ impl SiteState {
     fn has_enough(&mut self, place: u32, source: u16, now: Instant) -> bool {
         let has_some = self.path(place).is_some_and(|path| path.connections > 0);
         has_some && self.origin_mut(source).is_some_and(|origin| origin.connections.used() >= origin.worth(now))
+    }
+
+    /// Work waits, and every connection of its path is busy: its source's controller is told, which may be what keeps it from
+    /// having more.
+    fn note_shortage(&mut self, source: u16, now: Instant) {
+        let Some(origin) = self.origin_mut(source) else { return };
+        let used = origin.connections.used();
+        if let Some(controller) = &mut origin.controller {
+            controller.short_of_connections(used, now);
+        }
     }
 
     /// No new connection for now.
@@ -378,9 +391,16 @@ impl SiteState {
 
     /// Has growth looked at while work waits.
     pub fn watch_growth(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) {
+        let most = context.site.limits.load().connections;
+        if self.path(place).is_some_and(|path| path.want < most) {
+            self.arm_growth(context, place, out);
+        }
+    }
+
+    /// The same however many it wants: what it is allowed may have become more by then.
+    fn arm_growth(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) {
         if let Some(path) = self.path(place)
             && !path.has_growth_alarm
-            && path.want < context.site.limits.load().connections
         {
             path.has_growth_alarm = true;
             self.arm(context.now + GROWTH, place, Alarm::Growth, out);

@@ -6,8 +6,8 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use tokio::time::Sleep;
 use crate::dns::Plan;
 use crate::message::{Outcome, Phase, Report};
 use crate::panics::Panic;
+use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
 use super::apply::Leaving;
@@ -45,8 +46,8 @@ pub struct Slot {
     has_worked: AtomicBool,
     /// It counts among the established ones.
     is_open: AtomicBool,
-    /// The receiver closed it without a word when the next message was to begin.
-    is_hung_up: AtomicBool,
+    /// The receiver ended it when the next message was to begin, perhaps saying that it has carried enough.
+    hung_up: OnceLock<Option<String>>,
     /// When it was begun.
     begun: Instant,
     /// It was told to make way for another path.
@@ -197,7 +198,7 @@ impl Slot {
             is_settled: AtomicBool::new(false),
             has_worked: AtomicBool::new(false),
             is_open: AtomicBool::new(false),
-            is_hung_up: AtomicBool::new(false),
+            hung_up: OnceLock::new(),
             begun: context.now,
             is_yielding: false,
             has_made_way: false,
@@ -389,9 +390,10 @@ impl Slot {
         });
     }
 
-    /// The receiver closed the connection without a word when a message was to begin: it may have carried enough.
-    pub fn hung_up(&self) {
-        self.is_hung_up.store(true, Ordering::Relaxed);
+    /// The receiver ended the connection when a message was to begin: it may have carried enough, or, with a reply, says so.
+    pub fn hung_up(&self, used_up: Option<&Reply>) {
+        // A connection ends once.
+        let _first = self.hung_up.set(used_up.map(super::settle::said));
     }
 
     /// No MX host could be talked to: charges the MX set with a back-off and `assignment` with an attempt.
@@ -450,8 +452,11 @@ impl Slot {
                 origin.connections.release();
                 origin.established = origin.established.saturating_sub(u32::from(self.is_open.load(Ordering::Relaxed)));
                 // The one that was cut off was counted, and had not begun.
-                let silent = self.is_hung_up.load(Ordering::Relaxed).then(|| seat.sent().0.saturating_sub(1));
-                state.learn_connection(self.source_index, out, |controller| controller.closed(silent, now));
+                let (count, _) = seat.sent();
+                state.learn_connection(self.source_index, out, |controller| match self.hung_up.get() {
+                    Some(Some(reply)) => controller.used_up(count, reply, now),
+                    hung_up => controller.closed(hung_up.map(|_| count.saturating_sub(1)), now),
+                });
             }
             let Some(path) = state.path(place) else { return };
             path.connections = path.connections.saturating_sub(1);

@@ -34,6 +34,8 @@ pub struct Receiver {
     pub transaction: Duration,
     /// The connection fails.
     pub is_down: bool,
+    /// Connections past this are refused at the greeting; 0: none are.
+    pub most: usize,
     /// Its messages are found damaged.
     pub is_damaged: bool,
     /// Waits for ever in the middle of a transaction.
@@ -50,6 +52,7 @@ impl Default for Receiver {
             connect: Duration::ZERO,
             transaction: Duration::ZERO,
             is_down: false,
+            most: 0,
             is_damaged: false,
             is_stalled: false,
             idle: Duration::from_millis(200),
@@ -104,6 +107,11 @@ impl Script {
         if receiver.is_down {
             let failed = Report::local(Phase::Connect, Status::new(4, 4, 1), "no route to host");
             return slot.connection_failed(first, Outcome::Deferred(failed));
+        }
+        if receiver.most > 0 && self.open.load(Ordering::Relaxed) > receiver.most {
+            let reply = Reply { code: 421, status: Some(Status::new(4, 7, 0)), text: "Too many connections".into() };
+            let report = Report::local(Phase::Greeting, Status::new(4, 7, 0), "");
+            return slot.connection_failed(first, Outcome::Deferred(Report { reply, ..report }));
         }
         slot.connected();
         let mut next = Some(first);

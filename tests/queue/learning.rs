@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hikyaku::message::{Outcome, Phase, Report};
 use hikyaku::queue::Settings;
+use hikyaku::queue::limit_views::PathFilter;
 use hikyaku::smtp::reply::Reply;
 use hikyaku::smtp::status::Status;
 
@@ -89,4 +90,27 @@ async fn a_full_mailbox_changes_no_limit_and_waits_for_the_schedule() {
     assert_eq!(stage.queue.view().totals.scheduled, 10);
     assert!(attempts(&stage).iter().all(|attempts| *attempts == 1));
     assert!(!stage.registry.render().contains("hikyaku_limits_changes_total{limit=\"rate\"} 1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_work_waits_another_connection_than_was_refused_is_tried_again_later() {
+    let stage = Stage::in_runtime_time(Settings::default());
+    let receiver = |most| Receiver { most, transaction: Duration::from_secs(2), ..Receiver::default() };
+    stage.script.set("d1.test", receiver(3));
+    for _ in 0..5_000 {
+        stage.put(stage.envelope(&["a@d1.test"]));
+    }
+    let connections =
+        |stage: &Stage| stage.queue.path_limits(&PathFilter { limit: 1, ..PathFilter::default() })[0].connections;
+    stage.start();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let found = connections(&stage);
+    assert!(found <= 3, "{found}");
+
+    stage.script.set("d1.test", receiver(100));
+    tokio::time::sleep(Duration::from_secs(400)).await;
+
+    assert!(stage.queue.view().totals.queued > 0, "work waits");
+    assert!(connections(&stage) > found, "{found} is kept to for ever");
+    assert!(stage.script.open.load(Ordering::Relaxed) > 3);
 }

@@ -259,3 +259,49 @@ fn by_bdat_a_transaction_is_unanswered_until_its_content_has_left() {
     session.content_left();
     assert!(!session.is_unanswered(), "it may have it");
 }
+
+/// A session that has carried a message and gets `reply` to the MAIL of the next one.
+fn second_mail(reply: &str) -> (Session, Step) {
+    let mut session = session(true, false);
+    session.begin(transaction(100));
+    session.room().extend_from_slice(b"250 a\r\n250 b\r\n250 c\r\n250 d\r\n354 e\r\n");
+    assert!(matches!(session.step(), Step::Content));
+    session.begin_content(b".\r\n", None);
+    session.content_left();
+    session.room().extend_from_slice(b"250 queued\r\n");
+    assert!(matches!(session.step(), Step::Settled(_)));
+    assert!(matches!(session.step(), Step::Idle));
+    session.begin(transaction(100));
+    session.room().extend_from_slice(reply.as_bytes());
+    let step = session.step();
+    (session, step)
+}
+
+#[test]
+fn what_a_421_says_about_us_is_an_answer_on_a_used_connection_too() {
+    for reply in [
+        "421 4.7.28 our system has detected an unusual rate of mail\r\n",
+        "421 4.7.0 [TSS04] temporarily deferred due to unexpected volume or user complaints\r\n",
+        "421 4.7.0 Too many connections\r\n",
+    ] {
+        let (_, step) = second_mail(reply);
+
+        let Step::Settled(settled) = step else { panic!("{reply}: {step:?}") };
+        assert!(settled.close, "{reply}");
+        assert_eq!(settled.outcomes[0].report().reply.code, 421, "{reply}");
+    }
+}
+
+#[test]
+fn a_421_that_ends_a_used_connection_leaves_the_message_untried_and_is_kept_if_it_says_why() {
+    for (reply, used_up) in [
+        ("421 4.7.0 Max messages per connection\r\n", Some("Max messages per connection")),
+        ("421 4.4.2 idle too long\r\n", None),
+        ("421 4.3.2 going away\r\n", None),
+    ] {
+        let (session, step) = second_mail(reply);
+
+        assert!(matches!(step, Step::Close), "{reply}: {step:?}");
+        assert_eq!(session.used_up().map(|reply| &*reply.text), used_up, "{reply}");
+    }
+}

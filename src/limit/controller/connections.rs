@@ -17,8 +17,10 @@ const SLOW: f64 = 1.6;
 const GAIN: f64 = 1.05;
 /// The receiver may not know yet that a connection has ended.
 const ENDING: Time = 2 * SECOND;
-/// which explains one refusal in so long.
+/// which explains one refusal in so long,
 const EXCUSED: Time = MINUTE;
+/// or of so many connections that have ended: where each carries few messages, one of them follows on the other's heels often.
+const EXCUSED_ENDS: u32 = 50;
 
 /// What the last ticks saw.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +49,10 @@ pub(super) struct Connections {
     step: Option<(u32, f32)>,
     /// When a connection ended last.
     pub ended: Time,
-    /// When a refusal was last put down to one that had just ended.
+    /// When a refusal was last put down to one that had just ended,
     excused: Time,
+    /// and how many have ended since.
+    ends: u32,
     /// No new connection before this: even the first was refused.
     pub open_after: Time,
     /// First connections refused in a row.
@@ -66,6 +70,7 @@ impl Connections {
             step: None,
             ended: 0,
             excused: 0,
+            ends: 0,
             open_after: 0,
             alone: 0,
         }
@@ -85,6 +90,12 @@ impl Connections {
         (self.step, self.open_after, self.alone, self.next_probe) = (None, 0, 0, now + self.gap);
     }
 
+    /// A connection has ended.
+    pub fn closed(&mut self, now: Time) {
+        self.ended = now;
+        self.ends = self.ends.saturating_add(1);
+    }
+
     /// A connection was refused while `others` were open or being opened.
     pub fn refused(&mut self, others: u32, reply: &str, now: Time, out: &mut Changes) {
         if others == 0 {
@@ -92,8 +103,9 @@ impl Connections {
         }
         let found = others.max(1);
         let has_ended = now.saturating_sub(self.ended) < ENDING;
-        if has_ended && found + 1 == self.hat && now.saturating_sub(self.excused) > EXCUSED {
-            self.excused = now;
+        let is_rare = now.saturating_sub(self.excused) > EXCUSED || self.ends >= EXCUSED_ENDS;
+        if has_ended && found + 1 == self.hat && is_rare {
+            (self.excused, self.ends) = (now, 0);
             self.open_after = now + SECOND;
             return;
         }

@@ -112,6 +112,12 @@ impl Controller {
         self.work(now).may_open(open, now)
     }
 
+    /// Work waits while `open` connections, all that there are, are busy. Where the limit is what keeps it from one more, and the
+    /// message could go, it is noted: more are tried then.
+    pub fn short_of_connections(&mut self, open: u32, now: Instant) {
+        self.work(now).short_of_connections(open, now);
+    }
+
     /// A connection is being opened, as [`Controller::may_open`] allowed.
     pub fn opening(&mut self, now: Instant) {
         self.work(now).opening(now);
@@ -134,6 +140,11 @@ impl Controller {
             return Changes::new();
         }
         self.work(now).closed(silent, now)
+    }
+
+    /// A connection has ended, since the receiver said to message number `count` that it carries no more; that one goes back.
+    pub fn used_up(&mut self, count: u32, reply: &str, now: Instant) -> Changes {
+        self.work(now).used_up(count, reply, now)
     }
 
     /// When [`Controller::tick`] is due. None: nothing goes on.

@@ -211,3 +211,70 @@ fn a_snapshot_is_what_a_restart_goes_on_with() {
     assert_eq!(after.messages_per_connection(stage.now()), Some(20));
     assert!((view.rate_per_minute / 60.0 / learnt.rate - 0.92).abs() < 0.01, "{view:?}");
 }
+
+#[test]
+fn a_connection_that_has_carried_enough_tells_the_count_and_leaves_nothing_in_flight() {
+    let mut stage = Stage::new();
+    stage.run(1_000, |_| Signal::Accepted);
+    let now = stage.now();
+
+    let changes = stage.controller.used_up(21, "421 4.7.0 Max messages per connection", now);
+
+    assert_eq!(stage.controller.messages_per_connection(now), Some(20));
+    assert!(changes[0].reason.contains("message 21 was refused (421 4.7.0 Max messages"), "{changes:?}");
+    stage.controller.may_send(now + Duration::from_secs(1)).unwrap();
+}
+
+#[test]
+fn work_that_waits_for_a_connection_has_the_limit_grow_once_the_rate_needs_more() {
+    let grown = |is_short: bool| {
+        let mut stage = Stage::new();
+        stage.run(30_000, |_| Signal::Accepted);
+        // Slow replies: by Little's law the rate is worth more connections than there are.
+        while stage.controller.connection_limit(stage.now()) == 2 && stage.millis < 120_000 {
+            stage.millis += 500;
+            let now = stage.now();
+            if is_short {
+                stage.controller.short_of_connections(2, now);
+            }
+            if stage.controller.may_send(now).is_ok() {
+                stage.controller.send(now);
+                let latency = Duration::from_millis(900);
+                stage.controller.replied(&Answer { latency, ..answer(Signal::Accepted) }, 2, now);
+            }
+            if stage.controller.next_tick().is_some_and(|tick| tick <= now) {
+                stage.controller.tick(true, now);
+            }
+        }
+        stage.controller.connection_limit(stage.now())
+    };
+
+    assert!(grown(true) > 2);
+    assert_eq!(grown(false), 2, "nobody said that connections are short");
+}
+
+#[test]
+fn refusals_on_the_heels_of_connections_that_end_leave_the_limit_if_they_are_few() {
+    let refused = |ends: u32| {
+        let mut stage = Stage::new();
+        let refuse = |stage: &mut Stage, others| {
+            let (failure, took) = (Failure::TooMany, Duration::from_millis(100));
+            let reply = "421 4.7.0 Too many connections";
+            stage.controller.refused(&Refused { failure, reply, others, took }, stage.now());
+        };
+        stage.run(1_000, |_| Signal::Accepted);
+        refuse(&mut stage, 2);
+        stage.millis = 100_000;
+        for _ in 0..2 {
+            for _ in 0..ends {
+                stage.millis += 10;
+                stage.controller.closed(None, stage.now());
+            }
+            refuse(&mut stage, 1);
+        }
+        stage.controller.connection_limit(stage.now())
+    };
+
+    assert_eq!(refused(60), 2, "one of many");
+    assert_eq!(refused(5), 1, "one of few, twice within a minute");
+}

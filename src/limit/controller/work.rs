@@ -310,6 +310,13 @@ impl Work {
         }
     }
 
+    /// Work waits while `open` connections, all that there are, are busy.
+    pub fn short_of_connections(&mut self, open: u32, now: Instant) {
+        if !self.busy.was_full && open >= self.connection_limit() && self.may_send(now).is_ok() {
+            self.busy.was_full = true;
+        }
+    }
+
     /// A connection is being opened, as [`Self::may_open`] allowed.
     pub fn opening(&mut self, now: Instant) {
         let time = self.epoch.time(now);
@@ -347,10 +354,19 @@ impl Work {
     pub fn closed(&mut self, silent: Option<u32>, now: Instant) -> Changes {
         let now = self.epoch.time(now);
         let mut out = Changes::new();
-        self.connections.ended = now;
+        self.connections.closed(now);
         if let Some(count) = silent {
             self.messages.ended(count, now, &mut out);
         }
+        out
+    }
+
+    /// The same, said by `reply` to message number `count`.
+    pub fn used_up(&mut self, count: u32, reply: &str, now: Instant) -> Changes {
+        let now = self.epoch.time(now);
+        let mut out = Changes::new();
+        self.connections.closed(now);
+        self.messages.refused(count, cut(reply), now, &mut out);
         out
     }
 
