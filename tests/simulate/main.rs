@@ -10,5 +10,8 @@ mod profiles;
 mod random;
 mod receiver;
 mod restart;
+#[path = "../common/skip.rs"]
+mod skip;
 mod stage;
 mod tenants;
+mod wire;
