@@ -3,6 +3,8 @@
 //! Everything is in this process, on loopback and in a folder of its own that is removed at the end. The parts are in
 //! [`crate::demo`]; here they are put together.
 
+mod stay;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use crate::demo::progress;
 use crate::demo::receivers::Receivers;
 use crate::demo::report::Report;
 use crate::demo::responder::{Responder, Zone};
-use crate::demo::sites::SITES;
+use crate::demo::sites::{LIMITED_ADDRESS, LIMITED_DOMAIN, SITES};
 
 /// Options of `demo`.
 #[derive(Debug, clap::Args)]
@@ -36,7 +38,7 @@ pub(super) struct Demo {
     /// Over how many connections they are submitted
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     connections: u32,
-    /// Stay up afterwards until Ctrl-C, to try the other commands on it
+    /// Stay up afterwards until Ctrl-C, to try the other commands on it, and show how a receiver's limits are learnt
     #[arg(long)]
     keep: bool,
     /// Where the temporary spool is made; /dev/shm is no disk [default: the system's temporary folder]
@@ -74,18 +76,37 @@ impl Demo {
         let folder =
             Folder::make(self.dir.as_deref()).context("cannot make a temporary folder").map_err(Failure::usage)?;
         require_room(folder.path(), self.messages).map_err(Failure::usage)?;
-        let stage = Stage::build(&folder, self.messages).await?;
-        let result = tokio::select! {
+        let mut stage = Stage::build(&folder, self.messages).await?;
+        let mut result = tokio::select! {
             result = self.play(&stage) => result,
             () = signals.termination() => Err(anyhow::anyhow!("interrupted").into()),
         };
         if self.keep && result.is_ok() {
-            // Kept although nobody may read it.
-            let _ = self.say("\nStill running, and doing nothing more; Ctrl-C ends it.");
-            signals.termination().await;
+            result = tokio::select! {
+                ended = self.stay(&mut stage) => ended,
+                () = signals.termination() => result,
+            };
+            if !stage.receivers.limited.counts().is_sound() {
+                result = Ok(Exit::Problem);
+            }
         }
         stage.clear().await;
         result
+    }
+
+    /// Stays up; ends only by an error.
+    async fn stay(&self, stage: &mut Stage) -> exit::Result {
+        let limited = &stage.receivers.limited;
+        let (rules, domain) = (limited.rules(), limited.domain());
+        self.say(&format!(
+            "\nStill running; Ctrl-C ends it. From now on limits are learnt, and there is always mail for {domain},\nwhich \
+             takes {} messages a minute over {} connections. The daemon finds out:\n  {program} limits show\n  \
+             {program} limits history\n",
+            rules.rate_per_minute,
+            rules.connections,
+            program = program(),
+        ))?;
+        match stay::stay(stage, self.json).await? {}
     }
 
     async fn play(&self, stage: &Stage) -> exit::Result {
@@ -196,9 +217,10 @@ impl Stage {
 /// An MX host of its own for every domain.
 fn zone() -> Zone {
     let mut zone = Zone::new();
-    for site in &SITES {
-        let host = format!("mx.{}", site.domain);
-        zone.mx(site.domain, 10, &host).address(&host, site.address);
+    let sites = SITES.iter().map(|site| (site.domain, site.address)).chain([(LIMITED_DOMAIN, LIMITED_ADDRESS)]);
+    for (domain, address) in sites {
+        let host = format!("mx.{domain}");
+        zone.mx(domain, 10, &host).address(&host, address);
     }
     zone
 }
@@ -216,7 +238,7 @@ fn config(folder: &Path, receivers: &Receivers, responder: &Responder) -> anyhow
     config.spool.reserve = ByteSize(64 << 20);
     config.retry.schedule = [2, 3, 5].map(|seconds| Span(Duration::from_secs(seconds))).to_vec();
     config.delivery.port = receivers.port();
-    // A campaign of seconds is over before anything is learnt, and learning begins slowly.
+    // A campaign of seconds is over before anything is learnt, and learning begins slowly. What stays up learns (`stay`).
     config.limits.learn = false;
     config.dns.resolvers = vec![responder.address()];
     config.dns.allow_networks = vec!["127.77.0.0/24".parse()?];

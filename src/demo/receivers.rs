@@ -1,4 +1,5 @@
-//! The demonstration's receivers: one SMTP server for each site, all on one port of different loopback addresses.
+//! The demonstration's receivers: one SMTP server for each site, all on one port of different loopback addresses. One more
+//! limits what it takes ([`super::strict`]).
 //!
 //! [`Receivers::start`] binds and serves until it is stopped. They share the machine with the daemon that they take
 //! mail from, so a session is one task with one buffer and answers a pipelined group with one write.
@@ -7,7 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +19,8 @@ use tokio_util::task::TaskTracker;
 use super::latency::Latencies;
 use super::ledger::Ledger;
 use super::session::{Flow, Session};
-use super::sites::{Character, SITES, Site};
+use super::sites::{self, Character, LIMITED_ADDRESS, LIMITED_DOMAIN, SITES, Site};
+use super::strict::{self, Strict};
 
 /// A session that says nothing for this long is closed; RFC 5321, 4.5.3.2.7 asks for five minutes.
 const IDLE: Duration = Duration::from_secs(300);
@@ -92,6 +94,8 @@ impl Receiver {
 pub struct Receivers {
     /// One for each of [`SITES`], in their order.
     pub sites: Vec<Arc<Receiver>>,
+    /// The one that limits.
+    pub limited: Arc<Strict>,
     port: u16,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -100,15 +104,27 @@ pub struct Receivers {
 impl Receivers {
     /// Binds every address on one free port and serves; `messages` are expected at most.
     pub async fn start(ledger: &Arc<Ledger>, messages: u32) -> io::Result<Self> {
-        let (port, listeners) = bind(&SITES.map(|site| site.address)).await?;
+        let mut addresses = SITES.map(|site| site.address).to_vec();
+        addresses.push(LIMITED_ADDRESS);
+        let (port, mut listeners) = bind(&addresses).await?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let limited = Arc::new(Strict::new(sites::limited(), LIMITED_DOMAIN, Instant::now(), 1, 1));
+        if let Some(listener) = listeners.pop() {
+            let (limited, stop) = (Arc::clone(&limited), stop.clone());
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    never = strict::listen(limited, listener) => match never {},
+                }
+            });
+        }
         let mut sites = Vec::new();
         for (site, listener) in SITES.iter().zip(listeners) {
             let receiver = Arc::new(Receiver::new(*site, Arc::clone(ledger), messages));
             sites.push(Arc::clone(&receiver));
             tasks.spawn(listen(receiver, listener, stop.clone(), tasks.clone()));
         }
-        Ok(Self { sites, port, stop, tasks })
+        Ok(Self { sites, limited, port, stop, tasks })
     }
 
     /// The port that all of them listen on.

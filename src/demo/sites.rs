@@ -3,6 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use crate::config::units::Span;
+use crate::simulate::{Receiver as Rules, Window};
+
 /// How a receiver behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Character {
@@ -103,6 +106,22 @@ pub const SITES: [Site; 8] = [
     site("moody.test", 7, Character::Moody { one_in: 5 }, 10),
     site(SENDER_DOMAIN, 8, Character::Sender, 0),
 ];
+
+/// The domain of the receiver whose limits are found while the demonstration stays up; it gets none of the messages above.
+pub const LIMITED_DOMAIN: &str = "limited.test";
+/// Where its MX host listens.
+pub const LIMITED_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 9);
+
+/// What that receiver allows. It is slow, so that the rate is worth more connections than it takes.
+pub fn limited() -> Rules {
+    Rules {
+        rate_per_minute: 240.0,
+        window: Window::Sliding,
+        connections: 5,
+        service_time: Span(Duration::from_millis(800)),
+        ..Rules::default()
+    }
+}
 
 const fn site(domain: &'static str, host: u8, character: Character, share: u32) -> Site {
     Site { domain, address: Ipv4Addr::new(127, 77, 0, host), character, share }
