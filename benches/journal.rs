@@ -63,6 +63,7 @@ fn tell(journal: &Journal, id: u64, envelope: &Envelope, report: &Report, clock:
         due: envelope.accepted_at,
         attempted: Some(clock.wall_at(clock.now())),
         retry: None,
+        order: None,
     }));
 }
 

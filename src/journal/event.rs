@@ -129,6 +129,8 @@ pub struct Decision<'a> {
     pub attempted: Option<Duration>,
     /// When it is tried again.
     pub retry: Option<UnixTime>,
+    /// The id of the order that decided it; none: no operator did.
+    pub order: Option<u32>,
 }
 
 /// What a refusal is about, as the classifier of replies has it.
@@ -367,6 +369,9 @@ impl Decision<'_> {
         }
         if let Some(retry) = self.retry {
             line.seconds(key!("retry"), retry);
+        }
+        if let Some(order) = self.order {
+            line.text(key!("order"), &order.to_string());
         }
     }
 }

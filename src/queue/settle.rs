@@ -20,7 +20,7 @@ use crate::reply;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 use crate::spool::{Event, RecipientEvent};
-use crate::state::Action;
+use crate::state::{Action, OrderId};
 
 use super::engine::Engine;
 use super::entry::{Entry, Marks};
@@ -55,6 +55,8 @@ pub(super) struct Telling<'a> {
     pub source: Option<&'a str>,
     /// When a connection took the message, as the time since 1970-01-01 UTC.
     pub attempted: Option<Duration>,
+    /// The order that decides the outcome.
+    pub order: Option<OrderId>,
 }
 
 /// The transaction that outcomes come from.
@@ -147,7 +149,8 @@ impl Engine {
         let (wall, decided) = (self.clock.wall(), entries.into_iter().zip(outcomes));
         let Some((envelope, size)) = &tried.message else {
             let (since, outcomes) = (Some(tried.since), decided.collect());
-            return self.decide_unread(Settlement { wall, is_mass, is_throttled, source, since, outcomes });
+            let order = None;
+            return self.decide_unread(Settlement { wall, is_mass, is_throttled, source, since, order, outcomes });
         };
         let origin = source.and_then(|source| self.source(source));
         let telling = Telling {
@@ -156,6 +159,7 @@ impl Engine {
             site: Some(&site.name),
             source: origin.as_ref().map(|source| &*source.name),
             attempted: Some(self.clock.wall_at(tried.since)),
+            order: None,
         };
         self.decide(Attempt { wall, is_mass, is_throttled, source, telling }, decided);
     }
@@ -168,13 +172,13 @@ impl Engine {
             _ => Outcome::Deferred(report),
         };
         let is_mass = entries.len() >= 100;
-        self.decide_runs(is_mass, entries, |_| outcome.clone());
+        self.decide_runs(is_mass, None, entries, |_| outcome.clone());
     }
 
     /// Entries whose time was over before they could be tried again.
     pub fn expire(self: &Arc<Self>, entries: Vec<Entry>) {
         let entries = self.without_held(entries);
-        self.decide_runs(false, entries, |entry| {
+        self.decide_runs(false, None, entries, |entry| {
             let text = match self.last_words(entry) {
                 Some(words) => format!("delivery time expired; last reply: {words}"),
                 None => "delivery time expired".to_owned(),
@@ -184,10 +188,10 @@ impl Engine {
         });
     }
 
-    /// Entries that an operator gives up; `why` is told in the DSN.
-    pub fn bounce(self: &Arc<Self>, entries: Vec<Entry>, why: &str) {
-        let report = order_report(why);
-        self.decide_runs(false, entries, |_| Outcome::Bounced(report.clone()));
+    /// Entries that an operator's order gives up; the DSN tells why.
+    pub fn bounce(self: &Arc<Self>, entries: Vec<Entry>, standing: &Standing) {
+        let report = order_report(&standing.describe());
+        self.decide_runs(false, Some(standing.order.id), entries, |_| Outcome::Bounced(report.clone()));
     }
 
     /// What a recipient, or its domain, was deferred for the last time. Never what another recipient was told: that may
@@ -199,8 +203,14 @@ impl Engine {
         entry.domain.state.lock().failure.as_deref().map(describe_failure)
     }
 
-    /// Entries of several messages; those of one message follow each other.
-    fn decide_runs(self: &Arc<Self>, is_mass: bool, entries: Vec<Entry>, outcome: impl Fn(&Entry) -> Outcome) {
+    /// Entries of several messages; those of one message follow each other. `order` decides them, or nobody.
+    fn decide_runs(
+        self: &Arc<Self>,
+        is_mass: bool,
+        order: Option<OrderId>,
+        entries: Vec<Entry>,
+        outcome: impl Fn(&Entry) -> Outcome,
+    ) {
         let wall = self.clock.wall();
         let mut entries = entries.into_iter().peekable();
         while let Some(first) = entries.next() {
@@ -214,8 +224,8 @@ impl Engine {
                 (entry, outcome)
             });
             let outcomes = outcomes.collect();
-            let is_throttled = false;
-            self.decide_unread(Settlement { wall, is_mass, is_throttled, source: None, since: None, outcomes });
+            let (is_throttled, source, since) = (false, None, None);
+            self.decide_unread(Settlement { wall, is_mass, is_throttled, source, since, order, outcomes });
         }
     }
 
@@ -312,7 +322,8 @@ impl Engine {
         self.meters.bounced.increment(1);
         self.top.decided(&entry.flow.tenant, Fate::Bounced);
         let report = order_report(&order.describe());
-        self.tell(&entry, Verdict::Bounced, &report, attempt, ledger);
+        let telling = Telling { order: Some(order.order.id), ..attempt.telling };
+        self.tell(&entry, Verdict::Bounced, &report, &Attempt { telling, ..*attempt }, ledger);
         self.fail(entry, Event::Bounced, report, ledger);
     }
 
@@ -328,7 +339,9 @@ impl Engine {
         let judged = self.classified(report, attempt, ledger);
         let is_throttle = judged.is_some_and(reply::Verdict::wants_rest);
         let verdict = if is_throttle { Verdict::Throttled } else { Verdict::Deferred };
-        self.tell_decision(entry, verdict, (report, judged), attempt, (entry.attempts, due, Some(entry.due)));
+        // One that goes back at once keeps the time at which it was due.
+        let retry = Some(entry.due.max(attempt.wall));
+        self.tell_decision(entry, verdict, (report, judged), attempt, (entry.attempts, due, retry));
     }
 
     /// What a refusal is about; counted.
@@ -365,7 +378,7 @@ impl Engine {
         attempt: &Attempt<'_>,
         (attempts, due, retry): (u16, UnixTime, Option<UnixTime>),
     ) {
-        let Telling { envelope, size, site, source, attempted } = attempt.telling;
+        let Telling { envelope, size, site, source, attempted, order } = attempt.telling;
         let subject = Subject { id: entry.id, envelope, recipient: entry.recipient, site };
         let refusal = judged.map(|judged| Refusal {
             class: judged.class.as_str(),
@@ -373,8 +386,9 @@ impl Engine {
             permanent: judged.permanent(),
             list: judged.list.as_deref(),
         });
-        let attempt = attempts;
-        let decision = Decision { subject, verdict, report, refusal, source, attempt, size, due, attempted, retry };
+        let (attempt, order) = (attempts, order.map(|order| order.0));
+        let decision =
+            Decision { subject, verdict, report, refusal, source, attempt, size, due, attempted, retry, order };
         self.journal.tell(&journal::Event::Decided(decision));
     }
 

@@ -201,7 +201,7 @@ impl Engine {
     pub fn give_up(self: &Arc<Self>, standing: &Standing, mut entries: Vec<Entry>) {
         entries.sort_by_key(|entry| (entry.id.0, entry.recipient));
         if standing.order.action == Action::Bounce {
-            return self.bounce(entries, &standing.describe());
+            return self.bounce(entries, standing);
         }
         for run in entries.chunk_by(|a, b| a.id == b.id) {
             let Some(first) = run.first() else { continue };

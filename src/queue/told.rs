@@ -63,6 +63,7 @@ impl Engine {
             due: pending.due,
             attempted: None,
             retry: None,
+            order: None,
         }));
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Settlement {
     pub source: Option<u16>,
     /// When a connection took it.
     pub since: Option<Instant>,
+    /// The order that decides them.
+    pub order: Option<OrderId>,
     /// Not empty.
     pub outcomes: Vec<(Entry, Outcome)>,
 }
@@ -133,7 +135,7 @@ impl Engine {
     }
 
     fn decide_with(self: &Arc<Self>, settlement: Settlement, envelope: Option<&Envelope>) {
-        let Settlement { wall, is_mass, is_throttled, source, since, outcomes } = settlement;
+        let Settlement { wall, is_mass, is_throttled, source, since, order, outcomes } = settlement;
         let site = outcomes.first().and_then(|(entry, _)| entry.domain.site());
         let origin = source.and_then(|source| self.source(source));
         let telling = Telling {
@@ -142,6 +144,7 @@ impl Engine {
             site: site.as_deref(),
             source: origin.as_ref().map(|source| &*source.name),
             attempted: since.map(|since| self.clock.wall_at(since)),
+            order,
         };
         self.decide(Attempt { wall, is_mass, is_throttled, source, telling }, outcomes.into_iter());
     }
