@@ -19,6 +19,7 @@ use super::purse::Purse;
 use super::rare::Rare;
 use super::rules::{Of, Rules};
 use super::settings::Settings;
+use super::top::Fates;
 
 type State = foldhash::fast::RandomState;
 
@@ -36,8 +37,10 @@ pub(super) struct Tenant {
     pool: AtomicU16,
     /// Its unfinished recipients: raised by put and recover, lowered when one is finished.
     pub queued: AtomicUsize,
-    /// Where its outcomes are counted.
+    /// Where its outcomes are counted for metrics.
     pub place: Place,
+    /// How its recipients fared since it was met.
+    pub fates: Fates,
     /// What it may send; none: no rule is about it.
     pub purse: Rare<Purse>,
     flows: Mutex<Flows>,
@@ -78,6 +81,7 @@ impl Tenant {
             pool: AtomicU16::new(NO_POOL),
             queued: AtomicUsize::new(0),
             place: Place::default(),
+            fates: Fates::default(),
             purse: Rare::new(None),
             flows: Mutex::default(),
             dues: Arc::default(),

@@ -17,6 +17,7 @@ use super::matcher::Whereabouts;
 use super::path::Path;
 use super::settle::{describe, describe_failure};
 use super::site::Site;
+use super::top::Fate;
 use super::view::{BUSY, DNS, IN_FLIGHT, OrderView, OverdueView, SiteView, TIMER, TenantView, View};
 
 /// Questions about scheduled entries that a listing of orders asks at most: a second of work, a slice under a lock.
@@ -157,14 +158,17 @@ impl Engine {
         view.sites.sort_by_key(|site| std::cmp::Reverse(site.ready + site.scheduled));
         let tenants = self.tenants.all().into_iter();
         view.tenants = tenants
+            .filter(|tenant| tenant.queued.load(Ordering::Relaxed) > 0 || tenant.fates.has_any())
             .map(|tenant| TenantView {
                 tenant: tenant.name.to_string(),
                 queued: tenant.queued.load(Ordering::Relaxed),
                 age_seconds: ages
                     .of_tenant(&tenant.name)
                     .map_or(0, |oldest| self.clock.wall().0.saturating_sub(oldest.0)),
+                delivered: tenant.fates.of(Fate::Delivered),
+                deferred: tenant.fates.of(Fate::Deferred),
+                bounced: tenant.fates.of(Fate::Bounced).saturating_add(tenant.fates.of(Fate::Expired)),
             })
-            .filter(|tenant| tenant.queued > 0)
             .collect();
         view.tenants.sort_by_key(|tenant| std::cmp::Reverse(tenant.queued));
         view

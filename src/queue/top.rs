@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::message::Outcome;
@@ -81,6 +81,28 @@ pub(super) enum Fate {
     Deleted,
 }
 
+/// How often each fate has come, for people: a row of the tables is only of the busiest. Written as outcomes are decided.
+#[derive(Debug, Default)]
+pub(super) struct Fates([AtomicU64; 5]);
+
+impl Fates {
+    fn add(&self, fate: Fate) {
+        if let Some(count) = self.0.get(fate as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often it has come.
+    pub fn of(&self, fate: Fate) -> u64 {
+        self.0.get(fate as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Whether any has come.
+    pub fn has_any(&self) -> bool {
+        self.0.iter().any(|count| count.load(Ordering::Relaxed) > 0)
+    }
+}
+
 /// Both tables.
 #[derive(Debug)]
 pub(super) struct Top {
@@ -123,6 +145,7 @@ impl Top {
     /// What became of a recipient of a tenant.
     pub fn decided(&self, tenant: &Tenant, fate: Fate) {
         self.tenants.count(&tenant.place, fate as usize, 1);
+        tenant.fates.add(fate);
     }
 }
 
@@ -185,6 +208,9 @@ mod tests {
         assert_eq!(gauges(TENANT), 1);
         assert_eq!(SITE[CONNECTION_FAILURES].name, "hikyaku_site_connection_failures_total");
         let outcomes = [Fate::Delivered, Fate::Deferred, Fate::Bounced, Fate::Expired, Fate::Deleted];
+        let fates = Fates::default();
+        outcomes.iter().for_each(|fate| fates.add(*fate));
+        assert!(outcomes.iter().all(|fate| fates.of(*fate) == 1), "{fates:?}");
         assert!(
             outcomes.iter().all(|fate| TENANT[*fate as usize].label.unwrap().1 == format!("{fate:?}").to_lowercase())
         );

@@ -14,7 +14,7 @@ pub struct View {
     pub totals: Totals,
     /// Sites with work or connections, the deepest first.
     pub sites: Vec<SiteView>,
-    /// Tenants with queued recipients, the deepest first.
+    /// Tenants with queued recipients, and those that had some lately; the deepest first.
     pub tenants: Vec<TenantView>,
     /// Entries past their time by more than a minute, by cause.
     pub overdue: Vec<OverdueView>,
@@ -95,6 +95,12 @@ pub struct TenantView {
     pub queued: usize,
     /// Age in seconds of the oldest of them, since it was accepted.
     pub age_seconds: u32,
+    /// Its recipients delivered since it was met; it is forgotten some time after its last recipient.
+    pub delivered: u64,
+    /// Deferrals since then.
+    pub deferred: u64,
+    /// Recipients bounced or expired since then.
+    pub bounced: u64,
 }
 
 /// Entries past their time by one cause.

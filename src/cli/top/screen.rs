@@ -26,7 +26,7 @@ pub(super) enum Reaction {
 }
 
 /// What is listed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Kind {
     #[default]
     Sites,
@@ -40,13 +40,15 @@ enum Sort {
     Depth,
     Rate,
     Deferrals,
+    Bounces,
     Connections,
     Oldest,
     Name,
 }
 
 impl Sort {
-    const ALL: [Self; 6] = [Self::Depth, Self::Rate, Self::Deferrals, Self::Connections, Self::Oldest, Self::Name];
+    const ALL: [Self; 7] =
+        [Self::Depth, Self::Rate, Self::Deferrals, Self::Bounces, Self::Connections, Self::Oldest, Self::Name];
 
     fn next(self) -> Self {
         let at = Self::ALL.iter().position(|sort| *sort == self).unwrap_or_default();
@@ -58,6 +60,7 @@ impl Sort {
             Self::Depth => "depth",
             Self::Rate => "delivered",
             Self::Deferrals => "deferred",
+            Self::Bounces => "bounced",
             Self::Connections => "connections",
             Self::Oldest => "oldest",
             Self::Name => "name",
@@ -72,6 +75,7 @@ struct Item {
     /// Recipients a second since the last look.
     delivered: f64,
     deferred: f64,
+    bounced: f64,
 }
 
 #[derive(Default, Deserialize)]
@@ -87,6 +91,17 @@ struct Tenant {
     tenant: String,
     queued: u64,
     age_seconds: u64,
+    delivered: u64,
+    deferred: u64,
+    bounced: u64,
+}
+
+impl From<Tenant> for Site {
+    /// As a row of the same kind.
+    fn from(tenant: Tenant) -> Self {
+        let Tenant { tenant, queued, age_seconds, delivered, deferred, bounced } = tenant;
+        Self { site: tenant, ready: queued, age_seconds, delivered, deferred, bounced, ..Self::default() }
+    }
 }
 
 /// The state of the screen.
@@ -104,8 +119,8 @@ pub(super) struct Screen {
     failure: Option<String>,
     sites: Vec<Item>,
     tenants: Vec<Item>,
-    /// Delivered and deferred at the last look, by site, and when that was.
-    before: HashMap<String, (u64, u64)>,
+    /// Delivered, deferred and bounced at the last look, and when that was.
+    before: HashMap<(Kind, String), [u64; 3]>,
     at: Option<Instant>,
 }
 
@@ -131,31 +146,18 @@ impl Screen {
         let a_second = |now: u64, before: u64| {
             if seconds > 0.0 { now.saturating_sub(before) as f64 / seconds } else { 0.0 }
         };
-        self.sites = view
-            .sites
-            .into_iter()
-            .map(|site| {
-                // A site that was not there has begun to count since.
-                let (delivered, deferred) = before.get(&site.site).copied().unwrap_or_default();
-                let delivered = a_second(site.delivered, delivered);
-                let deferred = a_second(site.deferred, deferred);
-                self.before.insert(site.site.clone(), (site.delivered, site.deferred));
-                Item { site, delivered, deferred }
-            })
-            .collect();
-        self.tenants = view
-            .tenants
-            .into_iter()
-            .map(|tenant| {
-                let site = Site {
-                    site: tenant.tenant,
-                    ready: tenant.queued,
-                    age_seconds: tenant.age_seconds,
-                    ..Site::default()
-                };
-                Item { site, ..Item::default() }
-            })
-            .collect();
+        let mut item = |kind, site: Site| {
+            let key = (kind, site.site.clone());
+            // One that was not there has begun to count since.
+            let [delivered, deferred, bounced] = before.get(&key).copied().unwrap_or_default();
+            let delivered = a_second(site.delivered, delivered);
+            let deferred = a_second(site.deferred, deferred);
+            let bounced = a_second(site.bounced, bounced);
+            self.before.insert(key, [site.delivered, site.deferred, site.bounced]);
+            Item { site, delivered, deferred, bounced }
+        };
+        self.sites = view.sites.into_iter().map(|site| item(Kind::Sites, site)).collect();
+        self.tenants = view.tenants.into_iter().map(|tenant| item(Kind::Tenants, tenant.into())).collect();
         self.at = Some(now);
     }
 
@@ -236,24 +238,18 @@ impl Screen {
         let bold = Style::new().add_modifier(Modifier::BOLD);
         let rows = self.rows();
         let shown = rows.iter().skip(self.offset).take(room);
-        let numbers = |width| Constraint::Length(width);
-        let table = if self.kind == Kind::Tenants {
-            let cells = shown.map(|item| {
-                Row::new([name(item), number(thousands(item.site.ready)), number(span(item.site.age_seconds))])
-            });
-            let titles = ["QUEUED", "OLDEST"].map(|title| number(title.to_owned()));
-            let titles = Row::new([Cell::from("TENANT")].into_iter().chain(titles));
-            Table::new(cells, [Constraint::Min(12), numbers(14), numbers(8)]).header(titles.style(bold))
-        } else {
-            let columns = columns(usize::from(area.width));
-            let titles = columns.iter().map(|column| number(column.title.to_owned()));
-            let titles = [Cell::from("SITE")].into_iter().chain(titles).chain([Cell::from("WHY")]);
-            // Names and causes share what the numbers leave.
-            let widths = columns.iter().map(|column| numbers(column.width));
-            let widths = [Constraint::Fill(2)].into_iter().chain(widths).chain([Constraint::Fill(3)]);
-            let rows = shown.map(|item| site_row(item, &columns));
-            Table::new(rows, widths.collect::<Vec<_>>()).header(Row::new(titles).style(bold))
+        // Names and causes share what the numbers leave; tenants have no causes.
+        let (all, title, why) = match self.kind {
+            Kind::Sites => (&COLUMNS[..], "SITE", Some("WHY")),
+            Kind::Tenants => (&TENANT_COLUMNS[..], "TENANT", None),
         };
+        let columns = columns(all, usize::from(area.width));
+        let titles = columns.iter().map(|column| number(column.title.to_owned()));
+        let titles = [Cell::from(title)].into_iter().chain(titles).chain(why.map(Cell::from));
+        let widths = columns.iter().map(|column| Constraint::Length(column.width));
+        let widths = [Constraint::Fill(2)].into_iter().chain(widths).chain(why.map(|_| Constraint::Fill(3)));
+        let rows = shown.map(|item| row(item, &columns, why.is_some()));
+        let table = Table::new(rows, widths.collect::<Vec<_>>()).header(Row::new(titles).style(bold));
         frame.render_widget(table, area);
     }
 
@@ -277,6 +273,7 @@ fn compare(sort: Sort, a: &Item, b: &Item) -> Ordering {
         Sort::Depth => depth(b).cmp(&depth(a)),
         Sort::Rate => b.delivered.total_cmp(&a.delivered),
         Sort::Deferrals => b.deferred.total_cmp(&a.deferred),
+        Sort::Bounces => b.bounced.total_cmp(&a.bounced),
         Sort::Connections => b.site.connections.cmp(&a.site.connections),
         Sort::Oldest => b.site.age_seconds.cmp(&a.site.age_seconds),
         Sort::Name => Ordering::Equal,
@@ -291,7 +288,7 @@ fn number(text: String) -> Cell<'static> {
     Cell::from(Line::raw(text).right_aligned())
 }
 
-/// A column of numbers of the table of sites.
+/// A column of numbers.
 #[derive(Debug)]
 struct Column {
     title: &'static str,
@@ -301,27 +298,43 @@ struct Column {
     of: fn(&Item) -> String,
 }
 
-const COLUMNS: [Column; 7] = [
+const DELIVERED: fn(&Item) -> String = |item| format!("{:.1}", item.delivered);
+const DEFERRED: fn(&Item) -> String = |item| format!("{:.1}", item.deferred);
+const BOUNCED: fn(&Item) -> String = |item| format!("{:.1}", item.bounced);
+const OLDEST: fn(&Item) -> String = |item| span(item.site.age_seconds);
+
+/// Of sites.
+const COLUMNS: [Column; 8] = [
     Column { title: "READY", width: 9, from: 0, of: |item| thousands(item.site.ready) },
     Column { title: "SCHED", width: 9, from: 60, of: |item| thousands(item.site.scheduled) },
     Column { title: "FLIGHT", width: 6, from: 110, of: |item| item.site.in_flight.to_string() },
     Column { title: "CONNS", width: 6, from: 100, of: |item| item.site.connections.to_string() },
-    Column { title: "DELIV/S", width: 8, from: 70, of: |item| format!("{:.1}", item.delivered) },
-    Column { title: "DEFER/S", width: 8, from: 120, of: |item| format!("{:.1}", item.deferred) },
-    Column { title: "OLDEST", width: 7, from: 90, of: |item| span(item.site.age_seconds) },
+    Column { title: "DELIV/S", width: 8, from: 70, of: DELIVERED },
+    Column { title: "DEFER/S", width: 8, from: 120, of: DEFERRED },
+    Column { title: "BOUNC/S", width: 8, from: 130, of: BOUNCED },
+    Column { title: "OLDEST", width: 7, from: 90, of: OLDEST },
+];
+
+/// Of tenants.
+const TENANT_COLUMNS: [Column; 5] = [
+    Column { title: "QUEUED", width: 9, from: 0, of: |item| thousands(item.site.ready) },
+    Column { title: "DELIV/S", width: 8, from: 36, of: DELIVERED },
+    Column { title: "DEFER/S", width: 8, from: 46, of: DEFERRED },
+    Column { title: "BOUNC/S", width: 8, from: 64, of: BOUNCED },
+    Column { title: "OLDEST", width: 7, from: 55, of: OLDEST },
 ];
 
 /// Those that a screen of this width has room for.
-fn columns(width: usize) -> Vec<&'static Column> {
-    COLUMNS.iter().filter(|column| column.from <= width).collect()
+fn columns(all: &'static [Column], width: usize) -> Vec<&'static Column> {
+    all.iter().filter(|column| column.from <= width).collect()
 }
 
-fn site_row(item: &Item, columns: &[&Column]) -> Row<'static> {
+fn row(item: &Item, columns: &[&Column], has_why: bool) -> Row<'static> {
     let site = &item.site;
     let back_off = site.back_off_seconds.map(|seconds| format!("back-off {}: ", span(seconds))).unwrap_or_default();
-    let why = Cell::from(plain(&format!("{back_off}{}", site.why())));
+    let why = has_why.then(|| Cell::from(plain(&format!("{back_off}{}", site.why()))));
     let numbers = columns.iter().map(|column| number((column.of)(item)));
-    Row::new([name(item)].into_iter().chain(numbers).chain([why]))
+    Row::new([name(item)].into_iter().chain(numbers).chain(why))
 }
 
 /// The lines above the table.
@@ -380,7 +393,10 @@ mod tests {
         json!({"sites": [
             {"site": "big.test", "ready": 1_000_000, "scheduled": 5, "connections": 2, "delivered": delivered},
             {"site": "quick.test", "ready": 1, "connections": 9, "delivered": delivered * 10, "last_reply": "450 \u{1b}[2Jbusy"},
-        ], "tenants": [{"tenant": "acme", "queued": 12_345}]})
+        ], "tenants": [
+            {"tenant": "acme", "queued": 12_345, "delivered": delivered, "deferred": delivered / 10, "bounced": 3},
+            {"tenant": "calm", "queued": 0, "delivered": 5, "bounced": delivered / 20},
+        ]})
     }
 
     fn status() -> Value {
@@ -428,11 +444,30 @@ mod tests {
         assert!(lines[4].starts_with("quick.test") && lines[5].trim().is_empty(), "{lines:#?}");
         assert!(lines[23].contains("filter: QUICK_"), "{lines:#?}");
         screen.react(&key(KeyCode::Esc));
-        press(&mut screen, "tp");
+        press(&mut screen, "rtp");
         let lines = drawn(&mut screen, 100, 24);
         assert!(lines[4].starts_with("acme") && lines[4].contains("12,345"), "{lines:#?}");
         assert!(lines[23].contains("PAUSED") && screen.is_paused(), "{lines:#?}");
         assert_eq!(screen.react(&key(KeyCode::Char('q'))), Reaction::Quit);
+    }
+
+    #[test]
+    fn tenants_are_shown_with_their_rates_since_the_last_look_and_sorted_by_them() {
+        let mut screen = screen();
+        press(&mut screen, "t");
+
+        let lines = drawn(&mut screen, 80, 24);
+
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&lines[3]), ["TENANT", "QUEUED", "DELIV/S", "DEFER/S", "BOUNC/S", "OLDEST"]);
+        assert_eq!(words(&lines[4])[..5], ["acme", "12,345", "100.0", "10.0", "0.0"]);
+        assert_eq!(words(&lines[5])[..5], ["calm", "0", "0.0", "0.0", "5.0"]);
+        press(&mut screen, "sss");
+        let lines = drawn(&mut screen, 80, 24);
+        assert!(lines[4].starts_with("calm") && lines[23].contains("by bounced"), "{lines:#?}");
+        let narrow = drawn(&mut screen, 40, 24);
+        assert!(narrow[4].starts_with("calm") && narrow[3].contains("DELIV/S"), "{narrow:#?}");
+        assert!(!narrow[3].contains("BOUNC/S"), "{narrow:#?}");
     }
 
     #[test]
@@ -445,10 +480,10 @@ mod tests {
         screen.take(&status(), &queue, Instant::now());
 
         let narrow = drawn(&mut screen, 80, 24);
-        let wide = drawn(&mut screen, 120, 24);
+        let wide = drawn(&mut screen, 130, 24);
 
         assert!(narrow[4].starts_with("mx.a-provider") && narrow[4].contains("421 4.7.0"), "{narrow:#?}");
-        for title in ["READY", "SCHED", "FLIGHT", "CONNS", "DELIV/S", "DEFER/S", "OLDEST", "WHY"] {
+        for title in ["READY", "SCHED", "FLIGHT", "CONNS", "DELIV/S", "DEFER/S", "BOUNC/S", "OLDEST", "WHY"] {
             assert!(wide[3].contains(title), "{wide:#?}");
         }
         assert!(wide[4].starts_with(name) && wide[4].contains("1m 30s"), "{wide:#?}");
