@@ -7,10 +7,12 @@
 
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -29,6 +31,9 @@ const STRANGERS_MOST: usize = 64;
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that may wait to be accepted; as many as a burst of clients may open at once.
 pub const BACKLOG: u16 = 4096;
+/// Of all descriptors the last tenth is not for sessions: where these are as many as descriptors, deliveries would get none
+/// that anybody closes, and the spool no segment.
+const KEPT: u64 = 10;
 /// How often the rates of quiet addresses are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
@@ -130,7 +135,9 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, leftover: Leftover, s
 /// A connection that has been accepted, with its room; none if it was turned away.
 fn receive(stream: TcpStream, client: IpAddr, door: &Door, strangers: &Arc<Semaphore>) -> Option<(Connection, Room)> {
     let rules = door.rules.load();
-    let (settings, room) = if is_allowed(client, &rules.settings) {
+    let (settings, room) = if is_kept_back(stream.as_raw_fd(), getrlimit(Resource::Nofile).current) {
+        (&rules.settings, Err(refusal::OVERLOAD))
+    } else if is_allowed(client, &rules.settings) {
         (&rules.settings, door.intake.enter(client).map(Room::Place))
     } else {
         // They may say QUIT after their 554 (RFC 5321, 3.1), but they take no place of those who may submit.
@@ -148,6 +155,13 @@ fn receive(stream: TcpStream, client: IpAddr, door: &Door, strangers: &Arc<Semap
             None
         }
     }
+}
+
+/// Whether a descriptor is one of those that are not for sessions, of `most` that may be open. Each is the lowest number that
+/// was free (POSIX.1-2017, 2.14), so as many as its number are open beside it.
+fn is_kept_back(number: i32, most: Option<u64>) -> bool {
+    let number = u64::try_from(number).unwrap_or_default();
+    most.is_some_and(|most| number >= most - most / KEPT)
 }
 
 /// Says 421 to whoever has connected and was not accepted yet, and listens no more. Who connects between the last of them
@@ -207,6 +221,13 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
     use super::*;
+
+    #[test]
+    fn the_last_tenth_of_the_descriptors_is_not_for_sessions() {
+        assert_eq!([0, 89, 90, 99].map(|number| is_kept_back(number, Some(100))), [false, false, true, true]);
+        // As few as nothing runs with, and no limit at all.
+        assert_eq!([(8, Some(9)), (i32::MAX, None)].map(|(number, most)| is_kept_back(number, most)), [false, false]);
+    }
 
     #[test]
     fn no_more_are_taken_than_may_have_waited_and_none_is_waited_for() {

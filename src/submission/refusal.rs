@@ -176,7 +176,7 @@ pub const NO_POSTMASTER: Refusal = refusal(550, 5, 1, 1, "No mailbox here by tha
 pub const MISBEHAVIOUR: Refusal = refusal(421, 4, 7, 0, "Too many errors or idle commands", Cause::Misbehaviour);
 /// RFC 9422: MAILMAX.
 pub const TOO_MANY_MESSAGES: Refusal = refusal(421, 4, 7, 0, "Too many messages in one session", Cause::Rate);
-/// All connections are taken.
+/// All connections are taken, or all descriptors that are for sessions.
 pub const OVERLOAD: Refusal = refusal(421, 4, 3, 2, "Too many connections", Cause::Connections);
 /// This address has all the connections it may have.
 pub const OVERLOAD_BY_ADDRESS: Refusal =
