@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::dns::Plan;
 use crate::limit::budget::Budget;
-use crate::limit::controller::{Wait, What as Limit};
+use crate::limit::controller::What as Limit;
 use crate::limit::permit::What;
 use crate::limit::window::Window;
 use crate::state::Pinned;
@@ -130,15 +130,7 @@ impl Engine {
     fn of_site(&self, plan: &Plan, sources: &[u16], tenant: Option<&str>, now: Instant) -> Vec<ScopeLimit> {
         let name = &*plan.site;
         let site = self.find_sites(&[name]).pop();
-        let mut state = site.as_ref().map(|site| site.state.lock());
-        let waits: Vec<Option<Wait>> = sources
-            .iter()
-            .map(|source| {
-                let controller = state.as_mut()?.controller(*source)?;
-                // One that sleeps would let it go, and need not be woken for that.
-                if controller.is_at_work() { controller.may_send(now).err() } else { None }
-            })
-            .collect();
+        let state = site.as_ref().map(|site| site.state.lock());
         let state = state.as_deref();
         let settings = self.settings();
         let window = site.as_ref().map(|site| &site.connections);
@@ -146,12 +138,12 @@ impl Engine {
         let figures = settings.rules.figures(Of::Site(name), Some(&settings.limits));
         let mut lines = Counted { scope: "site", of: name.to_owned(), window, budget }.lines(figures, now);
         let limits = self.limits_of(name);
-        for (source, wait) in sources.iter().zip(waits) {
+        for source in sources {
             let known = state.and_then(|state| state.origin(*source));
             let make = || self.make_origin(*source, (name, &limits), plan.transport, now);
             let made = if known.is_none() { make() } else { None };
             let origin = known.or(made.as_ref());
-            lines.extend(origin.into_iter().flat_map(|origin| self.of_origin(name, origin, wait, now)));
+            lines.extend(origin.into_iter().flat_map(|origin| self.of_origin(name, origin, now)));
         }
         if let Some(tenant) = tenant {
             let key = self.tenants.find(tenant).map(|tenant| tenant.key);
@@ -164,13 +156,13 @@ impl Engine {
         lines
     }
 
-    fn of_origin(&self, site: &str, origin: &Origin, wait: Option<Wait>, now: Instant) -> Vec<ScopeLimit> {
+    fn of_origin(&self, site: &str, origin: &Origin, now: Instant) -> Vec<ScopeLimit> {
         let source = self.source_name(origin.source);
         let figures = self.settings().rules.figures(Of::SourceSite(&source, site), None);
         let of = format!("{source} at {site}");
         let (window, budget) = (Some(&origin.connections), origin.budget.as_deref());
         let counted = Counted { scope: "source at site", of: of.clone(), window, budget };
-        let learnt = self.learnt_lines((&source, site), origin, wait, now);
+        let learnt = self.learnt_lines((&source, site), origin, now);
         // A line that nothing limits it would be wrong beside what is learnt.
         let configured =
             if learnt.is_empty() || !figures.is_empty() { counted.lines(figures, now) } else { Vec::new() };
@@ -178,16 +170,11 @@ impl Engine {
     }
 
     /// What is learnt of a source at a site.
-    fn learnt_lines(
-        &self,
-        (source, site): (&str, &str),
-        origin: &Origin,
-        wait: Option<Wait>,
-        now: Instant,
-    ) -> Vec<ScopeLimit> {
+    fn learnt_lines(&self, (source, site): (&str, &str), origin: &Origin, now: Instant) -> Vec<ScopeLimit> {
         let Some(controller) = origin.controller.as_deref() else { return Vec::new() };
         let view = controller.view(now);
         let used = origin.connections.used();
+        let (wait, _) = controller.waits(used, now);
         let line = |what: Limit, name, per: Option<f64>| ScopeLimit {
             scope: "source at site",
             what: name,
@@ -218,7 +205,7 @@ impl Engine {
     }
 
     /// Who set a learnt limit: an operator, or what the receiver said.
-    fn set_by(&self, source: &str, site: &str, what: Limit, reply: Option<&str>) -> String {
+    pub(super) fn set_by(&self, source: &str, site: &str, what: Limit, reply: Option<&str>) -> String {
         let limits = [Pinned::Rate, Pinned::Connections, Pinned::MessagesPerConnection];
         let pin = limits.into_iter().find(|limit| limit.what() == what);
         if let Some(pin) = pin.and_then(|limit| self.learning.pins.find(source, site, limit)) {

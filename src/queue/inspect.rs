@@ -13,7 +13,6 @@ use crate::clock::UnixTime;
 use crate::dns::{Plan, TlsPolicy};
 use crate::limit::controller;
 use crate::limit::permit::What;
-use crate::limit::window::Window;
 use crate::message::{Lane, Outcome};
 
 use super::domain::Domain;
@@ -326,6 +325,10 @@ impl Engine {
         let way = format!("{} from {}", path.plan.mx_set, self.source_name(path.key.source));
         let event =
             |in_seconds, event: &str, cause| Some(EventView { in_seconds, event: format!("{event}: {way}"), cause });
+        let learnt = |cause| {
+            let (left, what, why) = self.learnt_event((&site.name, state), path.key.source, cause, now);
+            event(left, what, why)
+        };
         match path.cause {
             Some(Cause::BackOff) => {
                 let pause = path.pause.as_ref()?;
@@ -336,11 +339,16 @@ impl Engine {
                 }
             }
             // The site's controller keeps the configured rate as well as what it has learnt.
-            Some(Cause::Rate | Cause::Learnt(controller::Cause::Rate)) => {
-                let spent = self.spent(state, path.key.source, What::Messages, now);
-                let (left, cause) = spent.map_or((None, None), |(left, cause)| (Some(left), Some(cause)));
-                event(left, "the message rate has room", cause)
+            Some(cause @ (Cause::Rate | Cause::Learnt(controller::Cause::Rate))) => {
+                match (self.spent(state, path.key.source, What::Messages, now), cause) {
+                    (None, Cause::Learnt(cause)) => learnt(cause),
+                    (spent, _) => {
+                        let (left, cause) = spent.map_or((None, None), |(left, cause)| (Some(left), Some(cause)));
+                        event(left, "the message rate has room", cause)
+                    }
+                }
             }
+            Some(Cause::Learnt(cause)) => learnt(cause),
             Some(Cause::ConnectionRate) => {
                 let spent = self.spent(state, path.key.source, What::Openings, now);
                 let (left, cause) = spent.map_or((0.0, None), |(left, cause)| (left, Some(cause)));
@@ -352,16 +360,11 @@ impl Engine {
                 event(left, "a tenant or a campaign may send again", cause)
             }
             Some(Cause::Connections) => {
-                let used = |window: &Window| format!("{} of {} connections", window.used(), window.ceiling());
-                let full = [Some(("site", &site.connections)), Some(("daemon", &self.gates.global().window))];
-                let full = full.into_iter().flatten().filter(|(_, window)| !window.look());
-                let cause: Vec<String> = full.map(|(of, window)| format!("{of}: {}", used(window))).collect();
-                let cause =
-                    if cause.is_empty() { "the source's connections are taken".to_owned() } else { cause.join(", ") };
+                let cause = self.full_windows(site, state, path.key.source, now);
                 event(None, "a connection ends and leaves its place", Some(cause))
             }
             Some(Cause::Dns) => event(None, "the delivery plan is looked up again", None),
-            Some(cause) => event(None, "waits", Some(cause.as_str().to_owned())),
+            Some(Cause::Courier) => event(None, "work is handed out", Some("the daemon starts or stops".to_owned())),
             None => event(None, "a connection finishes its message and takes the next", None),
         }
     }

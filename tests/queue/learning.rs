@@ -48,6 +48,17 @@ async fn what_is_refused_for_its_rate_goes_back_uncharged_and_all_connections_pa
     let (view, paused_at) = (stage.queue.view(), stage.done().len());
     assert!(paused_at <= 60, "{paused_at}: those in flight, and none after them");
     assert!(matches!(view.sites[0].waiting_for, Some("pause" | "gate")), "{view:?}");
+    let seen = stage.queue.inspect("d1.test").unwrap();
+    let pause = seen.next.iter().find(|event| event.event.starts_with("the pause after a refusal ends")).unwrap();
+    assert!(pause.in_seconds.is_some_and(|seconds| (0.1..=60.0).contains(&seconds)), "{pause:?}");
+    assert!(pause.cause.as_deref().is_some_and(|cause| cause.contains("421 4.7.28 unusual rate of mail")), "{pause:?}");
+    let learnt: Vec<_> = seen.limits.iter().filter(|limit| limit.of.ends_with(", learnt")).collect();
+    let rate = learnt.iter().find(|limit| limit.what == "messages").unwrap();
+    let path = stage.queue.path_limits(&PathFilter { limit: 1, ..PathFilter::default() }).remove(0);
+    assert_eq!(rate.most.map(|most| most as f64), path.rate_per_minute.map(f64::round), "{path:?}");
+    assert!(rate.per_seconds == Some(60) && rate.room_in_seconds.is_some(), "{rate:?}");
+    let connections = learnt.iter().find(|limit| limit.what == "connections").unwrap();
+    assert_eq!(connections.used, u64::try_from(seen.summary.connections).ok(), "{connections:?}");
     assert_eq!(view.totals.scheduled, 0, "nothing waits for the retry schedule");
     assert!(attempts(&stage).iter().all(|attempts| *attempts == 0), "no attempt is counted");
 

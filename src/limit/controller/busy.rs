@@ -26,7 +26,7 @@ const PRIOR: [f32; 2] = [0.5, 25.0];
 const MEMORY: f32 = 2000.0;
 
 /// Counts and averages.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Busy {
     pub counts: Counts,
     /// When the last tick was.

@@ -36,7 +36,7 @@ pub(super) struct Load {
 }
 
 /// The regulator.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Connections {
     pub limit: u32,
     /// What the receiver was found to allow; 0: not known.

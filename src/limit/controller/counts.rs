@@ -13,7 +13,7 @@ const PER_MINUTE: u64 = MINUTE / SLOT;
 const SLOTS: usize = 121;
 
 /// Messages of the last minute.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Counts {
     slots: [u16; SLOTS],
     total: u32,

@@ -30,7 +30,7 @@ const BEHIND: Time = SECOND / 4;
 const LOST: Time = 10 * MINUTE;
 
 /// Open, paused or half open.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Gate {
     /// Nothing goes before this.
     pub until: Time,

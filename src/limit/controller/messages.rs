@@ -8,7 +8,7 @@ use super::time::{DAY, Time};
 const ENDS: u8 = 3;
 
 /// The learnt number of messages a connection.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Messages {
     /// 0: none is known.
     pub limit: u32,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::change::{Change, Changes, What};
+use super::change::{Change, Changes, Wait, What};
 use super::connections::Connections;
 use super::rate::{Phase, Rate};
 use super::settings::{Ceilings, Orders, Start};
@@ -154,6 +154,13 @@ impl Controller {
                 self.rest.wake(asleep, self.epoch.time(now)).view(now)
             }
         }
+    }
+
+    /// Why a message would have to wait now, and why a connection beside `open` others. For people: nothing is changed by it.
+    pub fn waits(&self, open: u32, now: Instant) -> (Option<Wait>, Option<Wait>) {
+        // A quiet path would let both go, and need not be woken to say so.
+        let Some(mut work) = self.work.clone() else { return (None, None) };
+        (work.may_send(now).err(), work.may_open(open, now).err())
     }
 
     /// Octets of memory that it takes besides itself.

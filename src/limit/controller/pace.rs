@@ -8,7 +8,7 @@ const BURST: Time = SECOND / 2;
 const TIGHT: Time = SECOND / 20;
 
 /// The theoretical arrival time of the next message.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pace {
     arrival: Time,
     /// The receiver was found to mind bursts.

@@ -103,7 +103,7 @@ pub(super) struct Usage {
 }
 
 /// The regulator.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rate {
     pub phase: Phase,
     /// Messages a second.

@@ -37,7 +37,7 @@ const EARLIER: &str = "what it said is forgotten since a quiet time or a restart
 const REPLY: usize = 160;
 
 /// A path at work.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Work {
     pub epoch: Epoch,
     pub ceilings: Ceilings,
