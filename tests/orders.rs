@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use fake_mx::FakeMx;
+use fake_mx::{FakeMx, Step};
 use hikyaku::config::{Pool, PoolMember, Route, Source};
 use hikyaku::daemon::Daemon;
 use hikyaku::state::{Action, Request, Selection};
@@ -314,6 +314,29 @@ async fn what_an_operator_bounced_is_reported_and_every_order_is_in_the_journal(
     assert_eq!(held["order"], "1", "{held}");
     let bounce = events.iter().find(|event| event["event"] == "bounced").unwrap();
     assert!(bounce["reply_text"].as_str().unwrap().contains("list was sold"), "{bounce}");
+    assert_eq!(bounce["order"], "2", "{bounce}");
+    assert!(events.iter().all(|event| event["event"] != "delivered" || event.get("order").is_none()), "{events:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bounce_of_what_was_being_tried_names_the_order_and_one_of_the_receiver_none() {
+    let mx = FakeMx::new().on(Step::Rcpt, "550 5.1.1 unknown").on(Step::Rcpt, "450 4.2.1 later");
+    let mx = mx.delay(Duration::from_secs(1)).start().await;
+    let mut running = Running::start_with(Some(mx.address)).await;
+    running.submit("a@s.test", "no@d.open.test", "").await;
+    running.until_queued(0).await;
+    running.submit("a@s.test", "late@d.open.test", "").await;
+    running.until_first("being tried", |entry| entry["state"] == "in-flight").await;
+    running.ok(&["queue", "bounce", "--recipient", "late@d.open.test", "--yes"]).await;
+
+    running.until_queued(0).await;
+
+    running.stop().await;
+    let events = running.events();
+    let of =
+        |recipient: &str| events.iter().find(|it| it["event"] == "bounced" && it["recipient"] == recipient).unwrap();
+    assert_eq!(of("late@d.open.test")["order"], "1");
+    assert_eq!(of("no@d.open.test").get("order"), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -532,10 +555,34 @@ async fn a_deletion_that_is_done_does_not_come_back_at_the_next_start() {
         running.submit("news@shop.test", "a@x.stuck.test", "spring").await;
     }
     running.ok(&["queue", "delete", "--domain", "x.stuck.test", "--source", "usual", "--yes"]).await;
+    let begun = Instant::now();
+    // An attempt that it met is left to the upkeep.
+    while running.ok(&["orders"]).await != "no orders stand\n" {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    // What a start would find that came after a kill right now.
+    let stored = std::fs::read(running.folder.path().join("spool/state/orders")).unwrap();
+    let stored = String::from_utf8_lossy(&stored);
+    assert!(stored.contains("orders") && !stored.contains("delete"), "{stored}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_waited_for_an_attempt_ends_with_it_also_when_the_daemon_stops() {
+    let mx = FakeMx::new().on(Step::Rcpt, "450 4.2.1 later").delay(Duration::from_secs(1)).start().await;
+    let mut running = Running::start_with(Some(mx.address)).await;
+    running.submit("a@s.test", "x@d.open.test", "").await;
+    running.until_first("being tried", |entry| entry["state"] == "in-flight").await;
+    running.ok(&["queue", "delete", "--source", "usual", "--yes"]).await;
+    let standing = running.json(&["orders"]).await;
 
     running.stop().await;
 
     let stored = std::fs::read(running.folder.path().join("spool/state/orders")).unwrap();
     let stored = String::from_utf8_lossy(&stored);
+    assert_eq!(standing.as_array().map(Vec::len), Some(1), "the attempt was over before the order came");
     assert!(stored.contains("orders") && !stored.contains("delete"), "{stored}");
+    let deleted: Vec<Value> = running.events().into_iter().filter(|event| event["event"] == "deleted").collect();
+    assert_eq!(deleted.len(), 1, "{deleted:?}");
 }

@@ -79,7 +79,7 @@ impl Daemon {
         }
         let queue = self.queue.clone();
         let last = move || {
-            queue.forget_done_orders();
+            queue.finish_orders();
             queue.save_learnt();
         };
         let _ = tokio::task::spawn_blocking(last).await;

@@ -114,6 +114,8 @@ pub(super) struct Engine {
     pub notices: Arc<Semaphore>,
     /// Recipients whose DSN is being made or stored.
     pub storing: Mutex<InHand>,
+    /// A stop came before a DSN could be stored: the next start finds its recipients as they were. Set once.
+    pub has_left_notices: AtomicBool,
     /// What came and went, for rates.
     pub flowing: Flowing,
     /// When it was made.
@@ -178,6 +180,7 @@ impl Engine {
             stopped: CancellationToken::new(),
             notices: Arc::new(Semaphore::new(NOTICES)),
             storing: Mutex::default(),
+            has_left_notices: AtomicBool::new(false),
             flowing: Flowing::default(),
             started: clock.now(),
             settings: ArcSwap::from_pointee(settings),

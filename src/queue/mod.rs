@@ -307,9 +307,10 @@ impl Queue {
         self.engine.in_flight.load(Ordering::Acquire)
     }
 
-    /// The last thing before the spool is closed: orders that are done are not found by the next start. Blocks on the disk.
-    pub fn forget_done_orders(&self) {
-        self.engine.forget_done_orders();
+    /// The last thing before the spool is closed: orders to delete or bounce that waited for attempts end with these. Blocks on
+    /// the disk.
+    pub fn finish_orders(&self) {
+        self.engine.finish_all_once();
     }
 
     /// Goes by other settings from now on, without cutting a connection. With `planner`, every domain is looked up anew. Takes

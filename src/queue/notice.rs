@@ -136,13 +136,15 @@ impl Notice {
                     return;
                 }
                 Err(Failure::Damaged | Failure::Panicked(_)) => break false,
-                Err(Failure::Closed) => return,
+                Err(Failure::Closed) => return engine.has_left_notices.store(true, Ordering::Release),
                 Err(Failure::Later(error)) => {
                     tracing::warn!(message_id = %this.id, action = ?this.action, %error, "a DSN is not stored yet");
                     tokio::select! {
                         () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
                         // The spool still has the recipients as they were before the attempt.
-                        () = engine.stopped.cancelled() => return,
+                        () = engine.stopped.cancelled() => {
+                            return engine.has_left_notices.store(true, Ordering::Release);
+                        }
                     }
                 }
             }

@@ -9,12 +9,17 @@
 //! | trying | has gone over every place; ends what comes back deferred | no recipient that it is about is being tried |
 //! | passing | stands on for what was between two places | all that was has arrived; then it goes over every place again, and back to trying if any of it is being tried by now |
 //! | swept | stands on for what was taken out before that | all that was has been asked; then it is done, or, if it asks for a site or a source, unless some are left of which neither is known |
+//! | done | is kept until what it did is on stable storage, DSNs included | all that was under way has been noted, the log is synced, and the end of the order is stored |
+//!
+//! The end is stored before anybody is told of it: a start that found the order again would judge anew by what nobody
+//! knows any more, such as where a recipient was tried the last time, and end what the order never was about.
 //!
 //! All of this takes milliseconds unless something that the order is about is being tried, or waits and nobody can tell yet
 //! whether the order is about it: that is judged as it becomes ready, and every ten seconds the order begins again.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clock::UnixTime;
@@ -56,6 +61,7 @@ enum Stage {
     Passing(Mark),
     /// With how many looks have found nobody unknown.
     Swept(Mark, u8),
+    Done(Mark),
 }
 
 impl Once {
@@ -84,14 +90,21 @@ impl Engine {
     /// Ends an order that was just applied as soon as it is done, if that takes a moment only.
     pub fn finish_once(self: &Arc<Self>, id: OrderId) {
         self.orders.once.lock().push(Once::new(id));
+        self.finish_if(|once| once.id == id);
+    }
+
+    /// The last thing before the spool is closed: orders of which nothing is being tried any more end. Blocks on the disk.
+    pub fn finish_all_once(self: &Arc<Self>) {
+        self.finish_if(|_| true);
+    }
+
+    fn finish_if(self: &Arc<Self>, is_meant: impl Fn(&Once) -> bool) {
         for _ in 0..LOOKS {
             self.tend_once();
-            let once = self.orders.once.lock();
             // Until what is being tried has its outcome may be long.
-            if !once.iter().any(|once| once.id == id && once.stage != Stage::Trying) {
+            if !self.orders.once.lock().iter().any(|once| is_meant(once) && once.stage != Stage::Trying) {
                 return;
             }
-            drop(once);
             std::thread::sleep(LOOK);
         }
     }
@@ -142,15 +155,32 @@ impl Engine {
                 self.look_for_unknown(once, standing);
             }
         }
-        let is_done = |once: &mut Once| {
+        let is_done = |once: &&mut Once| {
             let is_clear = |clear| clear >= CLEAR || find(once.id).is_some_and(|it| !it.matcher.asks_whereabouts());
             matches!(once.stage, Stage::Swept(mark, clear) if is_clear(clear) && self.outings.is_over(mark))
         };
-        let done: Vec<OrderId> = once.extract_if(.., is_done).map(|once| once.id).collect();
+        let done: Vec<&mut Once> = once.iter_mut().filter(is_done).collect();
         if !done.is_empty() {
-            self.orders.book.finish(&done, self.clock.wall());
-            self.orders.reread();
+            // What a bounce has led to began behind the last turn.
+            let mark = self.outings.turn();
+            done.into_iter().for_each(|once| once.stage = Stage::Done(mark));
         }
+        self.end_done(&mut once);
+    }
+
+    /// Orders whose work is on stable storage end there too; where that fails they are done again until it succeeds.
+    fn end_done(&self, once: &mut Vec<Once>) {
+        let is_noted = |once: &&Once| matches!(once.stage, Stage::Done(mark) if self.outings.is_over(mark));
+        let done: Vec<OrderId> = once.iter().filter(is_noted).map(|once| once.id).collect();
+        // A DSN that waits for the next start leaves the recipients unfinished that it reports.
+        if done.is_empty() || self.has_left_notices.load(Ordering::Acquire) || !self.spool.sync_blocking() {
+            return;
+        }
+        if let Err(error) = self.orders.book.end(&done) {
+            return tracing::warn!(%error, "the end of an order cannot be stored; a restart now would go by it again");
+        }
+        once.retain(|once| !done.contains(&once.id));
+        self.orders.reread();
     }
 
     /// An order that asks for a site or a source stays while some wait of which it cannot tell.
@@ -224,20 +254,6 @@ impl Engine {
             self.tell_order(&order, "over");
         }
         self.save_orders();
-    }
-
-    /// Has orders that are done leave the file as soon as what they did is on stable storage. The next start would go by them
-    /// again, and then nobody knows where a recipient has been tried: an order about a source would end what it never was
-    /// about. Blocks on the disk.
-    pub fn forget_done_orders(&self) {
-        let done = self.orders.book.done();
-        // DSNs of recipients that they gave up are stored with their outcomes.
-        if done.is_empty() || self.storing.lock().iter().next().is_some() || !self.spool.sync_blocking() {
-            return;
-        }
-        if let Err(error) = self.orders.book.forget(&done) {
-            tracing::warn!(%error, "the end of an order cannot be stored; a restart now would go by it again");
-        }
     }
 
     /// So that the next start does not find orders that have ended. Until it succeeds they are told again there.

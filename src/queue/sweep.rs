@@ -57,7 +57,7 @@ impl Engine {
 
     /// Ends an order; what it kept goes on. Blocks on the disk.
     pub fn undo(self: &Arc<Self>, id: OrderId) -> io::Result<Option<Undone>> {
-        let Some(order) = self.orders.book.end(id)? else { return Ok(None) };
+        let Some(order) = self.orders.book.end(&[id])?.pop() else { return Ok(None) };
         tracing::info!(order = %id, action = order.action.as_str(), "an order was undone");
         self.tell_order(&order, "undo");
         self.orders.reread();

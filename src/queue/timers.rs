@@ -153,9 +153,10 @@ impl Shard {
             && *first.key() <= wall.0
             && due.entries.len() < BATCH
         {
-            due.outing.get_or_insert_with(|| outings.begin());
             match first.get_mut().entries.pop_front() {
                 Some(entry) => {
+                    // Not for a bucket that others have emptied: it would last as long as the wait for the next one.
+                    due.outing.get_or_insert_with(|| outings.begin());
                     entry.domain.remove_scheduled(1);
                     due.entries.push(entry);
                 }

@@ -67,7 +67,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             };
             let _ = tokio::task::spawn_blocking(keep).await;
         }
-        if is_long || !engine.orders.is_empty() || !engine.orders.book.done().is_empty() {
+        if is_long || !engine.orders.is_empty() {
             // Not on a thread of the runtime: what waits for that thread would wait as long. The end of an order is stored.
             let engine = engine.clone();
             let show = move || drop(engine.walls.upkeep.call(|| show(&engine, round)));
@@ -82,7 +82,6 @@ pub(super) async fn run(engine: Arc<Engine>) {
 fn show(engine: &Arc<Engine>, round: u32) {
     engine.expire_waiting();
     engine.tend_orders();
-    engine.forget_done_orders();
     engine.age_suspended();
     let sites = match round.is_multiple_of(SWEEP) {
         true => forget(engine, engine.clock.now()),

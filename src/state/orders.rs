@@ -3,7 +3,6 @@
 //! Few and rarely changed, so the whole set is one file that is replaced. A file that cannot be read as it was written
 //! is an error at the start: mail that somebody had held would otherwise leave unseen.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,10 +21,6 @@ use super::order::{Action, Order, OrderId, Selection, SelectionError};
 const MOST: usize = 1_000;
 /// Orders that end mail once and are not done yet, for the same reason.
 const MOST_ONCE: usize = 1_000;
-/// How many seconds an order that is done stays in the file at most, for a start after a crash.
-const KEPT_SECONDS: u32 = 60;
-/// Such orders in the file, which is written with each order. To store as many takes longer than the log waits to sync.
-const MOST_KEPT: usize = 100;
 /// Longest reason, in characters: it goes into DSNs, tables and the journal.
 const LONGEST_REASON: usize = 500;
 
@@ -131,8 +126,6 @@ struct Shared {
 struct Book {
     /// The next order's id.
     next: u32,
-    /// Done, the oldest first, with the second of that: in the file, so that a start after a crash does them again.
-    done: VecDeque<(u32, Arc<Order>)>,
     /// Those whose time was over at the start.
     ended_while_down: Vec<Arc<Order>>,
 }
@@ -167,7 +160,7 @@ impl Orders {
         let orders = content.orders.into_iter().map(Arc::new);
         let (ended, standing): (Vec<_>, Vec<_>) = orders.partition(|order| order.is_over(now));
         let ended_while_down = ended.into_iter().filter(|order| !order.is_once()).collect();
-        let book = Book { next: content.next, done: VecDeque::new(), ended_while_down };
+        let book = Book { next: content.next, ended_while_down };
         let shared = Shared { storage, standing: RwLock::new(standing.into()), book: Mutex::new(book) };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -214,34 +207,26 @@ impl Orders {
             placed_at: now.0,
             until: seconds.map(|seconds| now.0.saturating_add(seconds)),
         });
-        book.forget_done(now);
         let after: Arc<[Arc<Order>]> = standing.iter().chain([&order]).cloned().collect();
         let next = book.next.saturating_add(1);
-        self.store(next, &book, &after)?;
+        self.store(next, &after)?;
         book.next = next;
         *self.shared.standing.write() = after;
         Ok(order)
     }
 
-    /// Ends an order; None if there is no such one. Blocks on the disk.
-    pub fn end(&self, id: OrderId) -> io::Result<Option<Arc<Order>>> {
+    /// Ends orders, those of them that stand, and gives these; when it returns, their end is on stable storage. What orders
+    /// did that end mail must be there before: the next start does not do them again. Blocks on the disk.
+    pub fn end(&self, ids: &[OrderId]) -> io::Result<Vec<Arc<Order>>> {
         let book = self.shared.book.lock();
-        let before = self.standing();
-        let Some(ended) = before.iter().find(|order| order.id == id).cloned() else { return Ok(None) };
-        let after: Arc<[Arc<Order>]> = before.iter().filter(|order| order.id != id).cloned().collect();
-        self.store(book.next, &book, &after)?;
-        *self.shared.standing.write() = after;
-        Ok(Some(ended))
-    }
-
-    /// Ends orders that are done. They stay in the file until [`Orders::forget`], at most a minute and the last hundred of them.
-    pub fn finish(&self, ids: &[OrderId], now: UnixTime) {
-        let mut book = self.shared.book.lock();
-        let (done, after): (Vec<_>, Vec<_>) =
+        let (ended, after): (Vec<_>, Vec<_>) =
             self.standing().iter().cloned().partition(|order| ids.contains(&order.id));
+        if ended.is_empty() {
+            return Ok(ended);
+        }
+        self.store(book.next, &after)?;
         *self.shared.standing.write() = after.into();
-        book.done.extend(done.into_iter().map(|order| (now.0, order)));
-        book.forget_done(now);
+        Ok(ended)
     }
 
     /// Ends the orders whose time is over, and gives them. The file is left for the next change, or [`Orders::save`].
@@ -255,36 +240,16 @@ impl Orders {
         over
     }
 
-    /// Orders that are done and in the file all the same, so that a start after a crash does them again.
-    pub fn done(&self) -> Vec<OrderId> {
-        self.shared.book.lock().done.iter().map(|(_, order)| order.id).collect()
-    }
-
-    /// What these orders did is on stable storage: they leave the file. Blocks on the disk.
-    pub fn forget(&self, done: &[OrderId]) -> io::Result<()> {
-        let mut book = self.shared.book.lock();
-        book.done.retain(|(_, order)| !done.contains(&order.id));
-        self.store(book.next, &book, &self.standing())
-    }
-
     /// Writes what stands now. Blocks on the disk.
     pub fn save(&self) -> io::Result<()> {
         let book = self.shared.book.lock();
-        self.store(book.next, &book, &self.standing())
+        self.store(book.next, &self.standing())
     }
 
-    fn store(&self, next: u32, book: &Book, standing: &[Arc<Order>]) -> io::Result<()> {
-        let orders = book.done.iter().map(|(_, order)| order).chain(standing).map(|order| (**order).clone()).collect();
+    fn store(&self, next: u32, standing: &[Arc<Order>]) -> io::Result<()> {
+        let orders = standing.iter().map(|order| (**order).clone()).collect();
         let text = serde_json::to_vec_pretty(&Content { next, orders })?;
         file::replace(&*self.shared.storage, Self::FILE, &text)
-    }
-}
-
-impl Book {
-    fn forget_done(&mut self, now: UnixTime) {
-        let many = self.done.len().saturating_sub(MOST_KEPT);
-        self.done.drain(..many);
-        self.done.retain(|(at, _)| now.0.saturating_sub(*at) <= KEPT_SECONDS);
     }
 }
 
@@ -319,7 +284,8 @@ mod tests {
         orders.place(request(Action::Suspend, None), NOW, BEFORE).unwrap();
         let held = orders.place(request(Action::Hold, Some(50)), NOW, BEFORE).unwrap();
         orders.place(request(Action::Bounce, None), NOW, BEFORE).unwrap();
-        orders.end(OrderId(3)).unwrap().unwrap();
+        assert_eq!(orders.end(&[OrderId(3), OrderId(9)]).unwrap().len(), 1);
+        assert_eq!(orders.end(&[OrderId(3)]).unwrap(), []);
 
         let again = Orders::open(Arc::new(storage.after_kill()), UnixTime(1_050)).unwrap();
         let later = Orders::open(Arc::new(storage.after_kill()), UnixTime(1_051)).unwrap();
@@ -376,21 +342,21 @@ mod tests {
     }
 
     #[test]
-    fn a_done_order_is_done_again_after_a_crash_and_forgotten_later() {
-        let storage = storage(1);
-        let orders = Orders::open(storage.clone(), NOW).unwrap();
-        orders.place(request(Action::Delete, None), NOW, BEFORE).unwrap();
-        orders.finish(&[OrderId(1)], NOW);
-        let after_crash = |now| ids(&Orders::open(Arc::new(storage.after_kill()), now).unwrap());
+    fn an_order_that_has_ended_does_not_come_back_and_one_whose_end_cannot_be_stored_stands() {
+        for seed in 0..200 {
+            let storage = storage(seed);
+            let orders = Orders::open(storage.clone(), NOW).unwrap();
+            for action in [Action::Delete, Action::Suspend, Action::Bounce] {
+                orders.place(request(action, None), NOW, BEFORE).unwrap();
+            }
+            storage.die_at(storage.calls() + seed % 8);
+            let has_ended = orders.end(&[OrderId(1), OrderId(3)]).is_ok();
 
-        orders.place(request(Action::Suspend, None), NOW, BEFORE).unwrap();
-        assert_eq!((ids(&orders), after_crash(NOW)), (vec![2], vec![1, 2]));
+            let found = ids(&Orders::open(Arc::new(storage.crash(seed)), NOW).unwrap());
 
-        orders.forget(&orders.done()).unwrap();
-        assert_eq!((ids(&orders), after_crash(NOW)), (vec![2], vec![2]));
-        orders.finish(&[OrderId(2)], NOW);
-        orders.place(request(Action::Suspend, None), UnixTime(1_061), BEFORE).unwrap();
-        assert_eq!((ids(&orders), after_crash(NOW)), (vec![3], vec![3]));
+            assert_eq!(ids(&orders), if has_ended { vec![2] } else { vec![1, 2, 3] }, "{seed}");
+            assert!(found == [2] || (found == [1, 2, 3] && !has_ended), "{seed}: {found:?}");
+        }
     }
 
     #[test]
@@ -403,7 +369,7 @@ mod tests {
         let refused = orders.place(request(Action::Delete, None), NOW, BEFORE);
         assert!(matches!(refused, Err(PlaceError::TooManyOnce)), "{refused:?}");
         orders.place(request(Action::Suspend, None), NOW, BEFORE).unwrap();
-        orders.finish(&[OrderId(1)], NOW);
+        orders.end(&[OrderId(1)]).unwrap();
         orders.place(request(Action::Delete, None), NOW, BEFORE).unwrap();
     }
 

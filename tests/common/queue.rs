@@ -269,18 +269,18 @@ impl Stage {
         Self { queue, spool, script: Arc::default(), clock, registry, folder, responder }
     }
 
-    /// Started, on another storage; contents are not kept in memory.
+    /// Started, on another storage and with what is there; contents are not kept in memory.
     pub fn on(settings: Settings, storage: impl FnOnce(&Path) -> Arc<dyn Storage>) -> Self {
         let (clock, registry, folder) = (Clock::system(), Registry::new().unwrap(), tempfile::tempdir().unwrap());
         let planner = planner(clock, &registry, 0);
         let uncached = hikyaku::spool::Settings { cache: 0, ..spool_settings() };
         let storage = storage(&folder.path().join("spool"));
         let (spool, recovery) = Spool::open(uncached, storage.clone(), clock, &registry).unwrap();
-        recovery.run(&mut |_| {});
         let orders = Orders::open(storage, clock.wall()).unwrap();
         let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry);
         let stage = Self { queue, spool, script: Arc::default(), clock, registry, folder, responder: None };
         stage.start();
+        recovery.run(&mut |recovered| stage.queue.recover(recovered));
         stage
     }
 

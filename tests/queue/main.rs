@@ -10,6 +10,7 @@ mod gates;
 mod learning;
 mod limits;
 mod notices;
+mod once;
 mod orders;
 mod panics;
 mod permits;

@@ -13,7 +13,7 @@ use hikyaku::state::{Action, OrderId, Request, Selection};
 
 use crate::common::{Receiver, Stage, deferred};
 
-fn to_domain(domain: &str) -> Selection {
+pub fn to_domain(domain: &str) -> Selection {
     Selection { domain: Some(domain.into()), ..Selection::default() }
 }
 
@@ -21,8 +21,9 @@ fn request(action: Action, selection: Selection) -> Request {
     Request { action, selection, reason: "a reason".into(), by: "ops".into(), seconds: None }
 }
 
-fn place(stage: &Stage, action: Action, selection: Selection) -> Placed {
-    stage.queue.place(request(action, selection)).unwrap()
+pub fn place(stage: &Stage, action: Action, selection: Selection) -> Placed {
+    // It waits for the disk.
+    tokio::task::block_in_place(|| stage.queue.place(request(action, selection))).unwrap()
 }
 
 fn suspend_all(stage: &Stage) -> OrderId {
@@ -33,7 +34,7 @@ fn suspended(stage: &Stage) -> usize {
     stage.queue.view().totals.suspended
 }
 
-fn held(stage: &Stage) -> usize {
+pub fn held(stage: &Stage) -> usize {
     stage.queue.view().totals.held
 }
 
@@ -42,7 +43,7 @@ fn of_tenant(stage: &Stage, tenant: &str, to: &[&str]) -> Envelope {
 }
 
 /// Two sources in one pool.
-fn two_sources() -> Settings {
+pub fn two_sources() -> Settings {
     let named = |name: &str| Arc::new(Source { name: name.into(), ..(*Egress::default().sources[0]).clone() });
     let egress = Egress {
         sources: vec![named("one"), named("two"), named("spare")],
@@ -52,7 +53,7 @@ fn two_sources() -> Settings {
     Settings { egress, ..Settings::default() }
 }
 
-fn sources_used(stage: &Stage) -> Vec<String> {
+pub fn sources_used(stage: &Stage) -> Vec<String> {
     let mut used: Vec<String> = stage.done().iter().map(|done| done.source.to_string()).collect();
     used.sort();
     used.dedup();

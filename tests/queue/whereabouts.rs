@@ -21,7 +21,9 @@ fn refuses() -> Receiver {
 
 fn delete(stage: &Stage, selection: Selection) -> Placed {
     let (reason, by) = ("a reason".into(), "ops".into());
-    stage.queue.place(Request { action: Action::Delete, selection, reason, by, seconds: None }).unwrap()
+    let request = Request { action: Action::Delete, selection, reason, by, seconds: None };
+    // It waits for the disk.
+    tokio::task::block_in_place(|| stage.queue.place(request)).unwrap()
 }
 
 fn of_site(stage: &Stage) -> Selection {
