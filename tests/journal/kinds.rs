@@ -40,6 +40,7 @@ fn each_outcome_is_told_with_all_its_fields() {
         let told = ["delivered", "bounced", "deferred", "throttled", "dsn-sent"];
         told.iter().all(|kind| !of_kind(events, kind).is_empty())
             && find(events, "deferred", "lost@nowhere.test").is_some()
+            && find(events, "delivered", "Ok@a.sink.test").is_some()
             && find(events, "delivered", SENDER).is_some()
     };
     let events = stage.until(is_enough);
