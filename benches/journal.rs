@@ -46,6 +46,7 @@ fn report() -> Report {
         tls: Some("TLSv1.3"),
         relayed_dsn: false,
         in_doubt: false,
+        hung_up: false,
     }
 }
 

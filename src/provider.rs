@@ -56,8 +56,19 @@ struct Entry {
     published: Figures,
     #[serde(default)]
     start: Figures,
+    /// The rules of replies go by it; here stands its source.
+    #[serde(rename = "resets")]
+    _resets: Option<Resets>,
     #[serde(rename = "source")]
     _source: Option<String>,
+}
+
+/// What it says by resetting a connection.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Resets {
+    /// That we come too often.
+    Throttle,
 }
 
 /// Figures about one provider; absent: nothing is known.

@@ -421,3 +421,62 @@ async fn a_slow_reply_within_the_time_out_is_waited_for() {
 
     assert!(matches!(only(&log), Outcome::Delivered(_)), "{log:?}");
 }
+
+/// Whether an outcome is a deferral, and whether the connection was closed with it.
+fn is_hung_up(outcomes: &[Outcome]) -> Option<bool> {
+    match outcomes {
+        [Outcome::Deferred(report)] => Some(report.hung_up),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn whether_a_receiver_closes_with_an_opaque_refusal_belongs_to_the_outcome() {
+    const OPAQUE: &str = "451 4.7.0 try again later";
+    let modes: [&[&str]; 3] = [&["PIPELINING"], &[], &["PIPELINING", "CHUNKING"]];
+    for mode in modes {
+        for step in [Step::Mail, Step::Rcpt, Step::Data, Step::EndOfData] {
+            if step == Step::Data && mode.contains(&"CHUNKING") {
+                continue;
+            }
+            for (act, closes) in [(Act::ReplyAndFin(OPAQUE.into()), true), (OPAQUE.into(), false)] {
+                let mx = FakeMx::with(mode).on(step, Act::Normal).on(step, act).start().await;
+
+                let log = run(&[&mx]).ready((1..=3).map(|number| errand(number, CONTENT))).go().await;
+
+                let refused = log.reports.iter().find(|(number, _)| *number == 2).map(|(_, outcomes)| &outcomes[..]);
+                assert_eq!(refused.and_then(is_hung_up), Some(closes), "{mode:?} {step:?}: {log:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_says_what_it_is_about_is_not_waited_behind() {
+    let full = Act::ReplyAndFin("452 4.2.2 mailbox full".into());
+    let mx = FakeMx::new().on(Step::EndOfData, full).start().await;
+
+    let log = run(&[&mx]).ready([errand(1, CONTENT), errand(2, CONTENT)]).go().await;
+
+    assert_eq!(is_hung_up(&log.reports[0].1), Some(false), "{log:?}");
+}
+
+#[tokio::test]
+async fn a_reset_in_place_of_the_reply_to_mail_is_an_outcome_where_receivers_throttle_by_it() {
+    for (site, is_word) in [("au", true), ("example.test", false)] {
+        let mx = FakeMx::with(&[]).on(Step::Mail, Act::Normal).on(Step::Mail, Act::Rst).start().await;
+
+        let to = run(&[&mx]).plan(|plan| plan.site = site.into());
+        let log = to.ready([errand(1, CONTENT), errand(2, CONTENT)]).go().await;
+
+        assert!(matches!(log.reports[0].1[..], [Outcome::Delivered(_)]), "{log:?}");
+        let told = log.reports.get(1).map(|(_, outcomes)| &outcomes[..]);
+        match told {
+            Some([Outcome::Deferred(report)]) => {
+                assert!(is_word && report.phase == Phase::Mail && report.reply.code == 0, "{site}: {log:?}");
+            }
+            // On a connection that has worked it means that that was over before.
+            told => assert!(!is_word && told.is_none() && log.returned == [2], "{site}: {log:?}"),
+        }
+    }
+}

@@ -44,6 +44,7 @@ fn replied(code: u16, status: Option<Status>, text: &str) -> Report {
         tls: None,
         relayed_dsn: false,
         in_doubt: false,
+        hung_up: false,
     }
 }
 
@@ -56,6 +57,7 @@ fn local(status: Status, text: &str) -> Report {
         tls: None,
         relayed_dsn: false,
         in_doubt: false,
+        hung_up: false,
     }
 }
 

@@ -220,7 +220,8 @@ impl<'a> Connection<'a> {
                     Ok(interrupting) => following = interrupting,
                     Err(halt) => return self.halted(work, under_way, halt),
                 },
-                Step::Settled(settled) => {
+                Step::Settled(mut settled) => {
+                    self.watch_end(&mut settled).await;
                     if !self.settled(work, &mut under_way, settled) {
                         return self.abandon(work, under_way);
                     }
@@ -374,20 +375,23 @@ impl<'a> Connection<'a> {
     fn lost<W: Work>(&mut self, work: &W, mut under_way: UnderWay<W::Ticket>, lost: &Lost) -> Flow<W::Ticket> {
         let is_unanswered = self.session.is_unanswered();
         let begun_ahead = under_way.current.as_ref().is_some_and(|job| job.is_ahead);
-        let silent = *lost == Lost::TimedOut;
-        if !silent && (under_way.next.is_some() || (is_unanswered && begun_ahead)) {
+        // Where a receiver throttles by a reset, that is the reply, and no sign of a connection that was over before.
+        let is_word = self.session.judge().is_throttle(self.session.phase(), lost);
+        let is_closed = *lost != Lost::TimedOut && !is_word;
+        if is_closed && (under_way.next.is_some() || (is_unanswered && begun_ahead)) {
             self.shared.hosts.closed_in_look_ahead(&self.session.peer().host);
         }
         // On a connection that has worked, FIN or RST instead of any reply means that it was closed before our commands
         // came. Only one such message per connection that has delivered: this cannot go on for ever.
-        if is_unanswered && !silent && self.session.settled() > 0 {
+        if is_unanswered && is_closed && self.session.settled() > 0 {
             work.hung_up(None);
             if let Some(job) = under_way.current.take() {
                 work.give_back(job.ticket);
             }
-        } else if let Some(outcomes) = self.session.lost(lost)
+        } else if let Some(mut outcomes) = self.session.lost(lost)
             && let Some(job) = &mut under_way.current
         {
+            self.note_end(&mut outcomes, lost);
             job.absorb(outcomes);
         }
         self.abandon(work, under_way)

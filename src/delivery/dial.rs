@@ -10,9 +10,10 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::io::{Io, Stream};
+use super::judge::Judge;
 use super::opening::{Failure, Opening, Step};
 use super::route::Target;
-use super::session::{Judge, Lost, Session};
+use super::session::{Lost, Session};
 use super::transaction::Peer;
 use crate::message::Phase;
 use crate::queue::{Doing, Watch};

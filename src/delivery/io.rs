@@ -161,6 +161,21 @@ impl Io {
         .await
     }
 
+    /// Whether the receiver closes within `wait`. What it says before goes into `room`; then it does not close now, unless
+    /// `is_over`: then it is not listened to any more.
+    pub async fn closes(&mut self, wait: Duration, room: &mut Vec<u8>, is_over: bool) -> bool {
+        let closing = poll_fn(|context| {
+            loop {
+                match ready!(self.stream.poll_read(context, room)) {
+                    Ok(1..) if is_over => room.clear(),
+                    Ok(1..) => return Poll::Ready(false),
+                    Ok(0) | Err(_) => return Poll::Ready(true),
+                }
+            }
+        });
+        tokio::time::timeout(wait, closing).await.unwrap_or(false)
+    }
+
     /// Resolves when an idle receiver sends anything or closes; what it sent matters no more.
     pub async fn spoke(&mut self) {
         let mut room = Vec::new();

@@ -18,11 +18,11 @@
 //! shows that no reply was still to come: an overdue 354 does not answer it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
+use super::judge::{Judge, OF_US};
 use super::transaction::{Peer, Transaction, Verdict, report};
 use crate::message::{Outcome, Phase};
-use crate::reply::{Class, LazyClassifier, Verdict as Judged};
+use crate::reply::{Class, Verdict as Judged};
 use crate::smtp::reply::{Extensions, Reader, Received, Reply, Violation};
 use crate::smtp::status::Status;
 
@@ -107,29 +107,6 @@ enum Stage {
     Resetting,
 }
 
-/// Who tells what a receiver's refusals mean.
-#[derive(Clone, Debug)]
-pub struct Judge {
-    /// The rules.
-    pub classifier: LazyClassifier,
-    /// Whose replies they are: a provider's name, or another site's.
-    pub site: Arc<str>,
-}
-
-/// Classes of replies that are about what we send altogether.
-const OF_US: [Class; 3] = [Class::RateLimited, Class::TooManyConnections, Class::Reputation];
-
-impl Judge {
-    fn of(&self, phase: Phase, reply: &Reply) -> Option<Judged> {
-        self.classifier.of(phase, reply, Some(&self.site))
-    }
-
-    /// Whether the receiver wants to be left alone, so that the connection ends.
-    fn wants_rest(&self, phase: Phase, reply: &Reply) -> bool {
-        reply.code / 100 == 4 && self.of(phase, reply).is_some_and(|verdict| verdict.wants_rest())
-    }
-}
-
 /// A session from EHLO on.
 #[derive(Debug)]
 pub struct Session {
@@ -188,6 +165,11 @@ impl Session {
     /// The MX host.
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// What the receiver's refusals mean.
+    pub fn judge(&self) -> &Judge {
+        &self.judge
     }
 
     /// Where to append what was read.

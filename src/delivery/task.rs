@@ -116,6 +116,7 @@ fn outcome_of(failures: &[(Target, Failure)], is_cut: bool) -> Outcome {
         tls: None,
         relayed_dsn: false,
         in_doubt: false,
+        hung_up: false,
     };
     if bounces { Outcome::Bounced(report) } else { Outcome::Deferred(report) }
 }

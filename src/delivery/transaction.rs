@@ -237,7 +237,7 @@ pub(super) fn outcome(verdict: Verdict, report: Report) -> Outcome {
 /// A report about `peer`.
 pub(super) fn report(peer: &Peer, phase: Phase, reply: Reply, relayed_dsn: bool, in_doubt: bool) -> Report {
     let (mx_host, mx_address) = (Some(Arc::clone(&peer.host)), Some(peer.address));
-    Report { phase, reply, mx_host, mx_address, tls: peer.tls, relayed_dsn, in_doubt }
+    Report { phase, reply, mx_host, mx_address, tls: peer.tls, relayed_dsn, in_doubt, hung_up: false }
 }
 
 fn write_number(output: &mut Vec<u8>, name: &[u8], number: u64) {

@@ -89,13 +89,16 @@ pub struct Report {
     pub relayed_dsn: bool,
     /// The end of data may have left but no reply came: the receiver may have the message.
     pub in_doubt: bool,
+    /// The receiver closed the connection with this refusal, though that does not say what it is about.
+    pub hung_up: bool,
 }
 
 impl Report {
     /// What we ourselves say where no MX host said anything.
     pub fn local(phase: Phase, status: Status, text: impl Into<Box<str>>) -> Self {
         let reply = Reply::local(status, text);
-        Self { phase, reply, mx_host: None, mx_address: None, tls: None, relayed_dsn: false, in_doubt: false }
+        let (mx_host, mx_address, tls) = (None, None, None);
+        Self { phase, reply, mx_host, mx_address, tls, relayed_dsn: false, in_doubt: false, hung_up: false }
     }
 }
 

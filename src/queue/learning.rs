@@ -182,6 +182,13 @@ pub(super) struct Evidence {
     failure: Option<Failure>,
     /// MAIL was not reached, or its reply never came.
     is_unsent: bool,
+    /// The receiver may have the message.
+    is_in_doubt: bool,
+}
+
+/// Whether a receiver closes the connection with what it says.
+fn is_closing(report: &Report) -> bool {
+    report.reply.code == 421 || report.hung_up
 }
 
 impl Evidence {
@@ -194,8 +201,8 @@ impl Evidence {
             let report = outcome.report();
             let verdict = engine.judge_reply(report, &site.name);
             let signal = match verdict.as_ref().map_or(Signal::Neutral, Signal::of) {
-                // What does not say what it is about, said of a recipient, is about that one.
-                Signal::Unknown if report.phase == Phase::Rcpt && report.reply.code != 421 => Signal::Neutral,
+                // What does not say what it is about, said of a recipient, is about that one, unless the connection ends.
+                Signal::Unknown if report.phase == Phase::Rcpt && !is_closing(report) => Signal::Neutral,
                 signal => signal,
             };
             (signal, report, verdict)
@@ -211,26 +218,38 @@ impl Evidence {
             }),
             _ => None,
         };
-        let code = report.reply.code;
-        let reply = super::settle::said(&report.reply);
-        let is_unsent = failure.is_some() || code == 0 || matches!(report.phase, Phase::Dns | Phase::Queue);
-        Some(Self { signal, reply, is_closed: code == 421, failure, is_unsent })
+        // Where a receiver refuses by resetting the connection, the message was seen; elsewhere nobody answered it.
+        let is_reset = report.reply.code == 0 && signal == Signal::Rate;
+        let is_answered = report.reply.code != 0 || is_reset;
+        let is_unsent = failure.is_some() || !is_answered || matches!(report.phase, Phase::Dns | Phase::Queue);
+        let mut reply = super::settle::said(&report.reply);
+        if report.hung_up {
+            reply.push_str(", and the connection was closed");
+        }
+        let is_closed = is_reset || is_closing(report);
+        Some(Self { signal, reply, is_closed, failure, is_unsent, is_in_doubt: report.in_doubt })
     }
 
     fn accepted() -> Self {
         let reply = String::new();
-        Self { signal: Signal::Accepted, reply, is_closed: false, failure: None, is_unsent: false }
+        let (is_closed, is_unsent, is_in_doubt) = Default::default();
+        Self { signal: Signal::Accepted, reply, is_closed, failure: None, is_unsent, is_in_doubt }
     }
 
-    /// The receiver throttles us: what it refused goes back and counts as no attempt.
+    /// The receiver throttles us: what it refused goes back and counts as no attempt. What it may have all the same waits
+    /// for the schedule: sent at once it would come twice.
     pub fn is_throttle(&self) -> bool {
+        self.is_told() && !self.is_in_doubt
+    }
+
+    fn is_told(&self) -> bool {
         use Signal::{Connections, MessagesPerConnection, Rate, Reputation};
         matches!(self.signal, Rate | Connections | MessagesPerConnection | Reputation)
     }
 
     /// It is about our limits, so the controller sees to it that the receiver gets its rest.
     fn is_about_limits(&self) -> bool {
-        self.is_throttle() || self.signal == Signal::Unknown
+        self.is_told() || self.signal == Signal::Unknown
     }
 }
 

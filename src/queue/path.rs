@@ -237,6 +237,7 @@ mod tests {
             tls: None,
             relayed_dsn: false,
             in_doubt: false,
+            hung_up: false,
         })
     }
 

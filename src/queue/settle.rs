@@ -367,7 +367,7 @@ impl Engine {
     /// Whether the receiver wants to be left alone for a while.
     fn is_throttle(&self, outcome: &Outcome, site: &str) -> bool {
         let Outcome::Deferred(report) = outcome else { return false };
-        report.reply.code / 100 == 4 && self.verdict(report, Some(site)).is_some_and(|verdict| verdict.wants_rest())
+        self.verdict(report, Some(site)).is_some_and(|verdict| verdict.wants_rest())
     }
 
     fn tell_decision(

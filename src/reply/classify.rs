@@ -38,6 +38,9 @@ const BUILT_IN: [(&str, Certainty); 11] = [
     (include_str!("rules/codes.toml"), Certainty::Code),
 ];
 const LISTS: &str = include_str!("rules/lists.toml");
+/// What a reset says at a provider that throttles by it, and the map that tells which ones do.
+const RESETS: &str = include_str!("rules/resets.toml");
+const PROVIDERS: &str = include_str!("../providers.toml");
 
 /// Why rules cannot be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -119,8 +122,9 @@ impl Classifier {
 
     pub(super) fn make(own: Option<&str>) -> Result<Self, RulesError> {
         let (mut rules, mut lists, mut builder) = (Vec::new(), Vec::new(), Builder::default());
-        let files =
-            own.iter().map(|text| (*text, Certainty::Operator)).chain(BUILT_IN).chain([(LISTS, Certainty::Text)]);
+        let resets = resets()?;
+        let files = own.iter().map(|text| (*text, Certainty::Operator));
+        let files = files.chain([(&*resets, Certainty::Provider)]).chain(BUILT_IN).chain([(LISTS, Certainty::Text)]);
         let mut replaced = HashSet::new();
         for (text, tier) in files {
             let mut table: Table = toml::from_str(text).map_err(|error| RulesError::Form(error.to_string()))?;
@@ -297,6 +301,15 @@ fn severity(code: u16, status: Option<Status>) -> Option<Severity> {
 fn unknown(severity: Severity) -> Verdict {
     let (class, certainty) = (Class::Unknown, Certainty::Code);
     Verdict { class, rule: Arc::from("none"), certainty, list: None, severity, wants_rest: false }
+}
+
+/// The rules about resets, of every provider that throttles by them.
+fn resets() -> Result<String, RulesError> {
+    let mut map: Table = toml::from_str(PROVIDERS).map_err(|error| RulesError::Form(error.to_string()))?;
+    let throttles = |provider: &Value| provider.get("resets").and_then(Value::as_str) == Some("throttle");
+    let names = entries(&mut map, "provider")?.into_iter().filter(throttles);
+    let names = names.filter_map(|provider| Some(provider.get("name")?.as_str()?.to_owned()));
+    Ok(names.map(|name| RESETS.replace("PROVIDER", &name)).collect())
 }
 
 fn entries(table: &mut Table, key: &str) -> Result<Vec<Value>, RulesError> {

@@ -63,6 +63,8 @@ pub(super) struct Rule {
     class: Class,
     list: Option<Arc<str>>,
     wants_rest: bool,
+    /// It is about lost connections only, and says that their loss asks for rest.
+    loss_wants_rest: bool,
     certainty: Certainty,
     /// Replies that it decides; and that it must not decide.
     pub examples: Vec<String>,
@@ -99,15 +101,18 @@ impl Rule {
     pub fn verdict(&self, question: &Question<'_>, list: impl FnOnce() -> Option<Arc<str>>) -> Verdict {
         let has_list = matches!(self.class, Class::Reputation | Class::SpamContent | Class::Policy);
         // RFC 5321, 3.8: 421 closes the channel, whatever it is about. Other 4yz to RCPT concern that recipient.
-        let is_transient = question.severity == Severity::Transient && question.code != 0;
-        let rests = self.wants_rest && question.step != Some(Phase::Rcpt);
+        let rests = match question.code {
+            0 => self.loss_wants_rest,
+            421 => true,
+            _ => self.wants_rest && question.step != Some(Phase::Rcpt),
+        };
         Verdict {
             class: self.class,
             rule: self.id.clone(),
             certainty: self.certainty,
             list: self.list.clone().or_else(|| if has_list { list() } else { None }),
             severity: question.severity,
-            wants_rest: is_transient && (question.code == 421 || rests),
+            wants_rest: question.severity == Severity::Transient && rests,
         }
     }
 
@@ -133,17 +138,19 @@ impl Rule {
         let class =
             fields.one("class", class)?.ok_or_else(|| fields.error("class", format!("is missing; {}", classes())))?;
         let rest = fields.one("rest", |value| value.as_bool().ok_or_else(|| "allowed: true or false".to_owned()))?;
+        let codes: Box<[Code]> = fields.many("codes", code)?;
         let rule = Self {
             id: Arc::from(fields.id.as_str()),
             provider: fields.one("provider", name)?.map(Into::into),
             steps: fields.many("steps", step)?,
-            codes: fields.many("codes", code)?,
             status: fields.many("status", status)?,
             text: fields.patterns("text", is_trusted, search)?,
             unless: fields.patterns("unless", is_trusted, search)?,
             class,
             list: fields.one("list", name)?.map(Arc::from),
             wants_rest: wants_rest(class, rest),
+            loss_wants_rest: rest == Some(true) && *codes == [Code::None],
+            codes,
             certainty: tier,
             examples: fields.many("example", name)?.into_vec(),
             counters: fields.many("counter", name)?.into_vec(),

@@ -331,3 +331,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_reset_is_a_throttle_at_au_alone_and_only_what_asks_for_it_in_a_rule_of_lost_connections() {
+    let reset = |phase: Phase| {
+        let text = format!("connection broken ({}): Connection reset by peer (os error 104)", phase.as_str());
+        Reply::local(Status::new(4, 4, 2), text)
+    };
+    let classifier = Classifier::built_in();
+    let opening = [Phase::Connect, Phase::Greeting, Phase::Ehlo, Phase::StartTls];
+    let session = [Phase::Mail, Phase::Rcpt, Phase::Data, Phase::Content, Phase::EndOfData];
+
+    for (phases, class, rule) in
+        [(&opening[..], Class::TooManyConnections, "au-reset-opening"), (&session[..], Class::RateLimited, "au-reset")]
+    {
+        for phase in phases {
+            let at_au = classifier.of(*phase, &reset(*phase), Some("au")).unwrap();
+            assert_eq!((at_au.class, &*at_au.rule, at_au.wants_rest()), (class, rule, true), "{phase:?}");
+            for elsewhere in [Some("docomo"), Some("mx.a.test"), None] {
+                let verdict = classifier.of(*phase, &reset(*phase), elsewhere).unwrap();
+                assert!(matches!(verdict.class, Class::Network | Class::TlsRequired), "{phase:?} {verdict:?}");
+                assert!(!verdict.wants_rest());
+            }
+        }
+    }
+    let own = "[[rule]]\nid = \"theirs\"\nprovider = \"mx.a.test\"\ncodes = \"none\"\ntext = 'connection closed'\n\
+               class = \"rate-limited\"\nrest = true\nexample = \"4.4.2 connection closed by the receiver (mail)\"";
+    let closed = Reply::local(Status::new(4, 4, 2), "connection closed by the receiver (mail)");
+    let verdict = Classifier::with(own).unwrap().of(Phase::Mail, &closed, Some("mx.a.test")).unwrap();
+    assert!(verdict.wants_rest());
+    let also_replies = own.replace("\"none\"", "[\"none\", \"4yz\"]");
+    let verdict = Classifier::with(&also_replies).unwrap().of(Phase::Mail, &closed, Some("mx.a.test")).unwrap();
+    assert!(!verdict.wants_rest());
+}

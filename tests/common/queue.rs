@@ -416,6 +416,7 @@ fn report(code: u16, status: Status, text: &str) -> Report {
         tls: None,
         relayed_dsn: false,
         in_doubt: false,
+        hung_up: false,
     }
 }
 

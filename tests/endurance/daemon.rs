@@ -30,7 +30,7 @@ impl Daemon {
         let text = format!(
             "hostname = \"daemon.test\"\nthreads = 2\n\
              [spool]\npath = \"{place}/spool\"\nreserve = \"1MiB\"\n\
-             [[listener]]\naddress = \"127.0.0.1:0\"\nmax_sessions = 5000\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\nmax_sessions = 5000\ntrust_headers = true\n\
              [limits]\n{limits}\n\
              [admin]\nsocket = \"{place}/admin.sock\"\n\
              [metrics]\naddress = \"{}\"\n\
@@ -60,7 +60,7 @@ impl Daemon {
         Self { child, address, metrics, folder }
     }
 
-    fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
@@ -86,6 +86,19 @@ impl Daemon {
         stream.read_to_string(&mut answer).unwrap();
         let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+    }
+
+    /// What the journal's open file has, from its begin on.
+    pub fn journal(&self) -> Vec<Value> {
+        let files = std::fs::read_dir(self.folder().join("journal")).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "jsonl")).collect();
+        files.sort();
+        let text: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        // The last line may be under way.
+        text.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// Resident memory in octets.

@@ -21,10 +21,7 @@ const SITE: &str = "127.0.1.1:2525";
 
 fn throttled() -> Outcome {
     let reply = Reply { code: 421, status: Some(Status::new(4, 7, 28)), text: "unusual rate of mail".into() };
-    let relayed_dsn = false;
-    let report =
-        Report { phase: Phase::Mail, reply, mx_host: None, mx_address: None, tls: None, relayed_dsn, in_doubt: false };
-    Outcome::Deferred(report)
+    Outcome::Deferred(Report { reply, ..Report::local(Phase::Mail, Status::new(4, 0, 0), "") })
 }
 
 /// Takes so many messages, and then none.

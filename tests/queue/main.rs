@@ -15,6 +15,7 @@ mod orders;
 mod panics;
 mod permits;
 mod safety;
+mod shares;
 mod timing;
 mod view;
 mod week;

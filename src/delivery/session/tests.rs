@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::UnixTime;
 use crate::message::{Envelope, Recipient};
+use crate::reply::LazyClassifier;
 use crate::smtp::address::ReversePath;
 
 const RECIPIENTS: usize = 3;

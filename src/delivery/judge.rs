@@ -1,0 +1,51 @@
+//! What a receiver's refusals mean for the connection: whether it ends, and whether its end is the receiver's word.
+
+use std::sync::Arc;
+
+use super::session::Lost;
+use crate::message::{Outcome, Phase, Report};
+use crate::reply::{Class, LazyClassifier, Verdict};
+use crate::smtp::reply::Reply;
+
+/// Who tells what a receiver's refusals mean.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    /// The rules.
+    pub classifier: LazyClassifier,
+    /// Whose replies they are: a provider's name, or another site's.
+    pub site: Arc<str>,
+}
+
+/// Classes of replies that are about what we send altogether.
+pub(super) const OF_US: [Class; 3] = [Class::RateLimited, Class::TooManyConnections, Class::Reputation];
+
+impl Judge {
+    /// Whether the receiver wants to be left alone, so that the connection ends.
+    pub(super) fn wants_rest(&self, phase: Phase, reply: &Reply) -> bool {
+        reply.code / 100 == 4 && self.of(phase, reply).is_some_and(|verdict| verdict.wants_rest())
+    }
+
+    /// Whether this receiver says by such a loss of the connection that we come too often.
+    pub(super) fn is_throttle(&self, phase: Phase, lost: &Lost) -> bool {
+        matches!(lost, Lost::Broken(_))
+            && self.of(phase, &lost.reply(phase)).is_some_and(|verdict| verdict.wants_rest())
+    }
+
+    /// Whether a transaction was refused for now by a reply that does not say why, and nothing else came of it: where the
+    /// receiver then closes the connection, that says it.
+    pub(super) fn are_opaque(&self, outcomes: &[Outcome]) -> bool {
+        let is_opaque = |report: &Report| {
+            // 421 closes the connection by itself (RFC 5321, 3.8).
+            report.reply.code / 100 == 4
+                && report.reply.code != 421
+                && self.of(report.phase, &report.reply).is_some_and(|verdict| verdict.class == Class::Unknown)
+        };
+        let is_refused = |outcome: &Outcome| matches!(outcome, Outcome::Deferred(report) if is_opaque(report));
+        !outcomes.is_empty() && outcomes.iter().all(is_refused)
+    }
+
+    /// What a refusal means.
+    pub(super) fn of(&self, phase: Phase, reply: &Reply) -> Option<Verdict> {
+        self.classifier.of(phase, reply, Some(&self.site))
+    }
+}
