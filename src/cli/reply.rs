@@ -100,6 +100,10 @@ impl Classify {
             if read.context("cannot read standard input")? == 0 {
                 break;
             }
+            if !line.ends_with(b"\n") {
+                // One line has one answer, however long it is.
+                input.skip_until(b'\n').context("cannot read standard input")?;
+            }
             let text = String::from_utf8_lossy(&line);
             out.write_all(self.answer(&classifier, &text, provider.as_deref(), true)?.as_bytes())?;
         }

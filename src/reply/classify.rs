@@ -16,6 +16,7 @@ use toml::{Table, Value};
 
 use super::class::{Certainty, Class, Severity, Verdict};
 use super::diagnostic::Diagnostic;
+use super::filter::Filter;
 use super::rule::{Fields, Question, Rule, RuleError};
 use super::search::{Bits, Builder, PatternId, Search};
 use super::text::{BEFORE_ZONE, normal, status_in, zone};
@@ -75,13 +76,18 @@ pub struct Classifier {
     search: Search,
     /// What is asked, in the order of the rules: a rule with one of its expressions, or with none if it has no text.
     slots: Vec<(usize, Option<PatternId>)>,
-    /// Slots to ask when a literal occurs, by the literal's place.
-    by_literal: Vec<Vec<usize>>,
-    /// Slots to ask whatever the text says, as bits.
+    /// Slots to ask when a literal occurs: those of literal `n` stand from `starts[n]` on, to where the next one's begin.
+    of_literals: Vec<u32>,
+    starts: Vec<u32>,
+    /// Slots to ask whatever the text says.
     always: Bits,
+    /// Slots that code, step and provider leave.
+    filter: Filter,
     /// Words behind which the zone of a list stands.
     zones: Vec<PatternId>,
     lists: Vec<(Arc<str>, Vec<PatternId>)>,
+    /// Literals of which one occurs in every text that names a list or a zone.
+    list_literals: Bits,
     /// What the operator's file says, to tell a changed one.
     own: Option<Box<str>>,
 }
@@ -174,15 +180,23 @@ impl Classifier {
                 }
             }
         }
+        let by_slot: Vec<&Rule> = slots.iter().filter_map(|(index, _)| rules.get(*index)).collect();
+        let filter = Filter::new(&by_slot);
         let zones = BEFORE_ZONE.iter().map(|words| builder.add(&regex_syntax::escape(words), true));
-        let zones = zones.collect::<Result<_, _>>().map_err(|error| RulesError::Form(error.to_string()))?;
+        let zones: Vec<_> = zones.collect::<Result<_, _>>().map_err(|error| RulesError::Form(error.to_string()))?;
+        let named = lists.iter().flat_map(|(_, patterns)| patterns).chain(&zones);
+        let named: Vec<usize> = named.filter_map(|pattern| builder.key(*pattern)).flatten().copied().collect();
         let search = builder.build().map_err(|error| RulesError::Form(error.to_string()))?;
-        let by_literal = (0..search.literals()).map(|place| by_literal.remove(&place).unwrap_or_default()).collect();
-        let mut bits = Bits::new(slots.len());
-        for slot in always {
-            bits.insert(slot);
+        let (mut of_literals, mut starts) = (Vec::new(), vec![0]);
+        for place in 0..search.literals() {
+            let slots = by_literal.remove(&place).unwrap_or_default();
+            of_literals.extend(slots.into_iter().filter_map(|slot| u32::try_from(slot).ok()));
+            starts.extend(u32::try_from(of_literals.len()));
         }
-        Ok(Self { rules, search, slots, by_literal, always: bits, zones, lists, own: own.map(Into::into) })
+        let always = Bits::of(always, slots.len());
+        let list_literals = Bits::of(named, search.literals());
+        let own = own.map(Into::into);
+        Ok(Self { rules, search, slots, of_literals, starts, always, filter, zones, lists, list_literals, own })
     }
 
     /// The verdict on a reply, or on what stands in for one; none: it is no refusal. `site` may be a provider's name.
@@ -202,10 +216,11 @@ impl Classifier {
         let question = Question { step, code, severity, status, provider };
         let mut asked = self.always.clone();
         let hits = self.search.scan(text.as_bytes(), |place| {
-            for slot in self.by_literal.get(place).into_iter().flatten() {
-                asked.insert(*slot);
+            for slot in self.slots_of(place) {
+                asked.insert(usize::try_from(*slot).unwrap_or(usize::MAX));
             }
         });
+        asked.keep(self.filter.of(&question));
         let rule = self.first(&question, &asked, &hits, text.as_bytes());
         Some(rule.map_or_else(|| unknown(severity), |rule| rule.verdict(&question, || self.list(&hits, &text))))
     }
@@ -220,7 +235,7 @@ impl Classifier {
                 continue;
             }
             let rule = self.rules.get(*index)?;
-            if !rule.applies(question) {
+            if !rule.fits_status(question.status, question.code) {
                 over = Some(*index);
             } else if pattern.is_none_or(matches) {
                 if !rule.is_excepted(matches) {
@@ -232,8 +247,18 @@ impl Classifier {
         None
     }
 
+    /// Slots to ask when the literal at this place occurs.
+    fn slots_of(&self, place: usize) -> &[u32] {
+        let bound = |place: usize| self.starts.get(place).and_then(|start| usize::try_from(*start).ok());
+        let slots = bound(place).zip(bound(place + 1)).and_then(|(start, end)| self.of_literals.get(start..end));
+        slots.unwrap_or_default()
+    }
+
     /// The list that a text names.
     fn list(&self, hits: &Bits, text: &str) -> Option<Arc<str>> {
+        if !hits.meets(&self.list_literals) {
+            return None;
+        }
         let is_named = |patterns: &[PatternId]| {
             patterns.iter().any(|pattern| self.search.matches(*pattern, hits, text.as_bytes()))
         };

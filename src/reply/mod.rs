@@ -6,6 +6,7 @@
 pub mod class;
 pub mod classify;
 pub mod diagnostic;
+mod filter;
 mod lazy;
 mod rule;
 mod search;

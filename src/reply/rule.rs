@@ -82,14 +82,24 @@ pub(super) struct Question<'a> {
 }
 
 impl Rule {
-    /// Whether its conditions but those about the text hold.
-    pub fn applies(&self, question: &Question<'_>) -> bool {
-        let Question { step, code, severity, status, provider } = *question;
-        self.provider.as_deref().is_none_or(|own| provider == Some(own))
-            && (self.codes.is_empty() || self.codes.iter().any(|own| own.fits(code, severity)))
-            && (self.steps.is_empty() || step.is_some_and(|step| self.steps.contains(&step)))
-            && (self.status.is_empty()
-                || status.is_some_and(|status| self.status.iter().any(|own| own.fits(status, code))))
+    /// Whether its condition about the code holds.
+    pub fn fits_code(&self, code: u16, severity: Severity) -> bool {
+        self.codes.is_empty() || self.codes.iter().any(|own| own.fits(code, severity))
+    }
+
+    /// Whether the one about the step does.
+    pub fn fits_step(&self, step: Option<Phase>) -> bool {
+        self.steps.is_empty() || step.is_some_and(|step| self.steps.contains(&step))
+    }
+
+    /// Whether the one about the enhanced status code does.
+    pub fn fits_status(&self, status: Option<Status>, code: u16) -> bool {
+        self.status.is_empty() || status.is_some_and(|status| self.status.iter().any(|own| own.fits(status, code)))
+    }
+
+    /// Codes that it names one by one.
+    pub fn named_codes(&self) -> impl Iterator<Item = u16> {
+        self.codes.iter().filter_map(|code| if let Code::Exact(code) = code { Some(*code) } else { None })
     }
 
     /// Whether the text is one that it leaves to others.

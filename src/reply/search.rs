@@ -18,6 +18,8 @@ use regex_syntax::hir::{Hir, HirKind};
 
 /// Literals that are shorter occur nearly everywhere and tell nothing.
 const SHORTEST: usize = 2;
+/// Clauses of literals as long as this tell something.
+const TELLING: usize = 3;
 /// The automaton looks for so many octets of a literal at most, so that it is small enough for the processor's cache.
 const LONGEST_LITERAL: usize = 8;
 /// Longest expression, in octets, and what it may take of memory when compiled.
@@ -89,9 +91,9 @@ impl Builder {
         };
         let clauses = clauses(&hir);
         let is_plain = is_plain(&hir) && clauses.iter().flatten().all(|literal| literal.len() <= LONGEST_LITERAL);
-        let shortest = if is_plain { 1 } else { SHORTEST };
-        let usable = clauses.into_iter().filter(|clause| clause.iter().all(|literal| literal.len() >= shortest));
-        let clauses = usable.map(|clause| clause.into_iter().map(|literal| self.place(&literal)).collect()).collect();
+        let clauses = telling(clauses, if is_plain { 1 } else { SHORTEST });
+        let placed = clauses.into_iter().map(|clause| clause.into_iter().map(|literal| self.place(&literal)).collect());
+        let clauses = placed.collect();
         let id = PatternId(self.patterns.len());
         self.patterns.push(Pattern { source: source.into(), clauses, is_plain, regex });
         self.known.insert(source.into(), id);
@@ -189,6 +191,15 @@ impl Bits {
         Self(vec![0; size.div_ceil(64)].into())
     }
 
+    /// Those of `numbers` that are below `size`.
+    pub fn of(numbers: impl IntoIterator<Item = usize>, size: usize) -> Self {
+        let mut bits = Self::new(size);
+        for number in numbers {
+            bits.insert(number);
+        }
+        bits
+    }
+
     /// Adds a number; whether it is new. One that is too large is left out.
     pub fn insert(&mut self, number: usize) -> bool {
         let Some(word) = self.0.get_mut(number / 64) else { return false };
@@ -196,6 +207,18 @@ impl Bits {
         let is_new = *word & bit == 0;
         *word |= bit;
         is_new
+    }
+
+    /// Leaves what is in all of these too.
+    pub fn keep(&mut self, [a, b, c]: [&Self; 3]) {
+        for (((word, a), b), c) in self.0.iter_mut().zip(&a.0).zip(&b.0).zip(&c.0) {
+            *word &= a & b & c;
+        }
+    }
+
+    /// Whether some number is in both.
+    pub fn meets(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(word, other)| word & other != 0)
     }
 
     fn has(&self, number: usize) -> bool {
@@ -213,6 +236,15 @@ impl Bits {
             })
         })
     }
+}
+
+/// The clauses that are worth looking for: those of long literals, else the best one if its literals have at least `shortest`
+/// octets. A clause of short ones holds for most texts, and finding them costs more than it spares.
+fn telling(clauses: Vec<Vec<Box<[u8]>>>, shortest: usize) -> Vec<Vec<Box<[u8]>>> {
+    let length = |clause: &Vec<Box<[u8]>>| clause.iter().map(|literal| literal.len()).min().unwrap_or_default();
+    let best = clauses.iter().map(length).max().unwrap_or_default();
+    let least = if best >= TELLING { TELLING } else { best.max(shortest) };
+    clauses.into_iter().filter(|clause| length(clause) >= least).collect()
 }
 
 fn parse(source: &str) -> Result<Hir, PatternError> {

@@ -27,9 +27,46 @@ pub(super) struct Message {
 #[derive(Debug)]
 struct Line {
     rules: Tenant,
+    /// Those that were returned; before all others.
     waiting: VecDeque<Message>,
+    /// How many more have come, and when the first of them did. Only counted: a demand beyond what the receiver takes leaves
+    /// billions of them.
+    fresh: u64,
+    oldest: Time,
     /// When the next message comes; [`NEVER`]: there is always one.
     next: Time,
+    /// Between two of them.
+    step: Time,
+}
+
+impl Line {
+    fn has_work(&self) -> bool {
+        self.next == NEVER || self.fresh > 0 || !self.waiting.is_empty()
+    }
+
+    /// Counts what has come until `now`.
+    fn arrive(&mut self, now: Time) {
+        let Some(span) = now.checked_sub(self.next).filter(|_| self.next != NEVER) else { return };
+        let count = span / self.step + 1;
+        if self.fresh == 0 {
+            self.oldest = self.next;
+        }
+        self.fresh += count;
+        self.next += count * self.step;
+    }
+
+    fn draw(&mut self, tenant: usize, now: Time) -> Option<Message> {
+        if let Some(message) = self.waiting.pop_front() {
+            return Some(message);
+        }
+        let mut came = now;
+        if self.next != NEVER {
+            self.fresh = self.fresh.checked_sub(1)?;
+            came = self.oldest;
+            self.oldest += self.step;
+        }
+        Some(Message { tenant, came, first: NEVER, tries: 0 })
+    }
 }
 
 /// Everything that waits.
@@ -47,9 +84,13 @@ impl Lines {
             Tenant { name: String::new(), weight: 1, demand_per_minute: profile.demand_per_minute, is_refused: false };
         let tenants = if profile.tenants.is_empty() { vec![alone] } else { profile.tenants.clone() };
         let lines = tenants.into_iter().map(|rules| {
-            let is_endless = rules.demand_per_minute <= 0.0;
-            let next = if is_endless { NEVER } else { from_seconds(60.0 / rules.demand_per_minute * chance.share()) };
-            Line { rules, waiting: VecDeque::new(), next }
+            let (waiting, fresh, oldest) = (VecDeque::new(), 0, 0);
+            let (mut next, mut step) = (NEVER, 1);
+            if rules.demand_per_minute > 0.0 {
+                let between = 60.0 / rules.demand_per_minute;
+                (next, step) = (from_seconds(between * chance.share()), from_seconds(between).max(1));
+            }
+            Line { rules, waiting, fresh, oldest, next, step }
         });
         let mut lines = Self { lines: lines.collect(), order: Fair::default(), due: BinaryHeap::new() };
         for at in 0..lines.lines.len() {
@@ -61,14 +102,14 @@ impl Lines {
     /// Puts a tenant with work in order.
     fn enter(&mut self, at: usize) {
         let Some(line) = self.lines.get(at) else { return };
-        if line.next == NEVER || !line.waiting.is_empty() {
+        if line.has_work() {
             self.order.child(at, line.rules.weight, 0, || at);
         }
     }
 
-    /// When something comes next, or is due again.
+    /// When something comes next to somebody who has nothing, or is due again.
     pub fn next_arrival(&self) -> Time {
-        let coming = self.lines.iter().map(|line| line.next).min().unwrap_or(NEVER);
+        let coming = self.lines.iter().filter(|line| !line.has_work()).map(|line| line.next).min().unwrap_or(NEVER);
         coming.min(self.due.peek().map_or(NEVER, |Reverse((due, _))| *due))
     }
 
@@ -82,11 +123,11 @@ impl Lines {
         }
         for at in 0..self.lines.len() {
             let Some(line) = self.lines.get_mut(at) else { continue };
-            while line.next <= now && line.next != NEVER {
-                line.waiting.push_back(Message { tenant: at, came: line.next, first: NEVER, tries: 0 });
-                line.next += from_seconds(60.0 / line.rules.demand_per_minute).max(1);
+            let had_work = line.has_work();
+            line.arrive(now);
+            if !had_work {
+                self.enter(at);
             }
-            self.enter(at);
         }
     }
 
@@ -97,13 +138,18 @@ impl Lines {
 
     /// How much waits, as far as that matters.
     pub fn waiting(&self) -> usize {
-        self.lines.iter().map(|line| if line.next == NEVER { usize::MAX >> 16 } else { line.waiting.len() }).sum()
+        let most = usize::MAX >> 16;
+        let count = |line: &Line| match line.next {
+            NEVER => most,
+            _ => line.waiting.len() + usize::try_from(line.fresh).unwrap_or(most).min(most),
+        };
+        self.lines.iter().map(count).sum()
     }
 
     fn turn(&mut self) -> Option<u32> {
         let lines = &self.lines;
         self.order.next(|at| match lines.get(*at) {
-            Some(line) if line.next == NEVER || !line.waiting.is_empty() => Standing::Backlogged,
+            Some(line) if line.has_work() => Standing::Backlogged,
             _ => Standing::Empty,
         })
     }
@@ -114,8 +160,7 @@ impl Lines {
         self.order.charge(place, 1);
         let at = *self.order.item(place)?;
         let line = self.lines.get_mut(at)?;
-        let fresh = (line.next == NEVER).then_some(Message { tenant: at, came: now, first: NEVER, tries: 0 });
-        let mut message = line.waiting.pop_front().or(fresh)?;
+        let mut message = line.draw(at, now)?;
         message.first = message.first.min(now);
         Some(message)
     }

@@ -65,6 +65,7 @@ pub struct Receiver {
     /// Such replies close the connection.
     pub close_on_throttle: bool,
     /// When the rate changes, and to what.
+    #[serde(deserialize_with = "pairs")]
     pub steps: Vec<(Span, f64)>,
     /// What becomes of those who try too often.
     pub penalty: Option<Penalty>,
@@ -222,6 +223,7 @@ impl Profile {
         let profile: Self = toml::from_str(text)
             .map_err(|error| ProfileError::Syntax { path: path.to_owned(), text: explain(text, &error) })?;
         let mut ranges = Ranges::default();
+        ranges.tables(text);
         profile.check(&mut ranges);
         match ranges.wrong {
             None => Ok(profile),
@@ -288,27 +290,76 @@ impl Ranges {
         self.all.push((key.to_owned(), range.to_string()));
     }
 
+    /// Serde takes lists for tables, which nobody means.
+    fn tables(&mut self, text: &str) {
+        let table: toml::Table = toml::from_str(text).unwrap_or_default();
+        let mut is_table = |key: &str, value: Option<&toml::Value>| {
+            self.unless(value.is_none_or(toml::Value::is_table), key, "a list", "a table");
+        };
+        let receiver = table.get("receiver");
+        is_table("receiver", receiver);
+        is_table("receiver.penalty", receiver.and_then(|receiver| receiver.get("penalty")));
+        for tenant in table.get("tenant").and_then(toml::Value::as_array).into_iter().flatten() {
+            is_table("tenant", Some(tenant));
+        }
+    }
+
     fn range<T: PartialOrd + Display>(&mut self, key: &str, value: T, least: T, most: T) {
         // What is no number lies in no range.
         self.unless(value >= least && value <= most, key, &value, format_args!("{least} to {most}"));
     }
 }
 
+/// A list of two of different kinds, and no third: serde itself takes longer ones and ignores what is left.
+fn pairs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<(Span, f64)>, D::Error> {
+    use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
+
+    struct Pair(Span, f64);
+    struct Reader;
+
+    impl<'de> Visitor<'de> for Reader {
+        type Value = Pair;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a time and a rate, such as [\"90m\", 600]")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Pair, A::Error> {
+            let at = list.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+            let rate = list.next_element()?.ok_or_else(|| A::Error::invalid_length(1, &self))?;
+            match list.next_element::<IgnoredAny>()? {
+                None => Ok(Pair(at, rate)),
+                Some(_) => Err(A::Error::invalid_length(3, &self)),
+            }
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Pair {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_seq(Reader)
+        }
+    }
+
+    Ok(Vec::<Pair>::deserialize(deserializer)?.into_iter().map(|Pair(at, rate)| (at, rate)).collect())
+}
+
 /// The parser's message about `text`, with the range of the key that it is about.
 fn explain(text: &str, error: &toml::de::Error) -> String {
     let said = error.to_string().trim_end().to_owned();
-    let key = error.span().and_then(|span| {
-        let line = text.get(..span.start)?.rsplit('\n').next()?;
-        let (key, _) = line.split_once('=')?;
-        Some(key.trim().to_owned())
-    });
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let missing = error.message().strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    let key = missing.or_else(|| line.split_once('=').map(|(key, _)| key.trim()));
+    // A missing key's place is the header of its table, which is not before it.
+    let shown = if missing.is_some() { text.get(..error.span().map_or(0, |span| span.end)) } else { Some(before) };
+    let headers = shown.unwrap_or_default().lines().filter_map(|line| line.trim().strip_prefix('['));
+    let header = headers.last().and_then(|rest| rest.trim_start_matches('[').split(']').next()).unwrap_or_default();
     let mut ranges = Ranges::default();
     sample().check(&mut ranges);
+    ranges.unless(true, "receiver", "", "a table");
     let found = key.and_then(|key| {
-        let is_it = |name: &str| {
-            name.rsplit('.').next() == Some(&key) || name.strip_suffix("[0]") == Some(&format!("receiver.{key}"))
-        };
-        ranges.all.iter().find(|(name, _)| is_it(name)).map(|(_, range)| range.clone())
+        let name = if header.is_empty() { key.to_owned() } else { format!("{header}.{key}") };
+        ranges.all.iter().find(|(known, _)| known.replace("[0]", "") == name).map(|(_, range)| range.clone())
     });
     match found {
         Some(range) => format!("{said}; allowed: {range}"),
@@ -338,6 +389,9 @@ fn read(path: &Path) -> std::io::Result<String> {
         return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
     }
     let mut text = String::new();
-    std::fs::File::open(path)?.take(MOST).read_to_string(&mut text)?;
+    if std::fs::File::open(path)?.take(MOST + 1).read_to_string(&mut text)? > usize::try_from(MOST).unwrap_or_default()
+    {
+        return Err(Error::new(ErrorKind::FileTooLarge, format!("it is larger than {MOST} octets, the most allowed")));
+    }
     Ok(text)
 }

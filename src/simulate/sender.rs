@@ -133,10 +133,7 @@ impl<'a> Sender<'a> {
             Event::Opened(place) => self.on_opened(place),
             Event::Failed(place) => self.on_failed(place),
             Event::Reply(place) => self.on_reply(place),
-            Event::Arrival => {
-                self.arrival = NEVER;
-                self.lines.arrive(self.now);
-            }
+            Event::Arrival => self.arrival = NEVER,
             Event::Wake if self.wake <= self.now => self.wake = NEVER,
             Event::Wake => {}
             Event::Tick => {
@@ -252,6 +249,7 @@ impl<'a> Sender<'a> {
 
     /// Sends all that may go, and opens what connections it is worth.
     fn pump(&mut self) {
+        self.lines.arrive(self.now);
         while self.lines.has_work() {
             let at = self.at();
             if let Err(until) = self.hand.may_send(self.now, at) {

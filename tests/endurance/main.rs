@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 mod connections;
+#[allow(dead_code, reason = "shared with tests/limits")]
 mod daemon;
 mod idle;
 #[path = "../common/port.rs"]

@@ -7,7 +7,7 @@
 
 mod closings;
 #[path = "../endurance/daemon.rs"]
-#[allow(dead_code, reason = "shared")]
+#[allow(dead_code, reason = "shared with tests/endurance")]
 mod daemon;
 mod letter;
 mod lines;

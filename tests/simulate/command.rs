@@ -79,3 +79,69 @@ fn a_wrong_profile_or_controller_is_wrong_usage() {
     }
     assert_eq!(simulate(Path::new("/nonexistent"), &[]).status.code(), Some(2));
 }
+
+/// What is said of a profile that cannot be used.
+fn refused(octets: &[u8]) -> String {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), octets).unwrap();
+
+    let out = simulate(file.path(), &[]);
+
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    assert!(out.stdout.is_empty() && said.contains(file.path().to_str().unwrap()), "{said}");
+    said
+}
+
+#[test]
+fn what_is_wrong_in_a_profile_is_told_with_its_key_and_what_is_allowed() {
+    let top = "name = \"a\"\nduration = \"10m\"\noptimum = 100\n";
+    for (text, key, allowed) in [
+        (top.replace("100", "nan"), "optimum: NaN", "1 to 1000000000"),
+        (top.replace("name = \"a\"\n", "[receiver]\n"), "missing field `name`", "1 to 200 octets"),
+        (top.to_owned(), "missing field `receiver`", "a table"),
+        (format!("{top}receiver = [1]\n"), "receiver: a list", "a table"),
+        (format!("{top}[receiver]\npenalty = [1]\n"), "receiver.penalty: a list", "a table"),
+        (format!("{top}[receiver.penalty]\nblock = \"1h\"\n"), "missing field `tries`", "0 to 1000000"),
+        (format!("{top}[receiver.penalty]\ntries = 1\nwindow = 5\n"), "window = 5", "1s to 1d"),
+        (format!("{top}[receiver]\nsteps = [[\"5m\", 1, 2]]\n"), "invalid length 3", "a time and a rate"),
+        (format!("{top}[receiver]\nsteps = [[\"5m\"]]\n"), "invalid length 1", "a time and a rate"),
+        (format!("{top}[receiver]\nconnections = 99999999999\n"), "connections", "0 to 1000000"),
+        (format!("{top}[receiver]\nnoise = -0.5\n"), "receiver.noise: -0.5", "0 to 1"),
+    ] {
+        let said = refused(text.as_bytes());
+
+        assert!(said.contains(key) && said.contains(allowed), "{text}: {said}");
+    }
+}
+
+#[test]
+fn a_key_is_told_the_range_of_its_own_table() {
+    let said = refused(b"name = \"a\"\nduration = \"10m\"\noptimum = 100\n[receiver]\nwindow = \"weekly\"\n");
+
+    assert!(said.contains("`fixed`, `sliding`, `bucket`") && !said.contains("1s to 1d"), "{said}");
+}
+
+#[test]
+fn what_is_no_text_or_too_large_is_no_profile() {
+    let good = b"name = \"a\"\nduration = \"10m\"\noptimum = 100\n[receiver]\n";
+
+    assert!(refused(&[good.as_slice(), b"# \xff\xfe"].concat()).contains("UTF-8"));
+    assert!(refused(&[good.as_slice(), b"#", &vec![b'x'; 2 << 20]].concat()).contains("larger than"));
+    assert!(refused(b"").contains("missing field `name`"));
+}
+
+#[test]
+fn a_demand_that_no_receiver_takes_is_counted_and_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flood.toml");
+    let text = "name = \"flood\"\nduration = \"1h\"\noptimum = 18000\ndemand_per_minute = 60000000\n[receiver]\n\
+                rate_per_minute = 300\n";
+    std::fs::write(&path, text).unwrap();
+
+    let out = simulate(&path, &["--seeds", "1", "--json"]);
+
+    // Kept, 3,600 million messages would fit no memory.
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(report["runs"][0]["goodput"].as_f64().unwrap() > 0.9, "{report}");
+}

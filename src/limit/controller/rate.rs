@@ -331,7 +331,7 @@ impl Rate {
         let (from, aim) = (self.rate, SHARE * self.hat);
         let age = now.saturating_sub(self.since);
         let how = match self.phase {
-            Phase::Start if is_used => {
+            Phase::Start if is_used && self.rate.is_finite() => {
                 let growth = if self.rate < FAST { GROWTH } else { SLOWER_GROWTH };
                 self.rate *= growth;
                 format!("{:.0} % more, no limit is known yet and all of it was used", (growth - 1.0) * 100.0)

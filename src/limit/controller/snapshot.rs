@@ -125,7 +125,9 @@ impl Learnt {
             trips: u8::from_le_bytes(take(&mut rest)),
             hourly_cap: u32::from_le_bytes(take(&mut rest)),
         };
-        let is_right = learnt.rate.is_finite() && (0.0..1e9).contains(&learnt.rate);
+        // Without a limit where that is how learning began: a relay.
+        let is_unlimited = learnt.rate == f64::INFINITY && !learnt.is_limit;
+        let is_right = is_unlimited || (0.0..1e9).contains(&learnt.rate);
         if is_right { Ok(learnt) } else { Err(SnapshotError::Range) }
     }
 
@@ -169,6 +171,16 @@ mod tests {
 
         assert_eq!(Learnt::decode(&octets), Ok(sample()));
         const { assert!(SIZE <= 100) };
+    }
+
+    #[test]
+    fn what_was_learnt_beside_an_unlimited_rate_survives_too() {
+        let unlimited = Learnt { rate: f64::INFINITY, is_limit: false, ..sample() };
+        let (limit, unknown) = (Learnt { is_limit: true, ..unlimited }, Learnt { rate: f64::NAN, ..unlimited });
+
+        assert_eq!(Learnt::decode(&unlimited.encode()), Ok(unlimited));
+        assert_eq!(Learnt::decode(&limit.encode()), Err(SnapshotError::Range));
+        assert_eq!(Learnt::decode(&unknown.encode()), Err(SnapshotError::Range));
     }
 
     #[test]

@@ -131,6 +131,23 @@ fn a_refused_connection_tells_the_limit_exactly() {
 }
 
 #[test]
+fn a_rate_without_a_limit_is_kept_over_a_restart_and_grows_no_more_below_a_pin() {
+    let start = Start { rate: f64::INFINITY, connections: u32::MAX, messages_per_connection: 0 };
+    let mut stage = Stage::new();
+    let now = stage.now();
+    stage.controller = Controller::new(Ceilings::default(), 1, now, WALL).starting(start);
+    stage.controller.set_orders(Orders { rate: Bounds::pin(1.0), ..Orders::default() });
+    stage.controller.set(What::MessagesPerConnection, Some(30.0), "told".to_owned(), now);
+
+    let (sent, changes) = stage.run(60_000, |_| Signal::Accepted);
+
+    assert!((58..=62).contains(&sent), "{sent}");
+    assert_eq!(changes, []);
+    let kept = Learnt::decode(&stage.controller.learnt(stage.now()).encode()).unwrap();
+    assert_eq!((kept.rate, kept.messages_per_connection), (f64::INFINITY, 30));
+}
+
+#[test]
 fn an_operator_pins_bounds_and_resets() {
     let mut stage = Stage::new();
     let now = stage.now();
