@@ -109,13 +109,7 @@ pub fn dns(config: &Config, hostname: &str) -> Result<dns::Settings, dns::settin
         is_own,
         tls,
         default_tls: tls_policy(config.delivery.tls),
-        own_sites: config
-            .limits
-            .rules
-            .iter()
-            .filter_map(|rule| rule.domain.as_deref())
-            .map(str::to_lowercase)
-            .collect(),
+        own_sites: limits::domains(&config.limits).collect(),
         ..dns::Settings::default()
     })
 }

@@ -16,7 +16,7 @@ use toml::{Table, Value};
 
 use super::class::{Certainty, Class, Severity, Verdict};
 use super::diagnostic::Diagnostic;
-use super::filter::Filter;
+use super::filter::{Domains, Filter};
 use super::rule::{Fields, Question, Rule, RuleError};
 use super::search::{Bits, Builder, PatternId, Search};
 use super::text::{BEFORE_ZONE, normal, status_in, zone};
@@ -39,7 +39,7 @@ const BUILT_IN: [(&str, Certainty); 11] = [
     (include_str!("rules/codes.toml"), Certainty::Code),
 ];
 const LISTS: &str = include_str!("rules/lists.toml");
-/// What a reset says at a provider that throttles by it, and the map that tells which ones do.
+/// What a reset says at a provider that throttles by it, and the map that tells which ones do, and whose domains are whose.
 const RESETS: &str = include_str!("rules/resets.toml");
 const PROVIDERS: &str = include_str!("../providers.toml");
 
@@ -65,7 +65,7 @@ pub struct Refusal<'a> {
     pub status: Option<Status>,
     /// The text without codes.
     pub text: &'a str,
-    /// Whose reply it is, by its name in the provider map. Any other name of a site does no harm.
+    /// Whose reply it is, by its name in the provider map, or by a well-known domain there. Another name of a site does no harm.
     pub provider: Option<&'a str>,
 }
 
@@ -181,7 +181,7 @@ impl Classifier {
             }
         }
         let by_slot: Vec<&Rule> = slots.iter().filter_map(|(index, _)| rules.get(*index)).collect();
-        let filter = Filter::new(&by_slot);
+        let filter = Filter::new(&by_slot, &domains()?);
         let zones = BEFORE_ZONE.iter().map(|words| builder.add(&regex_syntax::escape(words), true));
         let zones: Vec<_> = zones.collect::<Result<_, _>>().map_err(|error| RulesError::Form(error.to_string()))?;
         let named = lists.iter().flat_map(|(_, patterns)| patterns).chain(&zones);
@@ -328,11 +328,27 @@ fn unknown(severity: Severity) -> Verdict {
     Verdict { class, rule: Arc::from("none"), certainty, list: None, severity, wants_rest: false }
 }
 
+/// The entries of the provider map.
+fn providers() -> Result<Vec<Value>, RulesError> {
+    let mut map: Table = toml::from_str(PROVIDERS).map_err(|error| RulesError::Form(error.to_string()))?;
+    entries(&mut map, "provider")
+}
+
+/// Every well-known domain with its provider's name.
+fn domains() -> Result<Domains, RulesError> {
+    let mut found = Domains::new();
+    for provider in providers()? {
+        let Some(name) = provider.get("name").and_then(Value::as_str) else { continue };
+        let domains = provider.get("domains").and_then(Value::as_array).into_iter().flatten();
+        found.extend(domains.filter_map(Value::as_str).map(|domain| (domain.to_owned(), name.to_owned())));
+    }
+    Ok(found)
+}
+
 /// The rules about resets, of every provider that throttles by them.
 fn resets() -> Result<String, RulesError> {
-    let mut map: Table = toml::from_str(PROVIDERS).map_err(|error| RulesError::Form(error.to_string()))?;
     let throttles = |provider: &Value| provider.get("resets").and_then(Value::as_str) == Some("throttle");
-    let names = entries(&mut map, "provider")?.into_iter().filter(throttles);
+    let names = providers()?.into_iter().filter(throttles);
     let names = names.filter_map(|provider| Some(provider.get("name")?.as_str()?.to_owned()));
     Ok(names.map(|name| RESETS.replace("PROVIDER", &name)).collect())
 }

@@ -22,10 +22,15 @@ pub(super) struct Filter {
     none: BySeverity,
     steps: HashMap<Phase, Bits, Hasher>,
     no_step: Bits,
-    /// By providers that some rule names.
-    providers: HashMap<Box<str>, Bits, Hasher>,
+    /// By providers that some rule names, and by their well-known domains: those have such a name as a site if they have a
+    /// rule of limits of their own.
+    providers: HashMap<Box<str>, usize, Hasher>,
+    sets: Vec<Bits>,
     anybody: Bits,
 }
+
+/// Well-known domains of a provider, each with the provider's name.
+pub(super) type Domains = Vec<(String, String)>;
 
 #[derive(Debug, Default)]
 struct BySeverity {
@@ -36,7 +41,7 @@ struct BySeverity {
 
 impl Filter {
     /// Of slots, each by its rule.
-    pub fn new(slots: &[&Rule]) -> Self {
+    pub fn new(slots: &[&Rule], domains: &Domains) -> Self {
         let set = |fits: &dyn Fn(&Rule) -> bool| {
             let mut bits = Bits::new(slots.len());
             for (slot, _) in slots.iter().enumerate().filter(|(_, rule)| fits(rule)) {
@@ -52,8 +57,20 @@ impl Filter {
         };
         let codes: BTreeSet<u16> = slots.iter().flat_map(|rule| rule.named_codes()).collect();
         let severity = |code: u16| if code < 500 { Severity::Transient } else { Severity::Permanent };
-        let providers: BTreeSet<&str> = slots.iter().filter_map(|rule| rule.provider()).collect();
-        let of_provider = |name: &str| set(&|rule| rule.provider().is_none_or(|own| own == name));
+        let named: BTreeSet<&str> = slots.iter().filter_map(|rule| rule.provider()).collect();
+        let of = |names: &[&str]| set(&|rule| rule.provider().is_none_or(|own| names.contains(&own)));
+        let mut sets: Vec<Bits> = named.iter().map(|name| of(&[name])).collect();
+        let mut providers: HashMap<Box<str>, usize, Hasher> =
+            named.iter().enumerate().map(|(place, name)| ((*name).into(), place)).collect();
+        for (domain, name) in domains {
+            if named.contains(&**domain) {
+                // A rule is about it by this name.
+                providers.insert(domain.as_str().into(), sets.len());
+                sets.push(of(&[domain, name]));
+            } else if let Some(place) = providers.get(name.as_str()).copied() {
+                providers.insert(domain.as_str().into(), place);
+            }
+        }
         Self {
             named: codes.into_iter().map(|code| (code, of_code(code, severity(code)))).collect(),
             // No rule names that one.
@@ -61,7 +78,8 @@ impl Filter {
             none: by_severity(0),
             steps: Phase::ALL.into_iter().map(|step| (step, set(&|rule| rule.fits_step(Some(step))))).collect(),
             no_step: set(&|rule| rule.fits_step(None)),
-            providers: providers.into_iter().map(|name| (name.into(), of_provider(name))).collect(),
+            providers,
+            sets,
             anybody: set(&|rule| rule.provider().is_none()),
         }
     }
@@ -73,7 +91,8 @@ impl Filter {
             code => self.named.get(&code).unwrap_or_else(|| self.other.of(question.severity)),
         };
         let step = question.step.and_then(|step| self.steps.get(&step)).unwrap_or(&self.no_step);
-        let provider = question.provider.and_then(|name| self.providers.get(name)).unwrap_or(&self.anybody);
+        let place = question.provider.and_then(|name| self.providers.get(name));
+        let provider = place.and_then(|place| self.sets.get(*place)).unwrap_or(&self.anybody);
         [code, step, provider]
     }
 }

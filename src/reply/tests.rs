@@ -364,3 +364,30 @@ fn a_reset_is_a_throttle_at_au_alone_and_only_what_asks_for_it_in_a_rule_of_lost
     let verdict = Classifier::with(&also_replies).unwrap().of(Phase::Mail, &closed, Some("mx.a.test")).unwrap();
     assert!(!verdict.wants_rest());
 }
+
+#[test]
+fn a_well_known_domain_that_is_a_site_of_its_own_keeps_its_providers_rules() {
+    for (site, text, rule) in [
+        ("docomo.ne.jp", "[end-of-data] 550 Unknown user a@docomo.ne.jp", "docomo-filter"),
+        ("ezweb.ne.jp", "[rcpt] 550 : User unknown", "au-filter"),
+        ("ezweb.ne.jp", "[mail] 4.4.2 connection broken (mail): Connection reset by peer (os error 104)", "au-reset"),
+    ] {
+        let (step, text) = text[1..].split_once("] ").unwrap();
+        let said = verdict(Phase::named(step), Some(site), text).unwrap();
+
+        assert_eq!(&*said.rule, rule, "{site}: {text}");
+    }
+    let own = "[[rule]]\nid = \"mine\"\nprovider = \"ezweb.ne.jp\"\ncodes = [450]\ntext = 'house rule'\nclass = \"policy\"\n\
+               example = \"450 house rule\"";
+    let classifier = Classifier::with(own).unwrap();
+    let of = |site: &str, text: &str| {
+        let Diagnostic { code, status, text, .. } = &Diagnostic::parse(text);
+        let refusal = Refusal { step: Some(Phase::Rcpt), code: *code, status: *status, text, provider: Some(site) };
+        classifier.classify(&refusal).unwrap().rule.to_string()
+    };
+    assert_eq!(
+        (&*of("ezweb.ne.jp", "450 house rule"), &*of("ezweb.ne.jp", "550 : User unknown")),
+        ("mine", "au-filter")
+    );
+    assert_ne!(of("au", "450 house rule"), "mine");
+}

@@ -352,8 +352,9 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     let key = missing.or_else(|| line.split_once('=').map(|(key, _)| key.trim()));
     // A missing key's place is the header of its table, which is not before it.
     let shown = if missing.is_some() { text.get(..error.span().map_or(0, |span| span.end)) } else { Some(before) };
-    let headers = shown.unwrap_or_default().lines().filter_map(|line| line.trim().strip_prefix('['));
-    let header = headers.last().and_then(|rest| rest.trim_start_matches('[').split(']').next()).unwrap_or_default();
+    let mut headers = shown.unwrap_or_default().lines().filter_map(|line| line.trim().strip_prefix('['));
+    let header =
+        headers.next_back().and_then(|rest| rest.trim_start_matches('[').split(']').next()).unwrap_or_default();
     let mut ranges = Ranges::default();
     sample().check(&mut ranges);
     ranges.unless(true, "receiver", "", "a table");
