@@ -1,7 +1,8 @@
 //! One refusal classified by 300 rules and more: the built-in ones, and generated ones in an operator's file.
 //!
 //! Load: the replies of `tests/data/replies/field.tsv` in turn, at RCPT, without a provider: over 200 different texts of the
-//! usual lengths, most of them decided by their text, some only by the rules at the end. `success` is what a 250 costs.
+//! usual lengths, most of them decided by their text, some only by the rules at the end; then those of `sisimai.tsv`, which are
+//! longer, without a step. `success` is what a 250 costs.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fmt::Write;
@@ -13,6 +14,7 @@ use hikyaku::reply::{Classifier, Diagnostic, Refusal};
 use hikyaku::smtp::reply::Reply;
 
 const FIELD: &str = include_str!("../tests/data/replies/field.tsv");
+const SISIMAI: &str = include_str!("../tests/data/replies/sisimai.tsv");
 const RULES: usize = 300;
 
 fn own(count: usize) -> String {
@@ -30,18 +32,22 @@ fn own(count: usize) -> String {
 fn bench(criterion: &mut Criterion) {
     let classifier = Classifier::with(&own(RULES.saturating_sub(Classifier::built_in().len()).max(1))).unwrap();
     assert!(classifier.len() >= RULES, "{} rules", classifier.len());
-    let replies: Vec<Diagnostic> =
-        FIELD.lines().skip(1).map(|line| Diagnostic::parse(line.split('\t').nth(4).unwrap())).collect();
     let mut group = criterion.benchmark_group("classify");
-    group.throughput(Throughput::Elements(replies.len() as u64));
-    group.bench_function(format!("{} replies by {} rules", replies.len(), classifier.len()), |bencher| {
-        bencher.iter(|| {
-            for Diagnostic { code, status, text, .. } in &replies {
-                let step = Some(Phase::Rcpt);
-                black_box(classifier.classify(&Refusal { step, code: *code, status: *status, text, provider: None }));
-            }
+    for (name, table, step) in [("field", FIELD, Some(Phase::Rcpt)), ("sisimai", SISIMAI, None)] {
+        let texts = table.lines().skip(1).map(|line| line.split('\t').nth(4).unwrap());
+        let replies: Vec<Diagnostic> = texts.map(Diagnostic::parse).collect();
+        let octets = replies.iter().map(|reply| reply.text.len()).sum::<usize>() / replies.len();
+        group.throughput(Throughput::Elements(replies.len() as u64));
+        let name = format!("{name}: {} replies of {octets} octets by {} rules", replies.len(), classifier.len());
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                for Diagnostic { code, status, text, .. } in &replies {
+                    let refusal = Refusal { step, code: *code, status: *status, text, provider: None };
+                    black_box(classifier.classify(&refusal));
+                }
+            });
         });
-    });
+    }
     group.throughput(Throughput::Elements(1));
     let success = Reply { code: 250, status: None, text: "2.0.0 Ok: queued as 4XyZ".into() };
     group.bench_function("success", |bencher| {
