@@ -316,6 +316,8 @@ fn replies_from_standard_input_give_a_line_each() {
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
+    let long = [b"450 4.7.1 greylisted ".as_slice(), &vec![b'x'; 200_000], b"\n"].concat();
+    std::io::Write::write_all(&mut input, &long).unwrap();
     std::io::Write::write_all(&mut input, b"421 4.7.0 Too many connections\n250 ok\n\n451 \xff\x00 try later").unwrap();
     drop(input);
 
@@ -326,11 +328,17 @@ fn replies_from_standard_input_give_a_line_each() {
     let classes: Vec<&serde_json::Value> = lines.iter().map(|line| &line["class"]).collect();
     assert_eq!(
         classes,
-        ["too-many-connections".into(), serde_json::Value::Null, "unknown".into(), "unknown".into()]
-            .iter()
-            .collect::<Vec<_>>()
+        [
+            "greylisted".into(),
+            "too-many-connections".into(),
+            serde_json::Value::Null,
+            "unknown".into(),
+            "unknown".into()
+        ]
+        .iter()
+        .collect::<Vec<_>>()
     );
-    assert_eq!(lines[0]["wants_rest"], true);
+    assert_eq!(lines[1]["wants_rest"], true);
 }
 
 #[test]
