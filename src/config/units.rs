@@ -1,5 +1,5 @@
-//! Durations, sizes, rates and networks as the configuration writes them: `"1h 30m"`, `"64MiB"`, `"300/min"`,
-//! `"10.0.0.0/8"`.
+//! Durations, sizes, rates, networks, days and shares as the configuration writes them: `"1h 30m"`, `"64MiB"`, `"300/min"`,
+//! `"10.0.0.0/8"`, `"2026-12-01"`, `"3%"`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -41,7 +41,15 @@ pub struct Network {
     prefix: u8,
 }
 
-/// A text that is not a duration, a size, a rate or a network.
+/// A day, as `"2026-12-01"`; it begins and ends at midnight UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Day(pub u32);
+
+/// A part of a whole, in hundredths of a percent: `"3%"`, `"0.5%"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(pub u32);
+
+/// A text that is not a duration, a size, a rate, a network, a day or a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a duration.
@@ -62,6 +70,12 @@ pub enum UnitError {
     /// Not a network.
     #[error("not a network; write for example \"127.0.0.0/8\", \"10.1.2.3\" or \"2001:db8::/32\"")]
     Network,
+    /// Not a day.
+    #[error("not a day; write for example \"2026-12-01\"")]
+    Day,
+    /// Not a share.
+    #[error("not a share; write for example \"3%\" or \"0.5%\"")]
+    Share,
 }
 
 const SPAN_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -237,6 +251,108 @@ impl fmt::Display for ByteRate {
     }
 }
 
+impl Day {
+    /// The length of every day.
+    pub const LENGTH: Duration = Duration::from_secs(86_400);
+
+    /// The one in which a time lies; `wall` is since 1970-01-01 UTC.
+    pub fn at(wall: Duration) -> Self {
+        Self(u32::try_from(wall.as_secs() / Self::LENGTH.as_secs()).unwrap_or(u32::MAX))
+    }
+
+    /// When it begins, since 1970-01-01 UTC.
+    pub fn begin(self) -> Duration {
+        Self::LENGTH.saturating_mul(self.0)
+    }
+
+    /// The one so many days later.
+    pub fn plus(self, days: u32) -> Self {
+        Self(self.0.saturating_add(days))
+    }
+
+    /// Year, month and day of the month in the Gregorian calendar. Counted in eras of 400 years from the first of March, so
+    /// that the odd day is the last of a year.
+    fn civil(self) -> (u32, u32, u32) {
+        let days = u64::from(self.0) + 719_468;
+        let (era, of_era) = (days / 146_097, days % 146_097);
+        let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year + year / 4 - year / 100);
+        let from_march = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * from_march + 2) / 5 + 1;
+        let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+        let year = year + era * 400 + u64::from(month <= 2);
+        let whole = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        (whole(year), whole(month), whole(day))
+    }
+}
+
+impl FromStr for Day {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let is_plain =
+            |(at, octet): (usize, u8)| if at == 4 || at == 7 { octet == b'-' } else { octet.is_ascii_digit() };
+        if text.len() != 10 || !text.bytes().enumerate().all(is_plain) {
+            return Err(UnitError::Day);
+        }
+        let mut parts = text.split('-').map(|part| part.parse::<u32>().unwrap_or_default());
+        let (year, month, day) =
+            (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        if !(1970..=2105).contains(&year) {
+            return Err(UnitError::Day);
+        }
+        // No year begins earlier; a day of the calendar is within it.
+        let from = (year - 1970) * 365;
+        (from..from + 401).map(Self).find(|found| found.civil() == (year, month, day)).ok_or(UnitError::Day)
+    }
+}
+
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (year, month, day) = self.civil();
+        write!(f, "{year:04}-{month:02}-{day:02}")
+    }
+}
+
+impl Share {
+    /// All of it.
+    pub const WHOLE: Self = Self(10_000);
+
+    /// Between 0 and 1.
+    pub fn ratio(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::WHOLE.0)
+    }
+}
+
+impl FromStr for Share {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let number = text.trim().strip_suffix('%').ok_or(UnitError::Share)?.trim_end();
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
+        if !is_number(whole) || !is_number(part) || part.len() > 2 {
+            return Err(UnitError::Share);
+        }
+        let (whole, part): (u32, u32) = (
+            whole.parse().map_err(|_| UnitError::Share)?,
+            format!("{part:0<2}").parse().map_err(|_| UnitError::Share)?,
+        );
+        let share = whole.checked_mul(100).and_then(|whole| whole.checked_add(part)).ok_or(UnitError::Share)?;
+        Ok(Self(share))
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0 / 100, self.0 % 100) {
+            (whole, 0) => write!(f, "{whole}%"),
+            (whole, part) if part % 10 == 0 => write!(f, "{whole}.{}%", part / 10),
+            (whole, part) => write!(f, "{whole}.{part:02}%"),
+        }
+    }
+}
+
 impl Network {
     /// The loopback networks, 127.0.0.0/8 and ::1.
     pub fn loopback() -> [Self; 2] {
@@ -306,6 +422,8 @@ serde_by_text!(ByteSize);
 serde_by_text!(Rate);
 serde_by_text!(ByteRate);
 serde_by_text!(Network);
+serde_by_text!(Day);
+serde_by_text!(Share);
 
 #[cfg(test)]
 mod tests {
@@ -358,6 +476,34 @@ mod tests {
         assert!(!loopback.contains("128.0.0.1".parse().unwrap()));
         assert!("0.0.0.0/0".parse::<Network>().unwrap().contains("9.9.9.9".parse().unwrap()));
         assert!("10.0.0.0/33".parse::<Network>().is_err());
+    }
+
+    #[test]
+    fn days_are_those_of_the_calendar_and_nothing_else() {
+        for (text, days) in [("1970-01-01", 0), ("2000-02-29", 11_016), ("2026-12-01", 20_788), ("2100-03-01", 47_541)]
+        {
+            assert_eq!(text.parse(), Ok(Day(days)), "{text}");
+            assert_eq!(Day(days).to_string(), text);
+        }
+        for bad in
+            ["", "2026-02-29", "2026-13-01", "2026-1-1", "1969-12-31", "2100-02-29", "2026-12-01T00:00", "+026-12-01"]
+        {
+            assert!(bad.parse::<Day>().is_err(), "{bad:?}");
+        }
+        let noon = Duration::from_secs(11_016 * 86_400 + 43_200);
+        assert_eq!((Day::at(noon), Day::at(noon).begin()), (Day(11_016), noon - Day::LENGTH / 2));
+    }
+
+    #[test]
+    fn shares_are_percentages_with_two_places_at_most() {
+        for (text, share) in [("3%", 300), ("0.5%", 50), ("12.34%", 1_234), ("100%", 10_000), ("0%", 0)] {
+            assert_eq!(text.parse::<Share>(), Ok(Share(share)), "{text}");
+            assert_eq!(Share(share).to_string(), text);
+        }
+        assert!((Share(300).ratio() - 0.03).abs() < 1e-9);
+        for bad in ["3", "%", "-1%", "1.234%", ".5%", "3 percent", "99999999999%"] {
+            assert!(bad.parse::<Share>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -7,4 +7,5 @@ pub mod controller;
 pub mod fair;
 pub mod permit;
 pub mod rate;
+pub mod warmup;
 pub mod window;
