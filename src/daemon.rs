@@ -39,7 +39,7 @@ use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
 use crate::reply::LazyClassifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
-use crate::state::{LearntStore, Orders, Pins, SpentStore};
+use crate::state::{LearntStore, Orders, Pins, SpentStore, WarmupStore};
 use crate::{admin, delivery, dns, spool, state, submission};
 
 use doors::Doors;
@@ -225,6 +225,7 @@ impl Daemon {
         let spool = config.spool.path.clone();
         let pins = Pins::open(disk.clone()).map_err(|error| Error::Pins { spool: spool.clone(), error })?;
         let spent = SpentStore::new(disk.clone());
+        let warmups = WarmupStore::new(disk.clone());
         let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics)?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
@@ -239,6 +240,7 @@ impl Daemon {
             .with_journal(journal.clone())
             .with_learnt(learnt)
             .with_spent(spent)
+            .with_warmups(warmups)
             .with_pins(pins);
         let deliverer = Deliverer::new(settings::delivery(&config, &classifier), spool.clone(), clock, &registry);
         let deliverer = or_abandon(&spool, deliverer.map_err(Error::from)).await?;

@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use hikyaku::config::{Config, InDoubt, LimitRule, Pool, PoolMember, Route, Source, TenantRule, TlsMode, TlsRule};
+use hikyaku::config::units::Day;
+use hikyaku::config::{
+    Config, InDoubt, LimitRule, Pool, PoolMember, Route, Source, TenantRule, TlsMode, TlsRule, Warmup,
+};
 
 const EXAMPLE: &str = include_str!("../config.example.toml");
 
@@ -35,6 +38,7 @@ fn full() -> Config {
         tenants: vec!["a".into()],
         sender_domains: vec!["a.test".into()],
     });
+    config.warmups.push(Warmup::new("a", "default", Day(20_000), vec![1]));
     let name = || Some("a".to_owned());
     config.limits.rate = Some("1/s".parse().unwrap());
     config.limits.bytes = Some("1MB/s".parse().unwrap());

@@ -6,6 +6,7 @@
 
 mod egress;
 mod files;
+mod warmup;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -142,6 +143,7 @@ fn warnings(config: &Config) -> Vec<String> {
             }
         }
     }
+    out.extend(warmup::warnings(config));
     let mut warn = |is_suspicious: bool, text: &str| {
         if is_suspicious {
             out.push(text.to_owned());

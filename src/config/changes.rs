@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use toml::Value;
 
-use super::{Config, LimitRule};
+use super::{Config, LimitRule, Warmup};
 
 /// Options that hold until the next start; every other one a reload applies.
 pub const NEEDS_RESTART: [&str; 13] = [
@@ -120,12 +120,16 @@ fn items<'a>(key: &str, value: Option<&'a Value>) -> Option<Vec<(String, &'a Val
     Some(out)
 }
 
-/// What an item of the list `key` is told by: its name, domain or address; a rule by everything that it names.
+/// What an item of the list `key` is told by: its name, domain or address; a rule and a warm-up by everything that they name.
 fn name_of(key: &str, item: &toml::Table) -> Option<String> {
     let text = |key: &str| item.get(key).and_then(Value::as_str);
     if key == "limits.rule" {
         let rule: LimitRule = Value::Table(item.clone()).try_into().ok()?;
         return Some(rule.name());
+    }
+    if key == "warmup" {
+        let plan: Warmup = Value::Table(item.clone()).try_into().ok()?;
+        return Some(plan.name());
     }
     ["name", "domain", "address"].iter().find_map(|key| text(key)).map(str::to_owned)
 }

@@ -99,7 +99,8 @@ fn section_at(text: &str, start: usize) -> String {
 fn is_touched(section: &str, key: &str) -> bool {
     let own = key.split(['.', '[']).next().unwrap_or_default();
     /// Sections that name things of each other.
-    const TOGETHER: [&[&str]; 3] = [&["source", "pool", "limits"], &["user", "group"], &["listener", "metrics"]];
+    const TOGETHER: [&[&str]; 3] =
+        [&["source", "pool", "warmup", "limits"], &["user", "group"], &["listener", "metrics"]];
     own == section || TOGETHER.iter().any(|set| set.contains(&own) && set.contains(&section))
 }
 

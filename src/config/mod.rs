@@ -18,6 +18,7 @@ pub mod replies;
 pub mod service;
 pub mod spool;
 pub mod units;
+pub mod warmup;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use queue::{InDoubt, Queue, Retry, TenantRule};
 pub use replies::Replies;
 pub use service::{Admin, LogFormat, Logging, Metrics};
 pub use spool::{AttemptDurability, Spool};
+pub use warmup::Warmup;
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +70,9 @@ pub struct Config {
     /// Weighted sets of sources.
     #[serde(rename = "pool")]
     pub pools: Vec<Pool>,
+    /// How much sources may send while they are new to a provider.
+    #[serde(rename = "warmup")]
+    pub warmups: Vec<Warmup>,
     /// What the operator allows at most.
     pub limits: Limits,
     /// What refusals mean.
@@ -98,6 +103,7 @@ impl Default for Config {
             routes: Vec::new(),
             sources: Vec::new(),
             pools: Vec::new(),
+            warmups: Vec::new(),
             limits: Limits::default(),
             replies: Replies::default(),
             journal: Journal::default(),
@@ -234,6 +240,7 @@ impl Config {
         let domains = self.routes.iter().map(|route| route.domain.as_str());
         complaints.different(domains, |index| format!("route[{index}].domain"));
         egress::check(&self.sources, &self.pools, complaints);
+        warmup::check(&self.warmups, &self.sources, complaints);
         self.limits.check(complaints);
         self.replies.check(complaints);
         self.journal.check(complaints);

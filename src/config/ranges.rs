@@ -1,6 +1,7 @@
 //! What an error about a value's kind says beside the parser's message: what is allowed for that key.
 
-use super::{Complaints, Config, LimitRule, Pool, PoolMember, TenantRule};
+use super::units::Day;
+use super::{Complaints, Config, LimitRule, Pool, PoolMember, TenantRule, Warmup};
 
 /// The parser's message about `text`, with the key's range where it has one.
 pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
@@ -63,5 +64,6 @@ fn sample() -> Config {
     });
     let sources = vec![PoolMember { source: "a".into(), weight: 1 }];
     config.pools.push(Pool { name: "a".into(), sources, tenants: Vec::new(), sender_domains: Vec::new() });
+    config.warmups.push(Warmup::new("a", "default", Day(0), vec![1]));
     config
 }

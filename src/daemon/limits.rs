@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::units::{ByteRate, Rates};
-use crate::config::{LimitRule, Limits, RuleScope};
+use crate::config::{LimitRule, Limits, RuleScope, Warmup};
 use crate::limit::budget::Allowance;
 use crate::limit::controller::Start;
+use crate::limit::warmup;
 use crate::provider::{self, Figures};
 use crate::queue;
 use crate::queue::rules::{Ceiling, Name, Rule, Rules, Subject};
@@ -61,6 +62,24 @@ pub(super) fn learning(limits: &Limits) -> queue::learning::Settings {
 /// What a site of this name is held to.
 pub fn site_limits(limits: &Limits, name: &str) -> settings::Limits {
     rules(limits).limits(name, &site(limits))
+}
+
+/// The plans by which sources are warmed up.
+pub(super) fn warmups(plans: &[Warmup]) -> Vec<queue::warmup::Rule> {
+    let rule = |plan: &Warmup| queue::warmup::Rule {
+        source: Arc::from(plan.source.as_str()),
+        provider: plan.provider().map(Arc::from),
+        overflow: plan.overflow().map(Arc::from),
+        plan: warmup::Plan {
+            start: plan.start,
+            volumes: plan.volumes.as_slice().into(),
+            spread: plan.spread.0,
+            pause_at: plan.pause_at,
+            pause_sample: plan.pause_sample,
+            pause_for: plan.pause_for.0,
+        },
+    };
+    plans.iter().map(rule).collect()
 }
 
 /// The rules of the configuration, and what providers have published.

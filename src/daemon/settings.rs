@@ -152,6 +152,7 @@ pub(super) fn queue(
         rules: limits::rules(&config.limits),
         learning: limits::learning(&config.limits),
         egress: egress(config, hostname),
+        warmups: limits::warmups(&config.warmups),
         classifier: classifier.clone(),
         ..queue::Settings::default()
     }

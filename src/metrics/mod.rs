@@ -8,6 +8,7 @@
 pub mod bounded;
 mod distribution;
 pub mod process;
+pub mod sheet;
 mod text;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 use bounded::Bounded;
 pub use distribution::LIFE;
 use distribution::{BYTES, COUNTS, Distributions, SECONDS};
+use sheet::Sheet;
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
@@ -40,6 +42,7 @@ struct Own {
     /// By name, then by labels as they are written.
     totals: Mutex<BTreeMap<&'static str, Totals>>,
     tables: Mutex<Vec<Arc<Bounded>>>,
+    sheets: Mutex<Vec<Arc<Sheet>>>,
     /// Panics caught in all tasks, for who cannot ask the exporter.
     panics: Arc<AtomicU64>,
 }
@@ -128,6 +131,11 @@ impl Registry {
         self.own.tables.lock().push(table);
     }
 
+    /// Shows a sheet with the rest.
+    pub fn add_sheet(&self, sheet: Arc<Sheet>) {
+        self.own.sheets.lock().push(sheet);
+    }
+
     /// The text that Prometheus scrapes.
     pub fn render(&self) -> String {
         let mut out = self.handle.render();
@@ -141,6 +149,9 @@ impl Registry {
         self.own.distributions.render(&mut out);
         for table in self.own.tables.lock().iter() {
             table.render(&mut out);
+        }
+        for sheet in self.own.sheets.lock().iter() {
+            sheet.render(&mut out);
         }
         out
     }

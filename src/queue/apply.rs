@@ -81,6 +81,7 @@ impl Engine {
         }
         let before = self.sources.load_full();
         self.replace(settings, sources);
+        self.reload_warmups(now);
         let is_replanned = planner.is_some();
         if let Some(planner) = planner {
             self.replan(planner);
@@ -139,6 +140,7 @@ impl Site {
             state.end_surplus(context, change, out);
             state.resume(context, Wait::Throttled, out);
             state.resume(context, Wait::Starved, out);
+            state.resume(context, Wait::Warming, out);
             for place in state.places() {
                 state.pump(context, place, out);
             }
@@ -176,12 +178,13 @@ impl SiteState {
                     source: rules.ceiling(Of::Source(&source.name)),
                 };
                 origin.apply(&bounds, now);
+                origin.warmup = engine.pass(origin.source, &site.name);
             }
         }
         self.purses.apply(&site.name, &rules, tenants, now);
         self.turns = Turns::default();
         // An alarm set for an old rate may be far away; the next refusal sets one for the new.
-        (self.rate_alarm, self.opening_alarm) = (None, None);
+        (self.rate_alarm, self.opening_alarm, self.warmup_alarm) = (None, None, None);
     }
 
     /// The plan of a path has been made by other rules than those that hold now.

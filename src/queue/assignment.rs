@@ -154,7 +154,7 @@ impl Assignment {
                 path.key.source
             });
             if is_all && let (Some(source), Some(entry)) = (source, entries.first()) {
-                state.refund_drawn(&context.engine.gates, source, &entry.flow, now);
+                state.refund_drawn(&context.engine.gates, source, &entry.flow, (self.tried.since, now));
             }
             if context.engine.orders.is_empty() {
                 for entry in entries {

@@ -53,6 +53,7 @@ use super::tally::Flowing;
 use super::timers::Timers;
 use super::top::Top;
 use super::unread::Unread;
+use super::warmup::Warmups;
 use super::{Courier, QueueFull};
 
 /// DSNs being made and stored at the same time: enough to fill a group commit.
@@ -95,6 +96,7 @@ pub(super) struct Engine {
     pub walls: Walls,
     pub top: Top,
     pub learning: Learning,
+    pub warmups: Warmups,
     /// Apart from `dues`, which tenants hold: it holds the spool's storage.
     pub spent: SpentStore,
     pub dues: Arc<Dues>,
@@ -146,7 +148,7 @@ impl Engine {
         clock: Clock,
         registry: &Registry,
     ) -> Self {
-        Self {
+        let engine = Self {
             tenants: Tenants::default(),
             domains: Domains::new(settings.shards),
             sites: Mutex::default(),
@@ -168,6 +170,7 @@ impl Engine {
             walls: Walls::new(registry),
             top: Top::new(registry),
             learning: Learning::default(),
+            warmups: Warmups::new(registry),
             spent: SpentStore::default(),
             dues: Arc::default(),
             queued: AtomicUsize::new(0),
@@ -187,7 +190,9 @@ impl Engine {
             spool,
             planner: ArcSwap::new(planner),
             clock,
-        }
+        };
+        engine.reload_warmups(clock.now());
+        engine
     }
 
     /// What holds now. Not to be kept across an await.

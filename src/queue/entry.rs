@@ -78,15 +78,18 @@ impl Entry {
     }
 }
 
-/// Flags in the low half, the egress source (index + 1) in the other.
+/// From the low end: flags, the egress source that it was meant for (index + 1), the one that it was tried from (index + 1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks(u32);
 
-/// How far the source is shifted.
-const SOURCE_SHIFT: u32 = 16;
+/// How far the source that it was tried from is shifted.
+const SOURCE_SHIFT: u32 = 22;
+/// How far the one that it was meant for is shifted.
+const MEANT_SHIFT: u32 = 12;
 
-/// Egress sources that an entry can name: more than a configuration can.
+/// Egress sources that an entry can name: more than a configuration can. A source takes ten bits.
 pub(super) const MOST_SOURCES: usize = 1_023;
+const SOURCE_BITS: u32 = 0x3ff;
 
 impl Marks {
     /// An earlier attempt has no outcome; its address is in the queue's table.
@@ -116,14 +119,32 @@ impl Marks {
 
     /// The egress source that it was tried from.
     pub fn source(self) -> Option<u16> {
-        u16::try_from(self.0 >> SOURCE_SHIFT).ok()?.checked_sub(1)
+        self.source_at(SOURCE_SHIFT)
     }
 
     /// Remembers the source; one beyond [`MOST_SOURCES`] is forgotten, never mistaken.
     pub fn with_source(self, source: Option<u16>) -> Self {
+        self.with_source_at(SOURCE_SHIFT, source)
+    }
+
+    /// The egress source that it would leave from if the warm-up of that had room.
+    pub fn meant(self) -> Option<u16> {
+        self.source_at(MEANT_SHIFT)
+    }
+
+    /// Remembers, or forgets, the source that it would leave from.
+    pub fn with_meant(self, source: Option<u16>) -> Self {
+        self.with_source_at(MEANT_SHIFT, source)
+    }
+
+    fn source_at(self, shift: u32) -> Option<u16> {
+        u16::try_from(self.0 >> shift & SOURCE_BITS).ok()?.checked_sub(1)
+    }
+
+    fn with_source_at(self, shift: u32, source: Option<u16>) -> Self {
         let number = source.map_or(0, |source| source.saturating_add(1));
         let number = if usize::from(number) > MOST_SOURCES { 0 } else { number };
-        Self((self.0 & ((1 << SOURCE_SHIFT) - 1)) | (u32::from(number) << SOURCE_SHIFT))
+        Self(self.0 & !(SOURCE_BITS << shift) | (u32::from(number) << shift))
     }
 
     /// What `recipient` wants to be told about (RFC 3461, 4.1); nothing for the null reverse-path.
@@ -197,5 +218,8 @@ mod tests {
         assert_eq!(marks.with_source(Some(1022)).source(), Some(1022));
         assert_eq!(marks.with_source(Some(1023)).source(), None);
         assert_eq!(marks.with_source(None).source(), None);
+        let meant = marks.with_meant(Some(1022));
+        assert_eq!((meant.meant(), meant.source(), meant.has(Marks::WANTS_DELAY)), (Some(1022), Some(0), true));
+        assert_eq!((meant.with_meant(None), marks.meant()), (marks, None));
     }
 }

@@ -144,6 +144,7 @@ impl Engine {
             let made = if known.is_none() { make() } else { None };
             let origin = known.or(made.as_ref());
             lines.extend(origin.into_iter().flat_map(|origin| self.of_origin(name, origin, now)));
+            lines.extend(self.warmup_line(*source, name, now));
         }
         if let Some(tenant) = tenant {
             let key = self.tenants.find(tenant).map(|tenant| tenant.key);

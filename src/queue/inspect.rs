@@ -65,6 +65,7 @@ impl Engine {
             holding_up,
             overdue: view.overdue,
             sources: self.source_addresses(),
+            paused_warmups: self.paused_warmups(),
         }
     }
 
@@ -358,6 +359,10 @@ impl Engine {
                 let left = path.ready.next_recall().map(|until| until.saturating_duration_since(now).as_secs_f64());
                 let cause = Some("what tenants or campaigns may send is used up".to_owned());
                 event(left, "a tenant or a campaign may send again", cause)
+            }
+            Some(Cause::Warmup) => {
+                let (left, cause) = self.warmup_wait(path.key.source, &site.name, now);
+                event(left, "the warm-up has room", cause)
             }
             Some(Cause::Connections) => {
                 let cause = self.full_windows(site, state, path.key.source, now);

@@ -230,7 +230,7 @@ pub struct Explained {
 /// One limit of one scope.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ScopeLimit {
-    /// `global`, `source`, `site`, `source at site`, `tenant`, `tenant at site` or `campaign`.
+    /// `global`, `source`, `site`, `source at site`, `warm-up`, `tenant`, `tenant at site` or `campaign`.
     pub scope: &'static str,
     /// Which one.
     pub of: String,

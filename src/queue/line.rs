@@ -79,6 +79,20 @@ impl<T> Fifo<T> {
         item
     }
 
+    /// Takes the first of the foremost ones that is wanted; `within` is how many are looked at, about.
+    pub fn take_first(&mut self, within: usize, is_wanted: impl Fn(&T) -> bool) -> Option<T> {
+        let most = within.div_ceil(CHUNK);
+        let find = |(at, chunk): (usize, &VecDeque<T>)| Some((at, chunk.iter().position(&is_wanted)?));
+        let (at, place) = self.chunks.iter().take(most).enumerate().find_map(find)?;
+        let chunk = self.chunks.get_mut(at)?;
+        let item = chunk.remove(place);
+        if chunk.is_empty() {
+            self.chunks.remove(at);
+        }
+        self.len -= usize::from(item.is_some());
+        item
+    }
+
     /// How many satisfy `is_before`; those that do precede those that do not.
     pub fn partition_point(&self, is_before: impl Fn(&T) -> bool) -> usize {
         // Only the lengths of the chunks before are read: a million entries must not be walked under a lock.
@@ -196,6 +210,11 @@ impl Line {
         if self.is_stray_next() { self.strays.pop().map(|Reverse(stray)| stray.0) } else { self.fifo.pop_front() }
     }
 
+    /// Takes the first of the foremost ones in order that is wanted.
+    pub fn take_first(&mut self, within: usize, is_wanted: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        self.fifo.take_first(within, is_wanted)
+    }
+
     /// How many were due before `time`.
     pub fn due_before(&self, time: UnixTime) -> usize {
         let strays = self.strays.iter().filter(|Reverse(stray)| stray.0.due < time).count();
@@ -250,6 +269,21 @@ mod tests {
             let expected = fifo.iter().filter(|n| **n < time).count();
             assert_eq!(fifo.partition_point(|n| *n < time), expected, "{time}");
         }
+    }
+
+    #[test]
+    fn one_is_taken_out_of_the_foremost_and_the_others_stay_in_order() {
+        let mut fifo = Fifo::default();
+        (0..200).for_each(|n| fifo.push_back(n));
+
+        assert_eq!(fifo.take_first(64, |n| n % 50 == 49), Some(49));
+        assert_eq!(fifo.take_first(64, |n| *n == 150), None, "too far behind");
+        (0..32).for_each(|n| assert_eq!(fifo.take_first(32, |_| true), Some(n)));
+
+        assert_eq!(fifo.len(), 167);
+        assert_eq!(fifo.iter().copied().collect::<Vec<_>>(), (32..200).filter(|n| *n != 49).collect::<Vec<_>>());
+        assert_eq!(fifo.partition_point(|n| *n < 60), 27);
+        assert_eq!(fifo.iter_from(20).next(), Some(&53));
     }
 
     #[test]

@@ -45,6 +45,7 @@ mod notice;
 mod once;
 mod orders;
 mod origin;
+mod overflow;
 mod passage;
 mod path;
 mod permits;
@@ -74,6 +75,8 @@ mod upkeep;
 pub mod view;
 mod visit;
 mod waiting;
+pub mod warmup;
+pub mod warmup_views;
 pub mod watch;
 mod way;
 
@@ -92,7 +95,7 @@ use crate::metrics::Registry;
 use crate::pulse::Pulse;
 use crate::spool::{Recovered, Spool};
 use crate::state::{
-    LearntStore, OrderId, Orders, PinError, PinRequest, Pins, PlaceError, Request, Selection, SpentStore,
+    LearntStore, OrderId, Orders, PinError, PinRequest, Pins, PlaceError, Request, Selection, SpentStore, WarmupStore,
 };
 
 pub use assignment::Assignment;
@@ -106,6 +109,7 @@ pub use settings::Settings;
 pub use slot::Slot;
 pub use source::{Egress, EgressPool, Source};
 pub use view::{Counts, EntryView, Filter, Flushed, OrderView, Placed, Undone, View};
+use warmup_views::{SteerError, Steering, WarmupFilter, WarmupView};
 pub use watch::{Doing, Watch};
 
 /// What `delivery` implements and the daemon hands to the queue.
@@ -216,10 +220,29 @@ impl Queue {
         self
     }
 
-    /// Keeps what has been learnt since the last time, and what is used up of budgets. Blocks on the disk.
+    /// The same with where warm-ups were before; to be asked for before the queue is shared. Blocks on the disk.
+    pub fn with_warmups(mut self, store: WarmupStore) -> Self {
+        if let Some(engine) = Arc::get_mut(&mut self.engine) {
+            engine.recall_warmups(store);
+        }
+        self
+    }
+
+    /// Where each warm-up stands. Takes many short locks.
+    pub fn warmups(&self, filter: &WarmupFilter) -> Vec<WarmupView> {
+        self.engine.warmup_views(filter)
+    }
+
+    /// Has a warm-up pause, or go on. Blocks on the disk.
+    pub fn steer_warmup(&self, request: &Steering) -> Result<WarmupView, SteerError> {
+        self.engine.steer_warmup(request)
+    }
+
+    /// Keeps what has been learnt since the last time, what is used up of budgets, and where warm-ups are. Blocks on the disk.
     pub fn save_learnt(&self) {
         self.engine.save_learnt();
         self.engine.save_dues();
+        self.engine.save_warmups();
     }
 
     /// Tells the journal of a message that the spool has accepted, to be put into the queue next. `client`: who

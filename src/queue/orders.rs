@@ -168,7 +168,14 @@ impl Engine {
     }
 
     /// What becomes of an entry that would become ready at a site.
-    pub fn judge(&self, orders: &[Arc<Standing>], entry: &Entry, site: &str) -> Verdict {
+    pub fn judge(&self, orders: &[Arc<Standing>], entry: &mut Entry, site: &str) -> Verdict {
+        let (verdict, meant) = self.judged(orders, entry, site);
+        entry.marks = entry.marks.with_meant(meant);
+        verdict
+    }
+
+    /// The same, with the source that it would leave from if the warm-up of that had room.
+    fn judged(&self, orders: &[Arc<Standing>], entry: &Entry, site: &str) -> (Verdict, Option<u16>) {
         let name_of = |source: u16| self.source(source).map(|source| source.name.clone());
         let stopped = |source: u16| {
             let name = name_of(source);
@@ -176,23 +183,26 @@ impl Engine {
             let is_stop = |standing: &&Arc<Standing>| !matches!(standing.order.action, Action::Move { .. });
             orders.iter().filter(is_stop).find(|standing| self.concerns(standing, entry, at))
         };
-        let chosen = self.sources.load().choose(entry, self.clock.wall(), &self.gates);
+        let wall = self.clock.wall();
+        let chosen = self.sources.load().choose(entry, wall, &self.gates);
         let name = name_of(chosen);
         let at = Whereabouts { site: Some(site), source: name.as_deref() };
         let moved = orders.iter().rev().find_map(|standing| match &standing.order.action {
             Action::Move { source } if self.concerns(standing, entry, at) => self.source_named(source),
             _ => None,
         });
-        let source = moved.unwrap_or(chosen);
-        let Some(order) = stopped(source) else { return Verdict::Go(source) };
+        // An order moves mail to a source; how much may leave from there its warm-up says.
+        let (source, meant) = self.diverted(entry, moved.unwrap_or(chosen), site, wall);
+        let Some(order) = stopped(source) else { return (Verdict::Go(source), meant) };
         if order.matcher.asks_source() && !order.order.action.is_final() && moved.is_none() {
             // Another source of its pool may do it.
-            let other = self.sources.load().others(entry, source).into_iter().find(|other| stopped(*other).is_none());
-            if let Some(other) = other {
-                return Verdict::Go(other);
+            let others = self.sources.load().others(entry, source).into_iter();
+            let mut others = others.map(|other| self.diverted(entry, other, site, wall));
+            if let Some((other, meant)) = others.find(|(other, _)| stopped(*other).is_none()) {
+                return (Verdict::Go(other), meant);
             }
         }
-        Verdict::Stop(order.clone())
+        (Verdict::Stop(order.clone()), None)
     }
 
     /// Sorts entries that would become ready at a site: those that go, with their sources. The others are seen to.
@@ -200,8 +210,8 @@ impl Engine {
         let orders = self.orders.standing();
         let mut go = Vec::with_capacity(entries.len());
         let mut stopped: Vec<(Arc<Standing>, Vec<Entry>)> = Vec::new();
-        for entry in entries {
-            match self.judge(&orders, &entry, &route.site.name) {
+        for mut entry in entries {
+            match self.judge(&orders, &mut entry, &route.site.name) {
                 Verdict::Go(source) => go.push((entry, source)),
                 Verdict::Stop(order) => match stopped.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &order)) {
                     Some((_, entries)) => entries.push(entry),

@@ -9,6 +9,7 @@ use crate::limit::window::Window;
 
 use super::rules::Ceiling;
 use super::settings::Limits;
+use super::warmup::Pass;
 
 /// A source at a site; under the site's lock.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Origin {
     /// Those that have said EHLO.
     pub established: u32,
     pub budget: Option<Box<Budget>>,
+    /// None: it warms nothing up here.
+    pub warmup: Option<Pass>,
     /// None: nothing is learnt here.
     pub controller: Option<Box<Controller>>,
     /// Learning begins as at a relay.
@@ -65,6 +68,7 @@ impl Origin {
             connections: Window::new(NO_LIMIT),
             established: 0,
             budget: None,
+            warmup: None,
             controller: None,
             is_relay: false,
             has_tick: false,

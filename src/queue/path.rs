@@ -52,6 +52,8 @@ pub(super) enum Cause {
     Budget,
     /// What was learnt about the receiver.
     Learnt(controller::Cause),
+    /// The warm-up of its source has no room.
+    Warmup,
     /// A back-off after failed connections.
     BackOff,
     /// A look-up: the plan is over.
@@ -69,6 +71,7 @@ impl Cause {
             Self::Rate => "rate",
             Self::Budget => "budget",
             Self::Learnt(cause) => cause.as_str(),
+            Self::Warmup => "warmup",
             Self::BackOff => "back-off",
             Self::Dns => DNS,
             Self::Courier => "stopped",
@@ -83,6 +86,8 @@ pub(super) enum Wait {
     Starved,
     /// For the site's message rate.
     Throttled,
+    /// For the warm-up of its source.
+    Warming,
 }
 
 /// A pause of new connections after a failure.

@@ -19,6 +19,7 @@ use super::ready::Take;
 use super::rules::Of;
 use super::settings::Limits;
 use super::site::{Context, SiteState};
+use super::warmup::{Halted, Pass};
 
 /// Budgets that sites share.
 struct Shared {
@@ -47,6 +48,8 @@ pub(super) enum Stop {
     Budget(Refused),
     /// What was learnt about the receiver.
     Learnt(Wait),
+    /// The warm-up of the source.
+    Warmup(Halted),
 }
 
 impl Stop {
@@ -54,7 +57,7 @@ impl Stop {
     pub fn is_of_source(&self) -> bool {
         match self {
             Self::Budget(refused) => matches!(refused.scope, Scope::Source | Scope::SourceSite),
-            Self::Learnt(_) => true,
+            Self::Learnt(_) | Self::Warmup(_) => true,
         }
     }
 
@@ -63,6 +66,7 @@ impl Stop {
         match self {
             Self::Budget(refused) => Some(refused.spent.until),
             Self::Learnt(wait) => wait.until,
+            Self::Warmup(halted) => halted.until,
         }
     }
 }
@@ -95,6 +99,7 @@ impl Engine {
             source: settings.rules.ceiling(Of::Source(&name)),
         };
         let mut origin = Origin::new(source, &bounds, now);
+        origin.warmup = self.pass(source, site);
         let whose = || Whose::SourceSite((*name).into(), site.into());
         self.dues.settle(origin.budget.as_deref(), now, whose);
         if settings.learning.is_on && transport != Transport::Discard {
@@ -156,11 +161,28 @@ impl SiteState {
         if let Some(controller) = self.controller(source) {
             controller.may_send(now).map_err(Stop::Learnt)?;
         }
-        self.take_budgets(shared, source, now).map_err(Stop::Budget)?;
+        if let Some(pass) = self.pass(source) {
+            pass.take(now).map_err(Stop::Warmup)?;
+        }
+        if let Err(refused) = self.take_budgets(shared, source, now) {
+            self.unwarm(source, now, now);
+            return Err(Stop::Budget(refused));
+        }
         if let Some(controller) = self.controller(source) {
             controller.send(now);
         }
         Ok(())
+    }
+
+    fn pass(&self, source: u16) -> Option<&Pass> {
+        self.origin(source)?.warmup.as_ref()
+    }
+
+    /// Gives the warm-up of a source back what a message took at `then`.
+    fn unwarm(&self, source: u16, then: Instant, now: Instant) {
+        if let Some(pass) = self.pass(source) {
+            pass.give_back(then, now);
+        }
     }
 
     /// At the site's own budgets its paths wait in one order; at those that sites share, the site takes a turn ahead of time.
@@ -187,21 +209,25 @@ impl SiteState {
     pub fn refund(&mut self, gates: &Gates, source: u16, now: Instant) {
         let shared = Shared::load(gates, source);
         budget::refund(&self.budgets(&shared, source), What::Messages);
+        self.unwarm(source, now, now);
         if let Some(controller) = self.controller(source) {
             controller.unsent(now);
         }
     }
 
-    /// The same for a message of `flow` that was drawn and not sent.
-    pub fn refund_drawn(&mut self, gates: &Gates, source: u16, flow: &Flow, now: Instant) {
-        self.refund(gates, source, now);
-        self.purses.refund(flow);
+    /// The same for a message of `flow` that was drawn at `since` and not sent.
+    pub fn refund_drawn(&mut self, gates: &Gates, source: u16, flow: &Flow, (since, now): (Instant, Instant)) {
+        self.refund_budgets(gates, source, flow, (since, now));
+        if let Some(controller) = self.controller(source) {
+            controller.unsent(now);
+        }
     }
 
     /// The same where the controller is told otherwise.
-    pub fn refund_budgets(&self, gates: &Gates, source: u16, flow: &Flow) {
+    pub fn refund_budgets(&self, gates: &Gates, source: u16, flow: &Flow, (since, now): (Instant, Instant)) {
         let shared = Shared::load(gates, source);
         budget::refund(&self.budgets(&shared, source), What::Messages);
+        self.unwarm(source, since, now);
         self.purses.refund(flow);
     }
 

@@ -35,7 +35,7 @@ pub(super) const TURN: u32 = 20;
 
 /// What became of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     /// Something was handed out.
     Served,
     /// Nothing to do for this path now.
@@ -46,7 +46,7 @@ enum Step {
 
 /// How far a refusal reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
+pub(super) enum Reach {
     /// Every path of the site would be refused.
     Site,
     /// Paths from other sources may be served.
@@ -93,6 +93,11 @@ impl SiteState {
         if self.throttled_paths() > 0 {
             self.mark(place, Wait::Throttled, false);
             self.resume(context, Wait::Throttled, out);
+            return;
+        }
+        if self.path(place).map(|path| path.key.source).is_some_and(|source| self.has_warming(source)) {
+            self.mark(place, Wait::Warming, false);
+            self.resume(context, Wait::Warming, out);
             return;
         }
         loop {
@@ -149,6 +154,10 @@ impl SiteState {
             self.set_cause(place, Some(Cause::Courier));
             return Step::Rest;
         }
+        if let Some(step) = self.keep_to_warmup(context, place, out) {
+            return step;
+        }
+        let Some(path) = self.path(place) else { return Step::Rest };
         if path.idle.is_empty() { self.open(context, place, out) } else { self.hand(context, place, out) }
     }
 
@@ -281,7 +290,8 @@ impl SiteState {
         };
         let cause = match stop {
             Stop::Learnt(wait) => Cause::Learnt(wait.cause),
-            Stop::Budget(_) => Cause::ConnectionRate,
+            // No warm-up is asked about a connection alone.
+            Stop::Budget(_) | Stop::Warmup(_) => Cause::ConnectionRate,
         };
         self.set_cause(place, Some(cause));
         if self.opening_alarm.is_none_or(|alarm| until < alarm) {
@@ -323,6 +333,7 @@ impl SiteState {
         let cause = match stop {
             Stop::Learnt(wait) => Cause::Learnt(wait.cause),
             Stop::Budget(_) => Cause::Rate,
+            Stop::Warmup(halted) => return self.halt(place, halted, out),
         };
         self.set_cause(place, Some(cause));
         if let Some(until) = stop.until()
@@ -439,6 +450,7 @@ impl SiteState {
                     }
                     self.resume(context, Wait::Starved, out);
                 }
+                Alarm::Warmup => self.on_warmup(context, at, out),
                 Alarm::Learning => self.look_at_controller(context, place, out),
                 Alarm::BackOff => {
                     self.rehome(place, context.now, out);
@@ -474,7 +486,7 @@ impl SiteState {
             return None;
         }
         let source = path.key.source;
-        if self.throttled_paths() > 0 || self.admit(context, source).is_err() {
+        if self.throttled_paths() > 0 || self.has_warming(source) || self.admit(context, source).is_err() {
             return None;
         }
         let assignment = self.draw(context, place, take, out);

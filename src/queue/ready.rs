@@ -296,6 +296,26 @@ impl Ready {
         self.ages_from
     }
 
+    /// Takes one of the foremost that is wanted: of the tenant that is owed most, in the order of the lanes. Nobody is charged.
+    pub fn take_first(&mut self, within: usize, is_wanted: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        let mut tenants: Vec<_> = self.tenants.items_mut().filter(|tenant| tenant.len > 0 && !tenant.is_away).collect();
+        tenants.sort_by_key(|tenant| tenant.account.load(Ordering::Relaxed));
+        let entry = tenants.into_iter().find_map(|tenant| {
+            let lanes = [Lane::Urgent, Lane::Normal, Lane::Bulk].map(lane_key);
+            let entry = lanes.into_iter().find_map(|key| {
+                let lane = tenant.lanes.place(key).and_then(|place| tenant.lanes.item(place))?;
+                let entry = lane.campaigns.items_mut().find_map(|line| line.take_first(within, &is_wanted))?;
+                lane.len -= 1;
+                Some(entry)
+            })?;
+            tenant.len -= 1;
+            Some(entry)
+        })?;
+        self.len -= 1;
+        self.owed_delay -= usize::from(entry.is_owed_delay());
+        Some(entry)
+    }
+
     /// Takes out those that `is_wanted` does not want.
     pub fn extract(&mut self, is_wanted: impl Fn(&Entry) -> bool, out: &mut Vec<Entry>) {
         self.len = 0;

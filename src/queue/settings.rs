@@ -11,6 +11,7 @@ use crate::reply::LazyClassifier;
 use super::learning;
 use super::rules::Rules;
 use super::source::Egress;
+use super::warmup::Rule;
 
 /// How the queue works.
 #[derive(Clone, Debug)]
@@ -49,6 +50,8 @@ pub struct Settings {
     pub learning: learning::Settings,
     /// Egress sources and who uses which.
     pub egress: Egress,
+    /// Sources that are new to some provider.
+    pub warmups: Vec<Rule>,
     /// What tells what refusals are about.
     pub classifier: LazyClassifier,
 }
@@ -74,6 +77,7 @@ impl Default for Settings {
             rules: Rules::default(),
             learning: learning::Settings::default(),
             egress: Egress::default(),
+            warmups: Vec::new(),
             classifier: LazyClassifier::default(),
         }
     }
@@ -91,7 +95,7 @@ impl Settings {
             let own = of.tenants.iter().filter_map(|(name, tenant)| Some((name.clone(), tenant.pool.clone()?)));
             own.collect()
         };
-        self.egress == other.egress && pools(self) == pools(other)
+        self.egress == other.egress && self.warmups == other.warmups && pools(self) == pools(other)
     }
 
     /// What becomes of a tenant's recipients in doubt.

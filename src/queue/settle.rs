@@ -126,7 +126,9 @@ impl Engine {
                 path.key.source
             });
             match (source, entries.first(), sent) {
-                (Some(source), Some(entry), Sent::Nothing) => state.refund_budgets(&self.gates, source, &entry.flow),
+                (Some(source), Some(entry), Sent::Nothing) => {
+                    state.refund_budgets(&self.gates, source, &entry.flow, (tried.since, now));
+                }
                 (Some(source), Some(entry), Sent::Octets(octets)) => {
                     state.charge(&self.gates, source, &entry.flow, octets, now);
                 }
@@ -145,6 +147,10 @@ impl Engine {
             }
             (is_mass, source, is_seen_to)
         });
+        if let Some(source) = source.filter(|_| self.warmups.is_on()) {
+            let is_returned = sent != Sent::Nothing && evidence.as_ref().is_some_and(Evidence::is_throttle);
+            self.note_warmup((site, source), entries.first(), &outcomes, (tried.since, now), is_returned);
+        }
         let is_throttled = is_seen_to && evidence.is_some_and(|evidence| evidence.is_throttle());
         let (wall, decided) = (self.clock.wall(), entries.into_iter().zip(outcomes));
         let Some((envelope, size)) = &tried.message else {

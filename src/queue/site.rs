@@ -68,6 +68,8 @@ pub(super) enum Alarm {
     Rate,
     /// The site's rate of new connections has room again.
     ConnectionRate,
+    /// The warm-up of a source may have room again.
+    Warmup,
     /// A controller's next look is due; of the source that stands in the path's place.
     Learning,
 }
@@ -86,8 +88,10 @@ pub(super) struct SiteState {
     pub starved: Waiting,
     /// Paths that wait for a message rate.
     pub throttled: Waiting,
-    /// How many paths wait for a connection, and for a message rate, by source.
-    waiting_paths: [Vec<u32>; 2],
+    /// Paths that wait for the warm-up of their source.
+    pub warming: Waiting,
+    /// How many paths wait for a connection, for a message rate, and for a warm-up, by source.
+    waiting_paths: [Vec<u32>; 3],
     /// Paths whose cause is [`Cause::Connections`].
     pub hungry: usize,
     /// Connections that were told to end for a hungry path, and have not ended yet.
@@ -110,6 +114,8 @@ pub(super) struct SiteState {
     pub rate_alarm: Option<Instant>,
     /// When the next alarm for new connections goes off.
     pub opening_alarm: Option<Instant>,
+    /// When the next alarm for a warm-up goes off.
+    pub warmup_alarm: Option<Instant>,
     /// The queues of shared windows in which it stands.
     pub gates: Vec<Turnstile>,
     /// It stands in the list of sites with connections without work.
@@ -179,6 +185,7 @@ impl SiteState {
             now: 0,
             starved: Waiting::default(),
             throttled: Waiting::default(),
+            warming: Waiting::default(),
             waiting_paths: Default::default(),
             hungry: 0,
             ending: 0,
@@ -191,6 +198,7 @@ impl SiteState {
             wake: None,
             rate_alarm: None,
             opening_alarm: None,
+            warmup_alarm: None,
             gates: Vec::new(),
             is_listed: false,
             storm: Storm::default(),
@@ -316,8 +324,12 @@ impl SiteState {
     }
 
     fn count_waiting(&mut self, wait: Wait, source: u16, is_more: bool) {
-        let [starved, throttled] = &mut self.waiting_paths;
-        let counts = if wait == Wait::Starved { starved } else { throttled };
+        let [starved, throttled, warming] = &mut self.waiting_paths;
+        let counts = match wait {
+            Wait::Starved => starved,
+            Wait::Throttled => throttled,
+            Wait::Warming => warming,
+        };
         let source = usize::from(source);
         if is_more {
             let len = counts.len().max(source + 1);
@@ -330,14 +342,24 @@ impl SiteState {
 
     /// How many paths wait for a message rate.
     pub fn throttled_paths(&self) -> u32 {
-        let [_, throttled] = &self.waiting_paths;
+        let [_, throttled, _] = &self.waiting_paths;
         throttled.iter().sum()
+    }
+
+    /// Whether a path waits for the warm-up of this source.
+    pub fn has_warming(&self, source: u16) -> bool {
+        let [.., warming] = &self.waiting_paths;
+        warming.get(usize::from(source)).is_some_and(|count| *count > 0)
     }
 
     /// Whether paths from other sources than these wait for the same.
     pub fn has_waiting_beside(&self, wait: Wait, sources: &[u16]) -> bool {
-        let [starved, throttled] = &self.waiting_paths;
-        let counts = if wait == Wait::Starved { starved } else { throttled };
+        let [starved, throttled, warming] = &self.waiting_paths;
+        let counts = match wait {
+            Wait::Starved => starved,
+            Wait::Throttled => throttled,
+            Wait::Warming => warming,
+        };
         counts.iter().zip(0..).any(|(count, source)| *count > 0 && !sources.contains(&source))
     }
 
@@ -345,6 +367,7 @@ impl SiteState {
         match wait {
             Wait::Starved => &mut self.starved,
             Wait::Throttled => &mut self.throttled,
+            Wait::Warming => &mut self.warming,
         }
     }
 
@@ -406,9 +429,9 @@ impl SiteState {
         }
         (self.paths, self.free, self.by_key) = Default::default();
         (self.accounts, self.now) = Default::default();
-        (self.starved, self.throttled, self.waiting_paths) = Default::default();
+        (self.starved, self.throttled, self.warming, self.waiting_paths) = Default::default();
         self.alarms = BinaryHeap::new();
-        (self.rate_alarm, self.opening_alarm) = (None, None);
+        (self.rate_alarm, self.opening_alarm, self.warmup_alarm) = (None, None, None);
         let is_idle = |budget: &Budget| budget.is_idle(now);
         self.purses.is_empty() && self.budget.as_deref().is_none_or(is_idle)
     }

@@ -281,11 +281,16 @@ impl Chooser {
         others
     }
 
+    /// Whether a deferred entry is tried again from the source that it was tried from.
+    pub fn is_sticky(entry: &Entry, now: UnixTime) -> bool {
+        now.since(entry.accepted) < STICKY
+    }
+
     /// The source for the next attempt of an entry.
     pub fn choose(&self, entry: &Entry, now: UnixTime, gates: &Gates) -> u16 {
         let Some(pool) = self.pool_for(entry) else { return 0 };
         match entry.marks.source() {
-            Some(source) if pool.has(source) && now.since(entry.accepted) < STICKY => source,
+            Some(source) if pool.has(source) && Self::is_sticky(entry, now) => source,
             _ => pool.choose(gates),
         }
     }

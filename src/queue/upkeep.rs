@@ -59,6 +59,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             let keep = move || {
                 let keep = || {
                     engine.save_dues();
+                    engine.save_warmups();
                     if is_learnt {
                         engine.save_learnt();
                     }
@@ -90,6 +91,7 @@ fn show(engine: &Arc<Engine>, round: u32) {
     let (view, settings) = (engine.look(), engine.settings());
     engine.meters.show(&view, sites, engine.doubts.len(), &engine.held);
     engine.meters.show_ceilings(settings.capacity, settings.connections);
+    engine.tend_warmups();
     let census = engine.count_paths(engine.clock.now());
     engine.meters.show_paths(&census);
     engine.show_top(&view, &census.rates, engine.clock.now());

@@ -192,7 +192,7 @@ pub(super) const IN_FLIGHT: &str = "in-flight";
 /// The timers are late.
 pub(super) const TIMER: &str = "timer";
 /// Every cause of waiting for longer than it takes to be drawn.
-pub(super) const WAITING: [&str; 13] = [
+pub(super) const WAITING: [&str; 14] = [
     "no-connection-permit",
     "connection-rate",
     "connection-pace",
@@ -202,6 +202,7 @@ pub(super) const WAITING: [&str; 13] = [
     "gate",
     "breaker",
     "hourly-cap",
+    "warmup",
     "back-off",
     "stopped",
     BUSY,
@@ -215,8 +216,8 @@ pub fn is_held_by_receiver(cause: &str) -> bool {
 /// Every cause of being overdue.
 // The places are within both: the compiler has gone through them.
 #[allow(clippy::indexing_slicing)]
-pub(super) const OVERDUE: [&str; 15] = {
-    let mut all = [TIMER; 15];
+pub(super) const OVERDUE: [&str; 16] = {
+    let mut all = [TIMER; 16];
     let mut at = 0;
     while at < WAITING.len() {
         all[at] = WAITING[at];
@@ -294,9 +295,23 @@ pub struct Outline {
     pub holding_up: Vec<SiteView>,
     /// Entries past their time by more than a minute, by cause.
     pub overdue: Vec<OverdueView>,
+    /// Warm-ups that have paused by themselves, each with its reason.
+    #[serde(skip)]
+    pub paused_warmups: Vec<PausedWarmup>,
     /// Egress sources with the addresses that mail leaves from.
     #[serde(skip)]
     pub sources: Vec<SourceAddresses>,
+}
+
+/// A warm-up that has paused by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PausedWarmup {
+    /// Of this source.
+    pub source: String,
+    /// At this provider.
+    pub provider: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// Where mail of an egress source leaves from.

@@ -98,8 +98,9 @@ impl Engine {
         let version = self.orders.version();
         if self.orders.is_empty() {
             let (wall, sources) = (self.clock.wall(), self.sources.load());
-            let choose = |entry: Entry| {
-                let source = sources.choose(&entry, wall, &self.gates);
+            let choose = |mut entry: Entry| {
+                let chosen = sources.choose(&entry, wall, &self.gates);
+                let source = self.divert(&mut entry, chosen, &route.site.name, wall);
                 (entry, source)
             };
             self.push_ready(route, entries.into_iter().map(choose), now);
@@ -115,8 +116,9 @@ impl Engine {
     /// Entries become ready, each on the path from its source.
     fn push_ready(self: &Arc<Self>, route: &Route, entries: impl Iterator<Item = (Entry, u16)>, now: Instant) {
         route.site.with(self, now, |context, state, out| {
-            let mut last = None;
+            let (mut last, mut has_overflow) = (None, false);
             for (entry, source) in entries {
+                has_overflow |= entry.marks.meant().is_some();
                 let place = state.path_of(&route.plan, source);
                 out.homeless.extend(state.push(place, entry));
                 if last.is_some_and(|last| last != place) {
@@ -126,6 +128,9 @@ impl Engine {
             }
             if let Some(place) = last {
                 state.pump(context, place, out);
+            }
+            if has_overflow {
+                state.await_warmups(context, out);
             }
         });
     }

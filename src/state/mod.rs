@@ -10,9 +10,11 @@ pub mod order;
 mod orders;
 mod pins;
 mod spent;
+mod warmups;
 
 pub use learnt::LearntStore;
 pub use order::{Action, Order, OrderId, Selection, SelectionError};
 pub use orders::{OpenError, Orders, PlaceError, Request, check_text};
 pub use pins::{Pin, PinError, PinRequest, Pinned, Pins, PinsOpenError};
 pub use spent::SpentStore;
+pub use warmups::WarmupStore;

@@ -264,8 +264,10 @@ impl Stage {
         let (spool, recovery) = Spool::open(spool_settings(), disk.clone(), clock, &registry).unwrap();
         recovery.run(&mut |_| {});
         let spent = hikyaku::state::SpentStore::new(disk.clone());
+        let warmups = hikyaku::state::WarmupStore::new(disk.clone());
         let orders = Orders::open(disk, clock.wall()).unwrap();
         let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry).with_spent(spent);
+        let queue = queue.with_warmups(warmups);
         Self { queue, spool, script: Arc::default(), clock, registry, folder, responder }
     }
 
@@ -286,12 +288,17 @@ impl Stage {
 
     /// The next start on the same spool, with what it recovers.
     pub fn again(self, settings: Settings) -> Self {
+        self.again_at(settings, Clock::system())
+    }
+
+    /// The same by this clock.
+    pub fn again_at(self, settings: Settings, clock: Clock) -> Self {
         self.queue.stop_dispatch();
         self.queue.save_learnt();
         self.spool.close_blocking();
         let Self { queue, spool, folder, .. } = self;
         drop((queue, spool));
-        let (clock, registry) = (Clock::system(), Registry::new().unwrap());
+        let registry = Registry::new().unwrap();
         let planner = planner(clock, &registry, 0);
         let (disk, recovery) = {
             let begun = Instant::now();
@@ -307,8 +314,10 @@ impl Stage {
         };
         let (spool, recovery) = recovery;
         let spent = hikyaku::state::SpentStore::new(disk.clone());
+        let warmups = hikyaku::state::WarmupStore::new(disk.clone());
         let orders = Orders::open(disk, clock.wall()).unwrap();
         let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry).with_spent(spent);
+        let queue = queue.with_warmups(warmups);
         let stage = Self { queue, spool, script: Arc::default(), clock, registry, folder, responder: None };
         stage.start();
         recovery.run(&mut |recovered| stage.queue.recover(recovered));

@@ -91,6 +91,7 @@ async fn the_numbers_are_those_of_the_traffic() {
     is("hikyaku_dns_plans_total{result=\"failure\"}", 1.0);
     is("hikyaku_process_resident_memory_bytes", 1e6);
     is("hikyaku_process_max_descriptors", 64.0);
+    is("hikyaku_warmup_length{source=\"new\",provider=\"google\"}", 1.0);
     stage.stop().await;
 }
 

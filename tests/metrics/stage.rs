@@ -4,7 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use hikyaku::config::Route;
+use hikyaku::config::units::Day;
+use hikyaku::config::{Route, Warmup};
 use hikyaku::daemon::{Daemon, Watchdog};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,6 +44,8 @@ impl Stage {
         let domains = ["secure.test", "picky.test", "strict.test", "dead.test"];
         config.routes = domains.iter().zip(ports).map(|(domain, port)| route(domain, port)).collect();
         config.routes.extend(routes);
+        config.sources.push(toml::from_str("name = \"new\"").unwrap());
+        config.warmups.push(Warmup::new("new", "google", Day(20_000), vec![50]));
         let daemon = Daemon::start(config).await.unwrap();
         let watchdog = daemon.watchdog(None, || {}).unwrap();
         Self { daemon, _watchdog: watchdog, _receivers: vec![secure, picky, strict], _dead: dead, _folder: folder }

@@ -18,5 +18,6 @@ mod safety;
 mod shares;
 mod timing;
 mod view;
+mod warmup;
 mod week;
 mod whereabouts;

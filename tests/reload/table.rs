@@ -39,7 +39,8 @@ fn base(place: &str) -> String {
          [[delivery.tls_rule]]\ndomain = \"a.test\"\ntls = \"none\"\n[[route]]\ndomain = \"a.test\"\n\
          next_hop = \"discard\"\n[[source]]\nname = \"a\"\nipv4 = \"127.0.0.1\"\nipv6 = \"::1\"\nehlo_name = \"a.test\"\n\
          connections = 1\n[[source]]\nname = \"b\"\n[[pool]]\nname = \"a\"\nsources = [{{ source = \"a\" }}]\n\
-         tenants = [\"a\"]\nsender_domains = [\"a.test\"]\n"
+         tenants = [\"a\"]\nsender_domains = [\"a.test\"]\n[[warmup]]\nsource = \"a\"\nprovider = \"google\"\n\
+         start = \"2026-12-01\"\nvolumes = [50]\n"
     )
 }
 
@@ -99,6 +100,12 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "source.ipv4" => text("127.0.0.3"),
         "source.ipv6" => text("::2"),
         "pool.sources" => Value::Array(vec![Value::Table(Table::from_iter([("source".to_owned(), text("b"))]))]),
+        "warmup.source" | "warmup.overflow" => text("b"),
+        "warmup.provider" => text("yahoo"),
+        "warmup.start" => text("2026-12-02"),
+        "warmup.volumes" => Value::Array(vec![Value::Integer(7)]),
+        "warmup.spread" | "warmup.pause_for" => text("2h"),
+        "warmup.pause_at" => text("7%"),
         "pool.tenants" | "pool.sender_domains" => texts("other"),
         "replies.rules" => {
             let file = format!("{place}/replies.toml");
