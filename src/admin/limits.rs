@@ -204,7 +204,7 @@ fn named(site: String) -> Result<String, Refusal> {
 }
 
 /// Who asks: as he calls himself, and as the kernel knows him.
-fn who(by: &str, Peer { user }: Peer) -> Result<String, Refusal> {
+pub(super) fn who(by: &str, Peer { user }: Peer) -> Result<String, Refusal> {
     check_text("by", by).map_err(PinError::Text)?;
     Ok(match user {
         Some(user) if by.is_empty() => format!("uid {user}"),

@@ -27,6 +27,8 @@
 //! | POST `/v1/limits/unpin` | [`UnpinRequest`]: [`crate::queue::limit_views::Repinned`] |
 //! | POST `/v1/limits/reset` | [`ResetRequest`]: [`crate::queue::limit_views::Forgotten`] |
 //! | POST `/v1/limits/undo` | [`UndoRequest`]: [`crate::queue::limit_views::ChangeView`]s |
+//! | `/v1/warmup?source=&provider=` | [`crate::queue::warmup_views::WarmupView`]s |
+//! | POST `/v1/warmup/pause`, POST `/v1/warmup/resume` | [`SteerRequest`]: [`crate::queue::warmup_views::WarmupView`] |
 //! | `/v1/message/ID` | [`MessageView`] |
 //!
 //! Errors are [`Problem`]s: what is wrong and what to do. The socket is mode 0600: whoever may open it may do
@@ -44,6 +46,7 @@ mod seats;
 mod server;
 mod socket;
 mod trouble;
+mod warmup;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,6 +74,7 @@ pub use overview::Process;
 pub use server::{serve_metrics, serve_unix};
 pub use socket::{AdminSocket, bind_unix};
 pub use trouble::Trouble;
+pub use warmup::SteerRequest;
 
 /// Where the socket is unless something else is configured.
 pub const DEFAULT_SOCKET: &str = "/run/hikyaku/admin.sock";
@@ -165,6 +169,9 @@ fn router(state: State) -> Router {
         .route("/v1/limits/unpin", post(limits::unpin))
         .route("/v1/limits/reset", post(limits::reset))
         .route("/v1/limits/undo", post(limits::undo))
+        .route("/v1/warmup", get(warmup::list))
+        .route("/v1/warmup/pause", post(warmup::pause))
+        .route("/v1/warmup/resume", post(warmup::resume))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
         .with_state(state)

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::health::NotReady;
 use super::overview::Process;
 use crate::journal::Health;
-use crate::queue::view::{Outline, OverdueView, is_held_by_receiver};
+use crate::queue::view::{Outline, OverdueView, PausedWarmup, is_held_by_receiver};
 use crate::spool::Stat;
 
 /// A part that does not move for longer is told: what the alert HikyakuStuck goes by.
@@ -122,6 +122,10 @@ fn of_queue(outline: &Outline, found: &mut Found) {
             format!("{} recipients are past their time by more than a minute: {}", overdue.entries, overdue.cause);
         found.add(true, what, "hikyaku sites; hikyaku queue show SITE");
     }
+    for PausedWarmup { source, provider, reason } in &outline.paused_warmups {
+        let what = format!("the warm-up of {source} at {provider} has paused by itself: {reason}");
+        found.add(true, what, "hikyaku warmup show; docs/runbook.md, HikyakuWarmupPaused");
+    }
     let is_dns_bad = outline.dns_failing >= 3 && outline.dns_failing * 2 >= outline.dns_domains;
     let dns = format!("DNS gives no plan for {} of {} domains with mail", outline.dns_failing, outline.dns_domains);
     found.add(is_dns_bad, dns, "dns.resolvers; /etc/resolv.conf; hikyaku queue show DOMAIN");
@@ -181,6 +185,11 @@ mod tests {
                 OverdueView { cause: "timer", entries: 7 },
                 OverdueView { cause: "back-off", entries: 1_234 },
             ],
+            paused_warmups: vec![PausedWarmup {
+                source: "b1".to_owned(),
+                provider: "google".to_owned(),
+                reason: "3 of 40 replies".to_owned(),
+            }],
             dns_failing: 30,
             dns_domains: 40,
             ..Outline::default()
@@ -194,13 +203,14 @@ mod tests {
             "2 damaged",
             "3 recipients are held: damaged",
             "7 recipients are past",
+            "the warm-up of b1 at google has paused by itself: 3 of 40 replies",
             "30 of 40 domains",
             "95 of at most 100",
             "990 of 1000",
         ] {
             assert!(told.iter().any(|what| what.contains(part)), "{part}: {told:?}");
         }
-        assert_eq!(told.len(), 6);
+        assert_eq!(told.len(), 7);
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod spool;
 mod status;
 pub mod table;
 mod top;
+mod warmup;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -80,6 +81,9 @@ enum Command {
     /// See and steer what is learnt about receivers: rates, connections, and why
     #[command(subcommand)]
     Limits(limits::Limits),
+    /// See and steer how much sources may send while they are new to a provider
+    #[command(subcommand)]
+    Warmup(warmup::Warmup),
     /// Look at single messages, and end them
     #[command(subcommand)]
     Message(message::Message),
@@ -151,6 +155,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Queue(command) => wait(command.execute()),
         Command::Orders(command) => wait(command.execute()),
         Command::Limits(command) => wait(command.execute()),
+        Command::Warmup(command) => wait(command.execute()),
         Command::Message(command) => wait(command.execute()),
         Command::Journal(command) => wait(command.execute()),
         Command::Reply(command) => command.execute(),

@@ -4,6 +4,8 @@
 
 #[path = "../common/daemon.rs"]
 mod daemon;
+#[path = "../common/fake_mx.rs"]
+mod fake_mx;
 #[path = "../common/skip.rs"]
 mod skip;
 
@@ -14,3 +16,4 @@ mod output;
 mod running;
 mod top;
 mod views;
+mod warmup;

@@ -1,12 +1,16 @@
 //! F17: the system clock is set, forwards and backwards, while the daemon runs and while it does not. Retries come when they
 //! are due by the time that passes, nothing expires for it, and no id is given twice.
 //!
+//! A day of a warm-up ends at midnight by the daemon's clock.
+//!
 //! libfaketime tells the daemon another wall time; the monotonic clock is the real one.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use hikyaku::config::units::Day;
 use rustix::process::Signal;
 
 use super::letter::Kind;
@@ -105,6 +109,48 @@ fn run(step: Step, library: &Path) -> Ending {
     // Nothing may come back to a sender: that would be an expiry, and a phantom for the check.
     assert!(world.until(|| world.checker.is_settled()), "{}: something is late", world.name);
     world.finish_with(daemon)
+}
+
+/// The daemon begins so long before midnight, a day of a warm-up of which one message may go in three minutes.
+const EVE: i64 = 15;
+/// The next day has room for everything. At the pace of the day before it would take half an hour.
+const NEXT_DAY: Duration = Duration::from_secs(120);
+
+fn over_midnight(library: &Path) -> Ending {
+    let world = World::with("midnight", Numbers::of(Kind::Plain), |_| {});
+    let now = hikyaku::clock::Clock::system().wall_precise();
+    let plan = format!(
+        "[[source]]\nname = \"new\"\nipv4 = \"127.0.0.1\"\n[[pool]]\nname = \"default\"\n\
+         sources = [{{ source = \"new\" }}]\n[[warmup]]\nsource = \"new\"\nstart = \"{}\"\n\
+         volumes = [20, 1000000]\nspread = \"1h\"\n",
+        Day::at(now)
+    );
+    let mut file = std::fs::OpenOptions::new().append(true).open(world.file()).unwrap();
+    file.write_all(plan.as_bytes()).unwrap();
+    let clock = world.folder().join("clock");
+    set_clock(&clock, DAY - EVE - i64::try_from(now.as_secs()).unwrap() % DAY);
+    let (daemon, address) = world.launch(&launch(library, &clock));
+    let warmup = || daemon.admin().get("/v1/warmup")[0].clone();
+    world.load(&Plan::of(10, 2, &world.numbers), address).join();
+    assert!(world.until(|| world.sink.tried() > 0), "nothing was tried");
+
+    let eve = warmup();
+    assert!(eve["day"] == 2 || (eve["day"] == 1 && eve["sent"] == 1), "{eve}");
+    assert!(world.until_for(NEXT_DAY, || world.checker.is_settled()), "{}", warmup());
+    assert_eq!((&warmup()["day"], &warmup()["held"]), (&2.into(), &0.into()));
+    world.finish_with(daemon)
+}
+
+#[test]
+fn what_a_day_of_a_warm_up_has_no_room_for_goes_at_midnight() {
+    let Some(library) = library() else {
+        let case = "what_a_day_of_a_warm_up_has_no_room_for_goes_at_midnight";
+        return crate::skip::skip(case, "libfaketime is not installed (Debian: faketime)");
+    };
+
+    let ending = over_midnight(&library);
+
+    assert!(ending.failures.is_empty(), "{:#?}", ending.failures);
 }
 
 #[test]

@@ -1,0 +1,105 @@
+//! Warm-ups: where each stands, and having one pause or go on.
+
+use std::time::Duration;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State as Shared};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+
+use super::State;
+use super::error::Refusal;
+use super::limits::who;
+use super::server::Peer;
+use crate::queue::warmup_views::{SteerError, Steering, WarmupFilter, WarmupView};
+use crate::state::{PinError, check_text};
+
+/// A pause is no longer than this: who wants to end a warm-up takes it out of the configuration.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
+/// Which ones.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Asked {
+    source: Option<String>,
+    provider: Option<String>,
+}
+
+/// Which warm-up pauses or goes on: the body of `/v1/warmup/pause` and `/v1/warmup/resume`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SteerRequest {
+    /// Of this egress source.
+    pub source: String,
+    /// At this provider.
+    pub provider: String,
+    /// It pauses so long; absent: until it is resumed. Not for the resumption.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+    /// Why.
+    pub reason: String,
+    /// Who asks.
+    pub by: String,
+}
+
+/// Where each stands.
+pub(super) async fn list(
+    Shared(state): Shared<State>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Json<Vec<WarmupView>>, Refusal> {
+    let wrong = |rejection: QueryRejection| {
+        Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text(), "filters are source, provider")
+    };
+    let Query(Asked { source, provider }) = asked.map_err(wrong)?;
+    let filter = WarmupFilter { source, provider };
+    Ok(Json(tokio::task::spawn_blocking(move || state.queue.warmups(&filter)).await?))
+}
+
+/// Has one pause; the answer comes when that is on stable storage and holds.
+pub(super) async fn pause(
+    Shared(state): Shared<State>,
+    Extension(peer): Extension<Peer>,
+    request: Result<Json<SteerRequest>, JsonRejection>,
+) -> Result<Json<WarmupView>, Refusal> {
+    let Json(request) = request?;
+    let lasts = request.seconds.map(Duration::from_secs);
+    if lasts.is_some_and(|lasts| lasts.is_zero() || lasts > LONGEST) {
+        let allowed = format!("seconds is 1 to {}", LONGEST.as_secs());
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "so long no warm-up pauses", allowed));
+    }
+    steer(state, peer, request, Some(lasts)).await
+}
+
+/// Has one go on.
+pub(super) async fn resume(
+    Shared(state): Shared<State>,
+    Extension(peer): Extension<Peer>,
+    request: Result<Json<SteerRequest>, JsonRejection>,
+) -> Result<Json<WarmupView>, Refusal> {
+    let Json(request) = request?;
+    steer(state, peer, request, None).await
+}
+
+async fn steer(
+    state: State,
+    peer: Peer,
+    request: SteerRequest,
+    pause: Option<Option<Duration>>,
+) -> Result<Json<WarmupView>, Refusal> {
+    let SteerRequest { source, provider, reason, by, .. } = request;
+    check_text("reason", &reason).map_err(PinError::Text)?;
+    let steering = Steering { source, provider, pause, by: who(&by, peer)?, reason };
+    Ok(Json(tokio::task::spawn_blocking(move || state.queue.steer_warmup(&steering)).await??))
+}
+
+impl From<SteerError> for Refusal {
+    fn from(error: SteerError) -> Self {
+        let (status, hint) = match &error {
+            SteerError::Unknown(..) => (StatusCode::NOT_FOUND, "`hikyaku warmup show` lists them"),
+            SteerError::Done(..) | SteerError::NotPaused(..) => (StatusCode::CONFLICT, "nothing was changed"),
+            SteerError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "see `hikyaku spool stat`, and try again"),
+        };
+        Self::new(status, error.to_string(), hint)
+    }
+}
