@@ -75,18 +75,17 @@ impl Look {
 
 impl fmt::Display for Look {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { throttled, open, .. } = self.counts;
         let (rate, connections) = self.truth;
         write!(f, "{}", Moment(self.after))?;
         match &self.found {
             Some(found) => {
                 let allowed = found.rate_per_minute.map_or("any".to_owned(), |rate| format!("{rate:.0}"));
-                write!(f, " {:<6} {allowed:>4} of {rate:.0}/min,", state(found))?;
-                write!(f, " {} of {connections} connections ({open} open),", found.connections)?;
+                write!(f, " {:<6} {allowed:>4} of {rate:.0}/min, ", state(found))?;
+                write!(f, "{} of {connections} connections,", found.connections)?;
             }
             None => write!(f, " nothing is known yet,")?,
         }
-        write!(f, " {} in the last minute, {throttled} refused", self.delivered)
+        write!(f, " took {} in 60 s, {} refused", self.delivered, self.counts.throttled)
     }
 }
 
@@ -110,5 +109,48 @@ impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
         write!(f, "{:>3}:{:02}", seconds / 60, seconds % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::demo::sites;
+
+    fn look(found: PathLimits) -> Look {
+        let strict = Strict::new(sites::limited(), "limited.test", Instant::now(), 1, 1);
+        let minutes = 123 * 60 * 1_000_000_000;
+        Look::at(&strict, 0, minutes, &Fed::default(), Some(found))
+    }
+
+    #[test]
+    fn a_line_has_room_on_a_terminal_of_80_columns() {
+        let found = PathLimits {
+            phase: "hold",
+            rate_per_minute: Some(1_234.5),
+            connections: 20,
+            paused_seconds: Some(1.0),
+            ..PathLimits::default()
+        };
+
+        let line = look(found).to_string();
+
+        assert_eq!(line, "123:00 paused 1234 of 240/min, 20 of 5 connections, took 0 in 60 s, 0 refused");
+        assert!(line.len() <= 80, "{}", line.len());
+    }
+
+    #[test]
+    fn what_the_daemon_goes_by_stands_beside_what_the_receiver_allows() {
+        let found = PathLimits { phase: "probe", connections: 4, connection_limit: Some(5), ..PathLimits::default() };
+
+        let json = look(found).json();
+
+        let limited = &json["limited"];
+        assert_eq!(limited["receiver"], json!({ "rate_per_minute": 240.0, "connections": 5 }));
+        assert_eq!(limited["daemon"]["phase"], "probe");
+        assert_eq!((&limited["daemon"]["connections"], &limited["daemon"]["connection_limit"]), (&4.into(), &5.into()));
+        assert!(limited["daemon"]["rate_per_minute"].is_null(), "no limit");
     }
 }
