@@ -83,7 +83,11 @@ impl Engine {
             Cause::Openings => ("the learnt pace of new connections has room", Learnt::Connections),
         };
         let reply = controller.and_then(|(_, controller)| controller.view(now).reply);
-        let why = controller.map(|_| self.set_by(&self.source_name(source), site, what, reply.as_deref()));
+        let why = controller.map(|_| match (cause, reply) {
+            // The refusal is why, whoever has set the rate.
+            (Cause::Pause | Cause::Gate, Some(reply)) => reply,
+            (_, reply) => self.set_by(&self.source_name(source), site, what, reply.as_deref()),
+        });
         (until.map(|until| until.saturating_duration_since(now).as_secs_f64()), event, why)
     }
 
