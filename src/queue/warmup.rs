@@ -1,7 +1,7 @@
 //! Warm-ups as the queue keeps to them: which plan holds for a source at a site, and what it is told.
 //!
 //! A plan is of a source and a provider, or of a source and every site for which it has no other plan: these count together,
-//! and wait in turn ([`Turns`]). What has no room goes by the plan's overflow (`overflow`), or waits at its path. Without a
+//! and wait in turn (`Turns`). What has no room goes by the plan's overflow (`overflow`), or waits at its path. Without a
 //! plan all of this costs one load of an atomic where a source is chosen and one where a path is looked at.
 
 use std::collections::{BTreeSet, HashMap};
