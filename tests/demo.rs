@@ -81,6 +81,10 @@ fn demo_that_stays_up_shows_how_a_receivers_limits_are_found() {
     // The rest is read, lest it meet a closed pipe.
     values.for_each(drop);
     let status = demo.wait().unwrap();
+    // libfaketime leaves them behind.
+    for kind in ["faketime_shm_", "sem.faketime_sem_"] {
+        let _ = std::fs::remove_file(format!("/dev/shm/{kind}{}", demo.id()));
+    }
 
     let limited = &seen["limited"];
     let found = limited["daemon"]["limit_per_minute"].as_f64().unwrap_or_default();

@@ -92,6 +92,10 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // libfaketime leaves them behind.
+        for kind in ["faketime_shm_", "sem.faketime_sem_"] {
+            let _ = std::fs::remove_file(format!("/dev/shm/{kind}{}", self.child.id()));
+        }
     }
 }
 
