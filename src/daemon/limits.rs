@@ -1,6 +1,5 @@
 //! From `[limits]` and the provider map to what the queue holds itself to.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,12 +49,7 @@ pub(super) fn learning(limits: &Limits) -> queue::learning::Settings {
         messages_per_connection: figures.messages_per_connection.unwrap_or(0),
     };
     let known = map.known().iter().filter(|known| known.start != Figures::default());
-    let mut starts: HashMap<Box<str>, Start> = known.map(|known| ((*known.name).into(), start(&known.start))).collect();
-    for domain in domains(limits) {
-        if let Some(start) = map.of_domain(&domain).and_then(|provider| starts.get(&**provider)).copied() {
-            starts.insert(domain.into(), start);
-        }
-    }
+    let starts = known.map(|known| ((*known.name).into(), start(&known.start))).collect();
     queue::learning::Settings { is_on: limits.learn, first_rate, starts }
 }
 
@@ -96,39 +90,12 @@ pub(super) fn rules(limits: &Limits) -> Rules {
         set_by: Arc::from(format!("published by {}", known.name)),
         is_provider: true,
     });
-    let mut rules: Vec<Rule> = limits.rules.iter().filter_map(rule).chain(published).collect();
-    rules.extend(inherited(limits, &rules));
-    Rules::new(rules)
+    Rules::new(limits.rules.iter().filter_map(rule).chain(published).collect())
 }
 
 /// Domains that have a rule, as their sites are named.
 pub(super) fn domains(limits: &Limits) -> impl Iterator<Item = String> {
     limits.rules.iter().filter_map(|rule| rule.domain.as_ref()).map(|domain| domain.to_lowercase())
-}
-
-/// A well-known domain with a rule is a site of its own; what no rule says about it, those about its provider say.
-fn inherited(limits: &Limits, rules: &[Rule]) -> Vec<Rule> {
-    let map = provider::Map::built_in().unwrap_or_default();
-    let domains: BTreeSet<String> = domains(limits).collect();
-    let owned = domains.into_iter().filter_map(|domain| Some((Name::new(&domain), map.of_domain(&domain)?)));
-    let of_provider = |(domain, provider): (Name, &Arc<str>)| {
-        let provider = Name::new(provider);
-        let about = move |rule: &Rule| {
-            let subject = match &rule.subject {
-                Subject::Site(site) if *site == provider => Subject::Site(domain.clone()),
-                Subject::SourceSite(source, site) if *site == provider => {
-                    Subject::SourceSite(source.clone(), domain.clone())
-                }
-                Subject::TenantSite(tenant, site) if *site == provider => {
-                    Subject::TenantSite(tenant.clone(), domain.clone())
-                }
-                _ => return None,
-            };
-            Some(Rule { subject, ..rule.clone() })
-        };
-        rules.iter().filter_map(about).collect::<Vec<_>>()
-    };
-    owned.flat_map(of_provider).collect()
 }
 
 fn rule(rule: &LimitRule) -> Option<Rule> {
@@ -162,42 +129,4 @@ fn periods(rates: Option<&Rates>) -> Vec<(u32, Duration)> {
 
 fn octets(rate: Option<ByteRate>) -> Option<u32> {
     rate.map(|rate| rate.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn limits(rules: &str) -> Limits {
-        toml::from_str(rules).unwrap()
-    }
-
-    #[test]
-    fn what_a_domains_rule_leaves_open_its_providers_rules_and_figures_say() {
-        let limits = limits(
-            "[[rule]]\nsite = \"yahoo\"\nconnections = 7\nrate = \"50/s\"\n\
-             [[rule]]\nsource = \"a\"\nsite = \"yahoo\"\nconnections = 3\n\
-             [[rule]]\ndomain = \"AOL.com\"\nrate = \"5/s\"\n\
-             [[rule]]\ndomain = \"a.test\"\nrate = \"4/s\"\n",
-        );
-        let second = Duration::from_secs(1);
-
-        let (yahoo, aol, other) =
-            (site_limits(&limits, "yahoo"), site_limits(&limits, "aol.com"), site_limits(&limits, "a.test"));
-
-        assert_eq!((yahoo.connections, yahoo.messages_per_connection), (7, Some(20)));
-        assert_eq!((aol.connections, aol.messages_per_connection), (7, Some(20)));
-        assert_eq!((&*aol.allowance.messages, &*yahoo.allowance.messages), (&[(5, second)][..], &[(50, second)][..]));
-        assert_eq!((other.connections, other.messages_per_connection), (20, Some(1000)));
-        let from_a = rules(&limits).ceiling(queue::rules::Of::SourceSite("a", "aol.com"));
-        assert_eq!(from_a.connections, Some(3));
-    }
-
-    #[test]
-    fn a_domain_of_its_own_begins_where_its_provider_does() {
-        let learning = learning(&limits("[[rule]]\ndomain = \"GMail.com\"\nrate = \"5/s\"\n"));
-
-        assert_eq!(learning.starts.get("gmail.com"), learning.starts.get("google"));
-        assert!(learning.starts.contains_key("google") && !learning.starts.contains_key("a.test"));
-    }
 }

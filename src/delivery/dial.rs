@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
@@ -15,6 +14,7 @@ use super::opening::{Failure, Opening, Step};
 use super::route::Target;
 use super::session::{Lost, Session};
 use super::transaction::Peer;
+use crate::dns::Plan;
 use crate::message::Phase;
 use crate::queue::{Doing, Watch};
 use crate::smtp::reply::Reply;
@@ -35,7 +35,7 @@ pub(super) struct Approach<'a> {
     /// With opportunistic TLS.
     pub(super) tls: bool,
     /// Whose replies will be judged.
-    pub(super) site: &'a Arc<str>,
+    pub(super) plan: &'a Plan,
 }
 
 /// How an opening may end badly.
@@ -136,7 +136,8 @@ async fn attempt(
     let (mut extensions, reader) = opening.into_parts();
     extensions.chunking &= shared.settings.chunking;
     let peer = Peer { host: target.host.clone(), address: target.address, tls: io.tls() };
-    let judge = Judge { classifier: shared.settings.classifier.clone(), site: approach.site.clone() };
+    let Plan { site, parent, .. } = approach.plan;
+    let judge = Judge { classifier: shared.settings.classifier.clone(), site: site.clone(), parent: parent.clone() };
     Ok(Opened { io, session: Session::new(peer, extensions, reader, judge) })
 }
 

@@ -14,6 +14,8 @@ pub struct Judge {
     pub classifier: LazyClassifier,
     /// Whose replies they are: a provider's name, or another site's.
     pub site: Arc<str>,
+    /// What that lies within ([`Plan::parent`](crate::dns::Plan::parent)).
+    pub parent: Option<Arc<str>>,
 }
 
 /// Classes of replies that are about what we send altogether.
@@ -46,6 +48,6 @@ impl Judge {
 
     /// What a refusal means.
     pub(super) fn of(&self, phase: Phase, reply: &Reply) -> Option<Verdict> {
-        self.classifier.of(phase, reply, Some(&self.site))
+        self.classifier.of(phase, reply, [Some(&self.site), self.parent.as_deref()])
     }
 }

@@ -93,6 +93,7 @@ mod tests {
         Plan {
             domain: "x.test".into(),
             site: "x.test".into(),
+            parent: None,
             mx_set: "mx".into(),
             hosts: hosts.iter().map(host).collect(),
             port: 25,

@@ -37,7 +37,7 @@ pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket)
         let all = targets.len();
         targets.truncate(shared.settings.addresses);
         let tls = plan.tls == TlsPolicy::Opportunistic;
-        let approach = Approach { ehlo_name: &source.ehlo_name, tls, site: &plan.site };
+        let approach = Approach { ehlo_name: &source.ehlo_name, tls, plan: &plan };
         let (opened, target) = match connect(shared, &targets, approach, watch.as_deref()).await {
             Ok(opened) => opened,
             Err(failures) => {

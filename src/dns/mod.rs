@@ -46,6 +46,9 @@ pub struct Plan {
     pub domain: Arc<str>,
     /// The provider's name, else the MX set, else the domain: what limits apply to.
     pub site: Arc<str>,
+    /// What `site` would be if no rule of limits named the domain: what is said about that holds where its own rules are
+    /// silent. None: none does.
+    pub parent: Option<Arc<str>>,
     /// The MX hosts' names, lower case, sorted, joined by a comma: connections are shared within it.
     pub mx_set: Arc<str>,
     /// In order of preference; equal preferences are shuffled for each connection.

@@ -194,9 +194,11 @@ impl Planner {
 
     fn plan_of(&self, domain: Arc<str>, next: Next, valid_until: Instant) -> Plan {
         let is_own_site = self.made_from.own_sites.contains(&*domain);
+        let (site, parent) = if is_own_site { (domain.clone(), Some(next.site)) } else { (next.site, None) };
         Plan {
             tls: self.tls.find(&domain).copied().unwrap_or(self.default_tls),
-            site: if is_own_site { domain.clone() } else { next.site },
+            site,
+            parent,
             domain,
             mx_set: next.mx_set,
             hosts: next.hosts,
@@ -269,7 +271,8 @@ mod tests {
         let said_until = Instant::now().checked_sub(ended).expect("the machine has been up that long");
         let (site, mx_set, hosts) = (name.clone(), name.clone(), Box::default());
         let (transport, tls) = (Transport::Smtp, TlsPolicy::Opportunistic);
-        let plan = Plan { domain: name, site, mx_set, hosts, port: 25, transport, tls, valid_until: said_until };
+        let plan =
+            Plan { domain: name, site, parent: None, mx_set, hosts, port: 25, transport, tls, valid_until: said_until };
         let known = Known { planned: Ok(Arc::new(plan)), said_until: None };
         planner.plans.get_or_make(domain, Instant::now, |_| std::future::ready(known.clone())).await;
     }

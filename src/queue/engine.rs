@@ -54,6 +54,7 @@ use super::timers::Timers;
 use super::top::Top;
 use super::unread::Unread;
 use super::warmup::Warmups;
+use super::within::Within;
 use super::{Courier, QueueFull};
 
 /// DSNs being made and stored at the same time: enough to fill a group commit.
@@ -97,6 +98,7 @@ pub(super) struct Engine {
     pub top: Top,
     pub learning: Learning,
     pub warmups: Warmups,
+    pub within: Arc<Within>,
     /// Apart from `dues`, which tenants hold: it holds the spool's storage.
     pub spent: SpentStore,
     pub dues: Arc<Dues>,
@@ -141,13 +143,15 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// An empty queue.
     pub fn new(
-        settings: Settings,
+        mut settings: Settings,
         spool: Spool,
         orders: state::Orders,
         planner: Arc<Planner>,
         clock: Clock,
         registry: &Registry,
     ) -> Self {
+        let within = Arc::<Within>::default();
+        settings.rules = settings.rules.at(&within);
         let engine = Self {
             tenants: Tenants::default(),
             domains: Domains::new(settings.shards),
@@ -170,7 +174,8 @@ impl Engine {
             walls: Walls::new(registry),
             top: Top::new(registry),
             learning: Learning::default(),
-            warmups: Warmups::new(registry),
+            warmups: Warmups::new(within.clone(), registry),
+            within,
             spent: SpentStore::default(),
             dues: Arc::default(),
             queued: AtomicUsize::new(0),
@@ -397,6 +402,7 @@ impl Engine {
 
     /// The site that a plan leads to.
     pub fn site_of(&self, plan: &Plan, now: Instant) -> Arc<Site> {
+        self.within.note(plan);
         let mut sites = self.sites.lock();
         if let Some(site) = sites.get(&*plan.site) {
             return site.clone();
@@ -419,7 +425,8 @@ impl Engine {
     }
 
     /// Replaces what is read at each use.
-    pub fn replace(&self, settings: Settings, sources: Chooser) {
+    pub fn replace(&self, mut settings: Settings, sources: Chooser) {
+        settings.rules = settings.rules.at(&self.within);
         self.limits.store(Arc::new(settings.limits.clone()));
         self.sources.store(Arc::new(sources));
         self.settings.store(Arc::new(settings));

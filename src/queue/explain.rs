@@ -128,6 +128,7 @@ impl Engine {
 
     /// The site, the sources at it, and a tenant at it.
     fn of_site(&self, plan: &Plan, sources: &[u16], tenant: Option<&str>, now: Instant) -> Vec<ScopeLimit> {
+        self.within.note(plan);
         let name = &*plan.site;
         let site = self.find_sites(&[name]).pop();
         let state = site.as_ref().map(|site| site.state.lock());

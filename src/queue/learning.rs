@@ -42,12 +42,14 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Where learning begins at a site. A relay is the operator's own choice: it is fast until it says otherwise.
-    pub(super) fn start(&self, site: &str, is_relay: bool) -> Start {
+    /// Where learning begins at a site, which may lie within another. A relay is the operator's own choice: it is fast until it
+    /// says otherwise.
+    pub(super) fn start(&self, site: &str, parent: Option<&str>, is_relay: bool) -> Start {
         if is_relay {
             return Start { rate: f64::INFINITY, connections: u32::MAX, messages_per_connection: 0 };
         }
-        self.starts.get(site).copied().unwrap_or(Start { rate: self.first_rate, ..Start::default() })
+        let of = |name: &str| self.starts.get(name).copied();
+        of(site).or_else(|| parent.and_then(of)).unwrap_or(Start { rate: self.first_rate, ..Start::default() })
     }
 }
 
@@ -155,8 +157,9 @@ impl Engine {
     }
 
     /// What a refusal is about.
-    fn judge_reply(&self, report: &Report, site: &str) -> Option<Verdict> {
-        self.settings().classifier.of(report.phase, &report.reply, Some(site))
+    pub fn verdict(&self, report: &Report, site: Option<&str>) -> Option<Verdict> {
+        let parent = site.and_then(|site| self.within.of(site));
+        self.settings().classifier.of(report.phase, &report.reply, [site, parent.as_deref()])
     }
 }
 
@@ -199,7 +202,7 @@ impl Evidence {
         }
         let judged = outcomes.iter().map(|outcome| {
             let report = outcome.report();
-            let verdict = engine.judge_reply(report, &site.name);
+            let verdict = engine.verdict(report, Some(&site.name));
             let signal = match verdict.as_ref().map_or(Signal::Neutral, Signal::of) {
                 // What does not say what it is about, said of a recipient, is about that one, unless the connection ends.
                 Signal::Unknown if report.phase == Phase::Rcpt && !is_closing(report) => Signal::Neutral,

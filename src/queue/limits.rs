@@ -271,7 +271,8 @@ impl Engine {
                 if !is_wanted(name) {
                     return None;
                 }
-                let start = self.settings().learning.start(&site.name, is_relay);
+                let parent = self.within.of(&site.name);
+                let start = self.settings().learning.start(&site.name, parent.as_deref(), is_relay);
                 let all = request.limit.map_or_else(|| What::ALL.to_vec(), |what| vec![what]);
                 Some(all.into_iter().flat_map(|what| controller.reset(what, start, reason.clone(), now)).collect())
             });

@@ -79,6 +79,7 @@ pub mod warmup;
 pub mod warmup_views;
 pub mod watch;
 mod way;
+mod within;
 
 use std::io;
 use std::net::IpAddr;

@@ -222,6 +222,7 @@ mod tests {
         let plan = Plan {
             domain: Arc::from("a.test"),
             site: Arc::from("a.test"),
+            parent: None,
             mx_set: Arc::from("mx.a.test"),
             hosts: Box::default(),
             port: 25,

@@ -105,7 +105,7 @@ impl Engine {
         if settings.learning.is_on && transport != Transport::Discard {
             let at = Moment { now, wall: self.clock.wall_at(now) };
             origin.is_relay = transport == Transport::Relay;
-            let start = settings.learning.start(site, origin.is_relay);
+            let start = settings.learning.start(site, self.within.of(site).as_deref(), origin.is_relay);
             let seed = self.learning.seed(&name, site);
             origin.learn(&bounds, start, self.learning.recall(&name, site).as_ref(), seed, at);
             if let Some(controller) = &mut origin.controller {

@@ -3,6 +3,7 @@
 //! Within one scope the most specific rule sets each value: one that names more, then one that names the same, in the order
 //! of the configuration; what a provider has published comes last. Across scopes all must have room.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::limit::budget::Allowance;
 use crate::limit::permit::Scope;
 
 use super::settings::Limits;
+use super::within::Within;
 
 /// What a rule allows; absent: another one says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,6 +89,13 @@ pub struct Rule {
     pub is_provider: bool,
 }
 
+impl Rule {
+    /// Which comes first: the operator's, then those that name more.
+    fn order(&self) -> (bool, Reverse<usize>) {
+        (self.is_provider, Reverse(self.subject.exactness()))
+    }
+}
+
 /// What is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of<'a> {
@@ -104,7 +113,25 @@ pub enum Of<'a> {
     Campaign(&'a str, &'a str),
 }
 
-impl Of<'_> {
+impl<'a> Of<'a> {
+    /// The site in it.
+    fn site(self) -> Option<&'a str> {
+        match self {
+            Self::Site(site) | Self::SourceSite(_, site) | Self::TenantSite(_, site) => Some(site),
+            Self::Source(_) | Self::Tenant(_) | Self::Campaign(..) => None,
+        }
+    }
+
+    /// The same at another site.
+    fn at(self, site: &'a str) -> Self {
+        match self {
+            Self::Site(_) => Self::Site(site),
+            Self::SourceSite(source, _) => Self::SourceSite(source, site),
+            Self::TenantSite(tenant, _) => Self::TenantSite(tenant, site),
+            other => other,
+        }
+    }
+
     /// The scope that it lies in.
     pub fn scope(self) -> Scope {
         match self {
@@ -142,19 +169,44 @@ impl Subject {
 }
 
 /// Every rule, those first that set a value. Cheap to clone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules(Arc<[Rule]>);
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    all: Arc<[Rule]>,
+    within: Arc<Within>,
+}
+
+impl PartialEq for Rules {
+    /// Whether they say the same.
+    fn eq(&self, other: &Self) -> bool {
+        self.all == other.all
+    }
+}
 
 impl Rules {
     /// Rules in the order of the configuration.
     pub fn new(mut rules: Vec<Rule>) -> Self {
-        rules.sort_by_key(|rule| (rule.is_provider, std::cmp::Reverse(rule.subject.exactness())));
-        Self(rules.into())
+        rules.sort_by_key(Rule::order);
+        Self { all: rules.into(), within: Arc::default() }
+    }
+
+    /// The same, where sites lie within others.
+    pub(super) fn at(mut self, within: &Arc<Within>) -> Self {
+        self.within = within.clone();
+        self
     }
 
     /// The rules that apply, those first that set a value.
     pub fn of(&self, of: Of<'_>) -> impl Iterator<Item = &Rule> {
-        self.0.iter().filter(move |rule| rule.subject.fits(of))
+        let parent = of.site().and_then(|site| self.within.of(site));
+        let broader = parent.as_deref().map(|parent| of.at(parent));
+        let place = |rule: &Rule| match broader {
+            _ if rule.subject.fits(of) => Some(false),
+            Some(broader) if rule.subject.fits(broader) => Some(true),
+            _ => None,
+        };
+        let mut found: Vec<_> = self.all.iter().filter_map(|rule| Some((rule, place(rule)?))).collect();
+        found.sort_by_key(|(rule, is_broader)| (rule.order(), *is_broader));
+        found.into_iter().map(|(rule, _)| rule)
     }
 
     /// What they allow together.
@@ -169,7 +221,9 @@ impl Rules {
 
     /// Whether some rule is about a tenant at this site.
     pub fn has_tenants_at(&self, site: &str) -> bool {
-        self.0.iter().any(|rule| matches!(&rule.subject, Subject::TenantSite(_, at) if at.fits(site)))
+        let parent = self.within.of(site);
+        let is_there = |at: &Name| at.fits(site) || parent.as_deref().is_some_and(|parent| at.fits(parent));
+        self.all.iter().any(|rule| matches!(&rule.subject, Subject::TenantSite(_, at) if is_there(at)))
     }
 }
 
@@ -215,7 +269,10 @@ impl Ceiling {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::dns::{Plan, TlsPolicy, Transport};
 
     fn rule(subject: Subject, ceiling: Ceiling) -> Rule {
         Rule { subject, ceiling, set_by: Arc::from("test"), is_provider: false }
@@ -257,5 +314,49 @@ mod tests {
         assert_eq!((limits.connections, limits.messages_per_connection), (50, Some(20)));
         assert_eq!(limits.recipients_per_connection, None, "0 is no limit");
         assert_eq!(rules.limits("other", &Limits::default()), Limits::default());
+    }
+
+    #[test]
+    fn what_a_domains_rules_leave_open_those_of_its_provider_say() {
+        let (yahoo, domain) = (|| Name::new("yahoo"), || Name::new("a.test"));
+        let second = Duration::from_secs(1);
+        let messages = |count| Ceiling { messages: Some(vec![(count, second)]), ..Ceiling::default() };
+        let published = Ceiling { messages_per_connection: Some(20), ..connections(5) };
+        let within = Arc::new(Within::default());
+        let rules = Rules::new(vec![
+            Rule { is_provider: true, ..rule(Subject::Site(yahoo()), published) },
+            rule(Subject::Site(Name::Any), Ceiling { octets: Some(9), ..messages(1) }),
+            rule(Subject::Site(yahoo()), Ceiling { connections: Some(7), ..messages(50) }),
+            rule(Subject::Site(domain()), messages(5)),
+            rule(Subject::TenantSite(Name::new("t"), yahoo()), messages(2)),
+        ])
+        .at(&within);
+        assert_eq!(rules.ceiling(Of::Site("a.test")).connections, None);
+        assert!(!rules.has_tenants_at("a.test"));
+
+        within.note(&plan("a.test", "yahoo"));
+        let found = rules.ceiling(Of::Site("a.test"));
+
+        assert_eq!((found.messages, found.connections), (Some(vec![(5, second)]), Some(7)));
+        assert_eq!((found.messages_per_connection, found.octets), (Some(20), Some(9)));
+        assert_eq!(rules.ceiling(Of::Site("yahoo")).messages, Some(vec![(50, second)]));
+        assert_eq!(rules.ceiling(Of::TenantSite("t", "a.test")), messages(2));
+        assert!(rules.has_tenants_at("a.test"));
+        within.note(&plan("a.test", "google"));
+        assert_eq!(rules.ceiling(Of::Site("a.test")).connections, None, "its MX hosts have changed");
+    }
+
+    fn plan(site: &str, parent: &str) -> Plan {
+        Plan {
+            domain: site.into(),
+            site: site.into(),
+            parent: Some(parent.into()),
+            mx_set: "mx.test".into(),
+            hosts: Box::default(),
+            port: 25,
+            transport: Transport::Smtp,
+            tls: TlsPolicy::Opportunistic,
+            valid_until: Instant::now(),
+        }
     }
 }

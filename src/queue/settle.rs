@@ -366,10 +366,6 @@ impl Engine {
         Some(verdict)
     }
 
-    fn verdict(&self, report: &Report, site: Option<&str>) -> Option<reply::Verdict> {
-        self.settings().classifier.of(report.phase, &report.reply, site)
-    }
-
     /// Whether the receiver wants to be left alone for a while.
     fn is_throttle(&self, outcome: &Outcome, site: &str) -> bool {
         let Outcome::Deferred(report) = outcome else { return false };

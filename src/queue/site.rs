@@ -500,6 +500,7 @@ mod tests {
             Arc::new(Plan {
                 domain: Arc::from(domain),
                 site: Arc::from("mx.test"),
+                parent: None,
                 mx_set: Arc::from("mx.test"),
                 hosts: Box::default(),
                 port: 25,

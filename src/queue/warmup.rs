@@ -27,6 +27,7 @@ use super::entry::{Entry, hash_of};
 use super::settle::said;
 use super::site::Site;
 use super::warmup_views::FAMILIES;
+use super::within::Within;
 
 /// One plan of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +57,7 @@ pub(super) struct Warmups {
     table: ArcSwap<Table>,
     store: WarmupStore,
     pub sheet: Arc<Sheet>,
+    within: Arc<Within>,
 }
 
 /// Plans by their source's index.
@@ -252,11 +254,11 @@ impl Pass {
 
 impl Warmups {
     /// None yet.
-    pub fn new(registry: &Registry) -> Self {
+    pub fn new(within: Arc<Within>, registry: &Registry) -> Self {
         let sheet = Arc::new(Sheet::new(&FAMILIES));
         registry.add_sheet(sheet.clone());
         let (is_on, table, store) = Default::default();
-        Self { is_on, table, store, sheet }
+        Self { is_on, table, store, sheet, within }
     }
 
     /// Whether there is a plan.
@@ -276,7 +278,9 @@ impl Warmups {
         }
         let table = self.table.load();
         let plans = table.by_source.get(&source)?;
-        let own = plans.iter().find(|plan| plan.provider.as_deref() == Some(site));
+        let parent = self.within.of(site);
+        let of = |name: &str| plans.iter().find(|plan| plan.provider.as_deref() == Some(name));
+        let own = of(site).or_else(|| parent.as_deref().and_then(of));
         own.or_else(|| plans.iter().find(|plan| plan.provider.is_none())).cloned()
     }
 }
@@ -391,10 +395,9 @@ impl Engine {
         if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Delivered(_))) {
             return None;
         }
-        let settings = self.settings();
         let is_bad_one = |outcome: &&Outcome| {
             let report = outcome.report();
-            let verdict = settings.classifier.of(report.phase, &report.reply, Some(site));
+            let verdict = self.verdict(report, Some(site));
             verdict.is_some_and(|verdict| is_bad(verdict.class))
         };
         outcomes.iter().find(is_bad_one).map(|outcome| said(&outcome.report().reply))

@@ -116,6 +116,11 @@ impl Classifier {
         self.own.as_deref().unwrap_or_default()
     }
 
+    /// Whether some rule is about this provider.
+    pub fn knows(&self, provider: &str) -> bool {
+        self.filter.knows(provider)
+    }
+
     /// How many rules there are.
     pub fn len(&self) -> usize {
         self.rules.len()

@@ -95,6 +95,11 @@ impl Filter {
         let provider = place.and_then(|place| self.sets.get(*place)).unwrap_or(&self.anybody);
         [code, step, provider]
     }
+
+    /// Whether some rule names this provider.
+    pub fn knows(&self, provider: &str) -> bool {
+        self.providers.contains_key(provider)
+    }
 }
 
 impl BySeverity {

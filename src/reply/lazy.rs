@@ -25,9 +25,11 @@ impl LazyClassifier {
         self.own.clone().unwrap_or_else(Classifier::built_in)
     }
 
-    /// [`Classifier::of`].
-    pub fn of(&self, step: Phase, reply: &Reply, site: Option<&str>) -> Option<Verdict> {
-        self.get().of(step, reply, site)
+    /// [`Classifier::of`] by the first of two names of a site that some rule is about.
+    pub fn of(&self, step: Phase, reply: &Reply, [site, parent]: [Option<&str>; 2]) -> Option<Verdict> {
+        let classifier = self.get();
+        let name = site.filter(|name| parent.is_none() || classifier.knows(name));
+        classifier.of(step, reply, name.or(parent))
     }
 
     /// Whether the operator's rules are the same text.

@@ -197,6 +197,7 @@ impl Run {
         let plan = Plan {
             domain: "example.test".into(),
             site: "example.test".into(),
+            parent: None,
             mx_set: "mx".into(),
             hosts: hosts.collect(),
             port,

@@ -22,15 +22,22 @@ struct Stage {
 
 impl Stage {
     fn start(sink: &Sink) -> Self {
+        Self::with(sink, "")
+    }
+
+    /// The same with `rules` of limits.
+    fn with(sink: &Sink, rules: &str) -> Self {
         let runtime = Runtime::new().unwrap();
         let mut zone = Zone::new();
         zone.mx("ezweb.ne.jp", 10, "lsean.ezweb.ne.jp").address("lsean.ezweb.ne.jp", [127, 0, 0, 1]);
+        zone.mx("house.test", 10, "lsean.ezweb.ne.jp");
         zone.mx("other.test", 10, "mx.other.test").address("mx.other.test", [127, 0, 0, 1]);
         let responder = runtime.block_on(Responder::start(([127, 0, 0, 1], 0).into(), zone)).unwrap();
         let mut more = String::new();
         write!(more, "[delivery]\ntls = \"none\"\nidle = \"10s\"\nport = {}\n", sink.address.port()).unwrap();
         write!(more, "[dns]\nresolvers = [\"{}\"]\nallow_networks = [\"127.0.0.0/8\"]\n", responder.address()).unwrap();
         more.push_str("[retry]\nschedule = [\"2s\"]\n");
+        more.push_str(rules);
         let daemon = Daemon::start(tempfile::tempdir().unwrap(), "first_rate = \"50/s\"", &more);
         Self { daemon, _responder: responder, _runtime: runtime }
     }
@@ -127,4 +134,27 @@ fn a_reset_in_place_of_a_greeting_tells_how_many_connections_au_takes() {
     assert_eq!(throttled.iter().filter(is_right).count(), throttled.len(), "{throttled:?}");
     assert!(throttled.iter().any(|event| event["attempt"] == 0), "{throttled:?}");
     assert!(is_once_each(&sink, 60));
+}
+
+#[test]
+fn a_hosted_domain_with_a_rule_of_its_own_keeps_what_is_said_of_its_provider() {
+    let sink = cutting_off();
+    let rules = "[[limits.rule]]\ndomain = \"House.test\"\nconnections = 1\n\
+                 [[limits.rule]]\nsite = \"au\"\nconnections = 9\nmessages_per_connection = 15\n";
+    let stage = Stage::with(&sink, rules);
+
+    stage.submit(40, "house.test");
+    stage.daemon.until("a change", LONG, |daemon| !of_kind(&daemon.journal(), "limit").is_empty());
+    let events = stage.daemon.journal();
+
+    let throttled = of_kind(&events, "throttled");
+    assert_eq!((&throttled[0]["site"], &throttled[0]["rule"]), (&"house.test".into(), &"au-reset".into()));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hikyaku"));
+    command.args(["limits", "explain", "a@house.test", "--json", "--socket"]);
+    let told = command.arg(stage.daemon.folder().join("admin.sock")).output().unwrap();
+    let answer: Value = serde_json::from_slice(&told.stdout).unwrap_or_else(|error| panic!("{error}: {told:?}"));
+    let lines = answer["limits"].as_array().unwrap().iter().filter(|line| line["scope"] == "site");
+    let lines: Vec<_> = lines.map(|line| (line["what"].clone(), line["most"].as_f64(), &line["set_by"])).collect();
+    assert!(lines.contains(&("connections".into(), Some(1.0), &"rule domain House.test".into())), "{lines:?}");
+    assert!(lines.contains(&("messages per connection".into(), Some(15.0), &"rule site au".into())), "{lines:?}");
 }

@@ -25,7 +25,7 @@ fn transaction(length: u64) -> Transaction {
 fn session(pipelining: bool, chunking: bool) -> Session {
     let peer = Peer { host: "mx.test".into(), address: ([127, 0, 0, 1], 25).into(), tls: None };
     let extensions = Extensions { pipelining, chunking, ..Extensions::default() };
-    let judge = Judge { classifier: LazyClassifier::default(), site: "mx.test".into() };
+    let judge = Judge { classifier: LazyClassifier::default(), site: "mx.test".into(), parent: None };
     Session::new(peer, extensions, Reader::default(), judge)
 }
 
