@@ -39,7 +39,7 @@ use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
 use crate::reply::LazyClassifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
-use crate::state::{LearntStore, Orders, Pins, SpentStore, WarmupStore};
+use crate::state::{LearntStore, Note, Orders, Pins};
 use crate::{admin, delivery, dns, spool, state, submission};
 
 use doors::Doors;
@@ -224,8 +224,8 @@ impl Daemon {
         let claimed = Spool::claim(settings::spool(&config), disk.clone())?;
         let spool = config.spool.path.clone();
         let pins = Pins::open(disk.clone()).map_err(|error| Error::Pins { spool: spool.clone(), error })?;
-        let spent = SpentStore::new(disk.clone());
-        let warmups = WarmupStore::new(disk.clone());
+        let spent = Note::of_spent(disk.clone());
+        let warmups = Note::of_warmups(disk.clone());
         let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics)?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);

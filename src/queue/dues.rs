@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limit::budget::{Budget, Part};
 use crate::limit::permit::What;
-use crate::state::SpentStore;
+use crate::state::Note;
 
 use super::engine::Engine;
 
@@ -58,7 +58,7 @@ pub(super) struct Dues {
 
 impl Dues {
     /// What an earlier run has kept. `wall` is the time since 1970 at `now`.
-    pub fn new(store: &SpentStore, now: Instant, wall: Duration) -> Self {
+    pub fn new(store: &Note, now: Instant, wall: Duration) -> Self {
         let mut pending: HashMap<Whose, Vec<(Duration, Instant)>> = HashMap::new();
         let stored: Vec<Stored> = store.read().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         for Stored { whose, per_seconds, paid_at_ms } in stored {

@@ -27,7 +27,7 @@ use crate::message::{Envelope, MessageId, Recipient};
 use crate::metrics::Registry;
 use crate::pulse::Pulse;
 use crate::spool::{Event, Pending, RecipientEvent, Recovered, Spool};
-use crate::state::{self, SpentStore};
+use crate::state::{self, Note};
 
 use super::assignment::Assignment;
 use super::domain::Domains;
@@ -100,7 +100,7 @@ pub(super) struct Engine {
     pub warmups: Warmups,
     pub within: Arc<Within>,
     /// Apart from `dues`, which tenants hold: it holds the spool's storage.
-    pub spent: SpentStore,
+    pub spent: Note,
     pub dues: Arc<Dues>,
     /// Unfinished recipients.
     pub queued: AtomicUsize,
@@ -176,7 +176,7 @@ impl Engine {
             learning: Learning::default(),
             warmups: Warmups::new(within.clone(), registry),
             within,
-            spent: SpentStore::default(),
+            spent: Note::default(),
             dues: Arc::default(),
             queued: AtomicUsize::new(0),
             waiting_for_dns: AtomicUsize::new(0),

@@ -95,9 +95,7 @@ use crate::message::{Envelope, MessageId};
 use crate::metrics::Registry;
 use crate::pulse::Pulse;
 use crate::spool::{Recovered, Spool};
-use crate::state::{
-    LearntStore, OrderId, Orders, PinError, PinRequest, Pins, PlaceError, Request, Selection, SpentStore, WarmupStore,
-};
+use crate::state::{LearntStore, Note, OrderId, Orders, PinError, PinRequest, Pins, PlaceError, Request, Selection};
 
 pub use assignment::Assignment;
 use engine::Engine;
@@ -210,7 +208,7 @@ impl Queue {
     }
 
     /// The same with what was used up of budgets before; to be asked for before the queue is shared. Blocks on the disk.
-    pub fn with_spent(mut self, store: SpentStore) -> Self {
+    pub fn with_spent(mut self, store: Note) -> Self {
         if let Some(engine) = Arc::get_mut(&mut self.engine) {
             let now = engine.clock.now();
             engine.dues = Arc::new(dues::Dues::new(&store, now, engine.clock.wall_at(now)));
@@ -222,7 +220,7 @@ impl Queue {
     }
 
     /// The same with where warm-ups were before; to be asked for before the queue is shared. Blocks on the disk.
-    pub fn with_warmups(mut self, store: WarmupStore) -> Self {
+    pub fn with_warmups(mut self, store: Note) -> Self {
         if let Some(engine) = Arc::get_mut(&mut self.engine) {
             engine.recall_warmups(store);
         }

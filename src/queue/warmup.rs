@@ -20,7 +20,7 @@ use crate::message::Outcome;
 use crate::metrics::Registry;
 use crate::metrics::sheet::Sheet;
 use crate::reply::Class;
-use crate::state::WarmupStore;
+use crate::state::Note;
 
 use super::engine::Engine;
 use super::entry::{Entry, hash_of};
@@ -55,7 +55,7 @@ pub(super) struct Warmups {
     is_on: AtomicBool,
     /// Replaced by a reload.
     table: ArcSwap<Table>,
-    store: WarmupStore,
+    store: Note,
     pub sheet: Arc<Sheet>,
     within: Arc<Within>,
 }
@@ -325,7 +325,7 @@ impl Engine {
     }
 
     /// Takes up where plans were before the start.
-    pub fn recall_warmups(&mut self, store: WarmupStore) {
+    pub fn recall_warmups(&mut self, store: Note) {
         let stored: Vec<Stored> = store.read().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         self.warmups.store = store;
         let find = |rule: &Rule| {

@@ -6,15 +6,13 @@
 
 mod file;
 mod learnt;
+mod note;
 pub mod order;
 mod orders;
 mod pins;
-mod spent;
-mod warmups;
 
 pub use learnt::LearntStore;
+pub use note::Note;
 pub use order::{Action, Order, OrderId, Selection, SelectionError};
 pub use orders::{OpenError, Orders, PlaceError, Request, check_text};
 pub use pins::{Pin, PinError, PinRequest, Pinned, Pins, PinsOpenError};
-pub use spent::SpentStore;
-pub use warmups::WarmupStore;

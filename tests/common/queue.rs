@@ -263,8 +263,8 @@ impl Stage {
         let disk = Arc::new(Disk::new(folder.path().join("spool")));
         let (spool, recovery) = Spool::open(spool_settings(), disk.clone(), clock, &registry).unwrap();
         recovery.run(&mut |_| {});
-        let spent = hikyaku::state::SpentStore::new(disk.clone());
-        let warmups = hikyaku::state::WarmupStore::new(disk.clone());
+        let spent = hikyaku::state::Note::of_spent(disk.clone());
+        let warmups = hikyaku::state::Note::of_warmups(disk.clone());
         let orders = Orders::open(disk, clock.wall()).unwrap();
         let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry).with_spent(spent);
         let queue = queue.with_warmups(warmups);
@@ -313,8 +313,8 @@ impl Stage {
             }
         };
         let (spool, recovery) = recovery;
-        let spent = hikyaku::state::SpentStore::new(disk.clone());
-        let warmups = hikyaku::state::WarmupStore::new(disk.clone());
+        let spent = hikyaku::state::Note::of_spent(disk.clone());
+        let warmups = hikyaku::state::Note::of_warmups(disk.clone());
         let orders = Orders::open(disk, clock.wall()).unwrap();
         let queue = Queue::new(settings, spool.clone(), orders, planner, clock, &registry).with_spent(spent);
         let queue = queue.with_warmups(warmups);

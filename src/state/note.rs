@@ -1,0 +1,55 @@
+//! What is kept over a restart and may be lost: one small file that is replaced.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::log::storage::Storage;
+
+use super::file::{self, Found};
+
+/// A file for one thing; the default keeps nothing. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Note {
+    storage: Option<Arc<dyn Storage>>,
+    file: &'static str,
+    /// What it is about, and what becomes of that without it.
+    about: &'static str,
+}
+
+impl Note {
+    /// What is used up of budgets. Without it they are as new.
+    pub fn of_spent(storage: Arc<dyn Storage>) -> Self {
+        Self { storage: Some(storage), file: "state/spent", about: "what was used up of budgets, which begin anew" }
+    }
+
+    /// Where warm-ups are. Without it today's volumes begin anew, and pauses are forgotten.
+    pub fn of_warmups(storage: Arc<dyn Storage>) -> Self {
+        let about = "where warm-ups were: today's volumes begin anew";
+        Self { storage: Some(storage), file: "state/warmup", about }
+    }
+
+    /// What is there. Damage is told, and as nothing. Blocks on the disk.
+    pub fn read(&self) -> Option<Vec<u8>> {
+        let Self { file, about, .. } = *self;
+        match file::read(&**self.storage.as_ref()?, file) {
+            Ok(Found::Content(content)) => return Some(content),
+            Ok(Found::Nothing) => {}
+            Ok(Found::Damaged) => tracing::warn!(file, about, "a file of the state is damaged"),
+            Err(error) => tracing::warn!(file, about, %error, "a file of the state cannot be read"),
+        }
+        None
+    }
+
+    /// Whether there is a file. Blocks on the disk.
+    pub fn has_some(&self) -> bool {
+        self.storage.as_ref().is_some_and(|storage| storage.open(self.file).is_ok())
+    }
+
+    /// Replaces what is there; it is on stable storage then. Blocks on the disk.
+    pub fn replace(&self, content: &[u8]) -> io::Result<()> {
+        match &self.storage {
+            Some(storage) => file::replace(&**storage, self.file, content),
+            None => Ok(()),
+        }
+    }
+}
