@@ -34,12 +34,14 @@ impl Judge {
     }
 
     /// Whether a transaction was refused for now by a reply that does not say why, and nothing else came of it: where the
-    /// receiver then closes the connection, that says it.
+    /// receiver then closes the connection, that says it. Not of its recipients: a receiver that counts refused ones closes
+    /// the connection behind the last of them.
     pub(super) fn are_opaque(&self, outcomes: &[Outcome]) -> bool {
         let is_opaque = |report: &Report| {
             // 421 closes the connection by itself (RFC 5321, 3.8).
             report.reply.code / 100 == 4
                 && report.reply.code != 421
+                && report.phase != Phase::Rcpt
                 && self.of(report.phase, &report.reply).is_some_and(|verdict| verdict.class == Class::Unknown)
         };
         let is_refused = |outcome: &Outcome| matches!(outcome, Outcome::Deferred(report) if is_opaque(report));

@@ -4,7 +4,7 @@
 //! and wait in turn (`Turns`). What has no room goes by the plan's overflow (`overflow`), or waits at its path. Without a
 //! plan all of this costs one load of an atomic where a source is chosen and one where a path is looked at.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -48,6 +48,8 @@ pub(super) const EVERYWHERE: &str = "default";
 const LIMIT: &str = "warmup";
 /// A turn that nobody has used for so long is over: what waited for it has gone.
 const STALE: Duration = Duration::from_secs(10);
+/// Who has others before it asks again so soon at the earliest.
+const SOON: Duration = Duration::from_secs(1);
 
 /// All plans.
 #[derive(Debug)]
@@ -119,11 +121,14 @@ struct Stored {
     progress: Progress,
 }
 
-/// Sites that wait for one plan, each with the time of its turn; as times since 1970-01-01 UTC.
+/// Sites that wait for one plan, in the order in which they asked. As many as there is room for are called; one that does not
+/// come within [`STALE`] has lost its turn, so that nobody is kept waiting by who has nothing to send any more.
 #[derive(Debug, Default)]
 struct Turns {
-    by_site: HashMap<u64, Duration>,
-    order: BTreeSet<(Duration, u64)>,
+    by_site: HashMap<u64, u64>,
+    /// By the place in the order: who, and since when it is called.
+    order: BTreeMap<u64, (u64, Option<Duration>)>,
+    next: u64,
 }
 
 impl Turns {
@@ -132,28 +137,35 @@ impl Turns {
     }
 
     fn remove(&mut self, site: u64) {
-        if let Some(due) = self.by_site.remove(&site) {
-            self.order.remove(&(due, site));
+        if let Some(place) = self.by_site.remove(&site) {
+            self.order.remove(&place);
         }
     }
 
     fn forget_stale(&mut self, now: Duration) {
-        while let Some((due, site)) = self.order.first().copied().filter(|(due, _)| *due + STALE < now) {
-            self.order.remove(&(due, site));
+        let is_stale = |called: Option<Duration>| called.is_some_and(|called| called + STALE < now);
+        while let Some(first) = self.order.first_entry().filter(|first| is_stale(first.get().1)) {
+            let (site, _) = first.remove();
             self.by_site.remove(&site);
         }
     }
 
-    /// When it is a site's turn: its own if it has one, else after all others, `step` apart, not before `first` and not after
-    /// `last`.
-    fn of(&mut self, site: u64, (first, last): (Duration, Duration), step: Duration) -> Duration {
-        if let Some(due) = self.by_site.get(&site) {
-            return *due;
+    /// Calls the first `room`, and has a site wait if it does not yet; whether it is called, else about how many are before it.
+    fn ask(&mut self, site: u64, room: u32, now: Duration) -> Result<(), u32> {
+        self.forget_stale(now);
+        let next = &mut self.next;
+        let place = *self.by_site.entry(site).or_insert_with(|| {
+            *next += 1;
+            *next
+        });
+        self.order.entry(place).or_insert((site, None));
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        self.order.values_mut().take(room).for_each(|(_, called)| *called = called.or(Some(now)));
+        if self.order.get(&place).is_some_and(|(_, called)| called.is_some()) && room > 0 {
+            return Ok(());
         }
-        let due = self.order.last().map_or(first, |(latest, _)| (*latest + step).max(first)).min(last.max(first));
-        self.by_site.insert(site, due);
-        self.order.insert((due, site));
-        due
+        let first = self.order.first_key_value().map_or(place, |(first, _)| *first);
+        Err(u32::try_from(place.saturating_sub(first)).unwrap_or(u32::MAX))
     }
 }
 
@@ -162,25 +174,22 @@ impl Standing {
     fn look(&mut self, site: Option<u64>, now: Duration) -> Result<(), Wait> {
         let looked = self.warmup.look(now);
         let Some(site) = site else { return looked };
-        let first = match looked {
-            Err(Wait { halt: Halt::Pace, until }) => until.unwrap_or(now),
+        let (first, room) = match looked {
+            Ok(()) => (now, self.warmup.room(now).unwrap_or(u32::MAX)),
+            Err(Wait { halt: Halt::Pace, until }) => (until.unwrap_or(now), 0),
             Err(wait) => {
                 self.turns.clear();
                 return Err(wait);
             }
-            Ok(()) => now,
         };
-        self.turns.forget_stale(now);
-        if looked.is_ok() && self.turns.order.is_empty() {
-            return Ok(());
-        }
-        // Another day has another pace.
-        let last = self.warmup.next_day();
-        let due = self.turns.of(site, (first, last), self.warmup.interval(now).unwrap_or_default());
-        if looked.is_ok() && due <= now {
-            return Ok(());
-        }
-        Err(Wait { halt: Halt::Pace, until: Some(due.max(first)) })
+        self.turns.ask(site, room, now).map_err(|before| {
+            // Those before it may be gone by then: nobody asks much later than there is room.
+            let later = match (room, before) {
+                (0, 0) => Duration::ZERO,
+                _ => self.warmup.interval(now).unwrap_or_default().saturating_mul(before).clamp(SOON, STALE),
+            };
+            Wait { halt: Halt::Pace, until: Some(first + later) }
+        })
     }
 }
 
@@ -370,7 +379,9 @@ impl Engine {
     ) {
         let wall = self.clock.wall_at(now);
         let has_reply = outcomes.iter().any(|outcome| outcome.report().reply.code != 0);
-        if let Some(meant) = entry.and_then(|entry| entry.marks.meant()).filter(|_| has_reply && !is_returned)
+        // Once for each message, whatever its retries come to.
+        let fresh = entry.filter(|entry| entry.attempts == 0 && has_reply && !is_returned);
+        if let Some(meant) = fresh.and_then(|entry| entry.marks.meant())
             && let Some(warming) = self.warmups.of(meant, &site.name)
         {
             let mut state = warming.state.lock();
@@ -481,18 +492,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sites_that_share_a_plan_have_turns_and_those_that_went_lose_theirs() {
+    fn sites_are_called_in_the_order_in_which_they_asked_and_lose_their_turn_if_they_do_not_come() {
         let (mut turns, second) = (Turns::default(), Duration::from_secs(1));
 
-        let of = |turns: &mut Turns, site| turns.of(site, (second * 100, second * 118), second * 5);
-        let dues = [3, 1, 2, 3].map(|site| of(&mut turns, site));
+        let asked = [3, 1, 2, 3].map(|site| turns.ask(site, 0, second));
+        assert_eq!(asked, [Err(0), Err(1), Err(2), Err(0)]);
+        assert_eq!([1, 3].map(|site| turns.ask(site, 1, second * 2)), [Err(1), Ok(())], "there is room for one");
+        turns.remove(3);
+        assert_eq!([2, 1, 3].map(|site| turns.ask(site, 1, second * 3)), [Err(1), Ok(()), Err(2)]);
 
-        assert_eq!(dues, [100, 105, 110, 100].map(|seconds| second * seconds));
-        turns.remove(1);
-        assert_eq!((of(&mut turns, 1), of(&mut turns, 4)), (second * 115, second * 118), "the day ends");
-        turns.remove(4);
-        turns.forget_stale(second * 111);
-        assert_eq!((turns.by_site.len(), turns.order.len()), (2, 2), "3 did not come");
+        assert_eq!(turns.ask(2, 1, second * 14), Ok(()), "1 did not come");
+        assert_eq!(turns.ask(2, 0, second * 15), Err(0), "the room is gone");
+        turns.clear();
+        assert_eq!(turns.ask(3, 1, second * 16), Ok(()));
     }
 
     #[test]

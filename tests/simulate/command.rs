@@ -97,7 +97,7 @@ fn refused(octets: &[u8]) -> String {
 fn what_is_wrong_in_a_profile_is_told_with_its_key_and_what_is_allowed() {
     let top = "name = \"a\"\nduration = \"10m\"\noptimum = 100\n";
     for (text, key, allowed) in [
-        (top.replace("100", "nan"), "optimum: NaN", "1 to 1000000000"),
+        (top.replace("100", "nan") + "[receiver]\n", "optimum: NaN", "1 to 1000000000"),
         (top.replace("name = \"a\"\n", "") + "[receiver]\n", "missing field `name`", "1 to 200 octets"),
         (top.to_owned(), "missing field `receiver`", "a table"),
         (format!("{top}receiver = [1]\n"), "receiver: a list", "a table"),
