@@ -1,3 +1,5 @@
+//! A plan over days on a virtual clock.
+
 use super::*;
 
 fn plan(volumes: &[u32]) -> Plan {
