@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use hikyaku::config::LimitRule;
-use hikyaku::daemon::Daemon;
 use serde_json::Value;
 
-use crate::running::{Character, GRACE, Running};
+use crate::running::{Character, Running};
 
 /// Submits until the receiver says that it is too much.
 async fn throttled(running: &Running) -> Value {
@@ -95,7 +94,6 @@ async fn what_is_learnt_is_shown_and_listed_and_is_in_the_journal() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pins_are_set_shown_survive_a_restart_and_are_ended() {
     let running = Running::start(&[("fine.test", Character::Takes)]).await;
-    let config = running.daemon.config().clone();
     running.submit(&["a@fine.test"]).await;
     let has_path = |answer: &Value| answer[0]["phase"] == "start";
     running.until_json(&["limits", "show"], has_path).await;
@@ -107,18 +105,7 @@ async fn pins_are_set_shown_survive_a_restart_and_are_ended() {
     assert!(said.contains("rate is at most 120, pinned by") && said.contains("(uid "), "{said}");
     assert!(said.contains("connections is 3") && said.contains("it holds at 1 paths now"), "{said}");
 
-    let Running { daemon, folder } = running;
-    daemon.stop(GRACE).await;
-    let begun = std::time::Instant::now();
-    let daemon = loop {
-        match Daemon::start(config.clone()).await {
-            Ok(daemon) => break daemon,
-            // The connection of the last command may still have the spool of the daemon before.
-            Err(error) => assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{error}"),
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    };
-    let running = Running { daemon, folder };
+    let running = running.restarted().await;
     running.submit(&["a@fine.test"]).await;
     let is_pinned = |answer: &Value| answer[0]["is_in_memory"] == true && answer[0]["connections"] == 3;
     let answer = running.until_json(&["limits", "show"], is_pinned).await;

@@ -104,6 +104,23 @@ impl Running {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// The daemon of the same configuration and spool after a stop.
+    pub async fn restarted(self) -> Self {
+        let Self { daemon, folder } = self;
+        let config = daemon.config().clone();
+        daemon.stop(GRACE).await;
+        let begun = std::time::Instant::now();
+        let daemon = loop {
+            match Daemon::start(config.clone()).await {
+                Ok(daemon) => break daemon,
+                // The connection of the last command may still have the spool of the daemon before.
+                Err(error) => assert!(begun.elapsed() < Duration::from_secs(10), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        Self { daemon, folder }
+    }
+
     pub async fn stop(self) {
         self.daemon.stop(GRACE).await;
     }

@@ -5,11 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use hikyaku::clock::Clock;
 use hikyaku::config::units::Day;
 use hikyaku::config::{Config, Pool, PoolMember, Route, Source, Warmup};
-use hikyaku::daemon::Daemon;
 use serde_json::Value;
 
 use crate::fake_mx::{self, FakeMx, Step};
-use crate::running::{GRACE, Running};
+use crate::running::Running;
 
 const NEW: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 31);
 const OLD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 32);
@@ -89,19 +88,7 @@ async fn what_has_no_room_leaves_from_the_other_address_and_a_restart_keeps_the_
     let scraped = running.until(&["warmup", "show", "--json"], |_| true).await.1;
     let sent = serde_json::from_str::<Value>(&scraped).unwrap()[0]["sent"].clone();
 
-    let config = running.daemon.config().clone();
-    let Running { daemon, folder } = running;
-    daemon.stop(GRACE).await;
-    let begun = std::time::Instant::now();
-    let daemon = loop {
-        match Daemon::start(config.clone()).await {
-            Ok(daemon) => break daemon,
-            // The connection of the last command may still have the spool of the daemon before.
-            Err(error) => assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{error}"),
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    };
-    let running = Running { daemon, folder };
+    let running = running.restarted().await;
     let answer = running.until_json(&["warmup", "show"], |_| true).await;
     assert!(answer[0]["sent"] == sent || answer[0]["day"] == 2, "{answer}");
     submit(&running, 2).await;
