@@ -43,4 +43,5 @@ pub mod spool;
 pub mod state;
 pub mod submission;
 pub mod text;
+pub mod trusted;
 pub mod unseen;

@@ -11,14 +11,14 @@ const LAYERS: [&[&str]; 14] = [
     &["submission", "delivery", "admin", "demo"],
     &["queue", "simulate"],
     &["spool", "state", "dns"],
-    &["bounce", "limit", "log"],
+    &["bounce", "dkim", "limit", "log", "tls", "users"],
     &["reply", "provider"],
     &["journal"],
     &["message"],
     &["smtp"],
     &["config::units"],
     &["panics"],
-    &["clock", "metrics", "pulse", "text", "unseen"],
+    &["clock", "metrics", "pulse", "text", "trusted", "unseen"],
 ];
 
 fn layer(module: &str) -> usize {

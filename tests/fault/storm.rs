@@ -26,7 +26,7 @@ struct Storm {
 fn peak(retries: &[Instant], part: Duration) -> usize {
     let count_from = |start: &Instant| {
         let window = *start..*start + part;
-        retries.iter().filter(|at| window.contains(at)).count()
+        retries.iter().filter(|at| window.contains(*at)).count()
     };
     retries.iter().map(count_from).max().unwrap_or_default()
 }
