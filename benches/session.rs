@@ -60,6 +60,7 @@ fn run(session: &mut Session, settings: &Settings, input: &[u8], admits: bool) {
                         hostname: "mx.example.net",
                         client: session.client(),
                         hello: session.hello(),
+                        security: None,
                         id: MessageId(1),
                         time: UnixTime(1_795_318_696),
                         has_eight_bit: session.content().has_eight_bit(),
@@ -69,7 +70,7 @@ fn run(session: &mut Session, settings: &Settings, input: &[u8], admits: bool) {
                 session.accepted(MessageId(1));
             }
             Step::Write => {}
-            Step::Read | Step::Close => break,
+            Step::Read | Step::Close | Step::Secure => break,
         }
     }
     black_box(session.replies()).clear();

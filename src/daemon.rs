@@ -3,6 +3,7 @@
 //! [`Daemon::start`] returns when mail can be submitted, however much is queued: recovery goes on beside it.
 //! [`Daemon::stop`] ends accepting first, then lets transactions finish within a grace, then closes the spool.
 
+mod certificates;
 mod doors;
 mod drain;
 mod front;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -40,6 +42,7 @@ use crate::queue::{Courier, Queue};
 use crate::reply::LazyClassifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
 use crate::state::{LearntStore, Note, Orders, Pins};
+use crate::tls::Certificates;
 use crate::{admin, delivery, dns, spool, state, submission};
 
 use doors::Doors;
@@ -177,6 +180,8 @@ pub struct Daemon {
     registry: Registry,
     /// What tells what refusals mean.
     classifier: LazyClassifier,
+    /// What listeners prove their names by.
+    certificates: Arc<ArcSwap<Certificates>>,
     doors: Doors,
     control: admin::Control,
     started: Instant,
@@ -217,9 +222,10 @@ impl Daemon {
         let threads = tokio::runtime::Handle::current().metrics().num_workers();
 
         // Whatever another process or a damaged file can spoil comes before the log makes its first segments.
-        let classifier = config.replies.classifier()?;
+        let files = reload::read(config, None, Path::new("configuration"))?;
+        let reload::Files { config, classifier, certificates, tls } = files;
         let front = Front::start()?;
-        let bound = doors::bound(sockets.listeners, &config, &front)?;
+        let bound = doors::bound(sockets.listeners, &config, tls, &front)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
         let claimed = Spool::claim(settings::spool(&config), disk.clone())?;
         let spool = config.spool.path.clone();
@@ -268,6 +274,7 @@ impl Daemon {
             reloads: reload::Meters::new(&registry),
             reading: None,
             classifier,
+            certificates: Arc::new(ArcSwap::new(certificates)),
             registry,
             stop_watching: CancellationToken::new(),
             watchers,
@@ -361,6 +368,9 @@ impl Daemon {
         if let Some((listener, is_shared)) = watched.metrics {
             self.serve_metrics(listener, is_shared);
         }
+        let (held, troubles) = (Arc::clone(&self.certificates), Arc::clone(&self.control.certificates));
+        let watch = certificates::Watch::new(held, troubles, clock, &self.registry);
+        self.watchers.spawn(watch.run(self.stop_watching.clone()));
         let gauges = gauges::SpoolGauges::new(&self.registry, self.config.spool.reserve);
         let main = tokio::runtime::Handle::current().metrics();
         let runtimes = [("main", main), ("front", self.doors.runtime().metrics())];

@@ -43,5 +43,6 @@ pub mod spool;
 pub mod state;
 pub mod submission;
 pub mod text;
+pub mod tls;
 pub mod trusted;
 pub mod unseen;

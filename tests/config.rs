@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hikyaku::config::units::Day;
 use hikyaku::config::{
-    Config, InDoubt, LimitRule, Pool, PoolMember, Route, Source, TenantRule, TlsMode, TlsRule, Warmup,
+    Certificate, Config, InDoubt, LimitRule, Pool, PoolMember, Route, Source, TenantRule, TlsMode, TlsRule, Warmup,
 };
 
 const EXAMPLE: &str = include_str!("../config.example.toml");
@@ -25,6 +25,7 @@ fn full() -> Config {
     config.queue.tenants.push(TenantRule { name: "a".into(), weight: 2, max_recipients: Some(1), in_doubt });
     config.delivery.tls_rules.push(TlsRule { domain: "a.test".into(), tls: TlsMode::None });
     config.routes.push(Route { domain: "a.test".into(), next_hop: "discard".into() });
+    config.certificates.push(Certificate { chain: "/c.pem".into(), key: "/k.pem".into() });
     config.sources.push(Source {
         name: "a".into(),
         ipv4: Some([192, 0, 2, 1].into()),

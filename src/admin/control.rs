@@ -23,6 +23,8 @@ pub struct Control {
     pub hostname: Arc<Mutex<Arc<str>>>,
     /// Why the last reload failed; written by each.
     pub reload_failure: Arc<Mutex<Option<String>>>,
+    /// What is wrong with certificates; written by what watches them.
+    pub certificates: Arc<Mutex<Vec<String>>>,
     /// Takes requests for a reload; none: it was not started from a file.
     pub reload: Option<mpsc::Sender<Reload>>,
     /// Set once, when it begins to stop.
@@ -64,7 +66,13 @@ pub struct Draining {
 impl Control {
     /// Of a daemon that is called `hostname`.
     pub fn new(hostname: Arc<str>, reload: Option<mpsc::Sender<Reload>>) -> Self {
-        Self { hostname: Arc::new(Mutex::new(hostname)), reload_failure: Arc::default(), reload, drain: Arc::default() }
+        Self {
+            hostname: Arc::new(Mutex::new(hostname)),
+            reload_failure: Arc::default(),
+            certificates: Arc::default(),
+            reload,
+            drain: Arc::default(),
+        }
     }
 
     /// What is left of the stop that is under way.

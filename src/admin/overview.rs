@@ -50,6 +50,7 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
             still: state.still.all(),
             journal: state.journal.health(),
             reload_failure: state.control.reload_failure.lock().clone(),
+            certificates: state.control.certificates.lock().clone(),
             foreign: foreign_addresses(&outline.sources),
             panics: state.panics.load(Ordering::Relaxed),
         };

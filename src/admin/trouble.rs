@@ -39,6 +39,8 @@ pub(super) struct Signs<'a> {
     pub journal: Health,
     /// Why the last reload failed.
     pub reload_failure: Option<String>,
+    /// Certificates that have ended, end soon or cannot be read again.
+    pub certificates: Vec<String>,
     /// Egress sources with an address that this machine does not have.
     pub foreign: Vec<(String, IpAddr)>,
     /// Caught since the start.
@@ -68,6 +70,9 @@ pub(super) fn troubles(signs: &Signs<'_>, outline: &Outline, spool: &Stat, proce
     for (source, address) in &signs.foreign {
         let what = format!("source {source}: {address} is no address of this machine: no mail leaves from it");
         found.add(true, what, "ip address; its [[source]] in the configuration; hikyaku reload");
+    }
+    for what in &signs.certificates {
+        found.add(true, what.clone(), "renew it; it is read again when the file changes; hikyaku check");
     }
     of_queue(outline, &mut found);
     let panics = format!("{} panics were caught since the start: each is a bug", signs.panics);

@@ -120,7 +120,7 @@ fn items<'a>(key: &str, value: Option<&'a Value>) -> Option<Vec<(String, &'a Val
     Some(out)
 }
 
-/// What an item of the list `key` is told by: its name, domain or address; a rule and a warm-up by everything that they name.
+/// What an item of the list `key` is told by: its name, domain, address or file; a rule and a warm-up by everything that they name.
 fn name_of(key: &str, item: &toml::Table) -> Option<String> {
     let text = |key: &str| item.get(key).and_then(Value::as_str);
     if key == "limits.rule" {
@@ -131,7 +131,7 @@ fn name_of(key: &str, item: &toml::Table) -> Option<String> {
         let plan: Warmup = Value::Table(item.clone()).try_into().ok()?;
         return Some(plan.name());
     }
-    ["name", "domain", "address"].iter().find_map(|key| text(key)).map(str::to_owned)
+    ["name", "domain", "address", "chain"].iter().find_map(|key| text(key)).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `[[listener]]`: where messages are accepted, from whom, and how much.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,14 @@ pub struct Listener {
     pub mode: Mode,
     /// Who may submit.
     pub networks: Vec<Network>,
+    /// Balancers that tell by the PROXY protocol who their client is.
+    pub proxy_networks: Vec<Network>,
+    /// When sessions are under TLS.
+    pub tls: ListenerTls,
+    /// Whether clients are asked for a certificate.
+    pub client_certificates: bool,
+    /// Authorities of clients' certificates, in PEM; empty: any certificate is taken, and counts by its fingerprint.
+    pub client_ca: PathBuf,
     /// Whose messages these are.
     pub tenant: String,
     /// Whether `X-Hikyaku-Tenant` and `X-Hikyaku-Lane` of the message are believed, and a MT-PRIORITY above `lane`.
@@ -64,6 +73,21 @@ pub enum Mode {
     Submission,
 }
 
+/// When sessions of a listener are under TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerTls {
+    /// Never.
+    #[default]
+    None,
+    /// STARTTLS is offered (RFC 3207).
+    Starttls,
+    /// STARTTLS is needed before MAIL.
+    Required,
+    /// From the first octet on (RFC 8314).
+    Implicit,
+}
+
 /// What to do with a CR or LF in content that is not part of CRLF.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,6 +119,10 @@ impl Default for Listener {
             socket_name: String::new(),
             mode: Mode::Submission,
             networks: Network::loopback().to_vec(),
+            proxy_networks: Vec::new(),
+            tls: ListenerTls::None,
+            client_certificates: false,
+            client_ca: PathBuf::new(),
             tenant: "default".to_owned(),
             trust_headers: false,
             lane: Lane::default(),
@@ -126,6 +154,15 @@ impl Listener {
             ),
         );
         complaints.tenant(format!("{key}.tenant"), &self.tenant);
+        let has_tls = self.tls != ListenerTls::None;
+        let text = "of no use without TLS; allowed: false, or `tls` other than \"none\"";
+        complaints.unless(has_tls || !self.client_certificates, format!("{key}.client_certificates"), text);
+        let has_ca = !self.client_ca.as_os_str().is_empty();
+        complaints.unless(
+            !has_ca || self.client_certificates && self.client_ca.is_absolute(),
+            format!("{key}.client_ca"),
+            "allowed: an absolute path, beside `client_certificates = true`; or \"\"",
+        );
         let is_address = self.postmaster.is_ascii() && self.postmaster.parse::<Address>().is_ok();
         complaints.unless(
             is_address || self.postmaster.is_empty(),

@@ -17,6 +17,7 @@ mod ranges;
 pub mod replies;
 pub mod service;
 pub mod spool;
+pub mod tls;
 pub mod units;
 pub mod warmup;
 
@@ -29,11 +30,12 @@ pub use delivery::{Delivery, Dns, Route, TlsMode, TlsRule};
 pub use egress::{Pool, PoolMember, Source};
 pub use journal::Journal;
 pub use limits::{LimitRule, Limits, RuleScope};
-pub use listen::{BareLineEnd, Lane, Listener, Mode};
+pub use listen::{BareLineEnd, Lane, Listener, ListenerTls, Mode};
 pub use queue::{InDoubt, Queue, Retry, TenantRule};
 pub use replies::Replies;
 pub use service::{Admin, LogFormat, Logging, Metrics};
 pub use spool::{AttemptDurability, Spool};
+pub use tls::Certificate;
 pub use warmup::Warmup;
 
 /// The whole configuration.
@@ -53,6 +55,9 @@ pub struct Config {
     /// Where messages are accepted.
     #[serde(rename = "listener")]
     pub listeners: Vec<Listener>,
+    /// What listeners prove their names by.
+    #[serde(rename = "certificate")]
+    pub certificates: Vec<Certificate>,
     /// Queue sizes and tenants.
     pub queue: Queue,
     /// When deferred recipients are tried again.
@@ -96,6 +101,7 @@ impl Default for Config {
             threads: 0,
             spool: Spool::default(),
             listeners: vec![Listener::default()],
+            certificates: Vec::new(),
             queue: Queue::default(),
             retry: Retry::default(),
             delivery: Delivery::default(),
@@ -140,6 +146,14 @@ pub enum ConfigError {
         path: PathBuf,
         /// What is wrong with it.
         error: crate::reply::RulesError,
+    },
+    /// A certificate that cannot be used; the text names the file.
+    #[error("{}: {error}", path.display())]
+    Certificate {
+        /// The configuration.
+        path: PathBuf,
+        /// What is wrong with the certificate.
+        error: crate::tls::LoadError,
     },
     /// A value outside its range, or one that contradicts another.
     #[error("{}: {key}: {text}", path.display())]
@@ -229,6 +243,14 @@ impl Config {
         complaints.unless(!self.listeners.is_empty(), "listener", "at least one [[listener]] is needed");
         for (index, listener) in self.listeners.iter().enumerate() {
             listener.check(&format!("listener[{index}]"), complaints);
+        }
+        for (index, certificate) in self.certificates.iter().enumerate() {
+            certificate.check(&format!("certificate[{index}]"), complaints);
+        }
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let text = "needs a [[certificate]]; allowed: \"none\", or a certificate too";
+            let can = listener.tls == ListenerTls::None || !self.certificates.is_empty();
+            complaints.unless(can, format!("listener[{index}].tls"), text);
         }
         self.queue.check(complaints);
         self.retry.check(complaints);

@@ -52,7 +52,11 @@ struct Open {
 }
 
 /// Everything of a change that can fail, done: one element for each configured listener.
-pub(super) struct Prepared(Vec<Place>);
+pub(super) struct Prepared {
+    places: Vec<Place>,
+    /// TLS of each.
+    tls: Vec<Option<submission::Tls>>,
+}
 
 enum Place {
     Kept(Open),
@@ -68,7 +72,7 @@ impl Doors {
 
     /// Binds what is new. Nothing is changed yet: what is bound and not used is closed again. A socket that was handed over
     /// cannot be given up: clients would still connect to it.
-    pub fn prepare(&self, config: &Config) -> Result<Prepared, Error> {
+    pub fn prepare(&self, config: &Config, tls: Vec<Option<submission::Tls>>) -> Result<Prepared, Error> {
         let mut kept: Vec<Option<&Open>> = self.open.iter().map(Some).collect();
         let mut places = Vec::with_capacity(config.listeners.len());
         for section in &config.listeners {
@@ -82,15 +86,15 @@ impl Doors {
         if let Some(gone) = kept.into_iter().flatten().find(|open| open.is_shared) {
             return Err(Error::HandedOver { key: "listener.address", address: gone.local });
         }
-        Ok(Prepared(places))
+        Ok(Prepared { places, tls })
     }
 
     /// Listens as `config`, for which `prepared` was made, says. Sessions of listeners that are no longer in it go on.
     pub fn commit(&mut self, prepared: Prepared, config: &Config, hostname: &Arc<str>) {
         self.services = self.services.named(hostname.clone());
         let before = std::mem::take(&mut self.open);
-        for (place, section) in prepared.0.into_iter().zip(&config.listeners) {
-            let settings = settings::submission(config, section);
+        for ((place, tls), section) in prepared.places.into_iter().zip(prepared.tls).zip(&config.listeners) {
+            let settings = settings::submission(config, section, tls);
             let open = match place {
                 Place::Kept(open) => {
                     open.door.apply(settings, self.services.clone());
@@ -135,10 +139,15 @@ impl Doors {
 }
 
 /// What is bound already, in the order of the configuration, for a start.
-pub(super) fn bound(listeners: Vec<Listening>, config: &Config, front: &Front) -> Result<Prepared, Error> {
+pub(super) fn bound(
+    listeners: Vec<Listening>,
+    config: &Config,
+    tls: Vec<Option<submission::Tls>>,
+    front: &Front,
+) -> Result<Prepared, Error> {
     let sections = listeners.into_iter().zip(&config.listeners);
     let places: Result<_, _> = sections.map(|(listener, section)| place(listener, section.address, front)).collect();
-    Ok(Prepared(places?))
+    Ok(Prepared { places: places?, tls })
 }
 
 fn place(listening: Listening, address: SocketAddr, front: &Front) -> Result<Place, Error> {

@@ -22,10 +22,12 @@ use crate::dns::Planner;
 use crate::dns::network::is_local;
 use crate::metrics::Registry;
 use crate::reply::LazyClassifier;
+use crate::submission;
+use crate::tls::Certificates;
 
 use super::doors::Prepared;
 use super::watchdog::beating;
-use super::{Daemon, Error, hostname, settings};
+use super::{Daemon, Error, certificates, hostname, settings};
 
 /// How long the file is read at most.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -109,8 +111,14 @@ enum Next<Bound> {
     Is(Bound),
 }
 
-/// What was read: the configuration, and the rules that it names.
-pub(super) type Files = (Config, LazyClassifier);
+/// What was read: the configuration, and what it names.
+pub(super) struct Files {
+    pub config: Config,
+    pub classifier: LazyClassifier,
+    pub certificates: Arc<Certificates>,
+    /// TLS of each listener.
+    pub tls: Vec<Option<submission::Tls>>,
+}
 
 /// Everything that can fail, made.
 struct Preparation {
@@ -126,7 +134,7 @@ impl Daemon {
     /// changed nothing.
     pub async fn reload_file(&mut self, file: &Path) -> Result<Reloaded, ReloadError> {
         let reloaded = match self.load(file).await {
-            Ok((config, classifier)) => self.take_on(config, classifier).await.map_err(ReloadError::from),
+            Ok(files) => self.take_on(files).await.map_err(ReloadError::from),
             Err(error) => Err(error.into()),
         };
         match reloaded {
@@ -164,8 +172,9 @@ impl Daemon {
         if self.reading.as_ref().is_some_and(|reading| !reading.is_finished()) {
             return Err(silent());
         }
-        let path = file.to_owned();
-        let reading = self.reading.insert(tokio::task::spawn_blocking(move || read(Config::load(&path)?)));
+        let (path, before) = (file.to_owned(), self.certificates.load_full());
+        let reading = move || read(Config::load(&path)?, Some(&before), &path);
+        let reading = self.reading.insert(tokio::task::spawn_blocking(reading));
         let read = tokio::time::timeout(READ_TIMEOUT, reading).await.map_err(|_| silent())?;
         self.reading = None;
         read.map_err(|error| failed(error.into()))?
@@ -174,15 +183,12 @@ impl Daemon {
     /// Takes on another configuration; gives what changed, and what would but needs a restart. On an error nothing has
     /// changed.
     pub async fn reload(&mut self, config: Config) -> Result<(Vec<Change>, Vec<Change>), Error> {
-        let (config, classifier) = read(config)?;
-        self.take_on(config, classifier).await
+        let files = read(config, Some(&self.certificates.load_full()), Path::new(""))?;
+        self.take_on(files).await
     }
 
-    async fn take_on(
-        &mut self,
-        config: Config,
-        classifier: LazyClassifier,
-    ) -> Result<(Vec<Change>, Vec<Change>), Error> {
+    async fn take_on(&mut self, files: Files) -> Result<(Vec<Change>, Vec<Change>), Error> {
+        let Files { config, classifier, certificates, tls } = files;
         let changes = self.config.changes(&config);
         let (needs_restart, mut changed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::needs_restart);
         if self.config.replies == config.replies && !classifier.is_as(&self.classifier) {
@@ -194,14 +200,15 @@ impl Daemon {
             return Ok((changed, needs_restart));
         }
         let config = config.without_restart(&self.config);
-        let preparation = self.prepare(&config).await?;
+        let preparation = self.prepare(&config, tls).await?;
         self.classifier = classifier;
+        self.certificates.store(certificates);
         self.commit(preparation, config);
         Ok((changed, needs_restart))
     }
 
     /// Makes everything that can fail. What of it is not used is closed again.
-    async fn prepare(&self, config: &Config) -> Result<Preparation, Error> {
+    async fn prepare(&self, config: &Config, tls: Vec<Option<submission::Tls>>) -> Result<Preparation, Error> {
         let hostname = hostname(config);
         let rules = settings::dns(config, &hostname)?;
         let planner = self.queue.planner();
@@ -210,7 +217,7 @@ impl Daemon {
             false => Some(Arc::new(planner.followed_by(rules, &self.registry)?)),
         };
         let (admin, metrics) = (self.prepare_admin(config)?, self.prepare_metrics(config).await?);
-        Ok(Preparation { doors: self.doors.prepare(config)?, admin, metrics, planner, hostname })
+        Ok(Preparation { doors: self.doors.prepare(config, tls)?, admin, metrics, planner, hostname })
     }
 
     fn prepare_admin(&self, config: &Config) -> Result<Next<AdminSocket>, Error> {
@@ -308,10 +315,13 @@ impl Daemon {
     }
 }
 
-/// A configuration with the rules that it names.
-fn read(config: Config) -> Result<Files, ConfigError> {
+/// A configuration, of the file `path`, with what it names. Blocks on the disk.
+pub(super) fn read(config: Config, before: Option<&Arc<Certificates>>, path: &Path) -> Result<Files, ConfigError> {
+    let failed = |error| ConfigError::Certificate { path: path.to_owned(), error };
     let classifier = config.replies.classifier()?;
-    Ok((config, classifier))
+    let certificates = certificates::load(&config, before).map_err(failed)?;
+    let tls = certificates::of_listeners(&config, &certificates).map_err(failed)?;
+    Ok(Files { config, classifier, certificates, tls })
 }
 
 /// Egress addresses that this machine does not have.

@@ -48,11 +48,17 @@ pub(super) fn journal(config: &Config) -> journal::Settings {
     }
 }
 
-pub(super) fn submission(config: &Config, listener: &config::Listener) -> submission::Settings {
+pub(super) fn submission(
+    config: &Config,
+    listener: &config::Listener,
+    tls: Option<submission::Tls>,
+) -> submission::Settings {
     // The only one there is; another one must say here what it changes.
     let config::Mode::Submission = listener.mode;
     submission::Settings {
         networks: listener.networks.clone(),
+        proxy_networks: listener.proxy_networks.clone(),
+        tls,
         max_sessions: size(listener.max_sessions),
         max_sessions_per_address: NonZeroU32::new(listener.max_sessions_per_address),
         sessions_per_minute: NonZeroU32::new(listener.sessions_per_minute),
@@ -282,7 +288,7 @@ mod tests {
                     max_header_size = \"1KiB\"\n[delivery]\nlook_ahead = false\ndrain = \"10s\"\n";
         let config = Config::parse(text, Path::new("x")).unwrap();
 
-        let listener = submission(&config, &config.listeners[0]);
+        let listener = submission(&config, &config.listeners[0], None);
 
         assert_eq!(listener.postmaster.map(|address| address.to_string()).as_deref(), Some("ops@example.com"));
         assert_eq!(listener.min_data_rate, NonZeroU32::new(2_000));
@@ -294,7 +300,7 @@ mod tests {
     fn a_rate_of_zero_is_none() {
         let config = Config::parse("[[listener]]\nmin_data_rate = \"0B\"\n", Path::new("x")).unwrap();
 
-        assert_eq!(submission(&config, &config.listeners[0]).min_data_rate, None);
+        assert_eq!(submission(&config, &config.listeners[0], None).min_data_rate, None);
     }
 
     fn own(address: &str) -> dns::Settings {

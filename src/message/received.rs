@@ -20,8 +20,10 @@ pub struct Trace<'a> {
     pub client: IpAddr,
     /// Our name.
     pub hostname: &'a str,
-    /// `SMTP`, `ESMTP` or `UTF8SMTP` (RFC 5321, 4.4; RFC 6531, 4.3).
+    /// `SMTP`, `ESMTP` or `UTF8SMTP`, with an S under TLS (RFC 5321, 4.4; RFC 3848; RFC 6531, 4.3).
     pub protocol: &'static str,
+    /// The cipher suite of TLS (RFC 8314, 4.3).
+    pub cipher: Option<&'static str>,
     /// The message's identity in our spool.
     pub id: MessageId,
     /// The recipient, if there is only one: with several, `for` would tell one of another.
@@ -32,13 +34,16 @@ pub struct Trace<'a> {
 
 /// Appends the Received field.
 pub fn received(out: &mut Vec<u8>, trace: &Trace<'_>) {
-    let Trace { ehlo_name, client, hostname, protocol, id, recipient, time } = trace;
+    let Trace { ehlo_name, client, hostname, protocol, cipher, id, recipient, time } = trace;
     put(out, &["Received: from ", ehlo_name, if client.is_ipv6() { " ([IPv6:" } else { " ([" }]);
     text::address(out, *client);
     put(out, &["])\r\n\tby ", hostname, " with ", protocol, " id "]);
     id.write(out);
     if let Some(recipient) = recipient {
         put(out, &["\r\n\tfor <", recipient.as_str(), ">"]);
+    }
+    if let Some(cipher) = cipher {
+        put(out, &["\r\n\ttls ", cipher]);
     }
     put(out, &[";\r\n\t"]);
     out.extend_from_slice(&MailDate(*time).octets());
@@ -74,6 +79,7 @@ mod tests {
             client,
             hostname: "mx.test",
             protocol: "ESMTP",
+            cipher: None,
             id: MessageId(7),
             recipient,
             time: UnixTime(0),

@@ -21,6 +21,8 @@ pub enum Command<'a> {
     Rcpt(Recipient, RcptParameters),
     /// DATA.
     Data,
+    /// STARTTLS (RFC 3207).
+    StartTls,
     /// BDAT: size of the chunk, and whether it is the last one (RFC 3030).
     Bdat(u64, bool),
     /// RSET.
@@ -33,7 +35,7 @@ pub enum Command<'a> {
     Help,
     /// QUIT.
     Quit,
-    /// A command of an RFC that this server does not offer: EXPN, STARTTLS, AUTH, ETRN, TURN, SEND, SOML, SAML.
+    /// A command of an RFC that this server does not offer: EXPN, AUTH, ETRN, TURN, SEND, SOML, SAML.
     Unsupported,
 }
 
@@ -119,13 +121,12 @@ fn with_argument<'a>(verb: &str, argument: &'a str) -> Result<Command<'a>, Comma
         b"HELO" => name(argument).map(Command::Helo),
         b"RSET" => bare(argument, Command::Rset),
         b"QUIT" => bare(argument, Command::Quit),
+        b"STARTTLS" => bare(argument, Command::StartTls),
         b"NOOP" => Ok(Command::Noop),
         b"HELP" => Ok(Command::Help),
         b"VRFY" if argument.is_empty() => Err(CommandError::Argument),
         b"VRFY" => Ok(Command::Vrfy),
-        b"EXPN" | b"STARTTLS" | b"AUTH" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" => {
-            Ok(Command::Unsupported)
-        }
+        b"EXPN" | b"AUTH" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" => Ok(Command::Unsupported),
         _ => Err(CommandError::Unrecognized),
     }
 }

@@ -13,6 +13,7 @@ use crate::clock::UnixTime;
 use crate::message::header::{Field, fields};
 use crate::message::received::{self, Trace};
 use crate::message::{ContentTraits, Envelope, Kind, Lane, MessageId};
+use crate::tls::Secured;
 
 /// The longest campaign name.
 const CAMPAIGN_MOST: usize = 128;
@@ -34,6 +35,8 @@ pub struct Context<'a> {
     pub client: IpAddr,
     /// What the client called itself.
     pub hello: Option<&'a Hello>,
+    /// What the handshake has agreed; none in clear.
+    pub security: Option<&'a Secured>,
     /// The message's identity.
     pub id: MessageId,
     /// Now.
@@ -160,10 +163,12 @@ fn is_tenant(name: &str) -> bool {
 
 fn add_fields(out: &mut Vec<u8>, findings: &Findings, transaction: &Transaction, context: &Context<'_>) {
     let is_extended = context.hello.is_some_and(|hello| hello.is_extended);
-    let protocol = match (transaction.parameters.smtputf8, is_extended) {
-        (true, _) => "UTF8SMTP",
-        (false, true) => "ESMTP",
-        (false, false) => "SMTP",
+    let protocol = match (transaction.parameters.smtputf8, is_extended, context.security.is_some()) {
+        (true, _, true) => "UTF8SMTPS",
+        (true, _, false) => "UTF8SMTP",
+        (false, _, true) => "ESMTPS",
+        (false, true, false) => "ESMTP",
+        (false, false, false) => "SMTP",
     };
     let recipient = match transaction.recipients.as_slice() {
         [only] => Some(&only.forward_path),
@@ -174,6 +179,7 @@ fn add_fields(out: &mut Vec<u8>, findings: &Findings, transaction: &Transaction,
         client: context.client,
         hostname: context.hostname,
         protocol,
+        cipher: context.security.map(|security| security.cipher),
         id: context.id,
         recipient,
         time: context.time,

@@ -12,7 +12,6 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -22,6 +21,7 @@ use super::intake::Intake;
 use super::refusal::{self, Cause, Refusal};
 use super::session::{Gate, LINE_MOST, Session, Step};
 use super::spill::Spill;
+use super::wire::Wire;
 use super::{Services, Settings};
 use crate::message::Content;
 use crate::queue::Reservation;
@@ -34,7 +34,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// A connection before and while it runs.
 pub(super) struct Connection {
-    stream: TcpStream,
+    wire: Wire,
     session: Session,
     outside: Outside,
     input: Vec<u8>,
@@ -100,7 +100,7 @@ impl Connection {
         let mut outside = Outside { services, settings: Arc::clone(&settings), intake, client };
         let session = Session::new(settings, hostname, client, &mut outside);
         let pace = Pace { waiting_since: now, content_since: None, stop_at: None };
-        Self { stream, session, outside, input: Vec::new(), used: 0, spill: None, pace }
+        Self { wire: Wire::Clear(stream), session, outside, input: Vec::new(), used: 0, spill: None, pace }
     }
 
     /// What it shares with the other sessions.
@@ -116,7 +116,13 @@ impl Connection {
         tokio::pin!(timer);
         let stopped = stop.cancelled_owned();
         tokio::pin!(stopped);
-        let _ = self.converse(timer.as_mut(), stopped.as_mut()).await;
+        let begun = match self.outside.settings.is_implicit_tls() {
+            true => self.secure(stopped.as_mut()).await,
+            false => Ok(()),
+        };
+        if begun.is_ok() {
+            let _ = self.converse(timer.as_mut(), stopped.as_mut()).await;
+        }
         self.outside.services.metrics.sessions.decrement(1.0);
     }
 
@@ -134,6 +140,13 @@ impl Connection {
             }
             match step {
                 Step::Store => self.store().await?,
+                Step::Secure => {
+                    self.flush().await?;
+                    // RFC 3207, 4.2, and CVE-2011-0411: what came before the handshake is not taken for what came under it.
+                    self.input.clear();
+                    self.used = 0;
+                    self.secure(stopped.as_mut()).await?;
+                }
                 Step::Write => self.flush().await?,
                 Step::Read => {
                     self.drain().await;
@@ -141,6 +154,28 @@ impl Connection {
                     self.read(timer.as_mut(), stopped.as_mut()).await?;
                 }
                 Step::Close => return self.end().await,
+            }
+        }
+    }
+
+    async fn secure(&mut self, stopped: std::pin::Pin<&mut WaitForCancellationFutureOwned>) -> Result<(), Gone> {
+        let acceptor = self.outside.settings.tls.as_ref().map(|tls| Arc::clone(&tls.acceptor)).ok_or(Gone)?;
+        let metrics = &self.outside.services.metrics;
+        let handshake = tokio::select! {
+            handshake = self.wire.secure(&acceptor) => handshake,
+            () = stopped => return Err(Gone),
+        };
+        match handshake {
+            Ok(secured) => {
+                metrics.count_handshake(Some(secured.version));
+                self.session.secured(secured);
+                self.pace.waiting_since = self.outside.services.clock.now();
+                Ok(())
+            }
+            Err(error) => {
+                metrics.count_handshake(None);
+                tracing::debug!(client = %self.outside.client, %error, "TLS handshake failed");
+                Err(Gone)
             }
         }
     }
@@ -159,7 +194,7 @@ impl Connection {
         loop {
             tokio::select! {
                 biased;
-                read = self.stream.read_buf(&mut self.input) => return match read {
+                read = self.wire.read(&mut self.input) => return match read {
                     Ok(0) | Err(_) => Err(Gone),
                     Ok(_) => Ok(()),
                 },
@@ -229,10 +264,10 @@ impl Connection {
         if replies.is_empty() {
             return Ok(());
         }
-        let written = self.stream.try_write(replies).unwrap_or_default();
+        let written = self.wire.try_write(replies);
         if written < replies.len() {
             let rest = replies.get(written..).unwrap_or_default();
-            let write = self.stream.write_all(rest);
+            let write = self.wire.write(rest);
             let written = tokio::time::timeout(self.outside.settings.timeout, write).await;
             if !matches!(written, Ok(Ok(()))) {
                 return Err(Gone);
@@ -246,14 +281,11 @@ impl Connection {
     /// reset that may overtake them.
     async fn end(&mut self) -> Result<(), Gone> {
         self.flush().await?;
-        let _ = self.stream.shutdown().await;
-        let mut sink = [0; 4_096];
-        let drained = async { while matches!(self.stream.read(&mut sink).await, Ok(read) if read > 0) {} };
         let linger = match self.session.is_stopping() {
             true => LINGER.min(self.outside.settings.stop_grace / 2),
             false => LINGER,
         };
-        let _ = tokio::time::timeout(linger, drained).await;
+        let _ = tokio::time::timeout(linger, self.wire.shut()).await;
         Ok(())
     }
 
@@ -337,6 +369,7 @@ impl Connection {
             hostname: &services.hostname,
             client: self.session.client(),
             hello: self.session.hello(),
+            security: self.session.security().map(AsRef::as_ref),
             id,
             time: services.clock.wall(),
             has_eight_bit: content.has_eight_bit(),

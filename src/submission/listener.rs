@@ -20,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::intake::{Intake, Place};
-use super::refusal::{self, Refusal};
+use super::proxy;
+use super::refusal::{self, Cause, Refusal};
 use super::{Services, Settings};
+use crate::config::units::Network;
 
 /// How long accepting pauses when there are no descriptors or memory: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -110,7 +112,12 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, leftover: Leftover, s
                 Ok((stream, peer)) => {
                     pause = PAUSES.0;
                     // Behind a wall of its own: the listener goes on, and so do its sessions.
-                    let wall = door.rules.load().services.wall.clone();
+                    let rules = door.rules.load_full();
+                    if is_of(peer.ip(), &rules.settings.proxy_networks) {
+                        sessions.spawn(proxied(stream, Arc::clone(&door), Arc::clone(&strangers), stop.child_token()));
+                        continue;
+                    }
+                    let wall = &rules.services.wall;
                     let Ok(received) = wall.call(|| receive(stream, peer.ip(), &door, &strangers)) else { continue };
                     let Some((connection, room)) = received else { continue };
                     sessions.spawn(run(connection, stop.child_token(), room));
@@ -132,12 +139,38 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, leftover: Leftover, s
     while sessions.join_next().await.is_some() {}
 }
 
+/// A connection of a balancer: its header comes first, then it is as any other of the client that the header names.
+async fn proxied(mut stream: TcpStream, door: Arc<Door>, strangers: Arc<Semaphore>, stop: CancellationToken) {
+    let services = door.rules.load().services.clone();
+    if is_kept_back(stream.as_raw_fd(), getrlimit(Resource::Nofile).current) {
+        return services.metrics.count(refusal::OVERLOAD.cause);
+    }
+    let Ok(peer) = stream.peer_addr() else { return };
+    let named = tokio::select! {
+        named = proxy::client(&mut stream) => named,
+        () = stop.cancelled() => return,
+    };
+    match named {
+        Ok(client) => {
+            let client = client.unwrap_or(peer.ip());
+            let received = services.wall.call(|| receive(stream, client, &door, &strangers));
+            if let Ok(Some((connection, room))) = received {
+                run(connection, stop, room).await;
+            }
+        }
+        Err(error) => {
+            services.metrics.count(Cause::Proxy);
+            tracing::debug!(balancer = %peer, %error, "no PROXY header");
+        }
+    }
+}
+
 /// A connection that has been accepted, with its room; none if it was turned away.
 fn receive(stream: TcpStream, client: IpAddr, door: &Door, strangers: &Arc<Semaphore>) -> Option<(Connection, Room)> {
     let rules = door.rules.load();
     let (settings, room) = if is_kept_back(stream.as_raw_fd(), getrlimit(Resource::Nofile).current) {
         (&rules.settings, Err(refusal::OVERLOAD))
-    } else if is_allowed(client, &rules.settings) {
+    } else if is_of(client, &rules.settings.networks) {
         (&rules.settings, door.intake.enter(client).map(Room::Place))
     } else {
         // They may say QUIT after their 554 (RFC 5321, 3.1), but they take no place of those who may submit.
@@ -151,7 +184,7 @@ fn receive(stream: TcpStream, client: IpAddr, door: &Door, strangers: &Arc<Semap
             Some((Connection::new(stream, client, settings, services, Arc::clone(&door.intake)), room))
         }
         Err(refusal) => {
-            turn_away(&stream, &refusal, &rules.services);
+            turn_away(&stream, &refusal, &rules);
             None
         }
     }
@@ -172,6 +205,9 @@ fn turn_leftover_away(listener: TcpListener, door: &Door) {
     let rules = door.rules.load();
     for mut stream in waiting(&listener, usize::from(BACKLOG)) {
         rules.services.metrics.count(refusal::STOPPING.cause);
+        if rules.settings.is_implicit_tls() {
+            continue;
+        }
         let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(refusal::STOPPING.line().as_bytes()));
     }
 }
@@ -190,8 +226,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn is_allowed(client: IpAddr, settings: &Settings) -> bool {
-    settings.networks.iter().any(|network| network.contains(client))
+fn is_of(client: IpAddr, networks: &[Network]) -> bool {
+    networks.iter().any(|network| network.contains(client))
 }
 
 /// What a session holds as long as it runs.
@@ -211,8 +247,12 @@ async fn run(connection: Connection, stop: CancellationToken, room: Room) {
 }
 
 /// Says 421 or 554 and closes, without a task: the reply fits into the empty socket buffer of a new connection.
-fn turn_away(stream: &TcpStream, refusal: &Refusal, services: &Services) {
-    services.metrics.count(refusal.cause);
+/// A client that would begin with a handshake is only closed: it could not read the reply.
+fn turn_away(stream: &TcpStream, refusal: &Refusal, rules: &Rules) {
+    rules.services.metrics.count(refusal.cause);
+    if rules.settings.is_implicit_tls() {
+        return;
+    }
     let _ = stream.try_write(refusal.line().as_bytes());
 }
 

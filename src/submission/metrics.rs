@@ -21,6 +21,8 @@ pub struct Metrics {
     /// From the end of data to the 250.
     pub end_of_data_seconds: Histogram,
     rejected: Vec<Counter>,
+    /// TLS 1.2, TLS 1.3, failed.
+    handshakes: [Counter; 3],
 }
 
 impl Metrics {
@@ -31,7 +33,12 @@ impl Metrics {
             let help = "Commands, messages and connections refused, by cause.";
             registry.counter("hikyaku_submission_rejected_total", help, &[("cause", cause.as_str())])
         };
+        let handshakes = |result| {
+            let help = "TLS handshakes of submission sessions, by the version agreed, or failed.";
+            registry.counter("hikyaku_submission_tls_handshakes_total", help, &[("result", result)])
+        };
         Self {
+            handshakes: ["TLSv1.2", "TLSv1.3", "failed"].map(handshakes),
             sessions: registry.gauge("hikyaku_submission_sessions", "Open submission sessions.", &[]),
             sessions_total: counter("hikyaku_submission_sessions_total", "Submission sessions begun."),
             messages_total: counter("hikyaku_submission_messages_total", "Messages accepted."),
@@ -44,6 +51,17 @@ impl Metrics {
             ),
             rejected: Cause::ALL.iter().map(rejected).collect(),
         }
+    }
+
+    /// Counts a handshake by the version agreed; none: it failed.
+    pub fn count_handshake(&self, version: Option<&str>) {
+        let [older, newer, failed] = &self.handshakes;
+        let counter = match version {
+            Some("TLSv1.2") => older,
+            Some(_) => newer,
+            None => failed,
+        };
+        counter.increment(1);
     }
 
     /// Counts a refusal.

@@ -10,10 +10,12 @@ mod connection;
 pub mod intake;
 mod listener;
 pub mod metrics;
+mod proxy;
 pub mod refusal;
 pub mod session;
 pub mod settings;
 mod spill;
+mod wire;
 
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ use crate::spool::Spool;
 
 pub use collector::LineEndings;
 pub use listener::{BACKLOG, Door, Leftover, serve};
-pub use settings::Settings;
+pub use settings::{Settings, Tls, TlsMode};
 
 /// What every listener of a daemon shares. Cheap to clone.
 #[derive(Clone)]

@@ -25,6 +25,10 @@ pub enum Cause {
     Utf8,
     /// The client is not in an allowed network.
     Relay,
+    /// STARTTLS where it is not possible, or a transaction in clear where TLS is required.
+    Tls,
+    /// A balancer did not say who its client is.
+    Proxy,
     /// Too many recipients in one transaction.
     Recipients,
     /// Content over the limit.
@@ -55,13 +59,15 @@ pub enum Cause {
 
 impl Cause {
     /// All causes, in the order of their discriminants.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Syntax,
         Self::Sequence,
         Self::Unsupported,
         Self::Address,
         Self::Utf8,
         Self::Relay,
+        Self::Tls,
+        Self::Proxy,
         Self::Recipients,
         Self::Size,
         Self::Header,
@@ -86,6 +92,8 @@ impl Cause {
             Self::Address => "address",
             Self::Utf8 => "utf8",
             Self::Relay => "relay",
+            Self::Tls => "tls",
+            Self::Proxy => "proxy",
             Self::Recipients => "recipients",
             Self::Size => "size",
             Self::Header => "header",
@@ -133,6 +141,10 @@ pub const LINE_TOO_LONG: Refusal = refusal(500, 5, 5, 2, "Line too long", Cause:
 pub const BARE_LF: Refusal = refusal(500, 5, 5, 2, "Lines must end with CRLF; closing", Cause::LineEnding);
 /// No EHLO or HELO yet.
 pub const NO_HELLO: Refusal = refusal(503, 5, 5, 1, "Send EHLO first", Cause::Sequence);
+/// RFC 3207, 4.
+pub const TLS_NEEDED: Refusal = refusal(530, 5, 7, 0, "Must issue a STARTTLS command first", Cause::Tls);
+/// A second STARTTLS.
+pub const TLS_ALREADY: Refusal = refusal(503, 5, 5, 1, "TLS is active already", Cause::Tls);
 /// A second MAIL.
 pub const NESTED_MAIL: Refusal = refusal(503, 5, 5, 1, "A mail transaction is open already", Cause::Sequence);
 /// RCPT, DATA or BDAT without MAIL.

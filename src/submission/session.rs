@@ -12,6 +12,7 @@
 //! | `Data` | content up to CRLF.CRLF | `Message`, or `Command` after a refusal |
 //! | `Chunk` | the octets of a BDAT | `Command`; after the last one `Message` or a refusal |
 //! | `Message` | nothing is read | `Command`, by `accepted` or `refused` |
+//! | `Handshake` | nothing is read | `Command`, by `secured` |
 //! | `Closed` | nothing is read | |
 //!
 //! The envelope after an error is as RFC 5321, 4.1.4 says: 501, 503 and 555 leave it as it was; a refused RCPT leaves the
@@ -32,6 +33,7 @@ use crate::smtp::data::Decoder;
 use crate::smtp::parameter::MailParameters;
 use crate::smtp::status::Status;
 use crate::text::decimal;
+use crate::tls::Secured;
 
 /// The longest command line with its CRLF: RFC 5321, 4.5.3.1.4 says 512, the extensions add up to about 1,300.
 pub const LINE_MOST: usize = 2_048;
@@ -57,6 +59,8 @@ pub enum Step {
     Write,
     /// Admit and store the message: [`Session::transaction`], [`Session::content`].
     Store,
+    /// Write the replies, forget all input, do the handshake: [`Session::secured`], or close.
+    Secure,
     /// Write the replies and close.
     Close,
 }
@@ -102,6 +106,7 @@ enum State {
     Data(Decoder),
     Chunk(Chunk),
     Message,
+    Handshake,
     Closed,
 }
 
@@ -121,6 +126,8 @@ pub struct Session {
     settings: Arc<Settings>,
     hostname: Arc<str>,
     client: IpAddr,
+    /// What the handshake has agreed; none in clear.
+    security: Option<Arc<Secured>>,
     state: State,
     hello: Option<Hello>,
     transaction: Option<Transaction>,
@@ -146,6 +153,7 @@ impl Session {
             settings,
             hostname,
             client: client.to_canonical(),
+            security: None,
             state: State::Command,
             hello: None,
             transaction: None,
@@ -177,6 +185,7 @@ impl Session {
             match self.state {
                 State::Closed => return (used, Step::Close),
                 State::Message => return (used, Step::Store),
+                State::Handshake => return (used, Step::Secure),
                 State::Command if self.is_stopping && !self.is_in_content() => self.refuse(&refusal::STOPPING, gate),
                 _ if self.replies.len() >= FLUSH_AT => return (used, Step::Write),
                 _ if rest.is_empty() && !self.is_chunk_complete() => return (used, Step::Read),
@@ -309,6 +318,22 @@ impl Session {
     pub fn refused(&mut self, refusal: &Refusal, gate: &mut dyn Gate) {
         self.state = State::Command;
         self.fail_transaction(refusal, gate);
+    }
+
+    /// The session is under TLS now. Nothing that the client said before it holds (RFC 3207, 4.2).
+    pub fn secured(&mut self, secured: Secured) {
+        self.security = Some(Arc::new(secured));
+        self.hello = None;
+        self.is_excused = false;
+        self.reset();
+        if matches!(self.state, State::Handshake) {
+            self.state = State::Command;
+        }
+    }
+
+    /// What the handshake has agreed; none in clear.
+    pub fn security(&self) -> Option<&Arc<Secured>> {
+        self.security.as_ref()
     }
 
     /// The connection ends with this reply, whatever was going on.

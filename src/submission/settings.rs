@@ -1,6 +1,7 @@
 //! What one listener allows; made from the configuration by the daemon.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::collector::LineEndings;
@@ -8,12 +9,37 @@ use crate::config::units::Network;
 use crate::message::Lane;
 use crate::panics::Probe;
 use crate::smtp::address::Address;
+use crate::tls::Acceptor;
+
+/// TLS at one listener.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Does the handshakes.
+    pub acceptor: Arc<Acceptor>,
+    /// When there is one.
+    pub mode: TlsMode,
+}
+
+/// When a session is under TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// From STARTTLS on, if the client wants (RFC 3207).
+    Offered,
+    /// From STARTTLS on; before it no mail transaction is begun (RFC 3207, 4: 530).
+    Required,
+    /// From the first octet on (RFC 8314, 3.3).
+    Implicit,
+}
 
 /// One listener's limits and identity.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Who may submit; everybody else is greeted with 554 and takes no place.
     pub networks: Vec<Network>,
+    /// Balancers: who connects from there must say by the PROXY protocol who the client is.
+    pub proxy_networks: Vec<Network>,
+    /// TLS; none: everything is in clear, and STARTTLS is not offered.
+    pub tls: Option<Tls>,
     /// Sessions at the same time.
     pub max_sessions: usize,
     /// Sessions at the same time from one address; IPv6: from one /64.
@@ -59,6 +85,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether sessions begin with a handshake.
+    pub fn is_implicit_tls(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Implicit)
+    }
+
     /// The lane of a message for which its client has asked this priority. Who is not trusted may be less urgent than the
     /// listener's lane, not more.
     pub fn lane_of(&self, priority: Option<i8>) -> Lane {
@@ -74,6 +105,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             networks: Network::loopback().to_vec(),
+            proxy_networks: Vec::new(),
+            tls: None,
             max_sessions: 2_000,
             max_sessions_per_address: None,
             sessions_per_minute: None,

@@ -2,6 +2,9 @@
 //! reload reports as such.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hikyaku::config::Config;
@@ -30,7 +33,8 @@ fn base(place: &str) -> String {
     format!(
         "hostname = \"old.test\"\nuser = \"a\"\n[spool]\npath = \"{place}/spool\"\nsegment_size = \"1MiB\"\nreserve = \"1MiB\"\n\
          [journal]\npath = \"{place}/journal\"\n[admin]\nsocket = \"{place}/admin.sock\"\n[metrics]\naddress = \"127.0.0.1:0\"\n\
-         [[listener]]\naddress = \"127.0.0.1:0\"\n[limits]\nsite_rate = \"1/s\"\nrate = \"1/s\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"starttls\"\nclient_certificates = true\n[[certificate]]\n\
+         chain = \"{place}/0.pem\"\nkey = \"{place}/0.key\"\n[limits]\nsite_rate = \"1/s\"\nrate = \"1/s\"\n\
          bytes = \"1MB/s\"\n[[limits.rule]]\nsite = \"a\"\nconnections = 1\nmessages_per_connection = 1\n\
          recipients_per_connection = 1\nrecipients_per_transaction = 1\nrate = \"1/s\"\nbytes = \"1MB/s\"\n\
          connections_per_minute = 1\n[[limits.rule]]\nsite = \"b\"\nconnections = 1\n[[limits.rule]]\n\
@@ -81,7 +85,7 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "spool.attempts" => text("sync"),
         "spool.deadline" => text("2m"),
         "listener.address" | "metrics.address" => text("127.0.0.2:0"),
-        "listener.networks" | "dns.allow_networks" => texts("10.0.0.0/8"),
+        "listener.networks" | "listener.proxy_networks" | "dns.allow_networks" => texts("10.0.0.0/8"),
         "listener.max_header_size" => text("2KiB"),
         "listener.postmaster" => text("p@a.test"),
         "listener.bare_line_end" => text("normalize"),
@@ -95,6 +99,10 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "limits.rate" | "limits.site_rate" | "limits.rule.rate" => text("7/s"),
         "limits.first_rate" => text("7/s"),
         "listener.lane" => text("bulk"),
+        "listener.tls" => text("implicit"),
+        "listener.client_ca" => text(&format!("{place}/0.pem")),
+        "certificate.chain" => text(&format!("{place}/1.pem")),
+        "certificate.key" => text(&format!("{place}/1.key")),
         "limits.bytes" | "limits.rule.bytes" => text("2MB/s"),
         "limits.rule.domain" => text("other.test"),
         "source.ipv4" => text("127.0.0.3"),
@@ -127,6 +135,17 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
     }
 }
 
+/// One certificate with its key under two names.
+fn certificates(folder: &Path) {
+    for number in 0..2 {
+        for (from, ending, mode) in [("certificate.pem", "pem", 0o644), ("key.pem", "key", 0o600)] {
+            let to = folder.join(format!("{number}.{ending}"));
+            std::fs::copy(Path::new("tests/data/tls").join(from), &to).unwrap();
+            std::fs::set_permissions(&to, Permissions::from_mode(mode)).unwrap();
+        }
+    }
+}
+
 /// Takes the first configuration on again. A socket that was left is there until what it was asked has been answered.
 async fn return_to(daemon: &mut Daemon, base: &Config) -> Vec<Change> {
     let end = Instant::now() + Duration::from_secs(60);
@@ -143,6 +162,7 @@ async fn return_to(daemon: &mut Daemon, base: &Config) -> Vec<Change> {
 async fn every_option_is_in_the_table_and_needs_a_restart_if_and_only_if_it_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().display().to_string();
+    certificates(folder.path());
     let parse = |text: &str| Config::parse(text, "x".as_ref());
     let base = parse(&base(&place)).unwrap();
     let mut daemon = Daemon::start(base.clone()).await.unwrap();

@@ -92,6 +92,7 @@ impl Client {
                 Step::Read => break,
                 Step::Write => {}
                 Step::Store => self.store(),
+                Step::Secure => unreachable!("no listener here has TLS"),
                 Step::Close => self.is_closed = true,
             }
             self.peak_held = self.peak_held.max(self.session.held());
@@ -114,6 +115,7 @@ impl Client {
             hostname: "mx.test",
             client: self.session.client(),
             hello: self.session.hello(),
+            security: None,
             id,
             time: UnixTime(0),
             has_eight_bit: self.session.content().has_eight_bit(),

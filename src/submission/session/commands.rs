@@ -7,6 +7,7 @@ use crate::smtp::command::{self, Command, CommandError};
 use crate::smtp::data::Decoder;
 use crate::smtp::parameter::{MailParameters, RcptParameters};
 use crate::smtp::status::Status;
+use crate::submission::TlsMode;
 use crate::submission::refusal::{self, Refusal};
 
 use super::Gate;
@@ -60,6 +61,7 @@ impl Session {
                 self.rcpt(path, parameters, gate)?;
             }
             Command::Data => self.data_command()?,
+            Command::StartTls => self.start_tls()?,
             Command::Rset => {
                 self.is_excused = false;
                 self.reset();
@@ -101,13 +103,34 @@ impl Session {
         self.line(&["250-CHUNKING"]);
         self.line(&["250-DSN"]);
         self.line(&["250-MT-PRIORITY"]);
+        if self.settings.tls.is_some() && self.security().is_none() {
+            self.line(&["250-STARTTLS"]);
+        }
         self.line(&["250-LIMITS", &messages, " RCPTMAX=", &recipients]);
         self.line(&["250 HELP"]);
+    }
+
+    /// An open transaction is given up, as by every EHLO; the client has to begin anew anyway.
+    fn start_tls(&mut self) -> Result<(), Refusal> {
+        if self.settings.tls.is_none() {
+            return Err(refusal::NOT_IMPLEMENTED);
+        }
+        if self.security().is_some() {
+            return Err(refusal::TLS_ALREADY);
+        }
+        self.hello.as_ref().filter(|hello| hello.is_extended).ok_or(refusal::NO_HELLO)?;
+        self.reset();
+        self.say(220, OK, "Ready to start TLS");
+        self.state = State::Handshake;
+        Ok(())
     }
 
     fn mail(&mut self, path: ReversePath, parameters: MailParameters, gate: &mut dyn Gate) -> Result<(), Refusal> {
         self.mails = self.mails.saturating_add(1);
         let hello = self.hello.as_ref().ok_or(refusal::NO_HELLO)?;
+        if self.security.is_none() && self.settings.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Required) {
+            return Err(refusal::TLS_NEEDED);
+        }
         if let Some(open) = &self.transaction {
             return Err(if open.has_chunks { refusal::IN_CHUNKS } else { refusal::NESTED_MAIL });
         }

@@ -1,0 +1,11 @@
+//! What the wire shows and who is believed: TLS and the PROXY protocol at listeners.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+mod authority;
+mod clients;
+mod files;
+mod proxy;
+#[path = "../submission/server.rs"]
+#[allow(dead_code)]
+mod server;
+mod tls;
