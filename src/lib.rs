@@ -12,7 +12,7 @@
 //!
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
 //! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`], [`simulate`] →
-//! [`spool`], [`state`], [`dns`] → [`bounce`], [`limit`], [`log`] → [`reply`], [`provider`] → [`journal`] → [`message`] →
+//! [`spool`], [`state`], [`dns`] → [`bounce`], [`limit`], [`log`], [`users`] → [`reply`], [`provider`] → [`journal`] → [`message`] →
 //! [`smtp`] → [`config::units`] → [`panics`] → [`clock`], [`metrics`], [`pulse`].
 
 // Tests shrink numbers they made themselves; the library proper is linted without this.
@@ -46,3 +46,4 @@ pub mod text;
 pub mod tls;
 pub mod trusted;
 pub mod unseen;
+pub mod users;

@@ -1,0 +1,253 @@
+//! Who may send: the users file, and telling true claims from false ones.
+//!
+//! [`Users`] holds the file in memory and reads it again when it has changed ([`Users::look`]); a bad one leaves the one
+//! before in force. [`sasl`] is the protocol, without I/O; its claims are told true from false by [`Users::verify`].
+//! [`Allowances`] are what a user may send. [`edit`] changes the file for the command line.
+//!
+//! What an attacker learns from verifying: nothing but the answer. A name that nobody has, one that is disabled and one
+//! without a password cost one hash like any other, comparisons take the same time whatever differs, and the reply does not
+//! tell the reason. The one difference left: hashes of another cost than most of the file's take another time.
+
+pub mod allowance;
+mod backoff;
+mod cache;
+pub mod edit;
+pub mod file;
+pub mod metrics;
+pub mod password;
+pub mod prep;
+pub mod sasl;
+pub mod scram;
+pub mod sender;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::rand;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::metrics::Registry;
+
+pub use allowance::{Allowances, Spent, Taken};
+pub use file::{CertificateName, FileError, Table, User};
+pub use verify::Denial;
+
+use backoff::BackOff;
+use cache::Verified;
+use metrics::Metrics;
+use sasl::Directory;
+use scram::Keys;
+
+/// How often the file's metadata is looked at.
+pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Attempts that may wait for a hash: at 20 ms each on two threads, the last one waits 5 s. More are told to come again.
+const WAITING_MOST: usize = 512;
+/// Hashes at once: each takes 19 MiB and a core, and delivery needs cores too.
+const HASHES_MOST: usize = 4;
+
+/// Users. Cheap to clone.
+#[derive(Clone)]
+pub struct Users {
+    inner: Arc<Inner>,
+}
+
+/// Keys are in it.
+impl std::fmt::Debug for Users {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Users").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    clock: Clock,
+    metrics: Metrics,
+    /// Replaced when the file has changed.
+    table: ArcSwap<Table>,
+    /// Where it comes from, and how that went.
+    source: Mutex<Source>,
+    cache: Verified,
+    backoff: BackOff,
+    /// Makes the same salt of a name that nobody has each time.
+    secret: [u8; 32],
+    hashes: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    allowances: Allowances,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Source {
+    path: Option<PathBuf>,
+    /// Of what was read last, good or bad.
+    stamp: Option<Stamp>,
+    error: Option<String>,
+}
+
+/// What tells that a file has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp([i64; 6]);
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let of = |metadata: Metadata| {
+            let number = |value: u64| i64::from_ne_bytes(value.to_ne_bytes());
+            let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+            let [a, b, c, d] = times;
+            Self([number(metadata.ino()), number(metadata.size()), a, b, c, d])
+        };
+        std::fs::metadata(path).ok().map(of)
+    }
+}
+
+/// How the users file is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Where it is; none: there are no users.
+    pub path: Option<PathBuf>,
+    /// Users in force.
+    pub users: usize,
+    /// Why what is there now is not in force.
+    pub error: Option<String>,
+}
+
+/// A users file that has been read, to be put in force by [`Users::apply`].
+#[derive(Debug)]
+pub struct Prepared {
+    table: Table,
+    source: Source,
+}
+
+/// Reads a users file; without one there are no users. Blocks on the disk.
+pub fn prepare(path: Option<&Path>) -> Result<Prepared, FileError> {
+    let Some(path) = path else { return Ok(Prepared { table: Table::default(), source: Source::default() }) };
+    // Before the reading: what changes meanwhile is read again.
+    let stamp = Stamp::of(path);
+    let table = Table::read(path)?;
+    Ok(Prepared { table, source: Source { path: Some(path.to_owned()), stamp, error: None } })
+}
+
+/// The system gives no random numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the system gives no random numbers")]
+pub struct NoRandom;
+
+impl Users {
+    /// Those of a file that has been read.
+    pub fn new(prepared: Prepared, clock: Clock, registry: &Registry) -> Result<Self, NoRandom> {
+        let key = || -> Result<[u8; 32], NoRandom> {
+            let mut key = [0; 32];
+            rand::fill(&mut key).map_err(|_| NoRandom)?;
+            Ok(key)
+        };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let inner = Inner {
+            clock,
+            metrics: Metrics::new(registry),
+            table: ArcSwap::default(),
+            source: Mutex::default(),
+            cache: Verified::new(&key()?),
+            backoff: BackOff::new(&key()?),
+            secret: key()?,
+            hashes: Arc::new(Semaphore::new(cores.div_ceil(2).min(HASHES_MOST))),
+            waiting: Arc::new(Semaphore::new(WAITING_MOST)),
+            allowances: Allowances::new(clock),
+        };
+        let users = Self { inner: Arc::new(inner) };
+        users.apply(prepared);
+        Ok(users)
+    }
+
+    /// Puts a file in force that has been read. Sessions go on with the user that they have.
+    pub fn apply(&self, prepared: Prepared) {
+        let Prepared { table, source } = prepared;
+        let inner = &self.inner;
+        let mut own = inner.source.lock();
+        let table = table.after(&inner.table.load());
+        inner.metrics.file(true, table.len());
+        inner.table.store(Arc::new(table));
+        *own = source;
+    }
+
+    /// Reads the file again if it has changed. A bad one changes nothing, and is told once. Blocks on the disk.
+    pub fn look(&self) {
+        let (path, before) = {
+            let source = self.inner.source.lock();
+            let Some(path) = source.path.clone() else { return };
+            (path, source.stamp)
+        };
+        let stamp = Stamp::of(&path);
+        if stamp == before && stamp.is_some() {
+            return;
+        }
+        match prepare(Some(&path)) {
+            Ok(prepared) => {
+                let users = prepared.table.len();
+                self.apply(prepared);
+                tracing::info!(path = %path.display(), users, "the users file has been read again");
+            }
+            Err(error) => self.hold(stamp, error.to_string()),
+        }
+    }
+
+    fn hold(&self, stamp: Option<Stamp>, error: String) {
+        let mut source = self.inner.source.lock();
+        source.stamp = stamp;
+        self.inner.metrics.file(false, self.inner.table.load().len());
+        if source.error.as_ref() != Some(&error) {
+            tracing::error!(%error, "the users file cannot be used; the one before stays in force");
+            source.error = Some(error);
+        }
+    }
+
+    /// How the file is.
+    pub fn state(&self) -> State {
+        let source = self.inner.source.lock();
+        State { path: source.path.clone(), users: self.inner.table.load().len(), error: source.error.clone() }
+    }
+
+    /// Whether there is a users file at all: without one, AUTH is not offered.
+    pub fn is_configured(&self) -> bool {
+        self.inner.source.lock().path.is_some()
+    }
+
+    /// The users in force.
+    pub fn table(&self) -> Arc<Table> {
+        self.inner.table.load_full()
+    }
+
+    /// A user as the file has them now, who may still come in.
+    pub fn current(&self, name: &str) -> Option<Arc<User>> {
+        self.inner.table.load().get(name).filter(|user| !user.is_disabled).cloned()
+    }
+
+    /// What users may send.
+    pub fn allowances(&self) -> &Allowances {
+        &self.inner.allowances
+    }
+
+    /// Hashes worked out so far.
+    pub fn hashes(&self) -> u64 {
+        self.inner.metrics.hashes()
+    }
+
+    fn now(&self) -> Instant {
+        self.inner.clock.now()
+    }
+}
+
+impl Directory for Users {
+    fn keys(&self, name: &str) -> Keys {
+        let table = self.inner.table.load();
+        let keys = table.get(name).and_then(|user| user.scram.clone());
+        let iterations = table.iterations.unwrap_or(std::num::NonZeroU32::MIN);
+        keys.unwrap_or_else(|| Keys::of_nobody(&self.inner.secret, name, iterations))
+    }
+}
