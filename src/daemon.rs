@@ -3,6 +3,7 @@
 //! [`Daemon::start`] returns when mail can be submitted, however much is queued: recovery goes on beside it.
 //! [`Daemon::stop`] ends accepting first, then lets transactions finish within a grace, then closes the spool.
 
+mod accounts;
 mod certificates;
 mod doors;
 mod drain;
@@ -43,7 +44,8 @@ use crate::reply::LazyClassifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
 use crate::state::{LearntStore, Note, Orders, Pins};
 use crate::tls::Certificates;
-use crate::{admin, delivery, dns, spool, state, submission};
+use crate::users::Users;
+use crate::{admin, delivery, dns, spool, state, submission, users};
 
 use doors::Doors;
 pub use drain::Remains;
@@ -142,6 +144,12 @@ pub enum Error {
     /// Rules about replies cannot be read or used.
     #[error(transparent)]
     Rules(#[from] ConfigError),
+    /// The users file cannot be used.
+    #[error(transparent)]
+    Users(#[from] users::FileError),
+    /// Keys cannot be made.
+    #[error(transparent)]
+    Random(#[from] users::NoRandom),
     /// A route is wrong.
     #[error("route: {0}")]
     Route(#[from] dns::settings::NextHopError),
@@ -178,6 +186,10 @@ pub struct Daemon {
     journal: Journal,
     deliverer: Arc<Deliverer>,
     registry: Registry,
+    /// Who may authenticate.
+    users: Users,
+    /// Where it is written down what they have sent.
+    sent: Note,
     /// What tells what refusals mean.
     classifier: LazyClassifier,
     /// What listeners prove their names by.
@@ -224,6 +236,7 @@ impl Daemon {
         // Whatever another process or a damaged file can spoil comes before the log makes its first segments.
         let files = reload::read(config, None, Path::new("configuration"))?;
         let reload::Files { config, classifier, certificates, tls } = files;
+        let accounts = accounts::prepare(&config).await?;
         let front = Front::start()?;
         let bound = doors::bound(sockets.listeners, &config, tls, &front)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
@@ -232,6 +245,8 @@ impl Daemon {
         let pins = Pins::open(disk.clone()).map_err(|error| Error::Pins { spool: spool.clone(), error })?;
         let spent = Note::of_spent(disk.clone());
         let warmups = Note::of_warmups(disk.clone());
+        let sent = Note::of_allowances(disk.clone());
+        let users = accounts::begin(accounts, &sent, clock, &registry)?;
         let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics)?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
@@ -275,6 +290,8 @@ impl Daemon {
             reading: None,
             classifier,
             certificates: Arc::new(ArcSwap::new(certificates)),
+            users,
+            sent,
             registry,
             stop_watching: CancellationToken::new(),
             watchers,
@@ -285,6 +302,7 @@ impl Daemon {
         };
         daemon.recovery = Some(or_abandon(&daemon.spool, daemon.recover(recovery)).await?);
         daemon.watch(watched, clock);
+        daemon.watch_users();
         daemon.doors.commit(bound, &daemon.config, &hostname);
         daemon.note_parts();
         Ok(daemon)
@@ -379,6 +397,13 @@ impl Daemon {
         self.watchers.spawn(upkeep(registry, spool, gauges, process, clock, stop));
     }
 
+    /// Looks at the users file, and writes down what users have sent.
+    fn watch_users(&mut self) {
+        let note = self.sent.clone();
+        let (users, registry, stop) = (self.users.clone(), self.registry.clone(), self.stop_watching.clone());
+        self.watchers.spawn(accounts::watch(users, note, registry, stop));
+    }
+
     /// Everything but the accept loops that the watchdog is to look at.
     fn note_parts(&mut self) {
         for runtime in [&tokio::runtime::Handle::current(), self.doors.runtime()] {
@@ -418,6 +443,7 @@ impl Daemon {
             spool: self.spool.clone(),
             queue: self.queue.clone(),
             journal: self.journal.clone(),
+            users: self.users.clone(),
             panics: self.registry.panics(),
             still: self.parts.still.clone(),
             wall: Bulkhead::new(&self.registry, "admin"),

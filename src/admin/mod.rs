@@ -64,6 +64,7 @@ use crate::pulse::Standstill;
 use crate::queue::Queue;
 use crate::queue::view::{Outline, Totals};
 use crate::spool::{Spool, Stat};
+use crate::users::Users;
 
 pub use control::{Change, Control, Drain, Draining, Left, Reload, ReloadRefused, Reloaded};
 pub use error::Problem;
@@ -96,6 +97,8 @@ pub struct State {
     pub queue: Queue,
     /// What happened to recipients.
     pub journal: Journal,
+    /// Who may authenticate.
+    pub users: Users,
     /// Panics caught since the start.
     pub panics: Arc<AtomicU64>,
     /// Parts that do not move.

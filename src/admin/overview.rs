@@ -52,6 +52,7 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
             reload_failure: state.control.reload_failure.lock().clone(),
             certificates: state.control.certificates.lock().clone(),
             foreign: foreign_addresses(&outline.sources),
+            users: state.users.state().error,
             panics: state.panics.load(Ordering::Relaxed),
         };
         let is_stopping = state.stopping.is_cancelled();

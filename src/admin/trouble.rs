@@ -41,6 +41,8 @@ pub(super) struct Signs<'a> {
     pub reload_failure: Option<String>,
     /// Certificates that have ended, end soon or cannot be read again.
     pub certificates: Vec<String>,
+    /// Why the users file as it is now is not in force.
+    pub users: Option<String>,
     /// Egress sources with an address that this machine does not have.
     pub foreign: Vec<(String, IpAddr)>,
     /// Caught since the start.
@@ -81,6 +83,10 @@ pub(super) fn troubles(signs: &Signs<'_>, outline: &Outline, spool: &Stat, proce
     if let Some(reason) = &signs.reload_failure {
         let what = format!("the last reload failed, the configuration before it holds: {}", in_a_line(reason));
         found.add(true, what, "hikyaku check, then hikyaku reload");
+    }
+    if let Some(reason) = &signs.users {
+        let what = format!("the users file cannot be used, the one before holds: {}", in_a_line(reason));
+        found.add(true, what, "hikyaku user list, which tells the same until it is right");
     }
     if let Some(most) = process.most_descriptors {
         let is_near = process.descriptors >= most - most / 10;
@@ -239,10 +245,12 @@ mod tests {
         let still = vec![("timers", STILL), ("queue", Duration::from_secs(5))];
         let reload_failure = Some("limits.connections: 0".to_owned());
 
-        let told = of_signs(&Signs { still, reload_failure, panics: 2, ..Signs::default() });
+        let users = Some("users.toml: user \"ann\": name".to_owned());
+        let told = of_signs(&Signs { still, reload_failure, users, panics: 2, ..Signs::default() });
 
-        assert_eq!(told.len(), 3, "{told:?}");
-        for (what, part) in told.iter().zip(["timers has not moved for 30 s", "2 panics", "limits.connections: 0"]) {
+        assert_eq!(told.len(), 4, "{told:?}");
+        let parts = ["timers has not moved for 30 s", "2 panics", "limits.connections: 0", "user \"ann\": name"];
+        for (what, part) in told.iter().zip(parts) {
             assert!(what.contains(part), "{part}: {told:?}");
         }
     }

@@ -33,6 +33,7 @@ mod spool;
 mod status;
 pub mod table;
 mod top;
+mod user;
 mod warmup;
 
 use std::path::{Path, PathBuf};
@@ -84,6 +85,9 @@ enum Command {
     /// See and steer how much sources may send while they are new to a provider
     #[command(subcommand)]
     Warmup(warmup::Warmup),
+    /// See and change who may authenticate: the users file
+    #[command(subcommand)]
+    User(user::User),
     /// Look at single messages, and end them
     #[command(subcommand)]
     Message(message::Message),
@@ -156,6 +160,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Orders(command) => wait(command.execute()),
         Command::Limits(command) => wait(command.execute()),
         Command::Warmup(command) => wait(command.execute()),
+        Command::User(command) => command.execute(),
         Command::Message(command) => wait(command.execute()),
         Command::Journal(command) => wait(command.execute()),
         Command::Reply(command) => command.execute(),

@@ -19,6 +19,7 @@ pub mod service;
 pub mod spool;
 pub mod tls;
 pub mod units;
+pub mod users;
 pub mod warmup;
 
 use std::net::SocketAddr;
@@ -36,6 +37,7 @@ pub use replies::Replies;
 pub use service::{Admin, LogFormat, Logging, Metrics};
 pub use spool::{AttemptDurability, Spool};
 pub use tls::Certificate;
+pub use users::{SenderPolicy, Users};
 pub use warmup::Warmup;
 
 /// The whole configuration.
@@ -58,6 +60,8 @@ pub struct Config {
     /// What listeners prove their names by.
     #[serde(rename = "certificate")]
     pub certificates: Vec<Certificate>,
+    /// Who may authenticate.
+    pub users: Users,
     /// Queue sizes and tenants.
     pub queue: Queue,
     /// When deferred recipients are tried again.
@@ -102,6 +106,7 @@ impl Default for Config {
             spool: Spool::default(),
             listeners: vec![Listener::default()],
             certificates: Vec::new(),
+            users: Users::default(),
             queue: Queue::default(),
             retry: Retry::default(),
             delivery: Delivery::default(),
@@ -252,6 +257,7 @@ impl Config {
             let can = listener.tls == ListenerTls::None || !self.certificates.is_empty();
             complaints.unless(can, format!("listener[{index}].tls"), text);
         }
+        self.users.check(complaints);
         self.queue.check(complaints);
         self.retry.check(complaints);
         self.delivery.check(complaints);
@@ -379,6 +385,7 @@ mod tests {
             ("[[source]]\nname = \"a\"\n".repeat(2), "source[1].name"),
             (route.to_owned() + &route.replace("a.test", "A.test."), "route[1].domain"),
             (format!("[admin]\nsocket = \"/{}\"\n", "x".repeat(107)), "admin.socket"),
+            ("[users]\nfile = \"users.toml\"\n".to_owned(), "users.file"),
             ("[spool]\npath = \"spool\"\n".to_owned(), "spool.path"),
             ("[spool]\npath = \"/a\\nb\"\n".to_owned(), "spool.path"),
             ("[journal]\npath = \"log\"\n".to_owned(), "journal.path"),

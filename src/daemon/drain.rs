@@ -15,7 +15,7 @@ use crate::queue::Queue;
 use crate::spool::Spool;
 use crate::submission::Door;
 
-use super::{Daemon, MAX_NAMED_DOUBTS};
+use super::{Daemon, MAX_NAMED_DOUBTS, accounts};
 
 /// How long a stop waits for the journal's disk, which may hang.
 const JOURNAL_GRACE: Duration = Duration::from_secs(5);
@@ -78,7 +78,9 @@ impl Daemon {
             );
         }
         let queue = self.queue.clone();
+        let (users, sent) = (self.users.clone(), self.sent.clone());
         let last = move || {
+            accounts::write_down(&users, &sent);
             queue.finish_orders();
             queue.save_learnt();
         };

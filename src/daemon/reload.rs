@@ -24,10 +24,11 @@ use crate::metrics::Registry;
 use crate::reply::LazyClassifier;
 use crate::submission;
 use crate::tls::Certificates;
+use crate::users;
 
 use super::doors::Prepared;
 use super::watchdog::beating;
-use super::{Daemon, Error, certificates, hostname, settings};
+use super::{Daemon, Error, accounts, certificates, hostname, settings};
 
 /// How long the file is read at most.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -127,6 +128,8 @@ struct Preparation {
     metrics: Next<TcpListener>,
     planner: Option<Arc<Planner>>,
     hostname: Arc<str>,
+    /// None: the file and what is made of it stay.
+    users: Option<users::Prepared>,
 }
 
 impl Daemon {
@@ -189,6 +192,9 @@ impl Daemon {
 
     async fn take_on(&mut self, files: Files) -> Result<(Vec<Change>, Vec<Change>), Error> {
         let Files { config, classifier, certificates, tls } = files;
+        // A bad one leaves the one before in force, and is told by `status`, as between reloads.
+        let users = self.users.clone();
+        let _ = tokio::task::spawn_blocking(move || users.look()).await;
         let changes = self.config.changes(&config);
         let (needs_restart, mut changed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::needs_restart);
         if self.config.replies == config.replies && !classifier.is_as(&self.classifier) {
@@ -216,8 +222,12 @@ impl Daemon {
             true => None,
             false => Some(Arc::new(planner.followed_by(rules, &self.registry)?)),
         };
+        let users = match self.config.users == config.users {
+            true => None,
+            false => Some(accounts::prepare(config).await?),
+        };
         let (admin, metrics) = (self.prepare_admin(config)?, self.prepare_metrics(config).await?);
-        Ok(Preparation { doors: self.doors.prepare(config, tls)?, admin, metrics, planner, hostname })
+        Ok(Preparation { doors: self.doors.prepare(config, tls)?, admin, metrics, planner, hostname, users })
     }
 
     fn prepare_admin(&self, config: &Config) -> Result<Next<AdminSocket>, Error> {
@@ -249,7 +259,10 @@ impl Daemon {
 
     /// Puts everything into use.
     fn commit(&mut self, preparation: Preparation, config: Config) {
-        let Preparation { doors, admin, metrics, planner, hostname } = preparation;
+        let Preparation { doors, admin, metrics, planner, hostname, users } = preparation;
+        if let Some(users) = users {
+            self.users.apply(users);
+        }
         *self.control.hostname.lock() = hostname.clone();
         self.spool.apply(settings::spool(&config));
         self.deliverer.apply(settings::delivery(&config, &self.classifier));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::{self, Config};
 use crate::message::Lane;
 use crate::reply::LazyClassifier;
-use crate::{delivery, dns, journal, queue, spool, submission};
+use crate::{delivery, dns, journal, queue, spool, submission, users};
 
 use super::limits;
 
@@ -33,6 +33,13 @@ pub(super) fn spool(config: &Config) -> spool::Settings {
         },
         deadline: section.deadline.0,
         cache: section.cache.0,
+    }
+}
+
+pub(super) fn sender_policy(config: &Config) -> users::SenderPolicy {
+    match config.users.sender_policy {
+        config::SenderPolicy::Enforce => users::SenderPolicy::Enforce,
+        config::SenderPolicy::Allow => users::SenderPolicy::Allow,
     }
 }
 

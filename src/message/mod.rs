@@ -7,6 +7,7 @@ pub mod date;
 pub mod envelope;
 pub mod header;
 pub mod id;
+pub mod mailbox;
 pub mod outcome;
 pub mod received;
 

@@ -28,6 +28,12 @@ impl Note {
         Self { storage: Some(storage), file: "state/warmup", about }
     }
 
+    /// What users have sent today. Without it the day begins anew for them.
+    pub fn of_allowances(storage: Arc<dyn Storage>) -> Self {
+        let about = "what users have sent today, which begins anew";
+        Self { storage: Some(storage), file: "state/allowances", about }
+    }
+
     /// What is there. Damage is told, and as nothing. Blocks on the disk.
     pub fn read(&self) -> Option<Vec<u8>> {
         let Self { file, about, .. } = *self;

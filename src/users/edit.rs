@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::file::{FileError, Table};
 use super::prep::prepare;
+use crate::trusted::{self, Holds};
 
 /// Owner and group may read it, others not.
 const MODE: u32 = 0o640;
@@ -105,8 +106,9 @@ pub enum EditError {
     },
 }
 
-/// Makes a change; the file is on stable storage then, or as it was. Whoever changes it at the same time waits. Blocks.
-pub fn edit(path: &Path, edit: &Edit) -> Result<(), EditError> {
+/// Makes a change; the file is on stable storage then, or as it was. Whoever changes it at the same time waits. A file that
+/// is new gets the group that reads it. Blocks.
+pub fn edit(path: &Path, edit: &Edit, reader: Option<u32>) -> Result<(), EditError> {
     let failed = |error| EditError::Write { path: path.to_owned(), error };
     // A link is followed: what it names is replaced, not the link.
     let real = if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
@@ -120,40 +122,50 @@ pub fn edit(path: &Path, edit: &Edit) -> Result<(), EditError> {
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
     let before = match fs::symlink_metadata(&real) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        _ => read(&real)?,
+        _ => text(&real)?,
     };
     let after = edited(&before, edit, path)?;
-    replace(&real, folder, &after).map_err(failed)?;
+    replace(&real, folder, &after, reader).map_err(failed)?;
     lock.sync_all().map_err(failed)
 }
 
-fn read(path: &Path) -> Result<String, EditError> {
-    let content = crate::trusted::read(path, crate::trusted::Holds::Secret).map_err(FileError::from)?;
+/// Everybody of a file, for who may change it. Blocks on the disk.
+pub fn read(path: &Path) -> Result<Table, EditError> {
+    Ok(Table::parse(&text(path)?, path)?)
+}
+
+fn text(path: &Path) -> Result<String, EditError> {
+    let content = match trusted::read(path, Holds::Secret) {
+        // The daemon's user may own it, and root change it.
+        Err(trusted::Error::Owner { .. }) if rustix::process::geteuid().is_root() => {
+            fs::read(path).map_err(|error| EditError::Write { path: path.to_owned(), error })?
+        }
+        read => read.map_err(FileError::from)?,
+    };
     String::from_utf8(content)
         .map_err(|_| FileError::Syntax { path: path.to_owned(), text: "not UTF-8".to_owned() }.into())
 }
 
 /// Writes beside and renames; owner and group stay.
-fn replace(path: &Path, folder: &Path, text: &str) -> io::Result<()> {
+fn replace(path: &Path, folder: &Path, text: &str, reader: Option<u32>) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = folder.join(format!(".{name}.{}.new", std::process::id()));
-    let result = write(path, folder, &beside, text).and_then(|()| fs::rename(&beside, path));
+    let result = write(path, &beside, text, reader).and_then(|()| fs::rename(&beside, path));
     if result.is_err() {
         let _ = fs::remove_file(&beside);
     }
     result
 }
 
-fn write(path: &Path, folder: &Path, beside: &Path, text: &str) -> io::Result<()> {
+fn write(path: &Path, beside: &Path, text: &str, reader: Option<u32>) -> io::Result<()> {
     let _ = fs::remove_file(beside);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
     file.write_all(text.as_bytes())?;
-    // A new file has the group of its folder, which packages give to the daemon.
+    let own = file.metadata()?;
     let (owner, group) = match fs::metadata(path) {
         Ok(old) => (old.uid(), old.gid()),
-        Err(_) => (file.metadata()?.uid(), fs::metadata(folder)?.gid()),
+        Err(_) => (own.uid(), reader.unwrap_or(own.gid())),
     };
-    let own = file.metadata()?;
     if (own.uid(), own.gid()) != (owner, group) {
         std::os::unix::fs::fchown(&file, Some(owner), Some(group))?;
     }
@@ -373,13 +385,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users.toml");
 
-        edit(&path, &Edit::Add(new("ann"))).unwrap();
-        edit(&path, &Edit::Add(new("bob"))).unwrap();
+        edit(&path, &Edit::Add(new("ann")), None).unwrap();
+        edit(&path, &Edit::Add(new("bob")), None).unwrap();
 
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, MODE);
         assert_eq!(Table::read(&path).unwrap().len(), 2);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        assert!(edit(&path, &Edit::Remove("ann".into())).unwrap_err().to_string().contains("mode 0666"));
+        assert!(edit(&path, &Edit::Remove("ann".into()), None).unwrap_err().to_string().contains("mode 0666"));
     }
 }

@@ -27,6 +27,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -36,6 +37,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::metrics::Registry;
+use crate::smtp::address::Address;
 
 pub use allowance::{Allowances, Spent, Taken};
 pub use file::{CertificateName, FileError, Table, User};
@@ -72,6 +74,8 @@ struct Inner {
     metrics: Metrics,
     /// Replaced when the file has changed.
     table: ArcSwap<Table>,
+    /// Mail from an address that is not the user's is refused. Written by [`Users::apply`].
+    is_strict: AtomicBool,
     /// Where it comes from, and how that went.
     source: Mutex<Source>,
     cache: Verified,
@@ -118,20 +122,33 @@ pub struct State {
     pub error: Option<String>,
 }
 
+/// What becomes of mail from an address that is not the user's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SenderPolicy {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It is accepted, counted and logged.
+    Allow,
+}
+
 /// A users file that has been read, to be put in force by [`Users::apply`].
 #[derive(Debug)]
 pub struct Prepared {
     table: Table,
     source: Source,
+    policy: SenderPolicy,
 }
 
 /// Reads a users file; without one there are no users. Blocks on the disk.
-pub fn prepare(path: Option<&Path>) -> Result<Prepared, FileError> {
-    let Some(path) = path else { return Ok(Prepared { table: Table::default(), source: Source::default() }) };
+pub fn prepare(path: Option<&Path>, policy: SenderPolicy) -> Result<Prepared, FileError> {
+    let Some(path) = path else {
+        return Ok(Prepared { table: Table::default(), source: Source::default(), policy });
+    };
     // Before the reading: what changes meanwhile is read again.
     let stamp = Stamp::of(path);
     let table = Table::read(path)?;
-    Ok(Prepared { table, source: Source { path: Some(path.to_owned()), stamp, error: None } })
+    Ok(Prepared { table, source: Source { path: Some(path.to_owned()), stamp, error: None }, policy })
 }
 
 /// The system gives no random numbers.
@@ -152,6 +169,7 @@ impl Users {
             clock,
             metrics: Metrics::new(registry),
             table: ArcSwap::default(),
+            is_strict: AtomicBool::new(true),
             source: Mutex::default(),
             cache: Verified::new(&key()?),
             backoff: BackOff::new(&key()?),
@@ -167,13 +185,14 @@ impl Users {
 
     /// Puts a file in force that has been read. Sessions go on with the user that they have.
     pub fn apply(&self, prepared: Prepared) {
-        let Prepared { table, source } = prepared;
+        let Prepared { table, source, policy } = prepared;
         let inner = &self.inner;
         let mut own = inner.source.lock();
         let table = table.after(&inner.table.load());
         inner.metrics.file(true, table.len());
         inner.table.store(Arc::new(table));
         *own = source;
+        inner.is_strict.store(policy == SenderPolicy::Enforce, Ordering::Relaxed);
     }
 
     /// Reads the file again if it has changed. A bad one changes nothing, and is told once. Blocks on the disk.
@@ -187,7 +206,7 @@ impl Users {
         if stamp == before && stamp.is_some() {
             return;
         }
-        match prepare(Some(&path)) {
+        match prepare(Some(&path), self.policy()) {
             Ok(prepared) => {
                 let users = prepared.table.len();
                 self.apply(prepared);
@@ -226,6 +245,27 @@ impl Users {
     /// A user as the file has them now, who may still come in.
     pub fn current(&self, name: &str) -> Option<Arc<User>> {
         self.inner.table.load().get(name).filter(|user| !user.is_disabled).cloned()
+    }
+
+    fn policy(&self) -> SenderPolicy {
+        match self.inner.is_strict.load(Ordering::Relaxed) {
+            true => SenderPolicy::Enforce,
+            false => SenderPolicy::Allow,
+        }
+    }
+
+    /// Whether mail from this address may go on: it is the user's, or the policy is to allow others, which is counted and
+    /// logged. `place` is where it stands: the reverse-path or the From field.
+    pub fn may_send_from(&self, user: &User, address: &Address, place: &'static str) -> bool {
+        if user.may_send_from(address) {
+            return true;
+        }
+        let is_allowed = self.policy() == SenderPolicy::Allow;
+        if is_allowed {
+            self.inner.metrics.foreign_senders.increment(1);
+            tracing::warn!(user = &*user.name, %address, place, "the address is not the user's; the policy allows it");
+        }
+        is_allowed
     }
 
     /// What users may send.

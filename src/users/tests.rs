@@ -38,7 +38,8 @@ impl Case {
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         let registry = Registry::new().unwrap();
-        let users = Users::new(prepare(Some(&path)).unwrap(), Clock::of_runtime(), &registry).unwrap();
+        let users =
+            Users::new(prepare(Some(&path), SenderPolicy::Enforce).unwrap(), Clock::of_runtime(), &registry).unwrap();
         Self { folder, users, registry }
     }
 
@@ -210,6 +211,23 @@ async fn a_certificate_stands_for_the_user_who_names_it() {
     assert_eq!(ask(2, "x.test", Some("ann")).await, None);
     let none = Claim::Certificate { certificate: None, name: None };
     assert!(case.users.verify(Mechanism::External, none, CLIENT.parse().unwrap()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_of_somebody_else_is_refused_or_counted() {
+    let case = Case::new(&entry("ann", "senders = [\"*@a.test\"]"));
+    let ann = case.users.current("ann").unwrap();
+    let (own, other) = ("x@a.test".parse().unwrap(), "x@b.test".parse().unwrap());
+    let may = |address| case.users.may_send_from(&ann, address, "From");
+
+    assert_eq!((may(&own), may(&other)), (true, false));
+    let path = case.folder.path().join("users.toml");
+    case.users.apply(prepare(Some(&path), SenderPolicy::Allow).unwrap());
+    assert_eq!((may(&own), may(&other)), (true, true));
+    assert_eq!(case.count("hikyaku_auth_foreign_senders_total"), "1");
+    case.write(&entry("ann", ""));
+    case.users.look();
+    assert!(may(&other), "the policy stays when the file is read again");
 }
 
 #[tokio::test]

@@ -121,6 +121,13 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
             std::fs::write(&file, rule).unwrap();
             text(&file)
         }
+        "users.file" => {
+            let file = format!("{place}/users.toml");
+            std::fs::write(&file, "").unwrap();
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            text(&file)
+        }
+        "users.sender_policy" => text("allow"),
         "log.filter" => text("debug"),
         "log.format" => text("json"),
         _ => match value {

@@ -17,6 +17,8 @@ use crate::cli::table::octets;
 use crate::config::Config;
 use crate::log::disk::Disk;
 use crate::state::{OpenError, Orders, Pins, PinsOpenError};
+use crate::trusted;
+use crate::users::{FileError, Table};
 
 /// Write permission of others than the owner.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -40,6 +42,9 @@ pub(super) fn look(path: &Path, config: &Config, found: &mut Findings) {
         if !config.replies.rules.as_os_str().is_empty() {
             reread(&config.replies.rules, daemon, found);
         }
+    }
+    if let Some(path) = config.users.path() {
+        users(path, daemon.as_ref(), found);
     }
     spool(&config.spool.path, daemon.as_ref(), found);
     disk(config, found);
@@ -174,6 +179,25 @@ fn reread(path: &Path, daemon: &Daemon, found: &mut Findings) {
     if daemon.is_configured && path.is_absolute() && !daemon.may(path, READ) {
         let (path, user) = (path.display(), daemon.user);
         found.warnings.push(format!("{path}: user {user} cannot read it: every reload will fail; chmod or chgrp"));
+    }
+}
+
+/// A users file with a mistake, or that the daemon would not take.
+fn users(path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
+    let read = match Table::read(path) {
+        // Who checks is not who will read it.
+        Err(FileError::Read(trusted::Error::Owner { owner, .. }))
+            if daemon.is_some_and(|daemon| daemon.is_configured && daemon.user == owner) =>
+        {
+            fs::read_to_string(path).map_or(Ok(Table::default()), |text| Table::parse(&text, path))
+        }
+        read => read,
+    };
+    if let Err(error) = read {
+        found.errors.push(format!("users.file: {error}: the daemon will not start"));
+    }
+    if let Some(daemon) = daemon.filter(|daemon| path.exists() && !daemon.may(path, READ)) {
+        daemon.tell(format!("users.file: user {} cannot read {}", daemon.user, path.display()), found);
     }
 }
 

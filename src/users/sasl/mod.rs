@@ -1,6 +1,6 @@
 //! SASL as a server (RFC 4422), without I/O: what comes in, decoded, and what goes out, not yet encoded.
 //!
-//! An [`Exchange`] is begun with a mechanism and fed with what the client says. It never decides: whatever the mechanism, it
+//! [`dialog`] is how SMTP carries it. An [`Exchange`] is begun with a mechanism and fed with what the client says. It never decides: whatever the mechanism, it
 //! ends in a [`Claim`], which [`Users::verify`](super::Users::verify) tells true from false, so that back-off, counts and
 //! logs are in one place.
 //!
@@ -11,6 +11,7 @@
 //! | SCRAM-SHA-256-PLUS | the same, bound to the TLS connection | and 5929, 9266 |
 //! | EXTERNAL | nothing: its certificate has been checked by TLS | 4422, appendix A |
 
+pub mod dialog;
 mod scram;
 #[cfg(test)]
 mod tests;
@@ -53,11 +54,6 @@ impl Mechanism {
     /// By its name; case does not matter (RFC 4422, 3.1, has upper case; clients differ).
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|mechanism| mechanism.as_str().eq_ignore_ascii_case(name))
-    }
-
-    /// Whether it needs nothing of TLS but that nobody listens.
-    pub const fn is_by_password(self) -> bool {
-        matches!(self, Self::Plain | Self::Login | Self::ScramSha256)
     }
 
     /// Its place in [`Self::ALL`].
