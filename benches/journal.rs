@@ -52,7 +52,7 @@ fn report() -> Report {
 
 fn tell(journal: &Journal, id: u64, envelope: &Envelope, report: &Report, clock: &Clock) {
     let subject = Subject { id: MessageId(id), envelope: Some(envelope), recipient: 0, site: None };
-    journal.tell(&Event::Received { subject, size: 10_240, client: Some([127, 0, 0, 1].into()) });
+    journal.tell(&Event::Received { subject, size: 10_240, client: Some([127, 0, 0, 1].into()), user: None });
     journal.tell(&Event::Decided(Decision {
         subject: Subject { site: Some("mx1.mail.example.test"), ..subject },
         verdict: Verdict::Delivered,

@@ -273,7 +273,8 @@ impl Daemon {
             }
         });
 
-        let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry);
+        let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry)
+            .with_users(users.clone());
         let parts = Parts::default();
         let mut daemon = Self {
             threads,

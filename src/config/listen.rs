@@ -20,10 +20,14 @@ pub struct Listener {
     pub socket_name: String,
     /// What kind of listener it is.
     pub mode: Mode,
-    /// Who may submit.
+    /// Who may submit without AUTH.
     pub networks: Vec<Network>,
     /// Balancers that tell by the PROXY protocol who their client is.
     pub proxy_networks: Vec<Network>,
+    /// Whether AUTH is offered; who comes from elsewhere than `networks` may submit after it.
+    pub auth: bool,
+    /// Whether it is offered in clear, too.
+    pub auth_without_tls: bool,
     /// When sessions are under TLS.
     pub tls: ListenerTls,
     /// Whether clients are asked for a certificate.
@@ -120,6 +124,8 @@ impl Default for Listener {
             mode: Mode::Submission,
             networks: Network::loopback().to_vec(),
             proxy_networks: Vec::new(),
+            auth: false,
+            auth_without_tls: false,
             tls: ListenerTls::None,
             client_certificates: false,
             client_ca: PathBuf::new(),
@@ -155,6 +161,12 @@ impl Listener {
         );
         complaints.tenant(format!("{key}.tenant"), &self.tenant);
         let has_tls = self.tls != ListenerTls::None;
+        let is_private = self.address.ip().to_canonical().is_loopback();
+        let text = "passwords would be seen; allowed: true beside `auth = true` on an address of loopback, or false";
+        complaints.unless(!self.auth_without_tls || self.auth && is_private, format!("{key}.auth_without_tls"), text);
+        let text =
+            "AUTH is for sessions under TLS; allowed: false, or `tls` other than \"none\", or `auth_without_tls`";
+        complaints.unless(!self.auth || has_tls || self.auth_without_tls, format!("{key}.auth"), text);
         let text = "of no use without TLS; allowed: false, or `tls` other than \"none\"";
         complaints.unless(has_tls || !self.client_certificates, format!("{key}.client_certificates"), text);
         let has_ca = !self.client_ca.as_os_str().is_empty();

@@ -249,6 +249,11 @@ impl Config {
         for (index, listener) in self.listeners.iter().enumerate() {
             listener.check(&format!("listener[{index}]"), complaints);
         }
+        self.users.check(complaints);
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let text = "needs users; allowed: false, or `users.file` too";
+            complaints.unless(!listener.auth || self.users.path().is_some(), format!("listener[{index}].auth"), text);
+        }
         for (index, certificate) in self.certificates.iter().enumerate() {
             certificate.check(&format!("certificate[{index}]"), complaints);
         }
@@ -257,7 +262,6 @@ impl Config {
             let can = listener.tls == ListenerTls::None || !self.certificates.is_empty();
             complaints.unless(can, format!("listener[{index}].tls"), text);
         }
-        self.users.check(complaints);
         self.queue.check(complaints);
         self.retry.check(complaints);
         self.delivery.check(complaints);

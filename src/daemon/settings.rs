@@ -64,6 +64,8 @@ pub(super) fn submission(
     let config::Mode::Submission = listener.mode;
     submission::Settings {
         networks: listener.networks.clone(),
+        auth: listener.auth,
+        auth_without_tls: listener.auth_without_tls,
         proxy_networks: listener.proxy_networks.clone(),
         tls,
         max_sessions: size(listener.max_sessions),

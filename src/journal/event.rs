@@ -193,6 +193,8 @@ pub enum Event<'a> {
         size: u64,
         /// Who submitted it; none: it is our own.
         client: Option<IpAddr>,
+        /// Who had authenticated.
+        user: Option<&'a str>,
     },
     /// What became of a recipient.
     Decided(Decision<'a>),
@@ -253,11 +255,12 @@ impl Event<'_> {
     pub(super) fn write(&self, out: &mut Vec<u8>, id: EventId, at: Duration) {
         let mut line = Line::begin(out, id, at, self.kind().as_str());
         match self {
-            Self::Received { subject, size, client } => {
+            Self::Received { subject, size, client, user } => {
                 subject.write(&mut line);
                 if let Some(client) = client {
                     line.address(key!("client"), *client);
                 }
+                line.text_if(key!("user"), user.unwrap_or_default());
                 line.number(key!("size"), *size);
                 subject.write_accepted(&mut line);
             }

@@ -246,8 +246,15 @@ impl Queue {
 
     /// Tells the journal of a message that the spool has accepted, to be put into the queue next. `client`: who
     /// submitted it, unless it is our own.
-    pub fn tell_received(&self, id: MessageId, envelope: &Envelope, size: u64, client: Option<IpAddr>) {
-        self.engine.tell_received(id, envelope, size, client);
+    pub fn tell_received(
+        &self,
+        id: MessageId,
+        envelope: &Envelope,
+        size: u64,
+        client: Option<IpAddr>,
+        user: Option<&str>,
+    ) {
+        self.engine.tell_received(id, envelope, size, client, user);
     }
 
     /// Begins to hand work to `courier`. The task ends some time after [`Queue::stop_dispatch`]: when DSNs that were

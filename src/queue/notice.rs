@@ -166,7 +166,7 @@ impl Notice {
         engine.spool.conclude(this.id, events, message).await?;
         engine.meters.dsn(this.action).increment(1);
         this.tell(engine, &reported, id);
-        engine.tell_received(id, &envelope, size, None);
+        engine.tell_received(id, &envelope, size, None, None);
         engine.put(id, &envelope);
         Ok(())
     }

@@ -13,14 +13,21 @@ use super::engine::Engine;
 use super::entry::Entry;
 
 impl Engine {
-    /// A message is about to be put; `client` submitted it, or it is our own.
-    pub fn tell_received(&self, id: MessageId, envelope: &Envelope, size: u64, client: Option<IpAddr>) {
+    /// A message is about to be put; `client` submitted it, or it is our own. `user`: who had authenticated.
+    pub fn tell_received(
+        &self,
+        id: MessageId,
+        envelope: &Envelope,
+        size: u64,
+        client: Option<IpAddr>,
+        user: Option<&str>,
+    ) {
         if !self.journal.is_on() {
             return;
         }
         for (recipient, _) in (0..).zip(&envelope.recipients) {
             let subject = Subject { id, envelope: Some(envelope), recipient, site: None };
-            self.journal.tell(&Event::Received { subject, size, client });
+            self.journal.tell(&Event::Received { subject, size, client, user });
         }
     }
 

@@ -21,6 +21,8 @@ pub enum Command<'a> {
     Rcpt(Recipient, RcptParameters),
     /// DATA.
     Data,
+    /// AUTH with its argument: a mechanism, and perhaps an initial response (RFC 4954).
+    Auth(&'a str),
     /// STARTTLS (RFC 3207).
     StartTls,
     /// BDAT: size of the chunk, and whether it is the last one (RFC 3030).
@@ -35,7 +37,7 @@ pub enum Command<'a> {
     Help,
     /// QUIT.
     Quit,
-    /// A command of an RFC that this server does not offer: EXPN, AUTH, ETRN, TURN, SEND, SOML, SAML.
+    /// A command of an RFC that this server does not offer: EXPN, ETRN, TURN, SEND, SOML, SAML.
     Unsupported,
 }
 
@@ -126,7 +128,9 @@ fn with_argument<'a>(verb: &str, argument: &'a str) -> Result<Command<'a>, Comma
         b"HELP" => Ok(Command::Help),
         b"VRFY" if argument.is_empty() => Err(CommandError::Argument),
         b"VRFY" => Ok(Command::Vrfy),
-        b"EXPN" | b"AUTH" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" => Ok(Command::Unsupported),
+        b"AUTH" if argument.is_empty() => Err(CommandError::Argument),
+        b"AUTH" => Ok(Command::Auth(argument)),
+        b"EXPN" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" => Ok(Command::Unsupported),
         _ => Err(CommandError::Unrecognized),
     }
 }

@@ -1,4 +1,4 @@
-//! Parameters of MAIL and RCPT: SIZE, BODY, SMTPUTF8, RET, ENVID, MT-PRIORITY, NOTIFY, ORCPT.
+//! Parameters of MAIL and RCPT: SIZE, BODY, SMTPUTF8, RET, ENVID, MT-PRIORITY, AUTH, NOTIFY, ORCPT.
 //!
 //! [`mail`] and [`rcpt`] take what follows the path in a command line. An unknown parameter, a repeated one or a value out
 //! of its grammar is an error of the whole command (RFC 5321, 4.1.1.11). Values are kept in the form they came in (xtext),
@@ -9,6 +9,8 @@ use super::extension::{BodyType, Notify, Ret};
 
 /// ENVID= is at most 100 octets (RFC 3461, 4.4).
 const ENVID_MOST: usize = 100;
+/// AUTH= is at most 500 octets (RFC 4954, 5).
+const AUTH_MOST: usize = 500;
 /// ORCPT= is at most 500 octets (RFC 3461, 4.2).
 const ORCPT_MOST: usize = 500;
 
@@ -27,6 +29,8 @@ pub struct MailParameters {
     pub envid: Option<Box<str>>,
     /// MT-PRIORITY= of RFC 6710, -9 to 9.
     pub priority: Option<i8>,
+    /// AUTH= of RFC 4954 was there; what it says is ignored, as RFC 4954, 5 allows who trusts nobody with it.
+    pub auth: bool,
 }
 
 /// What RCPT said beside the forward-path.
@@ -56,6 +60,11 @@ pub fn mail(text: &str) -> Result<MailParameters, CommandError> {
             once(&mut parameters.ret, value.and_then(ret))?;
         } else if keyword.eq_ignore_ascii_case("ENVID") {
             once(&mut parameters.envid, value.filter(|value| is_envid(value)).map(Into::into))?;
+        } else if keyword.eq_ignore_ascii_case("AUTH") {
+            if parameters.auth || !value.is_some_and(is_auth) {
+                return Err(CommandError::Parameter);
+            }
+            parameters.auth = true;
         } else if keyword.eq_ignore_ascii_case("MT-PRIORITY") {
             once(&mut parameters.priority, value.and_then(priority))?;
         } else {
@@ -106,6 +115,11 @@ pub(super) fn decimal(text: &str) -> Option<u64> {
         return None;
     }
     Some(text.parse().unwrap_or(u64::MAX))
+}
+
+/// RFC 4954, 5: `<>`, or a mailbox as xtext.
+fn is_auth(value: &str) -> bool {
+    value == "<>" || !value.is_empty() && value.len() <= AUTH_MOST && is_xtext(value)
 }
 
 fn body(value: &str) -> Option<BodyType> {

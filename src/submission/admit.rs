@@ -5,15 +5,18 @@
 //! and every `X-Hikyaku-` field; these give the campaign and, where the listener trusts headers, the tenant and the lane.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Settings;
 use super::refusal::{self, Refusal};
 use super::session::{Hello, Transaction};
 use crate::clock::UnixTime;
 use crate::message::header::{Field, fields};
+use crate::message::mailbox::mailboxes;
 use crate::message::received::{self, Trace};
 use crate::message::{ContentTraits, Envelope, Kind, Lane, MessageId};
 use crate::tls::Secured;
+use crate::users::{User, Users};
 
 /// The longest campaign name.
 const CAMPAIGN_MOST: usize = 128;
@@ -35,6 +38,8 @@ pub struct Context<'a> {
     pub client: IpAddr,
     /// What the client called itself.
     pub hello: Option<&'a Hello>,
+    /// Who has authenticated, and who knows what they may send as.
+    pub user: Option<(&'a Arc<User>, &'a Users)>,
     /// What the handshake has agreed; none in clear.
     pub security: Option<&'a Secured>,
     /// The message's identity.
@@ -60,6 +65,8 @@ struct Findings {
     hops: usize,
     has_date: bool,
     has_message_id: bool,
+    /// Values of From fields.
+    from: Vec<(usize, usize)>,
     tenant: Option<Box<str>>,
     campaign: Option<Box<str>>,
     lane: Option<Lane>,
@@ -85,6 +92,7 @@ pub fn admit(transaction: Transaction, content: &[u8], context: &Context<'_>) ->
     if findings.hops >= context.settings.max_hops {
         return Err(refusal::TOO_MANY_HOPS);
     }
+    may_say_from(&findings, content, context)?;
     let has_eight_bit_header = context.has_eight_bit && !content.get(..end).unwrap_or_default().is_ascii();
     if has_eight_bit_header && std::str::from_utf8(content.get(..end).unwrap_or_default()).is_err() {
         return Err(refusal::HEADER_NOT_UTF8);
@@ -112,6 +120,7 @@ impl Findings {
             Some(b'r') if field.is("Return-Path") || field.is("Resent-Bcc") => return Ok(false),
             Some(b'r') if field.is("Received") => self.hops += 1,
             Some(b'b') if field.is("Bcc") => return Ok(false),
+            Some(b'f') if field.is("From") => self.from.push((field.end - field.value.len(), field.end)),
             Some(b'd') if field.is("Date") => self.has_date = true,
             Some(b'm') if field.is("Message-ID") => self.has_message_id = true,
             _ => {}
@@ -154,6 +163,21 @@ impl Findings {
     }
 }
 
+/// Whether From is the user's: one field, whose every address is. Who has not authenticated is believed, as by their network.
+fn may_say_from(findings: &Findings, content: &[u8], context: &Context<'_>) -> Result<(), Refusal> {
+    let Some((user, users)) = context.user else { return Ok(()) };
+    let read = match findings.from.as_slice() {
+        [(from, to)] => mailboxes(content.get(*from..*to).unwrap_or_default()),
+        _ => None,
+    };
+    let may = |address| users.may_send_from(user, address, "From");
+    let is_right = match read {
+        Some(addresses) => addresses.iter().all(|address| may(Some(address))),
+        None => may(None),
+    };
+    if is_right { Ok(()) } else { Err(refusal::FROM_DENIED) }
+}
+
 /// A tenant's name is a label of metrics and a key of the configuration: letters, digits, `-`, `_` and `.`; kept in lower
 /// case, as the configuration writes it.
 fn is_tenant(name: &str) -> bool {
@@ -163,11 +187,15 @@ fn is_tenant(name: &str) -> bool {
 
 fn add_fields(out: &mut Vec<u8>, findings: &Findings, transaction: &Transaction, context: &Context<'_>) {
     let is_extended = context.hello.is_some_and(|hello| hello.is_extended);
-    let protocol = match (transaction.parameters.smtputf8, is_extended, context.security.is_some()) {
-        (true, _, true) => "UTF8SMTPS",
-        (true, _, false) => "UTF8SMTP",
-        (false, _, true) => "ESMTPS",
-        (false, true, false) => "ESMTP",
+    let protocol = match (transaction.parameters.smtputf8, context.security.is_some(), context.user.is_some()) {
+        (true, true, true) => "UTF8SMTPSA",
+        (true, true, false) => "UTF8SMTPS",
+        (true, false, true) => "UTF8SMTPA",
+        (true, false, false) => "UTF8SMTP",
+        (false, true, true) => "ESMTPSA",
+        (false, true, false) => "ESMTPS",
+        (false, false, true) => "ESMTPA",
+        (false, false, false) if is_extended => "ESMTP",
         (false, false, false) => "SMTP",
     };
     let recipient = match transaction.recipients.as_slice() {
@@ -199,7 +227,11 @@ fn envelope(transaction: Transaction, findings: Findings, traits: ContentTraits,
         reverse_path,
         recipients,
         accepted_at: context.time,
-        tenant: findings.tenant.unwrap_or_else(|| context.settings.tenant.clone()),
+        // What AUTH has proved wins over what a header says.
+        tenant: match context.user {
+            Some((user, _)) => user.tenant.clone(),
+            None => findings.tenant.unwrap_or_else(|| context.settings.tenant.clone()),
+        },
         campaign: findings.campaign.unwrap_or_default(),
         lane: findings.lane.unwrap_or_else(|| context.settings.lane_of(parameters.priority)),
         body: parameters.body.unwrap_or_default(),

@@ -25,7 +25,10 @@ use super::wire::Wire;
 use super::{Services, Settings};
 use crate::message::Content;
 use crate::queue::Reservation;
+use crate::smtp::address::ReversePath;
 use crate::spool::NewMessage;
+use crate::users::sasl::Mechanism;
+use crate::users::{Denial, Taken, User, Users};
 
 /// Octets read at once: a message of 10 KB with its envelope comes in one read. Pages not touched cost nothing.
 const READ_MOST: usize = 32 * 1024;
@@ -49,6 +52,8 @@ struct Outside {
     settings: Arc<Settings>,
     intake: Arc<Intake>,
     client: IpAddr,
+    /// Whose transaction is open.
+    user: Option<Arc<User>>,
 }
 
 /// When the client must have sent what.
@@ -69,11 +74,44 @@ impl Gate for Outside {
         if let Err(error) = self.services.spool.health() {
             return Err(refusal::of_spool(error).unwrap_or(refusal::STORAGE_CLOSED));
         }
+        self.user = None;
         self.intake.message(self.client)
+    }
+
+    fn users(&self) -> Option<&Users> {
+        self.services.users.as_ref().filter(|users| users.is_configured())
+    }
+
+    fn nonce(&mut self) -> Option<[u8; 18]> {
+        let mut nonce = [0; 18];
+        aws_lc_rs::rand::fill(&mut nonce).is_ok().then_some(nonce)
+    }
+
+    fn authorize(&mut self, user: &Arc<User>, path: &ReversePath) -> Result<Arc<User>, Refusal> {
+        let users = self.users().ok_or(refusal::USER_GONE)?;
+        let user = users.current(&user.name).ok_or(refusal::USER_GONE)?;
+        if let ReversePath::Mailbox(address) = path
+            && !users.may_send_from(&user, Some(address), "reverse-path")
+        {
+            return Err(refusal::SENDER_DENIED);
+        }
+        users.allowances().message(&user).map_err(refusal::of_spent)?;
+        self.user = Some(Arc::clone(&user));
+        Ok(user)
+    }
+
+    fn malformed(&mut self, mechanism: Mechanism) {
+        if let Some(users) = self.users() {
+            users.malformed(mechanism);
+        }
     }
 
     fn rcpt(&mut self, recipients: usize) -> Result<(), Refusal> {
         let queue = &self.services.queue;
+        if let (Some(user), Some(users)) = (&self.user, self.users()) {
+            users.allowances().has_room(user, recipients).map_err(refusal::of_spent)?;
+            return queue.room(&user.tenant, recipients).map_err(refusal::of_queue);
+        }
         // A trusted header may name another tenant than the listener's; admission knows which.
         let room = match self.settings.trust_headers {
             true => queue.room_in_all(recipients),
@@ -97,7 +135,7 @@ impl Connection {
     ) -> Self {
         let hostname = Arc::clone(&services.hostname);
         let now = services.clock.now();
-        let mut outside = Outside { services, settings: Arc::clone(&settings), intake, client };
+        let mut outside = Outside { services, settings: Arc::clone(&settings), intake, client, user: None };
         let session = Session::new(settings, hostname, client, &mut outside);
         let pace = Pace { waiting_since: now, content_since: None, stop_at: None };
         Self { wire: Wire::Clear(stream), session, outside, input: Vec::new(), used: 0, spill: None, pace }
@@ -147,6 +185,7 @@ impl Connection {
                     self.used = 0;
                     self.secure(stopped.as_mut()).await?;
                 }
+                Step::Verify => self.verify().await,
                 Step::Write => self.flush().await?,
                 Step::Read => {
                     self.drain().await;
@@ -156,6 +195,16 @@ impl Connection {
                 Step::Close => return self.end().await,
             }
         }
+    }
+
+    /// Has a claim told true or false. The client waits; nothing is read meanwhile.
+    async fn verify(&mut self) {
+        let verdict = match (self.session.take_claim(), self.outside.users().cloned()) {
+            (Some((mechanism, claim)), Some(users)) => users.verify(mechanism, claim, self.outside.client).await,
+            _ => Err(Denial::Busy),
+        };
+        self.session.verified(verdict, &mut self.outside);
+        self.pace.waiting_since = self.outside.services.clock.now();
     }
 
     async fn secure(&mut self, stopped: std::pin::Pin<&mut WaitForCancellationFutureOwned>) -> Result<(), Gone> {
@@ -326,7 +375,7 @@ impl Connection {
             Some(refusal) => Err(refusal),
             None => self.admit(ended_at),
         };
-        let (message, room) = match result {
+        let (message, room, taken) = match result {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 self.spill = None;
@@ -338,7 +387,11 @@ impl Connection {
         let services = &self.outside.services;
         match services.spool.accept(message).await {
             Ok(()) => {
-                services.queue.tell_received(id, &envelope, size, Some(self.outside.client));
+                let user = self.session.user().map(|user| &*user.name);
+                services.queue.tell_received(id, &envelope, size, Some(self.outside.client), user);
+                if let Some(taken) = taken {
+                    taken.keep();
+                }
                 room.put(id, &envelope);
                 let metrics = &services.metrics;
                 metrics.messages_total.increment(1);
@@ -356,7 +409,7 @@ impl Connection {
         }
     }
 
-    fn admit(&mut self, ended_at: Instant) -> Result<(NewMessage, Reservation), Refusal> {
+    fn admit(&mut self, ended_at: Instant) -> Result<(NewMessage, Reservation, Option<Taken>), Refusal> {
         let transaction = self.session.take_transaction().ok_or(refusal::NO_MAIL)?;
         let services = &self.outside.services;
         let id = services.spool.next_id();
@@ -369,17 +422,21 @@ impl Connection {
             hostname: &services.hostname,
             client: self.session.client(),
             hello: self.session.hello(),
+            user: self.session.user().zip(self.outside.users()),
             security: self.session.security().map(AsRef::as_ref),
             id,
             time: services.clock.wall(),
             has_eight_bit: content.has_eight_bit(),
         };
         let Admitted { envelope, content } = admit(transaction, content.bytes(), &context)?;
+        let recipients = envelope.recipients.len();
+        let take = |(user, users): (&Arc<User>, &Users)| users.allowances().take(user, recipients);
+        let taken = context.user.map(take).transpose().map_err(refusal::of_spent)?;
         let room = services.queue.reserve(&envelope.tenant, envelope.recipients.len()).map_err(refusal::of_queue)?;
         let content = match self.spill.take() {
             None => Content::Memory(content.into()),
             Some(spill) => spill.content(content.into()).ok_or(refusal::NOT_STORED)?,
         };
-        Ok((NewMessage { id, envelope: Arc::new(envelope), content, ended_at }, room))
+        Ok((NewMessage { id, envelope: Arc::new(envelope), content, ended_at }, room, taken))
     }
 }

@@ -170,7 +170,7 @@ fn receive(stream: TcpStream, client: IpAddr, door: &Door, strangers: &Arc<Semap
     let rules = door.rules.load();
     let (settings, room) = if is_kept_back(stream.as_raw_fd(), getrlimit(Resource::Nofile).current) {
         (&rules.settings, Err(refusal::OVERLOAD))
-    } else if is_of(client, &rules.settings.networks) {
+    } else if rules.settings.auth || is_of(client, &rules.settings.networks) {
         (&rules.settings, door.intake.enter(client).map(Room::Place))
     } else {
         // They may say QUIT after their 554 (RFC 5321, 3.1), but they take no place of those who may submit.

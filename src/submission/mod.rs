@@ -24,6 +24,7 @@ use crate::metrics::Registry;
 use crate::panics::Bulkhead;
 use crate::queue::Queue;
 use crate::spool::Spool;
+use crate::users::Users;
 
 pub use collector::LineEndings;
 pub use listener::{BACKLOG, Door, Leftover, serve};
@@ -37,6 +38,8 @@ pub struct Services {
     clock: Clock,
     hostname: Arc<str>,
     metrics: Arc<metrics::Metrics>,
+    /// Who may authenticate; none: nobody.
+    users: Option<Users>,
     /// Around each session.
     wall: Bulkhead,
 }
@@ -45,7 +48,12 @@ impl Services {
     /// `hostname` is what greetings, Received and Message-ID fields say.
     pub fn new(spool: Spool, queue: Queue, clock: Clock, hostname: Arc<str>, registry: &Registry) -> Self {
         let metrics = Arc::new(metrics::Metrics::new(registry));
-        Self { spool, queue, clock, hostname, metrics, wall: Bulkhead::new(registry, "submission") }
+        Self { spool, queue, clock, hostname, metrics, users: None, wall: Bulkhead::new(registry, "submission") }
+    }
+
+    /// The same with users.
+    pub fn with_users(self, users: Users) -> Self {
+        Self { users: Some(users), ..self }
     }
 
     /// The same under another name.

@@ -9,6 +9,7 @@ use crate::smtp::address::AddressError;
 use crate::smtp::command::CommandError;
 use crate::smtp::status::Status;
 use crate::spool::AcceptError;
+use crate::users::Spent;
 
 /// Why something was refused, as the metric `hikyaku_submission_rejected_total` counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +28,10 @@ pub enum Cause {
     Relay,
     /// STARTTLS where it is not possible, or a transaction in clear where TLS is required.
     Tls,
+    /// An authentication failed, or is needed.
+    Authentication,
+    /// The reverse-path or the From field is not the user's.
+    Sender,
     /// A balancer did not say who its client is.
     Proxy,
     /// Too many recipients in one transaction.
@@ -59,7 +64,7 @@ pub enum Cause {
 
 impl Cause {
     /// All causes, in the order of their discriminants.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Syntax,
         Self::Sequence,
         Self::Unsupported,
@@ -67,6 +72,8 @@ impl Cause {
         Self::Utf8,
         Self::Relay,
         Self::Tls,
+        Self::Authentication,
+        Self::Sender,
         Self::Proxy,
         Self::Recipients,
         Self::Size,
@@ -93,6 +100,8 @@ impl Cause {
             Self::Utf8 => "utf8",
             Self::Relay => "relay",
             Self::Tls => "tls",
+            Self::Authentication => "authentication",
+            Self::Sender => "sender",
             Self::Proxy => "proxy",
             Self::Recipients => "recipients",
             Self::Size => "size",
@@ -145,6 +154,44 @@ pub const NO_HELLO: Refusal = refusal(503, 5, 5, 1, "Send EHLO first", Cause::Se
 pub const TLS_NEEDED: Refusal = refusal(530, 5, 7, 0, "Must issue a STARTTLS command first", Cause::Tls);
 /// A second STARTTLS.
 pub const TLS_ALREADY: Refusal = refusal(503, 5, 5, 1, "TLS is active already", Cause::Tls);
+/// AUTH in clear.
+pub const AUTH_IN_CLEAR: Refusal =
+    refusal(538, 5, 7, 11, "Encryption required for requested authentication mechanism", Cause::Authentication);
+/// AUTH after one that succeeded.
+pub const AUTH_ALREADY: Refusal = refusal(503, 5, 5, 1, "Authenticated already", Cause::Sequence);
+/// AUTH between MAIL and the end of data.
+pub const AUTH_IN_TRANSACTION: Refusal = refusal(503, 5, 5, 1, "A mail transaction is open", Cause::Sequence);
+/// A mechanism that is not offered.
+pub const AUTH_MECHANISM: Refusal = refusal(504, 5, 5, 4, "Mechanism not available", Cause::Authentication);
+/// Not base64, or against the mechanism's rules.
+pub const AUTH_SYNTAX: Refusal = refusal(501, 5, 5, 2, "Cannot decode the response", Cause::Authentication);
+/// The client sent `*`.
+pub const AUTH_CANCELLED: Refusal = refusal(501, 5, 7, 0, "Authentication cancelled", Cause::Authentication);
+/// RFC 4954, 4.
+pub const AUTH_LINE_TOO_LONG: Refusal =
+    refusal(500, 5, 5, 6, "Authentication exchange line is too long", Cause::Authentication);
+/// Whatever was wrong.
+pub const AUTH_WRONG: Refusal = refusal(535, 5, 7, 8, "Authentication credentials invalid", Cause::Authentication);
+/// Too many have failed before.
+pub const AUTH_HELD: Refusal =
+    refusal(454, 4, 7, 0, "Too many failed authentications; try again later", Cause::Authentication);
+/// It cannot be told now.
+pub const AUTH_NOT_NOW: Refusal = refusal(454, 4, 7, 0, "Temporary authentication failure", Cause::Authentication);
+/// Three times in one session.
+pub const AUTH_TOO_OFTEN: Refusal = refusal(421, 4, 7, 0, "Too many failed authentications", Cause::Authentication);
+/// RFC 4954, 6.
+pub const AUTH_NEEDED: Refusal = refusal(530, 5, 7, 0, "Authentication required", Cause::Authentication);
+/// The user has been removed or disabled meanwhile.
+pub const USER_GONE: Refusal = refusal(421, 4, 7, 0, "This user may not send any more", Cause::Authentication);
+/// The reverse-path is not the user's.
+pub const SENDER_DENIED: Refusal = refusal(553, 5, 7, 1, "The reverse-path is not one of this user's", Cause::Sender);
+/// The From field is not the user's.
+pub const FROM_DENIED: Refusal = refusal(550, 5, 7, 1, "The From field is not one of this user's", Cause::Sender);
+/// The user's messages a minute.
+pub const USER_RATE: Refusal =
+    refusal(451, 4, 7, 1, "Too many messages a minute of this user; try again later", Cause::Rate);
+/// The user's recipients a day.
+pub const USER_DAY: Refusal = refusal(452, 4, 7, 1, "No recipients left for this user today", Cause::Rate);
 /// A second MAIL.
 pub const NESTED_MAIL: Refusal = refusal(503, 5, 5, 1, "A mail transaction is open already", Cause::Sequence);
 /// RCPT, DATA or BDAT without MAIL.
@@ -249,6 +296,14 @@ pub fn of_storage(error: &io::Error) -> Refusal {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => STORAGE_FULL,
         _ => NOT_STORED,
+    }
+}
+
+/// How it is said that a user may send no more now.
+pub fn of_spent(spent: Spent) -> Refusal {
+    match spent {
+        Spent::Minute => USER_RATE,
+        Spent::Day => USER_DAY,
     }
 }
 

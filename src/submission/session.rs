@@ -13,12 +13,15 @@
 //! | `Chunk` | the octets of a BDAT | `Command`; after the last one `Message` or a refusal |
 //! | `Message` | nothing is read | `Command`, by `accepted` or `refused` |
 //! | `Handshake` | nothing is read | `Command`, by `secured` |
+//! | `Auth` | a line of an authentication | `Command`, `Auth` or `Verify` ([`auth`]) |
+//! | `Verify` | nothing is read | `Command` or `Auth`, by `verified` |
 //! | `Closed` | nothing is read | |
 //!
 //! The envelope after an error is as RFC 5321, 4.1.4 says: 501, 503 and 555 leave it as it was; a refused RCPT leaves the
 //! others; any negative reply to DATA, BDAT or the end of data clears it. Pipelined commands after a refused MAIL thus meet
 //! no envelope of an earlier transaction.
 
+mod auth;
 mod commands;
 
 use std::net::IpAddr;
@@ -34,6 +37,8 @@ use crate::smtp::parameter::MailParameters;
 use crate::smtp::status::Status;
 use crate::text::decimal;
 use crate::tls::Secured;
+use crate::users::sasl::{Mechanism, dialog};
+use crate::users::{User, Users};
 
 /// The longest command line with its CRLF: RFC 5321, 4.5.3.1.4 says 512, the extensions add up to about 1,300.
 pub const LINE_MOST: usize = 2_048;
@@ -46,6 +51,20 @@ pub trait Gate {
     fn mail(&mut self) -> Result<(), Refusal>;
     /// Whether a transaction may have so many recipients: the tenant's share of the queue.
     fn rcpt(&mut self, recipients: usize) -> Result<(), Refusal>;
+    /// Who may authenticate; none: nobody.
+    fn users(&self) -> Option<&Users> {
+        None
+    }
+    /// Random octets; none: there are none to be had.
+    fn nonce(&mut self) -> Option<[u8; 18]> {
+        None
+    }
+    /// Whether a user may begin a transaction with this reverse-path: gives the user as they are now. Asked after `mail`.
+    fn authorize(&mut self, user: &Arc<User>, _path: &ReversePath) -> Result<Arc<User>, Refusal> {
+        Ok(Arc::clone(user))
+    }
+    /// An authentication broke the rules or was given up.
+    fn malformed(&mut self, _mechanism: Mechanism) {}
     /// Counts a refusal.
     fn count(&mut self, cause: Cause);
 }
@@ -59,6 +78,8 @@ pub enum Step {
     Write,
     /// Admit and store the message: [`Session::transaction`], [`Session::content`].
     Store,
+    /// Have the claim told true or false: [`Session::take_claim`], [`Session::verified`].
+    Verify,
     /// Write the replies, forget all input, do the handshake: [`Session::secured`], or close.
     Secure,
     /// Write the replies and close.
@@ -106,6 +127,8 @@ enum State {
     Data(Decoder),
     Chunk(Chunk),
     Message,
+    Auth,
+    Verify,
     Handshake,
     Closed,
 }
@@ -128,6 +151,7 @@ pub struct Session {
     client: IpAddr,
     /// What the handshake has agreed; none in clear.
     security: Option<Arc<Secured>>,
+    identity: auth::Identity,
     state: State,
     hello: Option<Hello>,
     transaction: Option<Transaction>,
@@ -140,6 +164,8 @@ pub struct Session {
     /// MAIL commands, refused ones included (RFC 9422, 4.1).
     mails: u32,
     is_denied: bool,
+    /// The client is in none of the networks: it needs AUTH.
+    is_stranger: bool,
     is_stopping: bool,
     /// The last MAIL, or every RCPT after it, got a 4yz: what was pipelined after it is not the client's fault.
     is_excused: bool,
@@ -148,12 +174,14 @@ pub struct Session {
 impl Session {
     /// A session with its greeting among the replies. `client` decides whether it may submit.
     pub fn new(settings: Arc<Settings>, hostname: Arc<str>, client: IpAddr, gate: &mut dyn Gate) -> Self {
-        let is_denied = !settings.networks.iter().any(|network| network.contains(client));
+        let is_stranger = !settings.networks.iter().any(|network| network.contains(client));
+        let is_denied = is_stranger && !settings.auth;
         let mut session = Self {
             settings,
             hostname,
             client: client.to_canonical(),
             security: None,
+            identity: auth::Identity::default(),
             state: State::Command,
             hello: None,
             transaction: None,
@@ -164,6 +192,7 @@ impl Session {
             junk: 0,
             mails: 0,
             is_denied,
+            is_stranger,
             is_stopping: false,
             is_excused: false,
         };
@@ -186,10 +215,13 @@ impl Session {
                 State::Closed => return (used, Step::Close),
                 State::Message => return (used, Step::Store),
                 State::Handshake => return (used, Step::Secure),
-                State::Command if self.is_stopping && !self.is_in_content() => self.refuse(&refusal::STOPPING, gate),
+                State::Verify => return (used, Step::Verify),
+                State::Command | State::Auth if self.is_stopping && !self.is_in_content() => {
+                    self.refuse(&refusal::STOPPING, gate)
+                }
                 _ if self.replies.len() >= FLUSH_AT => return (used, Step::Write),
                 _ if rest.is_empty() && !self.is_chunk_complete() => return (used, Step::Read),
-                State::Command => match line(rest) {
+                State::Command => match line(rest, LINE_MOST) {
                     Line::Whole(length) => {
                         let line = rest.get(..length.saturating_sub(2)).unwrap_or_default();
                         used += length;
@@ -197,6 +229,15 @@ impl Session {
                     }
                     Line::Incomplete => return (used, Step::Read),
                     Line::Overlong => self.state = State::Overlong { last: 0 },
+                    Line::BareLf => self.close_after(&refusal::BARE_LF, gate),
+                },
+                State::Auth => match line(rest, dialog::LINE_MOST) {
+                    Line::Whole(length) => {
+                        used += length;
+                        self.auth_line(rest.get(..length.saturating_sub(2)).unwrap_or_default(), gate);
+                    }
+                    Line::Incomplete => return (used, Step::Read),
+                    Line::Overlong => self.close_after(&refusal::AUTH_LINE_TOO_LONG, gate),
                     Line::BareLf => self.close_after(&refusal::BARE_LF, gate),
                 },
                 State::Overlong { last } => used += self.overlong(last, rest, gate),
@@ -324,6 +365,7 @@ impl Session {
     pub fn secured(&mut self, secured: Secured) {
         self.security = Some(Arc::new(secured));
         self.hello = None;
+        self.identity = auth::Identity::default();
         self.is_excused = false;
         self.reset();
         if matches!(self.state, State::Handshake) {
@@ -435,19 +477,19 @@ enum Line {
     Whole(usize),
     /// Its end has not come yet.
     Incomplete,
-    /// No end within [`LINE_MOST`].
+    /// No end within what is allowed.
     Overlong,
     /// An LF without CR. Such a line is never carried out, and what follows it is never taken for a command: it may be
     /// what somebody hid in a parameter of the line.
     BareLf,
 }
 
-fn line(input: &[u8]) -> Line {
-    let head = input.get(..input.len().min(LINE_MOST)).unwrap_or_default();
+fn line(input: &[u8], most: usize) -> Line {
+    let head = input.get(..input.len().min(most)).unwrap_or_default();
     match memchr::memchr(b'\n', head) {
         Some(at) if at.checked_sub(1).and_then(|before| head.get(before)) == Some(&b'\r') => Line::Whole(at + 1),
         Some(_) => Line::BareLf,
-        None if head.len() == LINE_MOST => Line::Overlong,
+        None if head.len() == most => Line::Overlong,
         None => Line::Incomplete,
     }
 }

@@ -34,10 +34,14 @@ pub enum TlsMode {
 /// One listener's limits and identity.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Who may submit; everybody else is greeted with 554 and takes no place.
+    /// Who may submit without AUTH; everybody else is greeted with 554 and takes no place, unless there is `auth`.
     pub networks: Vec<Network>,
     /// Balancers: who connects from there must say by the PROXY protocol who the client is.
     pub proxy_networks: Vec<Network>,
+    /// AUTH is offered, and who comes from elsewhere than `networks` may submit after it.
+    pub auth: bool,
+    /// It is offered in clear, too.
+    pub auth_without_tls: bool,
     /// TLS; none: everything is in clear, and STARTTLS is not offered.
     pub tls: Option<Tls>,
     /// Sessions at the same time.
@@ -106,6 +110,8 @@ impl Default for Settings {
         Self {
             networks: Network::loopback().to_vec(),
             proxy_networks: Vec::new(),
+            auth: false,
+            auth_without_tls: false,
             tls: None,
             max_sessions: 2_000,
             max_sessions_per_address: None,

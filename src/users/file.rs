@@ -96,7 +96,9 @@ pub struct Table {
     certificates: HashMap<CertificateName, Arc<User>>,
     /// What most hashes cost: as much is spent on names that nobody has.
     pub cost: Cost,
-    /// The same for SCRAM.
+    /// Anybody has keys for SCRAM.
+    pub has_scram: bool,
+    /// The same as `cost` for SCRAM.
     pub iterations: Option<NonZeroU32>,
 }
 
@@ -177,6 +179,7 @@ impl Table {
         }
         table.cost = most_common(table.users.values().filter_map(|user| Some(user.password.as_ref()?.cost())))
             .unwrap_or_default();
+        table.has_scram = table.users.values().any(|user| user.scram.is_some() && !user.is_disabled);
         table.iterations = most_common(table.users.values().filter_map(|user| Some(user.scram.as_ref()?.iterations)))
             .or(NonZeroU32::new(ITERATIONS));
         Ok(table)

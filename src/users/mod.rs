@@ -237,6 +237,16 @@ impl Users {
         self.inner.source.lock().path.is_some()
     }
 
+    /// Whether anybody has keys for SCRAM.
+    pub fn has_scram(&self) -> bool {
+        self.inner.table.load().has_scram
+    }
+
+    /// An exchange broke the rules or was given up.
+    pub fn malformed(&self, mechanism: sasl::Mechanism) {
+        self.inner.metrics.attempt(mechanism, metrics::Result::Malformed);
+    }
+
     /// The users in force.
     pub fn table(&self) -> Arc<Table> {
         self.inner.table.load_full()
@@ -256,14 +266,16 @@ impl Users {
 
     /// Whether mail from this address may go on: it is the user's, or the policy is to allow others, which is counted and
     /// logged. `place` is where it stands: the reverse-path or the From field.
-    pub fn may_send_from(&self, user: &User, address: &Address, place: &'static str) -> bool {
-        if user.may_send_from(address) {
+    /// An address that cannot be read is nobody's.
+    pub fn may_send_from(&self, user: &User, address: Option<&Address>, place: &'static str) -> bool {
+        if address.map_or(user.senders.contains(&sender::Sender::All), |address| user.may_send_from(address)) {
             return true;
         }
         let is_allowed = self.policy() == SenderPolicy::Allow;
         if is_allowed {
             self.inner.metrics.foreign_senders.increment(1);
-            tracing::warn!(user = &*user.name, %address, place, "the address is not the user's; the policy allows it");
+            let address = address.map(Address::as_str);
+            tracing::warn!(user = &*user.name, address, place, "the address is not the user's; the policy allows it");
         }
         is_allowed
     }

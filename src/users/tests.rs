@@ -218,7 +218,7 @@ async fn an_address_of_somebody_else_is_refused_or_counted() {
     let case = Case::new(&entry("ann", "senders = [\"*@a.test\"]"));
     let ann = case.users.current("ann").unwrap();
     let (own, other) = ("x@a.test".parse().unwrap(), "x@b.test".parse().unwrap());
-    let may = |address| case.users.may_send_from(&ann, address, "From");
+    let may = |address| case.users.may_send_from(&ann, Some(address), "From");
 
     assert_eq!((may(&own), may(&other)), (true, false));
     let path = case.folder.path().join("users.toml");

@@ -7,6 +7,7 @@
 #![allow(clippy::cast_possible_wrap, missing_docs)]
 
 mod arrivals;
+mod auth;
 #[path = "../common/daemon.rs"]
 mod daemon;
 mod packages;

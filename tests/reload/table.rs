@@ -33,7 +33,7 @@ fn base(place: &str) -> String {
     format!(
         "hostname = \"old.test\"\nuser = \"a\"\n[spool]\npath = \"{place}/spool\"\nsegment_size = \"1MiB\"\nreserve = \"1MiB\"\n\
          [journal]\npath = \"{place}/journal\"\n[admin]\nsocket = \"{place}/admin.sock\"\n[metrics]\naddress = \"127.0.0.1:0\"\n\
-         [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"starttls\"\nclient_certificates = true\n[[certificate]]\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"starttls\"\nauth = true\nclient_certificates = true\n[users]\nfile = \"{place}/0.users\"\n[[certificate]]\n\
          chain = \"{place}/0.pem\"\nkey = \"{place}/0.key\"\n[limits]\nsite_rate = \"1/s\"\nrate = \"1/s\"\n\
          bytes = \"1MB/s\"\n[[limits.rule]]\nsite = \"a\"\nconnections = 1\nmessages_per_connection = 1\n\
          recipients_per_connection = 1\nrecipients_per_transaction = 1\nrate = \"1/s\"\nbytes = \"1MB/s\"\n\
@@ -123,8 +123,7 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         }
         "users.file" => {
             let file = format!("{place}/users.toml");
-            std::fs::write(&file, "").unwrap();
-            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            users(Path::new(&file));
             text(&file)
         }
         "users.sender_policy" => text("allow"),
@@ -151,6 +150,13 @@ fn certificates(folder: &Path) {
             std::fs::set_permissions(&to, Permissions::from_mode(mode)).unwrap();
         }
     }
+    users(&folder.join("0.users"));
+}
+
+/// A file of no users.
+fn users(path: &Path) {
+    std::fs::write(path, "").unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Takes the first configuration on again. A socket that was left is there until what it was asked has been answered.

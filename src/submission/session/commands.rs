@@ -9,6 +9,7 @@ use crate::smtp::parameter::{MailParameters, RcptParameters};
 use crate::smtp::status::Status;
 use crate::submission::TlsMode;
 use crate::submission::refusal::{self, Refusal};
+use crate::users::sasl::Mechanism;
 
 use super::Gate;
 
@@ -52,8 +53,8 @@ impl Session {
 
     fn carry_out(&mut self, command: Command<'_>, gate: &mut dyn Gate) -> Result<(), Refusal> {
         match command {
-            Command::Ehlo(name) => self.hello_is(name, true),
-            Command::Helo(name) => self.hello_is(name, false),
+            Command::Ehlo(name) => self.hello_is(name, true, gate),
+            Command::Helo(name) => self.hello_is(name, false, gate),
             Command::Mail(path, parameters) => self.mail(path, parameters, gate)?,
             Command::Rcpt(command::Recipient::Mailbox(path), parameters) => self.rcpt(path, parameters, gate)?,
             Command::Rcpt(command::Recipient::Postmaster, parameters) => {
@@ -61,6 +62,7 @@ impl Session {
                 self.rcpt(path, parameters, gate)?;
             }
             Command::Data => self.data_command()?,
+            Command::Auth(argument) => self.auth(argument, gate)?,
             Command::StartTls => self.start_tls()?,
             Command::Rset => {
                 self.is_excused = false;
@@ -82,7 +84,7 @@ impl Session {
         self.say(code, status, text);
     }
 
-    fn hello_is(&mut self, name: &str, is_extended: bool) {
+    fn hello_is(&mut self, name: &str, is_extended: bool, gate: &dyn Gate) {
         self.junk += 1;
         self.is_excused = false;
         self.reset();
@@ -105,6 +107,11 @@ impl Session {
         self.line(&["250-MT-PRIORITY"]);
         if self.settings.tls.is_some() && self.security().is_none() {
             self.line(&["250-STARTTLS"]);
+        }
+        let mechanisms = self.mechanisms(gate).filter(|_| self.user().is_none()).unwrap_or_default();
+        if !mechanisms.is_empty() {
+            let names: Vec<&str> = mechanisms.into_iter().map(Mechanism::as_str).collect();
+            self.line(&["250-AUTH ", &names.join(" ")]);
         }
         self.line(&["250-LIMITS", &messages, " RCPTMAX=", &recipients]);
         self.line(&["250 HELP"]);
@@ -131,11 +138,17 @@ impl Session {
         if self.security.is_none() && self.settings.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Required) {
             return Err(refusal::TLS_NEEDED);
         }
+        if self.is_stranger && self.user().is_none() {
+            return Err(refusal::AUTH_NEEDED);
+        }
         if let Some(open) = &self.transaction {
             return Err(if open.has_chunks { refusal::IN_CHUNKS } else { refusal::NESTED_MAIL });
         }
         if !hello.is_extended && parameters != MailParameters::default() {
             return Err(refusal::NOT_EXTENDED);
+        }
+        if parameters.auth && !self.settings.auth {
+            return Err(refusal::of_command(CommandError::UnknownParameter));
         }
         self.is_excused = false;
         if self.settings.max_transactions.is_some_and(|most| self.mails > most.get()) {
@@ -147,6 +160,15 @@ impl Session {
         if let Err(refusal) = gate.mail() {
             self.is_excused = true;
             return Err(refusal);
+        }
+        if let Some(user) = self.identity.user.clone() {
+            match gate.authorize(&user, &path) {
+                Ok(user) => self.identity.user = Some(user),
+                Err(refusal) => {
+                    self.is_excused = refusal.code / 100 == 4;
+                    return Err(refusal);
+                }
+            }
         }
         let asked = parameters.priority;
         let lane = self.settings.lane_of(asked);

@@ -108,12 +108,14 @@ impl Dialog {
 }
 
 /// The mechanisms that a client is told of: by password only where nobody listens, bound ones where there is something to be
-/// bound to, and a certificate only to who has shown one.
-pub fn offered(channel: &Channel, is_private: bool) -> Vec<Mechanism> {
+/// bound to, and a certificate only to who has shown one. SCRAM only if anybody has keys for it: clients take the strongest
+/// mechanism that they are told of, and do not try another one when it fails.
+pub fn offered(channel: &Channel, is_private: bool, has_scram: bool) -> Vec<Mechanism> {
     let is_offered = |mechanism: &Mechanism| match mechanism {
         Mechanism::External => channel.certificate.is_some(),
-        Mechanism::ScramSha256Plus => channel.can_bind(),
-        Mechanism::ScramSha256 | Mechanism::Plain | Mechanism::Login => is_private,
+        Mechanism::ScramSha256Plus => channel.can_bind() && has_scram,
+        Mechanism::ScramSha256 => is_private && has_scram,
+        Mechanism::Plain | Mechanism::Login => is_private,
     };
     Mechanism::ALL.into_iter().filter(is_offered).collect()
 }
@@ -134,7 +136,7 @@ mod tests {
 
     fn begin(argument: &str) -> Result<Next, Fault> {
         let channel = Channel::default();
-        let offered = offered(&channel, true);
+        let offered = offered(&channel, true, true);
         Dialog::begin(argument, &offered, [0; 18], &channel, &Nobody).map(|(_, next)| next)
     }
 
@@ -188,9 +190,10 @@ mod tests {
         let exporter = Channel { exporter: Some([0; 32]), ..Channel::default() };
         let certificate = Some(Certificate { sha256: [0; 32], names: Vec::new() });
         let names = |channel: &Channel, is_private| {
-            offered(channel, is_private).into_iter().map(Mechanism::as_str).collect::<Vec<_>>().join(" ")
+            offered(channel, is_private, true).into_iter().map(Mechanism::as_str).collect::<Vec<_>>().join(" ")
         };
 
+        assert_eq!(offered(&exporter, true, false), [Mechanism::Plain, Mechanism::Login]);
         assert_eq!(names(&clear, false), "");
         assert_eq!(names(&clear, true), "SCRAM-SHA-256 PLAIN LOGIN");
         assert_eq!(names(&exporter, true), "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN");
