@@ -43,7 +43,11 @@ fn report() -> Report {
         reply: Reply { code: 250, status: Some(Status::new(2, 0, 0)), text: text.into() },
         mx_host: Some("mx1.mail.example.test".into()),
         mx_address: Some("192.0.2.17:25".parse().unwrap()),
-        tls: Some("TLSv1.3"),
+        tls: Some(hikyaku::message::Encryption {
+            version: "TLSv1.3",
+            cipher: "TLS13_AES_256_GCM_SHA384",
+            proof: hikyaku::message::Proof::None,
+        }),
         relayed_dsn: false,
         in_doubt: false,
         hung_up: false,

@@ -167,6 +167,20 @@ pub enum Error {
     Thread(io::Error),
 }
 
+/// MTA-STS policies in a file of the state.
+#[derive(Debug)]
+struct KeptPolicies(Note);
+
+impl dns::Keeper for KeptPolicies {
+    fn read(&self) -> Option<Vec<u8>> {
+        self.0.read()
+    }
+
+    fn replace(&self, content: &[u8]) -> io::Result<()> {
+        self.0.replace(content)
+    }
+}
+
 /// What a process gives to the one daemon that it runs from a file.
 pub struct Attachment {
     /// Where requests for a reload go; whoever reads them calls [`Daemon::reload_file`].
@@ -194,6 +208,8 @@ pub struct Daemon {
     classifier: LazyClassifier,
     /// What listeners prove their names by.
     certificates: Arc<ArcSwap<Certificates>>,
+    /// Keeps MTA-STS policies.
+    sts: Arc<KeptPolicies>,
     doors: Doors,
     control: admin::Control,
     started: Instant,
@@ -247,9 +263,10 @@ impl Daemon {
         let warmups = Note::of_warmups(disk.clone());
         let sent = Note::of_allowances(disk.clone());
         let users = accounts::begin(accounts, &sent, clock, &registry)?;
+        let sts = Arc::new(KeptPolicies(Note::of_sts(disk.clone())));
         let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics)?;
-        let planner = Arc::new(Planner::new(settings::dns(&config, &hostname)?, clock, &registry)?);
+        let planner = Arc::new(Planner::new(settings::dns(&config, &hostname, sts.clone())?, clock, &registry)?);
         let journal = match config.journal.enabled {
             true => Journal::open(settings::journal(&config), claimed.start(), clock, &registry)?,
             false => Journal::off(),
@@ -293,6 +310,7 @@ impl Daemon {
             certificates: Arc::new(ArcSwap::new(certificates)),
             users,
             sent,
+            sts,
             registry,
             stop_watching: CancellationToken::new(),
             watchers,

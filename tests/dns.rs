@@ -468,7 +468,7 @@ async fn tls_follows_the_domain_pattern() {
     let zone = |zone: &mut Zone| {
         zone.address("a.test", PUBLIC).address("b.a.test", PUBLIC);
     };
-    let fixture = fixture(zone, |settings| settings.tls = vec![("*.a.test".into(), TlsPolicy::None)]).await;
+    let fixture = fixture(zone, |settings| settings.tls = vec![("*.a.test".into(), TlsPolicy::None.into())]).await;
 
     assert_eq!(found(fixture.planner.plan("a.test").await).tls, TlsPolicy::Opportunistic);
     assert_eq!(found(fixture.planner.plan("b.a.test").await).tls, TlsPolicy::None);

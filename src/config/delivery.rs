@@ -1,6 +1,7 @@
 //! `[delivery]`, `[dns]` and `[[route]]`: how next hops are found and talked to.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,10 @@ pub struct Delivery {
     /// STARTTLS for certain domains.
     #[serde(rename = "tls_rule")]
     pub tls_rules: Vec<TlsRule>,
+    /// A PEM file of certificate authorities that are trusted beside the system's. Empty: none.
+    pub tls_ca: PathBuf,
+    /// Whether policies that domains publish by MTA-STS are looked up and kept to (RFC 8461).
+    pub mta_sts: bool,
     /// Whether CHUNKING is used where it is offered.
     pub chunking: bool,
     /// Whether a transaction may be begun behind the content of the one before, where PIPELINING is offered.
@@ -51,13 +56,22 @@ pub struct Delivery {
 
 /// STARTTLS towards a domain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum TlsMode {
-    /// When offered, without verification; clear text when it fails (RFC 7435).
+    /// When offered, without verification; clear text when it fails (RFC 7435). What the domain publishes by DANE or
+    /// MTA-STS raises it.
     #[default]
     Opportunistic,
     /// Never.
     None,
+    /// Always; who the receiver is remains unknown unless the domain publishes DANE or MTA-STS.
+    Required,
+    /// Always, with a certificate of a trusted authority for the MX host's name, or for one that the rule names.
+    Verified,
+    /// Always, with a certificate that TLSA records name (RFC 7672).
+    Dane,
+    /// Always, as the domain's MTA-STS policy says (RFC 8461), even if that is a test.
+    MtaSts,
 }
 
 /// STARTTLS for certain domains.
@@ -68,6 +82,9 @@ pub struct TlsRule {
     pub domain: String,
     /// What is done there.
     pub tls: TlsMode,
+    /// With `verified`: names that the certificate may be for, in place of the MX host's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
 }
 
 impl Default for Delivery {
@@ -78,6 +95,8 @@ impl Default for Delivery {
             ipv6: true,
             tls: TlsMode::Opportunistic,
             tls_rules: Vec::new(),
+            tls_ca: PathBuf::new(),
+            mta_sts: true,
             chunking: true,
             look_ahead: true,
             idle: seconds(10),
@@ -99,7 +118,14 @@ impl Delivery {
         complaints.range("delivery.port", &self.port, &1, &u16::MAX);
         for (index, rule) in self.tls_rules.iter().enumerate() {
             check_pattern(&rule.domain, format!("delivery.tls_rule[{index}].domain"), complaints);
+            let key = format!("delivery.tls_rule[{index}].names");
+            let is_used = rule.names.is_empty() || rule.tls == TlsMode::Verified;
+            complaints.unless(is_used, key.clone(), "names are looked at with tls = \"verified\" only");
+            for name in &rule.names {
+                complaints.host_name(key.clone(), name);
+            }
         }
+        complaints.file("delivery.tls_ca", &self.tls_ca);
         let domains = self.tls_rules.iter().map(|rule| rule.domain.as_str());
         complaints.different(domains, |index| format!("delivery.tls_rule[{index}].domain"));
         let (none, most) = (Span::default(), Span(Duration::from_secs(3600)));
@@ -133,11 +159,35 @@ pub struct Dns {
     pub attempts: u8,
     /// Loopback, link-local and private networks that MX hosts may nevertheless be in.
     pub allow_networks: Vec<Network>,
+    /// Whether answers are validated, which DANE needs.
+    pub dnssec: Dnssec,
+    /// A file of DNSKEY records that are trusted in place of the root's built-in keys. Empty: those.
+    pub trust_anchor: PathBuf,
+}
+
+/// Whether answers about domains are validated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dnssec {
+    /// As long as the resolvers give signatures of the root; else DANE is not used.
+    #[default]
+    Auto,
+    /// Always: mail waits where resolvers withhold signatures.
+    On,
+    /// Never, so DANE is not used.
+    Off,
 }
 
 impl Default for Dns {
     fn default() -> Self {
-        Self { resolvers: Vec::new(), timeout: Span(Duration::from_secs(5)), attempts: 2, allow_networks: Vec::new() }
+        Self {
+            resolvers: Vec::new(),
+            timeout: Span(Duration::from_secs(5)),
+            attempts: 2,
+            allow_networks: Vec::new(),
+            dnssec: Dnssec::Auto,
+            trust_anchor: PathBuf::new(),
+        }
     }
 }
 
@@ -146,6 +196,7 @@ impl Dns {
         let (least, most) = (Span(Duration::from_millis(50)), Span(Duration::from_secs(60)));
         complaints.range("dns.timeout", &self.timeout, &least, &most);
         complaints.range("dns.attempts", &self.attempts, &1, &10);
+        complaints.file("dns.trust_anchor", &self.trust_anchor);
     }
 }
 

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use delivery::{Delivery, Dns, Route, TlsMode, TlsRule};
+pub use delivery::{Delivery, Dns, Dnssec, Route, TlsMode, TlsRule};
 pub use egress::{Pool, PoolMember, Source};
 pub use journal::Journal;
 pub use limits::{LimitRule, Limits, RuleScope};

@@ -53,6 +53,14 @@ impl Complaints {
         self.unless(is_plain, key, format!("{path:?} has control characters; allowed: a path without them"));
     }
 
+    /// Complains if `path` is neither empty nor an absolute path without control characters.
+    pub(super) fn file(&mut self, key: &str, path: &Path) {
+        let is_right = path.as_os_str().is_empty() || path.is_absolute();
+        let text = format!("{} is no absolute path; allowed: \"\", or one that begins with /", path.display());
+        self.unless(is_right, key, text);
+        self.plain_path(key, path);
+    }
+
     /// Complains about each name that stands there already; case and a final dot do not matter. `key` makes the key of an index.
     pub(super) fn different<'a>(&mut self, names: impl Iterator<Item = &'a str>, key: impl Fn(usize) -> String) {
         let mut seen = std::collections::HashSet::new();

@@ -17,10 +17,7 @@ pub struct Replies {
 
 impl Replies {
     pub(super) fn check(&self, complaints: &mut Complaints) {
-        let is_right = self.rules.as_os_str().is_empty() || self.rules.is_absolute();
-        let text = format!("{} is no absolute path; allowed: \"\", or one that begins with /", self.rules.display());
-        complaints.unless(is_right, "replies.rules", text);
-        complaints.plain_path("replies.rules", &self.rules);
+        complaints.file("replies.rules", &self.rules);
     }
 
     /// All rules, ready to be asked. May block as long as the disk does.

@@ -216,7 +216,7 @@ impl Daemon {
     /// Makes everything that can fail. What of it is not used is closed again.
     async fn prepare(&self, config: &Config, tls: Vec<Option<submission::Tls>>) -> Result<Preparation, Error> {
         let hostname = hostname(config);
-        let rules = settings::dns(config, &hostname)?;
+        let rules = settings::dns(config, &hostname, self.sts.clone())?;
         let planner = self.queue.planner();
         let planner = match planner.is_as(&rules) {
             true => None,

@@ -97,13 +97,17 @@ pub(super) fn submission(
     }
 }
 
-/// How next hops are found.
-pub fn dns(config: &Config, hostname: &str) -> Result<dns::Settings, dns::settings::NextHopError> {
+/// How next hops are found; MTA-STS policies are kept by `keeper`.
+pub fn dns(
+    config: &Config,
+    hostname: &str,
+    keeper: Arc<dyn dns::Keeper>,
+) -> Result<dns::Settings, dns::settings::NextHopError> {
     let mut routes = Vec::with_capacity(config.routes.len());
     for route in &config.routes {
         routes.push(dns::Route { pattern: route.domain.clone(), next_hop: route.next_hop.parse()? });
     }
-    let tls = config.delivery.tls_rules.iter().map(|rule| (rule.domain.clone(), tls_policy(rule.tls))).collect();
+    let tls = config.delivery.tls_rules.iter().map(tls_rule).collect();
     let mut own_names = vec![hostname.to_lowercase()];
     own_names.extend(config.sources.iter().filter_map(|source| source.ehlo_name.as_deref()).map(str::to_lowercase));
     let listens_there = |listener: &&config::Listener| listener.address.port() == config.delivery.port;
@@ -124,15 +128,39 @@ pub fn dns(config: &Config, hostname: &str) -> Result<dns::Settings, dns::settin
         is_own,
         tls,
         default_tls: tls_policy(config.delivery.tls),
+        dnssec: dnssec(config.dns.dnssec),
+        trust_anchor: config.dns.trust_anchor.clone(),
+        sts: config.delivery.mta_sts.then(|| dns::StsSettings {
+            port: 443,
+            roots: dns::Roots::new(&config.delivery.tls_ca),
+            keeper,
+        }),
         own_sites: limits::domains(&config.limits).collect(),
         ..dns::Settings::default()
     })
+}
+
+fn tls_rule(rule: &config::TlsRule) -> (String, dns::TlsRule) {
+    let names = rule.names.iter().map(|name| name.to_ascii_lowercase().into()).collect();
+    (rule.domain.clone(), dns::TlsRule { policy: tls_policy(rule.tls), names })
 }
 
 fn tls_policy(mode: config::TlsMode) -> dns::TlsPolicy {
     match mode {
         config::TlsMode::Opportunistic => dns::TlsPolicy::Opportunistic,
         config::TlsMode::None => dns::TlsPolicy::None,
+        config::TlsMode::Required => dns::TlsPolicy::Required,
+        config::TlsMode::Verified => dns::TlsPolicy::Verified,
+        config::TlsMode::Dane => dns::TlsPolicy::Dane,
+        config::TlsMode::MtaSts => dns::TlsPolicy::MtaSts,
+    }
+}
+
+const fn dnssec(mode: config::Dnssec) -> dns::Dnssec {
+    match mode {
+        config::Dnssec::Auto => dns::Dnssec::Auto,
+        config::Dnssec::On => dns::Dnssec::On,
+        config::Dnssec::Off => dns::Dnssec::Off,
     }
 }
 
@@ -255,6 +283,7 @@ pub(super) fn delivery(config: &Config, classifier: &LazyClassifier) -> delivery
         look_ahead: section.look_ahead,
         idle: section.idle.0,
         classifier: classifier.clone(),
+        roots: dns::Roots::new(&section.tls_ca),
         timeouts: delivery::Timeouts {
             connect: section.connect_timeout.0,
             greeting: section.greeting_timeout.0,
@@ -314,7 +343,7 @@ mod tests {
 
     fn own(address: &str) -> dns::Settings {
         let text = format!("[[listener]]\naddress = \"{address}\"\n");
-        dns(&toml::from_str(&text).unwrap(), "mx.test").unwrap()
+        dns(&toml::from_str(&text).unwrap(), "mx.test", Arc::new(dns::settings::Forgetful)).unwrap()
     }
 
     #[test]

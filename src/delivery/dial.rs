@@ -10,12 +10,14 @@ use tokio::time::timeout;
 use super::Shared;
 use super::io::{Io, Stream};
 use super::judge::Judge;
-use super::opening::{Failure, Opening, Step};
+use super::opening::{Failure, Opening, Step, Wanted};
 use super::route::Target;
 use super::session::{Lost, Session};
+use super::tls::{Fault, Shaken};
 use super::transaction::Peer;
 use crate::dns::Plan;
-use crate::message::Phase;
+use crate::dns::security::{self, Demand};
+use crate::message::{Phase, Proof};
 use crate::queue::{Doing, Watch};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
@@ -32,9 +34,7 @@ pub(super) struct Opened {
 pub(super) struct Approach<'a> {
     /// Our name.
     pub(super) ehlo_name: &'a str,
-    /// With opportunistic TLS.
-    pub(super) tls: bool,
-    /// Whose replies will be judged.
+    /// Whose replies will be judged, and what it asks of TLS.
     pub(super) plan: &'a Plan,
 }
 
@@ -42,39 +42,73 @@ pub(super) struct Approach<'a> {
 enum Trouble {
     Failed(Failure),
     /// STARTTLS or the handshake: another connection in clear may work.
-    Tls(Failure),
+    Tls(Failure, Fault),
 }
 
-/// Opens a connection to `target`; where TLS fails, in clear on a second connection.
+/// Opens a connection to `target` as its plan demands; where TLS is no must and fails, in clear on a second connection.
 pub(super) async fn open(
     shared: &Shared,
     target: &Target,
     approach: Approach<'_>,
     watch: Option<&Watch>,
 ) -> Result<Opened, Failure> {
-    let memory = shared.settings.tls_failure_memory;
-    let tls = approach.tls && !shared.hosts.avoids_tls(&target.host, shared.clock.now(), memory);
-    let result = match attempt(shared, target, Approach { tls, ..approach }, watch).await {
-        Err(Trouble::Tls(failure)) => {
-            shared.meters.failed(&failure);
-            shared.hosts.tls_failed(&target.host, shared.clock.now());
-            tracing::info!(mx_host = %target.host, mx_address = %target.address, reason = %failure.reply.text,
-                "TLS failed, going on in clear");
-            attempt(shared, target, Approach { tls: false, ..approach }, watch).await
+    let demand = security::demand(approach.plan, &target.host);
+    let result = match &demand {
+        Demand::Refused(refusal) => {
+            // X.7.5: cryptographic failure.
+            let text = format!("{} is not used: {}", target.host, refusal.text());
+            let failure = Failure::local(Phase::StartTls, Status::new(4, 7, 5), text);
+            Err(Trouble::Tls(failure, Fault::from(*refusal)))
         }
-        result => result,
+        Demand::Opportunistic | Demand::Observed { encrypted: false, .. } => {
+            if_possible(shared, target, approach, &demand, watch).await
+        }
+        Demand::Clear => attempt(shared, target, approach, (&demand, Wanted::No), watch).await,
+        _ => attempt(shared, target, approach, (&demand, Wanted::Must), watch).await,
     };
     result.map_err(|trouble| {
-        let (Trouble::Failed(failure) | Trouble::Tls(failure)) = trouble;
+        let failure = match trouble {
+            Trouble::Failed(failure) => failure,
+            Trouble::Tls(failure, fault) => {
+                shared.meters.tls_failed(fault);
+                failure
+            }
+        };
         shared.meters.failed(&failure);
         failure
     })
+}
+
+/// With TLS if it is offered and works, else in clear.
+async fn if_possible(
+    shared: &Shared,
+    target: &Target,
+    approach: Approach<'_>,
+    demand: &Demand,
+    watch: Option<&Watch>,
+) -> Result<Opened, Trouble> {
+    let memory = shared.settings.tls_failure_memory;
+    if shared.hosts.avoids_tls(&target.host, shared.clock.now(), memory) {
+        return attempt(shared, target, approach, (demand, Wanted::No), watch).await;
+    }
+    match attempt(shared, target, approach, (demand, Wanted::IfOffered), watch).await {
+        Err(Trouble::Tls(failure, fault)) => {
+            shared.meters.failed(&failure);
+            shared.meters.tls_failed(fault);
+            shared.hosts.tls_failed(&target.host, shared.clock.now());
+            tracing::info!(mx_host = %target.host, mx_address = %target.address, reason = %failure.reply.text,
+                "TLS failed, going on in clear");
+            attempt(shared, target, approach, (demand, Wanted::No), watch).await
+        }
+        result => result,
+    }
 }
 
 async fn attempt(
     shared: &Shared,
     target: &Target,
     approach: Approach<'_>,
+    (demand, wanted): (&Demand, Wanted),
     watch: Option<&Watch>,
 ) -> Result<Opened, Trouble> {
     let timeouts = &shared.settings.timeouts;
@@ -85,8 +119,8 @@ async fn attempt(
     let stream = connect(target, timeouts.connect).await.map_err(Trouble::Failed)?;
     shared.meters.connect_seconds.record(begun.elapsed().as_secs_f64());
     let mut io = Io::new(Stream::Plain(stream), timeouts.tick());
-    let mut opening = Opening::new(approach.ehlo_name, approach.tls);
-    let mut secured = false;
+    let mut opening = Opening::new(approach.ehlo_name, wanted);
+    let mut proof = None;
     io.set_deadline(timeouts.of(opening.phase()));
     let (mut phase, mut since) = (opening.phase(), shared.clock.now());
     loop {
@@ -108,34 +142,38 @@ async fn attempt(
                 }
                 if let Err(lost) = exchange(&mut io, &mut opening).await {
                     // An alert that refuses our side of a TLS 1.3 handshake is seen by the next read.
-                    let by_tls = phase == Phase::StartTls || (secured && matches!(lost, Lost::Broken(_)));
+                    let by_tls = phase == Phase::StartTls || (proof.is_some() && matches!(lost, Lost::Broken(_)));
                     let failure = Failure { phase, reply: lost.reply(phase), is_violation: false };
-                    return Err(if by_tls { Trouble::Tls(failure) } else { Trouble::Failed(failure) });
+                    return Err(match by_tls {
+                        true => Trouble::Tls(failure, Fault::Validation),
+                        false => Trouble::Failed(failure),
+                    });
                 }
             }
             Step::Handshake => {
-                io = secure(shared, target, io).await.map_err(Trouble::Tls)?;
+                let (secured, shown) = secure(shared, target, io, demand).await?;
+                io = secured;
                 opening.secured();
                 since = shared.clock.now();
-                secured = true;
+                proof = Some(shown);
             }
             Step::Open => break,
             Step::Fail(failure) if failure.phase == Phase::StartTls && !failure.is_violation => {
-                return Err(Trouble::Tls(failure));
+                return Err(Trouble::Tls(failure, Fault::NotOffered));
             }
             Step::Fail(failure) => return Err(Trouble::Failed(failure)),
         }
     }
     shared.meters.connections.increment(1);
-    if secured {
+    if proof.is_some() {
         shared.meters.tls.increment(1);
     }
     if let Some(watch) = watch {
-        watch.note_open(secured, shared.clock.now());
+        watch.note_open(proof.is_some(), shared.clock.now());
     }
     let (mut extensions, reader) = opening.into_parts();
     extensions.chunking &= shared.settings.chunking;
-    let peer = Peer { host: target.host.clone(), address: target.address, tls: io.tls() };
+    let peer = Peer { host: target.host.clone(), address: target.address, tls: io.tls(proof.unwrap_or(Proof::None)) };
     let Plan { site, parent, .. } = approach.plan;
     let judge = Judge { classifier: shared.settings.classifier.clone(), site: site.clone(), parent: parent.clone() };
     Ok(Opened { io, session: Session::new(peer, extensions, reader, judge) })
@@ -147,19 +185,26 @@ async fn exchange(io: &mut Io, opening: &mut Opening) -> Result<(), Lost> {
     io.read(opening.room()).await
 }
 
-async fn secure(shared: &Shared, target: &Target, io: Io) -> Result<Io, Failure> {
-    let failed = |text: String| Failure::local(Phase::StartTls, Status::new(4, 7, 5), text);
+async fn secure(shared: &Shared, target: &Target, io: Io, demand: &Demand) -> Result<(Io, Proof), Trouble> {
+    let failed = |fault, text: String| {
+        Trouble::Tls(Failure::local(Phase::StartTls, Status::new(4, 7, 5), text), fault)
+    };
     let Some(stream) = io.into_plain() else {
-        return Err(failed("already secured".into()));
+        return Err(failed(Fault::Validation, "already secured".into()));
     };
     let timeouts = &shared.settings.timeouts;
     let begun = shared.clock.now();
-    let handshake = shared.tls.handshake(stream, &target.host, target.address);
-    let result = in_time(timeouts.starttls, handshake).await;
-    let version = result.as_ref().ok().and_then(|stream| stream.get_ref().1.protocol_version());
+    let handshake = shared.tls.handshake(stream, &target.host, target.address, demand, &shared.settings.roots);
+    let result = timeout(timeouts.starttls, handshake).await;
+    let version = result.as_ref().ok().and_then(|result| result.as_ref().ok());
+    let version = version.and_then(|shaken| shaken.stream.get_ref().1.protocol_version());
     shared.meters.shook_hands(begun, shared.clock.now(), version);
-    let stream = result.map_err(|error| failed(error.to_string()))?;
-    Ok(Io::new(Stream::Tls(Box::new(stream)), timeouts.tick()))
+    let result = result.map_err(|_| failed(Fault::Validation, "the TLS handshake took too long".into()))?;
+    let Shaken { stream, proof, observed } = result.map_err(|error| failed(error.fault, error.text))?;
+    if let Some(fault) = observed {
+        shared.meters.tls_failed(fault);
+    }
+    Ok((Io::new(Stream::Tls(Box::new(stream)), timeouts.tick()), proof))
 }
 
 async fn connect(target: &Target, wait: Duration) -> Result<TcpStream, Failure> {

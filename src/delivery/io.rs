@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::deadline::Deadline;
 use super::session::Lost;
+use crate::message::{Encryption, Proof};
 
 /// Octets asked of the kernel at once; replies are short.
 const READ_SIZE: usize = 2048;
@@ -88,15 +89,19 @@ impl Io {
         }
     }
 
-    /// The protocol, if the connection is encrypted.
-    pub fn tls(&self) -> Option<&'static str> {
+    /// How the connection is encrypted, if it is; `proof` is what the handshake has shown.
+    pub fn tls(&self, proof: Proof) -> Option<Encryption> {
         let Stream::Tls(stream) = &self.stream else { return None };
-        match stream.get_ref().1.protocol_version() {
-            Some(ProtocolVersion::TLSv1_2) => Some("TLSv1.2"),
-            Some(ProtocolVersion::TLSv1_3) => Some("TLSv1.3"),
+        let session = stream.get_ref().1;
+        let version = match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
             // No other one is compiled in.
-            _ => Some("TLS"),
-        }
+            _ => "TLS",
+        };
+        let suite = session.negotiated_cipher_suite();
+        let cipher = suite.and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
+        Some(Encryption { version, cipher, proof })
     }
 
     /// The wait that begins now ends after `timeout`.

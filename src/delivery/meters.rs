@@ -7,6 +7,7 @@ use std::time::Instant;
 use rustls::ProtocolVersion;
 
 use super::opening::Failure;
+use super::tls::Fault;
 use crate::message::{Outcome, Phase};
 use crate::metrics::Registry;
 
@@ -38,6 +39,7 @@ pub struct Meters {
     handshake_seconds: Histogram,
     handshakes: [(ProtocolVersion, Counter); 2],
     failed_handshakes: Counter,
+    faults: [Counter; Fault::ALL.len()],
     /// From the end of data to its reply.
     pub reply_seconds: Histogram,
     failures: [Counter; 4],
@@ -119,6 +121,10 @@ impl Meters {
                 (ProtocolVersion::TLSv1_3, handshakes("success", "1.3")),
             ],
             failed_handshakes: handshakes("failure", "none"),
+            faults: Fault::ALL.map(|fault| {
+                let help = "Failures of TLS with MX hosts, by reason; where TLS is no must the mail went on.";
+                registry.counter("hikyaku_tls_failures_total", help, &[("reason", fault.as_str())])
+            }),
             failures: FAILING_PHASES.map(failure),
             delivered: outcome("delivered"),
             deferred: outcome("deferred"),
@@ -130,6 +136,14 @@ impl Meters {
     pub fn failed(&self, failure: &Failure) {
         let position = FAILING_PHASES.iter().position(|&phase| phase == failure.phase).unwrap_or_default();
         if let Some(counter) = self.failures.get(position) {
+            counter.increment(1);
+        }
+    }
+
+    /// TLS failed, or would have under the policy that is tested.
+    pub fn tls_failed(&self, fault: Fault) {
+        let position = Fault::ALL.iter().position(|&known| known == fault).unwrap_or_default();
+        if let Some(counter) = self.faults.get(position) {
             counter.increment(1);
         }
     }

@@ -26,8 +26,9 @@ pub mod session;
 mod settings;
 pub mod stuffing;
 mod task;
-mod tls;
+pub mod tls;
 pub mod transaction;
+mod verify;
 pub mod work;
 
 use std::sync::Arc;
@@ -67,7 +68,7 @@ impl Shared {
             settings,
             hosts: Arc::default(),
             meters: meters::Meters::new(registry),
-            tls: tls::Tls::opportunistic()?,
+            tls: tls::Tls::new()?,
             clock,
             shuffle: Arc::default(),
             wall: Bulkhead::new(registry, "delivery"),

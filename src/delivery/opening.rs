@@ -7,6 +7,8 @@
 //! | HELO | open | fail | fail |
 //! | STARTTLS | handshake, then [`Opening::secured`] and EHLO again | open in clear (421: fail) | open in clear |
 //!
+//! Where TLS is a must, what would open in clear fails instead, with the phase of STARTTLS.
+//!
 //! Octets behind a reply before the next command was sent are a violation; behind the reply to STARTTLS they could be an
 //! attacker's (CVE-2011-0411).
 
@@ -61,20 +63,31 @@ pub struct Opening {
     output: Vec<u8>,
     awaits: Awaits,
     ehlo_name: Box<str>,
-    wants_tls: bool,
+    wanted: Wanted,
     secured: bool,
     extensions: Extensions,
 }
 
+/// Whether STARTTLS is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Not even if it is announced.
+    No,
+    /// If it is announced.
+    IfOffered,
+    /// Without it there is no connection.
+    Must,
+}
+
 impl Opening {
-    /// An opening that introduces itself as `ehlo_name` and uses STARTTLS, when it is announced, if `wants_tls`.
-    pub fn new(ehlo_name: &str, wants_tls: bool) -> Self {
+    /// An opening that introduces itself as `ehlo_name` and uses STARTTLS as `wanted`.
+    pub fn new(ehlo_name: &str, wanted: Wanted) -> Self {
         Self {
             reader: Reader::default(),
             output: Vec::new(),
             awaits: Awaits::Greeting,
             ehlo_name: ehlo_name.into(),
-            wants_tls,
+            wanted,
             secured: false,
             extensions: Extensions::default(),
         }
@@ -130,7 +143,7 @@ impl Opening {
             (Awaits::Ehlo, 5) => self.say("HELO", Awaits::Helo),
             (Awaits::Ehlo, 2) => {
                 self.extensions = Extensions::parse(self.reader.lines(&received));
-                if self.wants_tls && !self.secured && self.extensions.starttls {
+                if self.wanted != Wanted::No && !self.secured && self.extensions.starttls {
                     self.output.extend_from_slice(b"STARTTLS\r\n");
                     self.awaits = Awaits::StartTls;
                     Step::Read
@@ -139,6 +152,11 @@ impl Opening {
                 }
             }
             (Awaits::Helo, 2) => self.open(),
+            (Awaits::StartTls, 3..=5) if received.code != 421 && self.wanted == Wanted::Must => {
+                let reply = reply();
+                let said = format!("{} {}", reply.code, reply.text);
+                unsecured(format!("the receiver refuses STARTTLS, which it must not here: {said}"))
+            }
             (Awaits::StartTls, 2) => {
                 self.awaits = Awaits::Nothing;
                 Step::Handshake
@@ -158,9 +176,19 @@ impl Opening {
     }
 
     fn open(&mut self) -> Step {
+        if self.wanted == Wanted::Must && !self.secured {
+            return unsecured("the receiver does not offer STARTTLS, which it must here".to_owned());
+        }
         self.awaits = Awaits::Nothing;
         Step::Open
     }
+}
+
+/// TLS is a must and cannot be had: a deferral whatever the receiver said, since it may be an attacker who speaks.
+fn unsecured(text: String) -> Step {
+    // X.7.4: security features not supported.
+    let reply = Reply::local(Status::new(4, 7, 4), text);
+    Step::Fail(Failure { phase: Phase::StartTls, reply, is_violation: false })
 }
 
 fn violated(phase: Phase, violation: Violation) -> Step {
@@ -174,7 +202,11 @@ mod tests {
     use super::*;
 
     fn talk(wants_tls: bool, replies: &[&str]) -> (Step, String) {
-        let mut opening = Opening::new("out.test", wants_tls);
+        talk_as(if wants_tls { Wanted::IfOffered } else { Wanted::No }, replies)
+    }
+
+    fn talk_as(wanted: Wanted, replies: &[&str]) -> (Step, String) {
+        let mut opening = Opening::new("out.test", wanted);
         let mut said = String::new();
         let mut step = Step::Read;
         for reply in replies {
@@ -219,6 +251,24 @@ mod tests {
         assert_eq!(talk(true, &["220 x\r\n", ehlo, "554 no\r\n"]).0, Step::Open);
         assert!(matches!(talk(true, &["220 x\r\n", ehlo, "421 no\r\n"]).0, Step::Fail(_)));
         assert_eq!(talk(false, &["220 x\r\n", ehlo]).0, Step::Open);
+    }
+
+    #[test]
+    fn where_tls_is_a_must_nothing_opens_in_clear_and_nothing_bounces() {
+        let (plain, ehlo) = ("250-x\r\n250 SIZE\r\n", "250-x\r\n250 STARTTLS\r\n");
+        let dialogues: [&[&str]; 4] = [
+            &["220 x\r\n", plain],
+            &["220 x\r\n", "502 what\r\n", "250 x\r\n"],
+            &["220 x\r\n", ehlo, "554 5.7.1 no\r\n"],
+            &["220 x\r\n", ehlo, "454 no\r\n"],
+        ];
+
+        for replies in dialogues {
+            let Step::Fail(failure) = talk_as(Wanted::Must, replies).0 else { panic!("{replies:?}") };
+            assert_eq!((failure.phase, failure.reply.code), (Phase::StartTls, 0));
+            assert_eq!(failure.reply.status, Some(Status::new(4, 7, 4)), "{replies:?}");
+        }
+        assert_eq!(talk_as(Wanted::Must, &["220 x\r\n", ehlo, "220 go\r\n", plain]).0, Step::Open);
     }
 
     #[test]

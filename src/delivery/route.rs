@@ -99,6 +99,7 @@ mod tests {
             port: 25,
             transport: Transport::Smtp,
             tls: TlsPolicy::None,
+            security: None,
             valid_until: Instant::now(),
         }
     }

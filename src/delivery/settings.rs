@@ -1,8 +1,9 @@
 //! What delivery is told by the configuration; the daemon fills it in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dns::MOST_ADDRESSES;
+use crate::dns::{MOST_ADDRESSES, Roots};
 use crate::message::Phase;
 use crate::panics::Probe;
 use crate::reply::LazyClassifier;
@@ -26,6 +27,8 @@ pub struct Settings {
     pub look_ahead: bool,
     /// How long a message that was begun ahead waits for the reply to the end of data before it.
     pub look_ahead_patience: Duration,
+    /// By whose certificates receivers are verified.
+    pub roots: Arc<Roots>,
     /// What tells which replies end a connection.
     pub classifier: LazyClassifier,
     /// Called with the id of each message whose transaction begins; none, but in tests of what a panic there does.
@@ -46,6 +49,7 @@ impl Default for Settings {
             look_ahead: true,
             // Content filters take seconds; who takes longer has stalled.
             look_ahead_patience: Duration::from_secs(30),
+            roots: Arc::default(),
             classifier: LazyClassifier::default(),
             probe: None,
         }

@@ -8,7 +8,7 @@ use super::dial::{self, Approach, Opened};
 use super::opening::Failure;
 use super::route::{self, Target};
 use super::work::{Ticket, Work};
-use crate::dns::{TlsPolicy, Transport};
+use crate::dns::Transport;
 use crate::message::{Outcome, Phase, Report};
 use crate::queue::Watch;
 use crate::smtp::status::Status;
@@ -36,8 +36,7 @@ pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket)
         let mut targets = route::targets(&plan, &source, ticket.in_doubt(), &detour.excluded, &shared.shuffle);
         let all = targets.len();
         targets.truncate(shared.settings.addresses);
-        let tls = plan.tls == TlsPolicy::Opportunistic;
-        let approach = Approach { ehlo_name: &source.ehlo_name, tls, plan: &plan };
+        let approach = Approach { ehlo_name: &source.ehlo_name, plan: &plan };
         let (opened, target) = match connect(shared, &targets, approach, watch.as_deref()).await {
             Ok(opened) => opened,
             Err(failures) => {

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::message::{Envelope, Notify, Outcome, Phase, Recipient, Report, Ret};
+use crate::message::{Encryption, Envelope, Notify, Outcome, Phase, Recipient, Report, Ret};
 use crate::smtp::address::ReversePath;
 use crate::smtp::reply::{Extensions, Reply};
 use crate::text::decimal;
@@ -18,8 +18,8 @@ pub struct Peer {
     pub host: Arc<str>,
     /// Its address and port.
     pub address: SocketAddr,
-    /// The protocol of an encrypted connection; none: in clear.
-    pub tls: Option<&'static str>,
+    /// How the connection is encrypted; none: in clear.
+    pub tls: Option<Encryption>,
 }
 
 /// What the receiver said about a recipient.

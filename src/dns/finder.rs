@@ -19,8 +19,10 @@ use tokio::task::JoinSet;
 use super::lookup::{FAILURE_TTL, Failure, HostAnswer, LEAST_TTL, MOST_TTL, Miss, NEGATIVE_TTL, Resolver, ascii_name};
 use super::mx::{self, Mx, MxAnswer};
 use super::network::is_allowed;
+use super::security::{HostDane, Security};
 use super::settings::{Host, NextHop, Settings};
-use super::{Error, MxHost, Transport};
+use super::validate::Validator;
+use super::{Error, MxHost, TlsPolicy, Transport, sts_fetch};
 use crate::clock::Clock;
 use crate::metrics::Registry;
 use crate::provider::Map;
@@ -116,6 +118,8 @@ pub struct Next {
     pub transport: Transport,
     /// How long this holds.
     pub hold: Duration,
+    /// The MX records are secure, so that DANE may be used with the hosts that they name.
+    pub is_secure: bool,
 }
 
 /// Finds next hops; remembers addresses of hosts, not plans.
@@ -124,6 +128,8 @@ pub struct Finder {
     routes: Patterns<NextHop>,
     providers: Map,
     resolver: Arc<Resolver>,
+    validator: Option<Arc<Validator>>,
+    sts: Option<Arc<sts_fetch::Finder>>,
     settings: Settings,
 }
 
@@ -131,15 +137,23 @@ impl Finder {
     /// A finder by the settings.
     pub fn new(settings: Settings, clock: Clock, registry: &Registry) -> Result<Self, Error> {
         let resolver = Resolver::new(&settings, clock, registry).map_err(|error| Error::Resolver(error.to_string()))?;
-        Self::with(settings, Arc::new(resolver))
+        let resolver = Arc::new(resolver);
+        let validator = Validator::new(&settings, clock, registry).map_err(Error::Dnssec)?.map(Arc::new);
+        let sts = sts_fetch::Finder::new(&settings, &resolver, clock, registry).map(Arc::new);
+        Self::with(settings, resolver, validator, sts)
     }
 
     /// A finder by other settings that asks the same resolver, whose answers stay good.
     pub fn followed_by(&self, settings: Settings) -> Result<Self, Error> {
-        Self::with(settings, self.resolver.clone())
+        Self::with(settings, self.resolver.clone(), self.validator.clone(), self.sts.clone())
     }
 
-    fn with(mut settings: Settings, resolver: Arc<Resolver>) -> Result<Self, Error> {
+    fn with(
+        mut settings: Settings,
+        resolver: Arc<Resolver>,
+        validator: Option<Arc<Validator>>,
+        sts: Option<Arc<sts_fetch::Finder>>,
+    ) -> Result<Self, Error> {
         let mut routes = Patterns::default();
         for route in std::mem::take(&mut settings.routes) {
             routes.insert(&route.pattern, route.next_hop)?;
@@ -147,11 +161,11 @@ impl Finder {
         for name in &mut settings.own_names {
             *name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         }
-        Ok(Self { routes, providers: Map::built_in()?, resolver, settings })
+        Ok(Self { routes, providers: Map::built_in()?, resolver, validator, sts, settings })
     }
 
-    /// The next hop of a domain.
-    pub async fn find(&self, domain: &str) -> Result<Next, Failed> {
+    /// The next hop of a domain; its MX records are validated if it `may_be_dane`.
+    pub async fn find(&self, domain: &str, may_be_dane: bool) -> Result<Next, Failed> {
         if let Some(next_hop) = self.routes.find(domain) {
             return self.by_route(next_hop).await;
         }
@@ -160,9 +174,23 @@ impl Finder {
         }
         let invalid = || Failed::new(Cause::NoDomain, "not a domain name", NEGATIVE_TTL);
         let name = ascii_name(domain).ok_or_else(invalid)?;
-        match self.resolver.mx(&name).await {
-            Ok((answer, hold)) => self.by_mx(answer, hold).await,
-            Err((Miss::NoRecord, hold)) => self.by_address(&name, hold).await,
+        let validator = match &self.validator {
+            Some(validator) if may_be_dane && validator.is_able().await => Some(validator),
+            _ => None,
+        };
+        let answer = match validator {
+            Some(validator) => validator.mx(&name).await,
+            None => self.resolver.mx(&name).await.map(|(answer, hold)| (answer, hold, false)),
+        };
+        match answer {
+            Ok((answer, hold, is_secure)) => {
+                self.by_mx(answer, hold).await.map(|next| Next { is_secure, ..next })
+            }
+            // Whether the domain's own addresses are secure is looked at with its TLSA records.
+            Err((Miss::NoRecord, hold)) => {
+                let is_secure = validator.is_some();
+                self.by_address(&name, hold).await.map(|next| Next { is_secure, ..next })
+            }
             Err((Miss::NoName, hold)) => Err(Failed::new(Cause::NoDomain, "the domain does not exist", hold)),
             Err((Miss::Failure(failure), _)) => Err(Failed::look_up("the domain's MX records", failure)),
         }
@@ -197,7 +225,8 @@ impl Finder {
     fn by_discard(&self) -> Next {
         let name: Arc<str> = "discard".into();
         let (site, port) = (name.clone(), self.settings.port);
-        Next { mx_set: name, site, hosts: Box::default(), port, transport: Transport::Discard, hold: MOST_TTL }
+        let (hosts, transport) = (Box::default(), Transport::Discard);
+        Next { mx_set: name, site, hosts, port, transport, hold: MOST_TTL, is_secure: false }
     }
 
     fn by_fixed(&self, address: IpAddr, port: Option<u16>) -> Next {
@@ -209,7 +238,7 @@ impl Finder {
         // Two routes to one host on two ports must not share connections, so the port is part of the name.
         let mx_set: Arc<str> = format!("{name}:{port}").into();
         let hosts = mx::share_out(vec![(Mx { preference: 0, name }, addresses)]);
-        Next { site: mx_set.clone(), mx_set, hosts, port, transport: Transport::Relay, hold }
+        Next { site: mx_set.clone(), mx_set, hosts, port, transport: Transport::Relay, hold, is_secure: false }
     }
 
     fn by_literal(&self, domain: &str, address: IpAddr) -> Result<Next, Failed> {
@@ -336,7 +365,51 @@ impl Finder {
             _ => mx::set_name(all.iter().map(|host| &host.name)),
         };
         let site = provider.unwrap_or_else(|| mx_set.clone());
-        Next { mx_set, site, hosts, port: self.settings.port, transport: Transport::Smtp, hold: hold.max(LEAST_TTL) }
+        let (port, transport) = (self.settings.port, Transport::Smtp);
+        Next { mx_set, site, hosts, port, transport, hold: hold.max(LEAST_TTL), is_secure: false }
+    }
+
+    /// What is known of the TLS of a domain's hosts, and how long that holds.
+    pub async fn security(&self, domain: &str, next: &Next, policy: TlsPolicy) -> (Security, Duration) {
+        let mut hold = MOST_TTL;
+        let is_ours = next.transport == Transport::Smtp && literal(domain).is_none();
+        let mut security = Security::default();
+        if is_ours && next.is_secure && policy.may_be_dane() {
+            let (dane, held) = self.dane(&next.hosts).await;
+            (security.dane, hold) = (dane, hold.min(held));
+        }
+        if is_ours
+            && policy.may_be_sts()
+            && let (Some(sts), Some(name)) = (&self.sts, ascii_name(domain))
+        {
+            let answer = sts.find(&name).await;
+            (security.sts, hold) = (answer.policy, hold.min(answer.hold));
+        }
+        (security, hold.max(LEAST_TTL))
+    }
+
+    async fn dane(&self, hosts: &[MxHost]) -> (Box<[(Arc<str>, HostDane)]>, Duration) {
+        let Some(validator) = &self.validator else { return (Box::default(), MOST_TTL) };
+        let mut tasks = JoinSet::new();
+        for (place, host) in hosts.iter().enumerate() {
+            let (validator, name) = (Arc::clone(validator), Arc::clone(&host.name));
+            tasks.spawn(async move { (place, validator.dane(&name).await) });
+        }
+        let mut found: Vec<Option<HostDane>> = vec![Some(HostDane::Unknown); hosts.len()];
+        let mut hold = MOST_TTL;
+        while let Some(answer) = tasks.join_next().await {
+            // A task that panicked is a host of which nothing is known.
+            let Ok((place, (dane, held))) = answer else { continue };
+            hold = hold.min(held);
+            if let Some(slot) = found.get_mut(place) {
+                *slot = dane;
+            }
+        }
+        let mut named: Vec<(Arc<str>, HostDane)> =
+            hosts.iter().zip(found).filter_map(|(host, dane)| Some((Arc::clone(&host.name), dane?))).collect();
+        // Connections are shared by this, whatever the order of the hosts.
+        named.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        (named.into(), hold)
     }
 
     fn is_own_address(&self, address: &IpAddr) -> bool {

@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
 };
@@ -16,6 +15,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::Semaphore;
 
@@ -61,6 +61,8 @@ pub enum Failure {
     Unreachable,
     /// CNAMEs that lead round in a circle, or through too many names.
     Loop,
+    /// Its signatures are wrong or missing (RFC 4035, 4.3).
+    Bogus,
 }
 
 impl Failure {
@@ -71,6 +73,7 @@ impl Failure {
             Self::Timeout => "the resolver did not answer in time",
             Self::Unreachable => "no resolver could be reached",
             Self::Loop => "its aliases (CNAME) lead nowhere",
+            Self::Bogus => "its DNSSEC signatures are wrong or missing",
         }
     }
 }
@@ -117,19 +120,11 @@ pub struct Resolver {
 impl Resolver {
     /// A resolver by the settings; reads `/etc/resolv.conf` when they name none.
     pub fn new(settings: &Settings, clock: Clock, registry: &Registry) -> Result<Self, NetError> {
-        let servers = match settings.resolvers.as_slice() {
-            [] => system(),
-            some => some.iter().map(|at| name_server(*at)).collect(),
-        };
-        let config = ResolverConfig::from_name_servers(servers);
-        let attempts = settings.attempts.max(1);
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options(settings.timeout, attempts);
-        let rounds = u32::try_from(attempts).unwrap_or(u32::MAX);
+        let (builder, patience) = resolver_builder(settings);
         Ok(Self {
             hickory: builder.build()?,
             families: settings.families,
-            patience: settings.timeout.saturating_mul(rounds).saturating_add(settings.timeout),
+            patience,
             permits: Semaphore::new(MOST_QUERIES),
             hosts: Cache::new(settings.hosts_remembered()),
             clock,
@@ -140,20 +135,18 @@ impl Resolver {
     /// The MX records of a domain (as [`ascii_name`] gives it) and how long they hold.
     pub async fn mx(&self, domain: &str) -> Result<(MxAnswer, Duration), (Miss, Duration)> {
         let name = name_of(domain).ok_or((Miss::NoName, NEGATIVE_TTL))?;
-        let lookup = self.query(&name, RecordType::MX).await?;
-        let mut hold = MOST_TTL;
-        let mut records = Vec::new();
-        for record in lookup.answers() {
-            hold = hold.min(positive(record.ttl));
-            if let RData::MX(mx) = &record.data {
-                let labels = (!mx.exchange.is_root()).then(|| mx.exchange.iter().collect::<Vec<_>>());
-                records.push((mx.preference, labels));
-            }
-        }
-        if records.is_empty() {
-            return Err((Miss::NoRecord, NEGATIVE_TTL));
-        }
-        Ok((mx::answer(records.into_iter()), hold))
+        mx_of(&self.query(&name, RecordType::MX).await?)
+    }
+
+    /// The TXT records of a name, each with its strings joined.
+    pub async fn texts(&self, name: &str) -> Result<Vec<Vec<u8>>, (Miss, Duration)> {
+        let name = name_of(name).ok_or((Miss::NoName, NEGATIVE_TTL))?;
+        let lookup = self.query(&name, RecordType::TXT).await?;
+        let texts = lookup.answers().iter().filter_map(|record| match &record.data {
+            RData::TXT(text) => Some(text.txt_data.concat()),
+            _ => None,
+        });
+        Ok(texts.collect())
     }
 
     /// The host names that a name under in-addr.arpa or ip6.arpa points to, lower case, without final dots.
@@ -251,24 +244,55 @@ pub fn ascii_name(domain: &str) -> Option<String> {
     mx::host_name(&name.iter().collect::<Vec<_>>())
 }
 
+/// The MX records of an answer and how long they hold.
+pub(super) fn mx_of(lookup: &Lookup) -> Result<(MxAnswer, Duration), (Miss, Duration)> {
+    let mut hold = MOST_TTL;
+    let mut records = Vec::new();
+    for record in lookup.answers() {
+        hold = hold.min(positive(record.ttl));
+        if let RData::MX(mx) = &record.data {
+            let labels = (!mx.exchange.is_root()).then(|| mx.exchange.iter().collect::<Vec<_>>());
+            records.push((mx.preference, labels));
+        }
+    }
+    if records.is_empty() {
+        return Err((Miss::NoRecord, NEGATIVE_TTL));
+    }
+    Ok((mx::answer(records.into_iter()), hold))
+}
+
+/// What makes a resolver by the settings, and the bound on one query with all its attempts.
+pub(super) fn resolver_builder(settings: &Settings) -> (ResolverBuilder<TokioRuntimeProvider>, Duration) {
+    let servers = match settings.resolvers.as_slice() {
+        [] => system(),
+        some => some.iter().map(|at| name_server(*at)).collect(),
+    };
+    let config = ResolverConfig::from_name_servers(servers);
+    let attempts = settings.attempts.max(1);
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    *builder.options_mut() = options(settings.timeout, attempts);
+    let rounds = u32::try_from(attempts).unwrap_or(u32::MAX);
+    (builder, settings.timeout.saturating_mul(rounds).saturating_add(settings.timeout))
+}
+
 /// A host name as a fully qualified one.
-fn name_of(host: &str) -> Option<Name> {
+pub(super) fn name_of(host: &str) -> Option<Name> {
     let mut name = Name::from_ascii(host).ok()?;
     name.set_fqdn(true);
     Some(name)
 }
 
 /// How long a record holds. A TTL with the top bit set is 0 (RFC 2181, 8).
-fn positive(ttl: u32) -> Duration {
+pub(super) fn positive(ttl: u32) -> Duration {
     let seconds = if ttl > i32::MAX.unsigned_abs() { 0 } else { ttl };
     Duration::from_secs(u64::from(seconds)).clamp(LEAST_TTL, MOST_TTL)
 }
 
-fn negative(ttl: Option<u32>) -> Duration {
+pub(super) fn negative(ttl: Option<u32>) -> Duration {
     ttl.map_or(NEGATIVE_TTL, |ttl| positive(ttl).min(NEGATIVE_TTL))
 }
 
-fn miss(error: &NetError) -> (Miss, Duration) {
+pub(super) fn miss(error: &NetError) -> (Miss, Duration) {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => {
             let miss = if none.response_code == ResponseCode::NXDomain { Miss::NoName } else { Miss::NoRecord };

@@ -11,7 +11,13 @@ mod mx;
 pub mod network;
 mod planner;
 pub mod reverse;
+pub mod roots;
+pub mod security;
 pub mod settings;
+pub mod sts;
+mod sts_fetch;
+mod sts_store;
+mod validate;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +25,9 @@ use std::time::Instant;
 pub use addresses::Addresses;
 pub use mx::MOST_ADDRESSES;
 pub use planner::Planner;
-pub use settings::{Families, Host, NextHop, Route, Settings};
+pub use roots::Roots;
+pub use security::Security;
+pub use settings::{Dnssec, Families, Host, Keeper, NextHop, Route, Settings, StsSettings, TlsRule};
 
 use crate::provider::MapError;
 use crate::provider::pattern::PatternError;
@@ -31,6 +39,9 @@ pub enum Error {
     /// No resolver is configured, or `/etc/resolv.conf` cannot be read.
     #[error("resolver: {0}")]
     Resolver(String),
+    /// Answers cannot be validated as configured.
+    #[error("dnssec: {0}")]
+    Dnssec(String),
     /// A domain pattern of a route or TLS rule cannot be used.
     #[error(transparent)]
     Pattern(#[from] PatternError),
@@ -57,8 +68,10 @@ pub struct Plan {
     pub port: u16,
     /// What is done with the mail.
     pub transport: Transport,
-    /// Whether STARTTLS is tried.
+    /// What the operator says of TLS.
     pub tls: TlsPolicy,
+    /// What is known of it besides; none: nothing, as of most domains.
+    pub security: Option<Arc<Security>>,
     /// When this must be asked again.
     pub valid_until: Instant,
 }
@@ -82,6 +95,38 @@ pub enum TlsPolicy {
     Opportunistic,
     /// Never.
     None,
+    /// Always, whoever the receiver is.
+    Required,
+    /// Always, with a certificate of a trusted authority.
+    Verified,
+    /// Always, with a certificate that TLSA records name (RFC 7672).
+    Dane,
+    /// Always, as the domain's MTA-STS policy says (RFC 8461).
+    MtaSts,
+}
+
+impl TlsPolicy {
+    /// As the configuration spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opportunistic => "opportunistic",
+            Self::None => "none",
+            Self::Required => "required",
+            Self::Verified => "verified",
+            Self::Dane => "dane",
+            Self::MtaSts => "mta-sts",
+        }
+    }
+
+    /// Whether TLSA records matter under it.
+    const fn may_be_dane(self) -> bool {
+        matches!(self, Self::Opportunistic | Self::Required | Self::Dane)
+    }
+
+    /// Whether MTA-STS policies matter under it.
+    const fn may_be_sts(self) -> bool {
+        matches!(self, Self::Opportunistic | Self::Required | Self::MtaSts)
+    }
 }
 
 /// One MX host with its addresses.

@@ -13,7 +13,7 @@ use super::cache::{Cache, Timed};
 use super::finder::{Cause, Failed, Finder, Next};
 use super::lookup::{FAILURE_TTL, gauge};
 use super::settings::Settings;
-use super::{Error, Plan, PlanFailure, Planned, TlsPolicy};
+use super::{Error, Plan, PlanFailure, Planned, Security, TlsPolicy, TlsRule};
 use crate::clock::Clock;
 use crate::metrics::Registry;
 use crate::provider::pattern::Patterns;
@@ -28,7 +28,7 @@ const WAITED_FOR: Duration = Duration::from_secs(3_600);
 #[derive(Debug)]
 pub struct Planner {
     finder: Finder,
-    tls: Patterns<TlsPolicy>,
+    tls: Patterns<TlsRule>,
     default_tls: TlsPolicy,
     /// How long a plan serves after its end while the resolver fails.
     stale: Duration,
@@ -104,7 +104,7 @@ impl Planner {
     ) -> Result<Self, Error> {
         let mut tls = Patterns::default();
         for (pattern, policy) in &settings.tls {
-            tls.insert(pattern, *policy)?;
+            tls.insert(pattern, policy.clone())?;
         }
         Ok(Self {
             tls,
@@ -130,7 +130,7 @@ impl Planner {
             None => {
                 let next = self.finder.find_without_dns(domain)?;
                 let valid_until = self.clock.now() + next.hold;
-                Some(Arc::new(self.plan_of(domain.into(), next, valid_until)))
+                Some(Arc::new(self.plan_of(domain.into(), next, Security::default(), valid_until)))
             }
         }
     }
@@ -152,23 +152,39 @@ impl Planner {
         let last = self.last(&domain, begun);
         let found = match &last {
             Some(last) if begun.saturating_duration_since(last.said_until) < WAITED_FOR => {
-                let look_up = tokio::time::timeout(PATIENCE, self.finder.find(&domain));
+                let look_up = tokio::time::timeout(PATIENCE, self.look_up(&domain));
                 look_up.await.unwrap_or_else(|_| Err(Failed::late()))
             }
-            _ => self.finder.find(&domain).await,
+            _ => self.look_up(&domain).await,
         };
         let now = self.clock.now();
         self.metrics.seconds.record(now.saturating_duration_since(begun).as_secs_f64());
         match (found, last) {
-            (Ok(next), _) => {
+            (Ok((next, security)), _) => {
                 self.metrics.found.increment(1);
                 let valid_until = now + next.hold;
-                let planned = Ok(Arc::new(self.plan_of(domain, next, valid_until)));
+                let planned = Ok(Arc::new(self.plan_of(domain, next, security, valid_until)));
                 Known { planned, said_until: None }
             }
             (Err(failed), Some(last)) if failed.status.class == 4 => self.prolonged(&last, now),
             (Err(failed), _) => self.failure(failed, now),
         }
+    }
+
+    /// The next hop, and what is known of its TLS where the domain's policy asks for that.
+    async fn look_up(&self, domain: &str) -> Result<(Next, Security), Failed> {
+        let policy = self.policy(domain);
+        let mut next = self.finder.find(domain, policy.may_be_dane()).await?;
+        if !policy.may_be_dane() && !policy.may_be_sts() {
+            return Ok((next, Security::default()));
+        }
+        let (security, hold) = self.finder.security(domain, &next, policy).await;
+        next.hold = next.hold.min(hold);
+        Ok((next, security))
+    }
+
+    fn policy(&self, domain: &str) -> TlsPolicy {
+        self.tls.find(domain).map_or(self.default_tls, |rule| rule.policy)
     }
 
     /// The last plan, if it may still serve should the resolver fail.
@@ -192,11 +208,16 @@ impl Planner {
         Known { planned: Err(Arc::new(failure)), said_until: None }
     }
 
-    fn plan_of(&self, domain: Arc<str>, next: Next, valid_until: Instant) -> Plan {
+    fn plan_of(&self, domain: Arc<str>, next: Next, mut security: Security, valid_until: Instant) -> Plan {
         let is_own_site = self.made_from.own_sites.contains(&*domain);
         let (site, parent) = if is_own_site { (domain.clone(), Some(next.site)) } else { (next.site, None) };
+        let rule = self.tls.find(&domain);
+        if let Some(rule) = rule {
+            security.names = Arc::clone(&rule.names);
+        }
         Plan {
-            tls: self.tls.find(&domain).copied().unwrap_or(self.default_tls),
+            tls: rule.map_or(self.default_tls, |rule| rule.policy),
+            security: (!security.is_empty()).then(|| Arc::new(security)),
             site,
             parent,
             domain,
@@ -272,7 +293,7 @@ mod tests {
         let (site, mx_set, hosts) = (name.clone(), name.clone(), Box::default());
         let (transport, tls) = (Transport::Smtp, TlsPolicy::Opportunistic);
         let plan =
-            Plan { domain: name, site, parent: None, mx_set, hosts, port: 25, transport, tls, valid_until: said_until };
+            Plan { domain: name, site, parent: None, mx_set, hosts, port: 25, transport, tls, security: None, valid_until: said_until };
         let known = Known { planned: Ok(Arc::new(plan)), said_until: None };
         planner.plans.get_or_make(domain, Instant::now, |_| std::future::ready(known.clone())).await;
     }
@@ -313,7 +334,7 @@ mod tests {
             let valid_until = Instant::now() + DAY;
             let next = Cell::new(Some(next));
             let known = |name| {
-                let plan = planner.plan_of(name, next.take().unwrap(), valid_until);
+                let plan = planner.plan_of(name, next.take().unwrap(), Security::default(), valid_until);
                 std::future::ready(Known { planned: Ok(Arc::new(plan)), said_until: None })
             };
             taken += octets(&planner.plans.get_or_make(&domain, Instant::now, known).await.planned.unwrap());
@@ -356,7 +377,10 @@ mod tests {
 
     #[tokio::test]
     async fn two_patterns_that_are_the_same_are_an_error() {
-        let tls = vec![("*.a.test".to_owned(), TlsPolicy::None), ("*.A.test".to_owned(), TlsPolicy::Opportunistic)];
+        let tls = vec![
+            ("*.a.test".to_owned(), TlsPolicy::None.into()),
+            ("*.A.test".to_owned(), TlsPolicy::Opportunistic.into()),
+        ];
         let settings = Settings { resolvers: vec![([127, 0, 0, 1], 9).into()], tls, ..Settings::default() };
 
         assert!(Planner::new(settings, Clock::system(), &Registry::new().unwrap()).is_err());

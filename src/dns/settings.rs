@@ -2,9 +2,12 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::roots::Roots;
 use super::TlsPolicy;
 use crate::config::units::Network;
 
@@ -32,9 +35,15 @@ pub struct Settings {
     /// Which addresses are our own beside those, when we listen on all of the machine's: asked once for each answer.
     pub is_own: fn(IpAddr) -> bool,
     /// TLS by recipient domain pattern; what no pattern matches gets `default_tls`.
-    pub tls: Vec<(String, TlsPolicy)>,
+    pub tls: Vec<(String, TlsRule)>,
     /// TLS where no pattern says otherwise.
     pub default_tls: TlsPolicy,
+    /// Whether answers are validated where DANE may be used.
+    pub dnssec: Dnssec,
+    /// A file of DNSKEY records that are trusted; empty: the root's built-in keys.
+    pub trust_anchor: PathBuf,
+    /// How MTA-STS policies are found; none: they are not.
+    pub sts: Option<StsSettings>,
     /// Domains in lower case that are a site of their own, whoever runs their MX hosts.
     pub own_sites: HashSet<String>,
     /// How many domains are remembered.
@@ -58,6 +67,9 @@ impl Default for Settings {
             is_own: |_| false,
             tls: Vec::new(),
             default_tls: TlsPolicy::Opportunistic,
+            dnssec: Dnssec::Off,
+            trust_anchor: PathBuf::new(),
+            sts: None,
             own_sites: HashSet::new(),
             cache_size: 200_000,
             stale: Duration::from_secs(86_400),
@@ -79,6 +91,10 @@ impl Settings {
             && self.attempts == other.attempts
             && self.families == other.families
             && self.cache_size == other.cache_size
+            && self.dnssec == other.dnssec
+            && self.trust_anchor == other.trust_anchor
+            && self.sts == other.sts
+            && self.allow_networks == other.allow_networks
     }
 
     /// Whether the same answers make the same plans.
@@ -92,9 +108,77 @@ impl Settings {
             && std::ptr::fn_addr_eq(self.is_own, other.is_own)
             && self.tls == other.tls
             && self.default_tls == other.default_tls
+            && self.dnssec == other.dnssec
+            && self.trust_anchor == other.trust_anchor
+            && self.sts == other.sts
             && self.own_sites == other.own_sites
             && self.cache_size == other.cache_size
             && self.stale == other.stale
+    }
+}
+
+/// TLS towards the domains of a pattern.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsRule {
+    /// What is done.
+    pub policy: TlsPolicy,
+    /// With [`TlsPolicy::Verified`]: what certificates may be for, in place of the MX host's name.
+    pub names: Arc<[Box<str>]>,
+}
+
+impl From<TlsPolicy> for TlsRule {
+    fn from(policy: TlsPolicy) -> Self {
+        Self { policy, names: Arc::default() }
+    }
+}
+
+/// Whether answers are validated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dnssec {
+    /// As long as the resolvers give signatures of the root.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How MTA-STS policies are found and kept.
+#[derive(Clone, Debug)]
+pub struct StsSettings {
+    /// Port of policy hosts; another one than 443 is for tests.
+    pub port: u16,
+    /// Authorities that their certificates are verified by.
+    pub roots: Arc<Roots>,
+    /// Where policies are kept over restarts.
+    pub keeper: Arc<dyn Keeper>,
+}
+
+impl PartialEq for StsSettings {
+    fn eq(&self, other: &Self) -> bool {
+        self.port == other.port && self.roots.is_as(&other.roots)
+    }
+}
+
+/// Keeps policies over restarts.
+pub trait Keeper: std::fmt::Debug + Send + Sync {
+    /// What was kept last. Blocks on the disk.
+    fn read(&self) -> Option<Vec<u8>>;
+    /// Keeps this. Blocks on the disk.
+    fn replace(&self, content: &[u8]) -> std::io::Result<()>;
+}
+
+/// Keeps nothing: for commands that look once.
+#[derive(Debug)]
+pub struct Forgetful;
+
+impl Keeper for Forgetful {
+    fn read(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn replace(&self, _content: &[u8]) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -341,7 +341,11 @@ impl Decision<'_> {
         }
         line.text_if(key!("egress_source"), self.source.unwrap_or_default());
         if mx_address.is_some() {
-            line.text(key!("tls"), tls.unwrap_or("none"));
+            line.text(key!("tls"), tls.map_or("none", |tls| tls.version));
+            if let Some(tls) = tls {
+                line.text(key!("tls_cipher"), tls.cipher);
+                line.text(key!("tls_verified"), tls.proof.as_str());
+            }
         }
         line.text(key!("step"), phase.as_str());
         if reply.code != 0 {

@@ -72,6 +72,42 @@ impl Phase {
     }
 }
 
+/// How a connection is encrypted, and what is known of who is at its other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encryption {
+    /// The protocol, such as `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite by its IANA name.
+    pub cipher: &'static str,
+    /// What the certificate was held to.
+    pub proof: Proof,
+}
+
+/// What a receiver's certificate was held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing: nobody knows who the receiver is.
+    None,
+    /// It was looked at, since an MTA-STS policy is being tested, and is not good.
+    Failed,
+    /// A trusted authority says that it is the MX host's.
+    Pkix,
+    /// TLSA records name it.
+    Dane,
+}
+
+impl Proof {
+    /// As the journal has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Failed => "failed",
+            Self::Pkix => "pkix",
+            Self::Dane => "dane",
+        }
+    }
+}
+
 /// Why an outcome is what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -83,8 +119,8 @@ pub struct Report {
     pub mx_host: Option<Arc<str>>,
     /// Its address and port.
     pub mx_address: Option<SocketAddr>,
-    /// The protocol of an encrypted connection, such as `TLSv1.3`; none: in clear, or no connection.
-    pub tls: Option<&'static str>,
+    /// How the connection was encrypted; none: in clear, or no connection.
+    pub tls: Option<Encryption>,
     /// The next hop announced DSN, so NOTIFY and friends were passed on to it.
     pub relayed_dsn: bool,
     /// The end of data may have left but no reply came: the receiver may have the message.

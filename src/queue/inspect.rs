@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::clock::UnixTime;
-use crate::dns::{Plan, TlsPolicy};
+use crate::dns::Plan;
 use crate::limit::controller;
 use crate::limit::permit::What;
 use crate::message::{Lane, Outcome};
@@ -286,10 +286,7 @@ impl Engine {
             site: site.to_owned(),
             mx_set: path.plan.mx_set.to_string(),
             port: path.plan.port,
-            tls: match path.plan.tls {
-                TlsPolicy::Opportunistic => "opportunistic",
-                TlsPolicy::None => "none",
-            },
+            tls: crate::dns::security::in_force(&path.plan).0,
             source: self.source_name(path.source),
             ready: path.ready,
             in_flight: path.in_flight,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::dns::{Plan, TlsPolicy, Transport};
+use crate::dns::{Plan, Security, TlsPolicy, Transport};
 use crate::limit::controller;
 use crate::message::{Phase, Report};
 
@@ -22,6 +22,8 @@ pub(super) struct PathKey {
     port: u16,
     is_discard: bool,
     tls: TlsPolicy,
+    /// What is asked of receivers besides: connections of another assurance are not shared.
+    security: Option<Arc<Security>>,
     /// Index of the egress source.
     pub source: u16,
 }
@@ -34,6 +36,7 @@ impl PathKey {
             port: plan.port,
             is_discard: plan.transport == Transport::Discard,
             tls: plan.tls,
+            security: plan.security.clone(),
             source,
         }
     }
@@ -228,6 +231,7 @@ mod tests {
             port: 25,
             transport: Transport::Smtp,
             tls: TlsPolicy::Opportunistic,
+            security: None,
             valid_until: now,
         };
         Path::new(PathKey::new(&plan, 0), Arc::new(plan))

@@ -356,6 +356,7 @@ mod tests {
             port: 25,
             transport: Transport::Smtp,
             tls: TlsPolicy::Opportunistic,
+            security: None,
             valid_until: Instant::now(),
         }
     }

@@ -506,6 +506,7 @@ mod tests {
                 port: 25,
                 transport: Transport::Smtp,
                 tls: TlsPolicy::Opportunistic,
+                security: None,
                 valid_until: now + left,
             })
         };

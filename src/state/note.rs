@@ -34,6 +34,12 @@ impl Note {
         Self { storage: Some(storage), file: "state/allowances", about }
     }
 
+    /// The MTA-STS policies that were fetched. Without them domains are as unprotected as at the first look.
+    pub fn of_sts(storage: Arc<dyn Storage>) -> Self {
+        let about = "which MTA-STS policies hold: they are fetched again";
+        Self { storage: Some(storage), file: "state/mta-sts", about }
+    }
+
     /// What is there. Damage is told, and as nothing. Blocks on the disk.
     pub fn read(&self) -> Option<Vec<u8>> {
         let Self { file, about, .. } = *self;

@@ -203,6 +203,7 @@ impl Run {
             port,
             transport: Transport::Smtp,
             tls: TlsPolicy::Opportunistic,
+            security: None,
             valid_until: Instant::now() + Duration::from_secs(60),
         };
         let source = Source {
@@ -213,7 +214,8 @@ impl Run {
             connections: None,
         };
         let timeouts = Timeouts::all(Duration::from_millis(1000));
-        let settings = Settings { timeouts, idle: Duration::from_millis(20), ..Settings::default() };
+        let roots = hikyaku::dns::Roots::only(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tls/ca.pem").as_ref());
+        let settings = Settings { timeouts, roots, idle: Duration::from_millis(20), ..Settings::default() };
         Self { plan, source, settings, ready: VecDeque::new(), later: VecDeque::new(), shared: None, records: true }
     }
 

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 #[path = "fake_mx_wire.rs"]
 mod wire;
 
+pub use wire::Certificate;
 use wire::{acceptor, end_of_data, unstuffed};
 
 /// Where a script can interfere.
@@ -122,6 +123,7 @@ pub struct FakeMx {
     acts: HashMap<Step, VecDeque<Act>>,
     dialect: Dialect,
     delay: Duration,
+    certificate: Certificate,
 }
 
 /// A running receiver; stops when dropped.
@@ -162,6 +164,12 @@ impl FakeMx {
         self
     }
 
+    /// What it shows under TLS.
+    pub fn certificate(mut self, certificate: Certificate) -> Self {
+        self.certificate = certificate;
+        self
+    }
+
     /// Waits this long before each batch of replies: a distance.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = delay;
@@ -183,6 +191,7 @@ impl FakeMx {
             acts: Mutex::new(self.acts),
             dialect: self.dialect,
             delay: self.delay,
+            certificate: self.certificate,
             log: Arc::clone(&log),
         });
         let task = tokio::spawn(async move {
@@ -241,6 +250,7 @@ struct Shared {
     acts: Mutex<HashMap<Step, VecDeque<Act>>>,
     dialect: Dialect,
     delay: Duration,
+    certificate: Certificate,
     log: Arc<Mutex<Log>>,
 }
 
@@ -326,7 +336,7 @@ async fn plain(session: &mut Session<'_>, mut stream: TcpStream) -> Ended {
         }
         _ => {}
     }
-    match acceptor().accept(stream).await {
+    match acceptor(session.shared.certificate).accept(stream).await {
         Ok(stream) => Ended::Secured(Box::new(stream)),
         Err(_) => std::future::pending().await,
     }

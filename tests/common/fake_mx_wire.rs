@@ -46,16 +46,49 @@ pub fn unstuffed(wire: &[u8], dialect: Dialect) -> Vec<u8> {
     content
 }
 
-/// TLS with a certificate that nobody would trust.
-pub fn acceptor() -> TlsAcceptor {
-    let certificate = CertificateDer::from_pem_slice(include_bytes!("../data/tls/certificate.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../data/tls/key.pem")).unwrap();
+/// What a receiver shows under TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Certificate {
+    /// One that nobody would trust, for `localhost`.
+    #[default]
+    SelfSigned,
+    /// For `mx0.example.test` and `mx1.example.test`, by the authority of `tests/data/tls/ca.pem`.
+    Good,
+    /// The same, with the authority's own certificate behind it.
+    WithAuthority,
+    /// By the same authority for another name.
+    WrongName,
+    /// By the same authority for `mx0.example.test`; its time is over.
+    Expired,
+}
+
+impl Certificate {
+    /// The chain that is shown.
+    pub fn chain(self) -> Vec<CertificateDer<'static>> {
+        let pem: &[&[u8]] = match self {
+            Self::SelfSigned => &[include_bytes!("../data/tls/certificate.pem")],
+            Self::Good => &[include_bytes!("../data/tls/good.pem")],
+            Self::WithAuthority => &[include_bytes!("../data/tls/good.pem"), include_bytes!("../data/tls/ca.pem")],
+            Self::WrongName => &[include_bytes!("../data/tls/wrong-name.pem")],
+            Self::Expired => &[include_bytes!("../data/tls/expired.pem")],
+        };
+        pem.iter().map(|pem| CertificateDer::from_pem_slice(pem).unwrap()).collect()
+    }
+}
+
+/// TLS with this certificate.
+pub fn acceptor(certificate: Certificate) -> TlsAcceptor {
+    let key: &[u8] = match certificate {
+        Certificate::SelfSigned => include_bytes!("../data/tls/key.pem"),
+        _ => include_bytes!("../data/tls/mx-key.pem"),
+    };
+    let key = PrivateKeyDer::from_pem_slice(key).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
+        .with_single_cert(certificate.chain(), key)
         .unwrap();
     TlsAcceptor::from(Arc::new(config))
 }

@@ -1,6 +1,7 @@
 //! What `check` finds about egress sources: whether DNS agrees with what they say in EHLO.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::patience::patiently;
@@ -8,6 +9,7 @@ use crate::config::Config;
 use crate::daemon;
 use crate::dns::network::is_allowed;
 use crate::dns::reverse::{Agreement, Names};
+use crate::dns::settings::Forgetful;
 
 /// For all questions together: a check is not to hang on a resolver.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,7 +36,8 @@ pub(super) fn names(config: &Config) -> (Vec<String>, Vec<String>) {
         Err(error) => return failed(&error),
     };
     let asked = runtime.block_on(async {
-        let settings = daemon::dns_settings(config, &daemon::hostname(config)).map_err(|error| error.to_string())?;
+        let settings = daemon::dns_settings(config, &daemon::hostname(config), Arc::new(Forgetful));
+        let settings = settings.map_err(|error| error.to_string())?;
         let names = Names::new(settings).map_err(|error| error.to_string())?;
         let asking = async {
             let mut said = Vec::new();

@@ -1,0 +1,331 @@
+//! DNSSEC: MX records with the knowledge whether they are secure, and TLSA records of MX hosts (RFC 7672, 2).
+//!
+//! A second hickory resolver, which validates every answer up to the trust anchor. It is asked only where DANE is wanted.
+//! "Insecure" is an answer like any other (no DANE); "bogus" is a failure, since an attacker may have made it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::rdata::TLSA;
+use hickory_resolver::proto::rr::rdata::tlsa::{CertUsage, Matching as Match, Selector};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use metrics::Counter;
+use tokio::sync::Semaphore;
+
+use super::cache::{Cache, Timed};
+use super::lookup::{
+    FAILURE_TTL, Failure, MOST_TTL, Miss, NEGATIVE_TTL, miss, mx_of, name_of, negative, positive, resolver_builder,
+};
+use super::mx::MxAnswer;
+use super::security::{HostDane, Matching, Tlsa};
+use super::settings::{Dnssec, Settings};
+use crate::clock::Clock;
+use crate::metrics::Registry;
+
+/// Aliases followed from a TLSA name or an MX host (as resolvers do).
+const MOST_ALIASES: usize = 8;
+/// Records of one host that are looked at; each costs a digest a handshake.
+const MOST_RECORDS: usize = 32;
+/// Validated look-ups under way at once; each is several queries.
+const MOST_LOOKUPS: usize = 256;
+/// How long the resolvers' ability to give signatures is believed. The lack of it is asked about again after [`FAILURE_TTL`].
+const BELIEVED: Duration = Duration::from_secs(3_600);
+
+/// What was found of a host; none: it has no TLSA records, or DNS there is not signed.
+#[derive(Clone, Debug)]
+struct Found {
+    dane: Option<HostDane>,
+    valid_until: Instant,
+}
+
+impl Timed for Found {
+    fn valid_until(&self) -> Instant {
+        self.valid_until
+    }
+}
+
+/// Whether the resolvers give signatures.
+#[derive(Clone, Copy, Debug)]
+struct Ability {
+    is_able: bool,
+    valid_until: Instant,
+}
+
+impl Timed for Ability {
+    fn valid_until(&self) -> Instant {
+        self.valid_until
+    }
+}
+
+/// Asks and validates.
+pub struct Validator {
+    hickory: TokioResolver,
+    mode: Dnssec,
+    patience: Duration,
+    permits: Semaphore,
+    ability: Cache<Ability>,
+    hosts: Cache<Found>,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+struct Metrics {
+    found: Counter,
+    none: Counter,
+    unusable: Counter,
+    failed: Counter,
+    unable: Counter,
+}
+
+impl Validator {
+    /// A validator by the settings; none where they say so. Reads the file of the trust anchor.
+    pub fn new(settings: &Settings, clock: Clock, registry: &Registry) -> Result<Option<Self>, String> {
+        if settings.dnssec == Dnssec::Off {
+            return Ok(None);
+        }
+        let anchors = anchors(&settings.trust_anchor)?;
+        let (mut builder, patience) = resolver_builder(settings);
+        builder.options_mut().validate = true;
+        let hickory = builder.with_trust_anchor(Arc::new(anchors)).build().map_err(|error| error.to_string())?;
+        Ok(Some(Self {
+            hickory,
+            mode: settings.dnssec,
+            // A validated answer takes the keys of every zone above it.
+            patience: patience.saturating_mul(2),
+            permits: Semaphore::new(MOST_LOOKUPS),
+            ability: Cache::new(1),
+            hosts: Cache::new(settings.hosts_remembered()),
+            clock,
+            metrics: Metrics::new(registry),
+        }))
+    }
+
+    /// Whether answers can be validated here.
+    pub async fn is_able(&self) -> bool {
+        if self.mode == Dnssec::On {
+            return true;
+        }
+        let ability = self.ability.get_or_make(".", || self.clock.now(), |_| self.ask_ability()).await;
+        ability.is_able
+    }
+
+    async fn ask_ability(&self) -> Ability {
+        let answer = self.query(&Name::root(), RecordType::NS).await;
+        let is_able = matches!(&answer, Ok(lookup) if is_secure(lookup, RecordType::NS));
+        let hold = if is_able { BELIEVED } else { FAILURE_TTL };
+        if !is_able {
+            self.metrics.unable.increment(1);
+            tracing::info!("the resolvers give no signatures of the root zone: DANE is not used for now");
+        }
+        Ability { is_able, valid_until: self.clock.now() + hold }
+    }
+
+    /// The MX records of a domain, how long they hold, and whether they are secure.
+    pub async fn mx(&self, domain: &str) -> Result<(MxAnswer, Duration, bool), (Miss, Duration)> {
+        let name = name_of(domain).ok_or((Miss::NoName, NEGATIVE_TTL))?;
+        let lookup = self.query(&name, RecordType::MX).await?;
+        let (answer, hold) = mx_of(&lookup)?;
+        Ok((answer, hold, is_secure(&lookup, RecordType::MX)))
+    }
+
+    /// What is known of a host, and for how long.
+    pub async fn dane(&self, host: &str) -> (Option<HostDane>, Duration) {
+        let found = self.hosts.get_or_make(host, || self.clock.now(), |host| self.find(host)).await;
+        (found.dane, found.valid_until.saturating_duration_since(self.clock.now()))
+    }
+
+    async fn find(&self, host: Arc<str>) -> Found {
+        let (dane, hold) = self.look_up(&host).await;
+        let counter = match &dane {
+            Some(HostDane::Records { .. }) => &self.metrics.found,
+            Some(HostDane::Unusable) => &self.metrics.unusable,
+            Some(HostDane::Unknown) => &self.metrics.failed,
+            None => &self.metrics.none,
+        };
+        counter.increment(1);
+        Found { dane, valid_until: self.clock.now() + hold }
+    }
+
+    async fn look_up(&self, host: &str) -> (Option<HostDane>, Duration) {
+        let Some(name) = name_of(host) else { return (None, NEGATIVE_TTL) };
+        let (base, held) = match self.secure_addresses(&name).await {
+            Ok(Some(found)) => found,
+            // Unsigned, or without addresses that are signed: no TLSA record is asked for (RFC 7672, 2.2.2).
+            Ok(None) => return (None, NEGATIVE_TTL),
+            Err(hold) => return (Some(HostDane::Unknown), hold),
+        };
+        let bases = if base == name { vec![name] } else { vec![base, name] };
+        let mut hold = held;
+        for base in bases {
+            match self.records(&base).await {
+                Ok(Some((records, held))) => {
+                    hold = hold.min(held);
+                    if records.is_empty() {
+                        return (Some(HostDane::Unusable), hold);
+                    }
+                    let base = base.to_ascii().trim_end_matches('.').to_ascii_lowercase().into();
+                    return (Some(HostDane::Records { base, records: records.into() }), hold);
+                }
+                Ok(None) => hold = hold.min(NEGATIVE_TTL),
+                Err(hold) => return (Some(HostDane::Unknown), hold),
+            }
+        }
+        (None, hold)
+    }
+
+    /// The name that has the host's addresses, if they are secure: its own, or what it is a secure alias of.
+    async fn secure_addresses(&self, host: &Name) -> Result<Option<(Name, Duration)>, Duration> {
+        for kind in [RecordType::A, RecordType::AAAA] {
+            let lookup = match self.query(host, kind).await {
+                Ok(lookup) => lookup,
+                Err((Miss::Failure(_), hold)) => return Err(hold),
+                Err(_) => continue,
+            };
+            let Some(record) = lookup.answers().iter().find(|record| record.record_type() == kind) else { continue };
+            if !is_secure(&lookup, kind) {
+                return Ok(None);
+            }
+            let hold = positive(record.ttl);
+            let is_own = record.name == *host || self.is_secure_alias(host, &record.name).await?;
+            return Ok(Some((if is_own { record.name.clone() } else { host.clone() }, hold)));
+        }
+        Ok(None)
+    }
+
+    /// The usable TLSA records of a host; none: there are none at all.
+    async fn records(&self, base: &Name) -> Result<Option<(Vec<Tlsa>, Duration)>, Duration> {
+        let Ok(name) = Name::from_ascii("_25._tcp").and_then(|prefix| prefix.append_domain(base)) else {
+            return Ok(None);
+        };
+        let lookup = match self.query(&name, RecordType::TLSA).await {
+            Ok(lookup) => lookup,
+            Err((Miss::Failure(_), hold)) => return Err(hold),
+            Err(_) => return Ok(None),
+        };
+        let Some(first) = lookup.answers().iter().find(|record| record.record_type() == RecordType::TLSA) else {
+            return Ok(None);
+        };
+        if !is_secure(&lookup, RecordType::TLSA) {
+            return Ok(None);
+        }
+        if first.name != name && !self.is_secure_alias(&name, &first.name).await? {
+            return Ok(None);
+        }
+        let mut hold = MOST_TTL;
+        let mut records = Vec::new();
+        for record in lookup.answers() {
+            hold = hold.min(positive(record.ttl));
+            if let RData::TLSA(tlsa) = &record.data {
+                records.extend(usable(tlsa));
+            }
+        }
+        // The order in an answer changes each time; connections are shared by what is here.
+        records.sort_unstable();
+        records.dedup();
+        records.truncate(MOST_RECORDS);
+        Ok(Some((records, hold)))
+    }
+
+    /// Whether secure CNAMEs lead from one name to the other.
+    async fn is_secure_alias(&self, from: &Name, to: &Name) -> Result<bool, Duration> {
+        let mut name = from.clone();
+        for _ in 0..MOST_ALIASES {
+            let lookup = match self.query(&name, RecordType::CNAME).await {
+                Ok(lookup) => lookup,
+                Err((Miss::Failure(_), hold)) => return Err(hold),
+                Err(_) => return Ok(false),
+            };
+            let target = lookup.answers().iter().find_map(|record| match &record.data {
+                RData::CNAME(alias) if record.proof == Proof::Secure && record.name == name => Some(alias.0.clone()),
+                _ => None,
+            });
+            match target {
+                Some(target) if target == *to => return Ok(true),
+                Some(target) => name = target,
+                None => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    async fn query(&self, name: &Name, kind: RecordType) -> Result<Lookup, (Miss, Duration)> {
+        let _permit = self.permits.acquire().await.ok();
+        let lookup = self.hickory.lookup(name.clone(), kind);
+        let answer = tokio::time::timeout(self.patience, lookup).await.unwrap_or(Err(NetError::Timeout));
+        answer.map_err(|error| match &error {
+            NetError::Dns(DnsError::DnssecBogus) => (Miss::Failure(Failure::Bogus), FAILURE_TTL),
+            // Validated as not there, in a zone that is not signed.
+            NetError::Dns(DnsError::Nsec { response, proof, .. }) if *proof != Proof::Bogus => {
+                let is_gone = response.metadata.response_code == ResponseCode::NXDomain;
+                (if is_gone { Miss::NoName } else { Miss::NoRecord }, negative(None))
+            }
+            NetError::Dns(DnsError::Nsec { .. }) => (Miss::Failure(Failure::Bogus), FAILURE_TTL),
+            error => miss(error),
+        })
+    }
+}
+
+/// Whether there are records of this type, every one of them validated.
+fn is_secure(lookup: &Lookup, kind: RecordType) -> bool {
+    let mut own = lookup.answers().iter().filter(|record| record.record_type() == kind).peekable();
+    own.peek().is_some() && own.all(|record| record.proof == Proof::Secure)
+}
+
+/// Usages 0 and 1 cannot be used for SMTP (RFC 7672, 3.1.3); what has another length than its digest is malformed.
+fn usable(tlsa: &TLSA) -> Option<Tlsa> {
+    let is_authority = match tlsa.cert_usage {
+        CertUsage::DaneTa => true,
+        CertUsage::DaneEe => false,
+        _ => return None,
+    };
+    let of_key = match tlsa.selector {
+        Selector::Full => false,
+        Selector::Spki => true,
+        _ => return None,
+    };
+    let (matching, length) = match tlsa.matching {
+        Match::Raw => (Matching::Exact, None),
+        Match::Sha256 => (Matching::Sha256, Some(32)),
+        Match::Sha512 => (Matching::Sha512, Some(64)),
+        _ => return None,
+    };
+    let data = tlsa.cert_data.as_slice();
+    let is_right = !data.is_empty() && length.is_none_or(|length| length == data.len());
+    is_right.then(|| Tlsa { is_authority, of_key, matching, data: data.into() })
+}
+
+fn anchors(file: &PathBuf) -> Result<TrustAnchors, String> {
+    if file.as_os_str().is_empty() {
+        return Ok(TrustAnchors::default());
+    }
+    TrustAnchors::from_file(file).map_err(|error| format!("trust anchor {}: {error}", file.display()))
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Self {
+        let hosts = |result| {
+            let help = "Look-ups of the TLSA records of MX hosts, by result.";
+            registry.counter("hikyaku_tls_dane_lookups_total", help, &[("result", result)])
+        };
+        let help = "Times that the resolvers gave no signatures of the root zone, so that DANE was not used.";
+        Self {
+            found: hosts("found"),
+            none: hosts("none"),
+            unusable: hosts("unusable"),
+            failed: hosts("failure"),
+            unable: registry.counter("hikyaku_tls_dnssec_unavailable_total", help, &[]),
+        }
+    }
+}
+
+impl std::fmt::Debug for Validator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Validator").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
