@@ -23,7 +23,11 @@ fn full() -> Config {
     config.limits.site_rate = Some("1/s".parse().unwrap());
     let in_doubt = Some(InDoubt::AssumeDelivered);
     config.queue.tenants.push(TenantRule { name: "a".into(), weight: 2, max_recipients: Some(1), in_doubt });
-    config.delivery.tls_rules.push(TlsRule { domain: "a.test".into(), tls: TlsMode::None });
+    config.delivery.tls_rules.push(TlsRule {
+        domain: "a.test".into(),
+        tls: TlsMode::Verified,
+        names: vec!["a.test".into()],
+    });
     config.routes.push(Route { domain: "a.test".into(), next_hop: "discard".into() });
     config.certificates.push(Certificate { chain: "/c.pem".into(), key: "/k.pem".into() });
     config.sources.push(Source {

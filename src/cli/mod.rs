@@ -32,6 +32,7 @@ mod sites;
 mod spool;
 mod status;
 pub mod table;
+mod tls;
 mod top;
 mod user;
 mod warmup;
@@ -97,6 +98,9 @@ enum Command {
     /// Ask what a receiver's reply means
     #[command(subcommand)]
     Reply(reply::Reply),
+    /// Ask what TLS a domain's mail goes out by
+    #[command(subcommand)]
+    Tls(tls::Tls),
     /// Show the state of the spool
     #[command(subcommand)]
     Spool(spool::Spool),
@@ -164,6 +168,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Message(command) => wait(command.execute()),
         Command::Journal(command) => wait(command.execute()),
         Command::Reply(command) => command.execute(),
+        Command::Tls(command) => command.execute(),
         Command::Spool(command) => wait(command.execute()),
         Command::Demo(command) => command.execute(),
         Command::Bench(command) => command.execute(),

@@ -82,7 +82,7 @@ pub struct TlsRule {
     pub domain: String,
     /// What is done there.
     pub tls: TlsMode,
-    /// With `verified`: names that the certificate may be for, in place of the MX host's.
+    /// With `verified`, else without effect: names that the certificate may be for, in place of the MX host's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
 }
@@ -119,8 +119,6 @@ impl Delivery {
         for (index, rule) in self.tls_rules.iter().enumerate() {
             check_pattern(&rule.domain, format!("delivery.tls_rule[{index}].domain"), complaints);
             let key = format!("delivery.tls_rule[{index}].names");
-            let is_used = rule.names.is_empty() || rule.tls == TlsMode::Verified;
-            complaints.unless(is_used, key.clone(), "names are looked at with tls = \"verified\" only");
             for name in &rule.names {
                 complaints.host_name(key.clone(), name);
             }

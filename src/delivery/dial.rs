@@ -186,9 +186,7 @@ async fn exchange(io: &mut Io, opening: &mut Opening) -> Result<(), Lost> {
 }
 
 async fn secure(shared: &Shared, target: &Target, io: Io, demand: &Demand) -> Result<(Io, Proof), Trouble> {
-    let failed = |fault, text: String| {
-        Trouble::Tls(Failure::local(Phase::StartTls, Status::new(4, 7, 5), text), fault)
-    };
+    let failed = |fault, text: String| Trouble::Tls(Failure::local(Phase::StartTls, Status::new(4, 7, 5), text), fault);
     let Some(stream) = io.into_plain() else {
         return Err(failed(Fault::Validation, "already secured".into()));
     };

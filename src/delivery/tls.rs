@@ -176,12 +176,7 @@ impl Tls {
     }
 
     /// What is to be verified, and what that proves; none: nothing.
-    async fn check(
-        &self,
-        host: &str,
-        demand: &Demand,
-        roots: &Arc<Roots>,
-    ) -> Result<Option<(Check, Proof)>, Failed> {
+    async fn check(&self, host: &str, demand: &Demand, roots: &Arc<Roots>) -> Result<Option<(Check, Proof)>, Failed> {
         let pkix = async || {
             let failed = |text: String| Failed { fault: Fault::NotTrusted, text };
             let roots = roots.get().await.map_err(|why| failed(format!("certificates cannot be verified: {why}")))?;

@@ -150,12 +150,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<HandshakeSignatureValid, Error> {
         match &self.check {
             Check::Nothing | Check::Observed { .. } => Ok(HandshakeSignatureValid::assertion()),
-            _ => verify_tls12_signature(
-                message,
-                certificate,
-                signed,
-                &self.provider.signature_verification_algorithms,
-            ),
+            _ => verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms),
         }
     }
 
@@ -167,12 +162,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<HandshakeSignatureValid, Error> {
         match &self.check {
             Check::Nothing | Check::Observed { .. } => Ok(HandshakeSignatureValid::assertion()),
-            _ => verify_tls13_signature(
-                message,
-                certificate,
-                signed,
-                &self.provider.signature_verification_algorithms,
-            ),
+            _ => verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms),
         }
     }
 

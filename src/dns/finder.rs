@@ -183,9 +183,7 @@ impl Finder {
             None => self.resolver.mx(&name).await.map(|(answer, hold)| (answer, hold, false)),
         };
         match answer {
-            Ok((answer, hold, is_secure)) => {
-                self.by_mx(answer, hold).await.map(|next| Next { is_secure, ..next })
-            }
+            Ok((answer, hold, is_secure)) => self.by_mx(answer, hold).await.map(|next| Next { is_secure, ..next }),
             // Whether the domain's own addresses are secure is looked at with its TLSA records.
             Err((Miss::NoRecord, hold)) => {
                 let is_secure = validator.is_some();
@@ -386,6 +384,12 @@ impl Finder {
             (security.sts, hold) = (answer.policy, hold.min(answer.hold));
         }
         (security, hold.max(LEAST_TTL))
+    }
+
+    /// Why the policy that a domain announces cannot be had.
+    pub async fn sts_trouble(&self, domain: &str) -> Option<String> {
+        let (sts, name) = (self.sts.as_ref()?, ascii_name(domain)?);
+        sts.find(&name).await.trouble.map(|trouble| trouble.to_string())
     }
 
     async fn dane(&self, hosts: &[MxHost]) -> (Box<[(Arc<str>, HostDane)]>, Duration) {

@@ -142,6 +142,11 @@ impl Planner {
         known.planned
     }
 
+    /// Why the MTA-STS policy that a domain announces cannot be had; none: it can, or there is none.
+    pub async fn sts_trouble(&self, domain: &str) -> Option<String> {
+        self.finder.sts_trouble(domain).await
+    }
+
     /// How many domains are remembered.
     pub fn remembered(&self) -> usize {
         self.plans.len()
@@ -212,7 +217,7 @@ impl Planner {
         let is_own_site = self.made_from.own_sites.contains(&*domain);
         let (site, parent) = if is_own_site { (domain.clone(), Some(next.site)) } else { (next.site, None) };
         let rule = self.tls.find(&domain);
-        if let Some(rule) = rule {
+        if let Some(rule) = rule.filter(|rule| rule.policy == TlsPolicy::Verified) {
             security.names = Arc::clone(&rule.names);
         }
         Plan {
@@ -292,8 +297,18 @@ mod tests {
         let said_until = Instant::now().checked_sub(ended).expect("the machine has been up that long");
         let (site, mx_set, hosts) = (name.clone(), name.clone(), Box::default());
         let (transport, tls) = (Transport::Smtp, TlsPolicy::Opportunistic);
-        let plan =
-            Plan { domain: name, site, parent: None, mx_set, hosts, port: 25, transport, tls, security: None, valid_until: said_until };
+        let plan = Plan {
+            domain: name,
+            site,
+            parent: None,
+            mx_set,
+            hosts,
+            port: 25,
+            transport,
+            tls,
+            security: None,
+            valid_until: said_until,
+        };
         let known = Known { planned: Ok(Arc::new(plan)), said_until: None };
         planner.plans.get_or_make(domain, Instant::now, |_| std::future::ready(known.clone())).await;
     }

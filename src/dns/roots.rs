@@ -67,9 +67,9 @@ impl Roots {
         if !self.file.as_os_str().is_empty() {
             let text = trusted::read(&self.file, Holds::Public).map_err(|error| error.to_string())?;
             for certificate in CertificateDer::pem_slice_iter(&text) {
-                let added = certificate.map_err(|error| error.to_string()).and_then(|certificate| {
-                    store.add(certificate).map_err(|error| error.to_string())
-                });
+                let added = certificate
+                    .map_err(|error| error.to_string())
+                    .and_then(|certificate| store.add(certificate).map_err(|error| error.to_string()));
                 added.map_err(|error| format!("{}: {error}", self.file.display()))?;
             }
         }

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::roots::Roots;
 use super::TlsPolicy;
+use super::roots::Roots;
 use crate::config::units::Network;
 
 /// Everything a [`super::Planner`] needs to know.

@@ -66,9 +66,10 @@ impl Store {
     pub fn open(keeper: Arc<dyn Keeper>, clock: Clock) -> Arc<Self> {
         let entries: Vec<Entry> =
             keeper.read().and_then(|content| serde_json::from_slice(&content).ok()).unwrap_or_default();
-        let known = entries.into_iter().take(CAPACITY).map(|Entry { domain, known }| {
-            (domain, Known { policy: Arc::new(known.policy), fetched: known.fetched })
-        });
+        let known = entries
+            .into_iter()
+            .take(CAPACITY)
+            .map(|Entry { domain, known }| (domain, Known { policy: Arc::new(known.policy), fetched: known.fetched }));
         Arc::new(Self { known: Mutex::new(known.collect()), keeper, is_saving: AtomicBool::new(false), clock })
     }
 

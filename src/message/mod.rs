@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use content::Content;
 pub use envelope::{BodyType, ContentTraits, Envelope, Kind, Lane, Notify, Recipient, Ret};
 pub use id::MessageId;
-pub use outcome::{Encryption, Outcome, Phase, Report, Proof};
+pub use outcome::{Encryption, Outcome, Phase, Proof, Report};
 
 /// A message as the spool gives it out.
 #[derive(Clone, Debug)]

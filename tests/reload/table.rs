@@ -40,7 +40,7 @@ fn base(place: &str) -> String {
          connections_per_minute = 1\n[[limits.rule]]\nsite = \"b\"\nconnections = 1\n[[limits.rule]]\n\
          domain = \"a.test\"\nsource = \"a\"\nconnections = 1\n[[limits.rule]]\ntenant = \"a\"\ncampaign = \"a\"\n\
          rate = \"1/s\"\n[[queue.tenant]]\nname = \"a\"\nweight = 2\nmax_recipients = 5\nin_doubt = \"hold\"\n\
-         [[delivery.tls_rule]]\ndomain = \"a.test\"\ntls = \"none\"\n[[route]]\ndomain = \"a.test\"\n\
+         [[delivery.tls_rule]]\ndomain = \"a.test\"\ntls = \"verified\"\nnames = [\"a.test\"]\n[[route]]\ndomain = \"a.test\"\n\
          next_hop = \"discard\"\n[[source]]\nname = \"a\"\nipv4 = \"127.0.0.1\"\nipv6 = \"::1\"\nehlo_name = \"a.test\"\n\
          connections = 1\n[[source]]\nname = \"b\"\n[[pool]]\nname = \"a\"\nsources = [{{ source = \"a\" }}]\n\
          tenants = [\"a\"]\nsender_domains = [\"a.test\"]\n[[warmup]]\nsource = \"a\"\nprovider = \"google\"\n\
@@ -93,6 +93,14 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "retry.schedule" => texts("7m"),
         "delivery.tls" => text("none"),
         "delivery.tls_rule.tls" => text("opportunistic"),
+        "delivery.tls_rule.names" => texts("b.test"),
+        "delivery.tls_ca" => text("/etc/other.pem"),
+        "dns.dnssec" => text("off"),
+        "dns.trust_anchor" => {
+            let file = format!("{place}/anchor");
+            std::fs::write(&file, "").unwrap();
+            text(&file)
+        }
         "delivery.tls_rule.domain" | "route.domain" => text("other.test"),
         "route.next_hop" => text("smtp://127.0.0.1:9"),
         "dns.resolvers" => texts("127.0.0.1:9"),
