@@ -85,7 +85,7 @@ impl Tls {
 
 impl Check {
     async fn execute(self) -> exit::Result {
-        let config = Config::load(&self.config).map_err(|error| Failure::usage(error))?;
+        let config = Config::load(&self.config).map_err(Failure::usage)?;
         let settings = daemon::dns_settings(&config, &daemon::hostname(&config), Arc::new(Forgetful))?;
         let planner = Planner::new(settings, Clock::system(), &Registry::new()?)?;
         let domain = self.domain.trim_end_matches('.').to_lowercase();
@@ -100,11 +100,13 @@ impl Check {
             anyhow::anyhow!("{domain} has no next hop: {status} {text}")
         })?;
         let found = Found::of(&plan, trouble);
-        if self.json {
-            return print_json(&found);
+        let is_possible = found.hosts.is_empty() || found.hosts.iter().any(|host| host.is_used);
+        let exit = if is_possible { Exit::Ok } else { Exit::Problem };
+        match self.json {
+            true => drop(print_json(&found)?),
+            false => found.print()?,
         }
-        found.print()?;
-        Ok(Exit::Ok)
+        Ok(exit)
     }
 }
 

@@ -31,6 +31,9 @@ pub const LEAST_TTL: Duration = Duration::from_secs(30);
 pub const MOST_TTL: Duration = Duration::from_secs(86_400);
 /// Longest time that "there is none" is believed.
 pub const NEGATIVE_TTL: Duration = Duration::from_secs(300);
+/// How long it is believed that a domain publishes nothing of TLS. Longer than other negative answers: nothing fails by it,
+/// and it is so of most domains, whose plans would otherwise have to be made anew every five minutes.
+pub const UNPUBLISHED_TTL: Duration = Duration::from_secs(3_600);
 /// How long a failed look-up is not repeated.
 pub const FAILURE_TTL: Duration = Duration::from_secs(30);
 /// Queries under way at once: each has a UDP socket of its own. More than the queue's slow look-ups, so that resolvers that

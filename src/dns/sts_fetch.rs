@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 use super::cache::{Cache, Timed};
-use super::lookup::{FAILURE_TTL, Miss, NEGATIVE_TTL, Resolver};
+use super::lookup::{FAILURE_TTL, Miss, Resolver, UNPUBLISHED_TTL};
 use super::network::is_allowed;
 use super::roots::Roots;
 use super::settings::{Settings, StsSettings};
@@ -142,9 +142,9 @@ impl Finder {
             Ok(Ok(records)) => sts::id_of(&records),
             Ok(Err((Miss::NoName | Miss::NoRecord, _))) => None,
             // Nothing new can be said; soon it may.
-            Ok(Err((Miss::Failure(_), _))) | Err(_) => return shared.by(known, None, FAILURE_TTL),
+            Ok(Err((Miss::Failure(_), _))) | Err(_) => return shared.by(known, None, RETRY),
         };
-        let Some(id) = id else { return shared.by(known, None, NEGATIVE_TTL) };
+        let Some(id) = id else { return shared.by(known, None, UNPUBLISHED_TTL) };
         if let Some(known) = &known
             && *known.policy.id == *id
             && shared.clock.wall().0.saturating_sub(known.fetched) < REFRESH

@@ -3,7 +3,7 @@
 //! A second hickory resolver, which validates every answer up to the trust anchor. It is asked only where DANE is wanted.
 //! "Insecure" is an answer like any other (no DANE); "bogus" is a failure, since an attacker may have made it.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ use tokio::sync::Semaphore;
 
 use super::cache::{Cache, Timed};
 use super::lookup::{
-    FAILURE_TTL, Failure, MOST_TTL, Miss, NEGATIVE_TTL, miss, mx_of, name_of, negative, positive, resolver_builder,
+    FAILURE_TTL, Failure, MOST_TTL, Miss, NEGATIVE_TTL, UNPUBLISHED_TTL, miss, mx_of, name_of, negative, positive,
+    resolver_builder,
 };
 use super::mx::MxAnswer;
 use super::security::{HostDane, Matching, Tlsa};
@@ -157,7 +158,7 @@ impl Validator {
         let (base, held) = match self.secure_addresses(&name).await {
             Ok(Some(found)) => found,
             // Unsigned, or without addresses that are signed: no TLSA record is asked for (RFC 7672, 2.2.2).
-            Ok(None) => return (None, NEGATIVE_TTL),
+            Ok(None) => return (None, UNPUBLISHED_TTL),
             Err(hold) => return (Some(HostDane::Unknown), hold),
         };
         let bases = if base == name { vec![name] } else { vec![base, name] };
@@ -172,7 +173,7 @@ impl Validator {
                     let base = base.to_ascii().trim_end_matches('.').to_ascii_lowercase().into();
                     return (Some(HostDane::Records { base, records: records.into() }), hold);
                 }
-                Ok(None) => hold = hold.min(NEGATIVE_TTL),
+                Ok(None) => hold = hold.min(UNPUBLISHED_TTL),
                 Err(hold) => return (Some(HostDane::Unknown), hold),
             }
         }
@@ -300,7 +301,7 @@ fn usable(tlsa: &TLSA) -> Option<Tlsa> {
     is_right.then(|| Tlsa { is_authority, of_key, matching, data: data.into() })
 }
 
-fn anchors(file: &PathBuf) -> Result<TrustAnchors, String> {
+fn anchors(file: &Path) -> Result<TrustAnchors, String> {
     if file.as_os_str().is_empty() {
         return Ok(TrustAnchors::default());
     }

@@ -282,11 +282,13 @@ impl Engine {
     }
 
     fn path_view(&self, site: &str, path: &Facts) -> PathView {
+        let (tls, tls_why) = crate::dns::security::in_force(&path.plan);
         PathView {
             site: site.to_owned(),
             mx_set: path.plan.mx_set.to_string(),
             port: path.plan.port,
-            tls: crate::dns::security::in_force(&path.plan).0,
+            tls,
+            tls_why,
             source: self.source_name(path.source),
             ready: path.ready,
             in_flight: path.in_flight,

@@ -422,8 +422,10 @@ pub struct PathView {
     pub mx_set: String,
     /// TCP port.
     pub port: u16,
-    /// `opportunistic` or `none`.
+    /// The TLS policy in force: the operator's, or `dane` or `mta-sts` where the domain publishes that.
     pub tls: &'static str,
+    /// What that comes from.
+    pub tls_why: String,
     /// The egress source.
     pub source: String,
     /// Waiting for a connection.
