@@ -17,6 +17,7 @@ mod watchdog;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -33,6 +34,7 @@ use crate::clock::Clock;
 use crate::config::names::is_host_name;
 use crate::config::{Config, ConfigError};
 use crate::delivery::Deliverer;
+use crate::dkim::{Ring, Signer};
 use crate::dns::Planner;
 use crate::journal::{self, Journal};
 use crate::log::disk::Disk;
@@ -199,6 +201,8 @@ pub struct Daemon {
     queue: Queue,
     journal: Journal,
     deliverer: Arc<Deliverer>,
+    /// Has the keys that hold.
+    signer: Signer,
     registry: Registry,
     /// Who may authenticate.
     users: Users,
@@ -251,7 +255,7 @@ impl Daemon {
 
         // Whatever another process or a damaged file can spoil comes before the log makes its first segments.
         let files = reload::read(config, None, Path::new("configuration"))?;
-        let reload::Files { config, classifier, certificates, tls } = files;
+        let reload::Files { config, classifier, certificates, tls, ring } = files;
         let accounts = accounts::prepare(&config).await?;
         let front = Front::start()?;
         let bound = doors::bound(sockets.listeners, &config, tls, &front)?;
@@ -271,11 +275,13 @@ impl Daemon {
             true => Journal::open(settings::journal(&config), claimed.start(), clock, &registry)?,
             false => Journal::off(),
         };
+        let signer = signer(ring, clock, &registry)?;
         let (spool, recovery) = claimed.open(&registry)?;
         let queue_settings = settings::queue(&config, &hostname, threads, &classifier);
         let learnt = open_learnt(&config.spool.path).await;
         let queue = Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry)
             .with_journal(journal.clone())
+            .with_signer(signer.clone())
             .with_learnt(learnt)
             .with_spent(spent)
             .with_warmups(warmups)
@@ -291,7 +297,8 @@ impl Daemon {
         });
 
         let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry)
-            .with_users(users.clone());
+            .with_users(users.clone())
+            .with_signer(signer.clone());
         let parts = Parts::default();
         let mut daemon = Self {
             threads,
@@ -299,6 +306,7 @@ impl Daemon {
             queue,
             journal,
             deliverer,
+            signer,
             doors: Doors::new(services, front, parts.clone()),
             parts,
             control: admin::Control::new(hostname.clone(), reload),
@@ -495,6 +503,15 @@ impl Watched {
         let metrics = metrics.map(taken).transpose();
         Ok(Self { admin, metrics: metrics.map_err(|error| Error::Listen { address, error })? })
     }
+}
+
+/// What signs messages, on as many threads as there are cores.
+fn signer(ring: Arc<Ring>, clock: Clock, registry: &Registry) -> Result<Signer, Error> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let signer = Signer::new(cores, clock, registry);
+    signer.prepare(&ring).map_err(Error::Thread)?;
+    signer.apply(ring);
+    Ok(signer)
 }
 
 /// A start that fails takes the segments of a spool that is open already with it.

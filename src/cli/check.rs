@@ -98,6 +98,7 @@ fn errors(path: &Path) -> (Vec<String>, Option<Config>) {
     let mut errors: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
     if let Some(config) = config.as_ref().filter(|_| errors.is_empty()) {
         errors.extend(config.replies.classifier().err().map(|error| error.to_string()));
+        errors.extend(config.ring().err().map(|error| error.to_string()));
     }
     (errors, config)
 }

@@ -8,6 +8,7 @@ mod check;
 pub mod client;
 mod completions;
 mod demo;
+mod dkim;
 pub mod exit;
 mod find;
 mod journal;
@@ -101,6 +102,9 @@ enum Command {
     /// Ask what TLS a domain's mail goes out by
     #[command(subcommand)]
     Tls(tls::Tls),
+    /// Make keys that sign, and compare their records with what DNS has
+    #[command(subcommand)]
+    Dkim(dkim::Dkim),
     /// Show the state of the spool
     #[command(subcommand)]
     Spool(spool::Spool),
@@ -169,6 +173,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Journal(command) => wait(command.execute()),
         Command::Reply(command) => command.execute(),
         Command::Tls(command) => command.execute(),
+        Command::Dkim(command) => command.execute(),
         Command::Spool(command) => wait(command.execute()),
         Command::Demo(command) => command.execute(),
         Command::Bench(command) => command.execute(),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use toml::Value;
 
-use super::{Config, LimitRule, Warmup};
+use super::{Config, Dkim, LimitRule, Warmup};
 
 /// Options that hold until the next start; every other one a reload applies.
 pub const NEEDS_RESTART: [&str; 13] = [
@@ -130,6 +130,10 @@ fn name_of(key: &str, item: &toml::Table) -> Option<String> {
     if key == "warmup" {
         let plan: Warmup = Value::Table(item.clone()).try_into().ok()?;
         return Some(plan.name());
+    }
+    if key == "dkim" {
+        let key: Dkim = Value::Table(item.clone()).try_into().ok()?;
+        return Some(key.name());
     }
     ["name", "domain", "address", "chain"].iter().find_map(|key| text(key)).map(str::to_owned)
 }

@@ -221,7 +221,7 @@ impl Route {
     }
 }
 
-fn check_pattern(pattern: &str, key: String, complaints: &mut Complaints) {
+pub(super) fn check_pattern(pattern: &str, key: String, complaints: &mut Complaints) {
     let name = pattern.strip_prefix("*.").unwrap_or(pattern);
     complaints.unless(
         is_domain(name.strip_suffix('.').unwrap_or(name)),

@@ -16,6 +16,7 @@ pub mod queue;
 mod ranges;
 pub mod replies;
 pub mod service;
+pub mod signing;
 pub mod spool;
 pub mod tls;
 pub mod units;
@@ -35,6 +36,7 @@ pub use listen::{BareLineEnd, Lane, Listener, ListenerTls, Mode};
 pub use queue::{InDoubt, Queue, Retry, TenantRule};
 pub use replies::Replies;
 pub use service::{Admin, LogFormat, Logging, Metrics};
+pub use signing::{Dkim, Signing};
 pub use spool::{AttemptDurability, Spool};
 pub use tls::Certificate;
 pub use users::{SenderPolicy, Users};
@@ -86,6 +88,10 @@ pub struct Config {
     pub limits: Limits,
     /// What refusals mean.
     pub replies: Replies,
+    /// Keys that sign messages.
+    pub dkim: Vec<Dkim>,
+    /// What holds for all signatures.
+    pub signing: Signing,
     /// The record of what happened to each recipient.
     pub journal: Journal,
     /// The admin interface.
@@ -117,6 +123,8 @@ impl Default for Config {
             warmups: Vec::new(),
             limits: Limits::default(),
             replies: Replies::default(),
+            dkim: Vec::new(),
+            signing: Signing::default(),
             journal: Journal::default(),
             admin: Admin::default(),
             metrics: Metrics::default(),
@@ -160,6 +168,9 @@ pub enum ConfigError {
         /// What is wrong with the certificate.
         error: crate::tls::LoadError,
     },
+    /// A key that signs cannot be used; the text names its file.
+    #[error(transparent)]
+    Key(#[from] crate::dkim::KeyError),
     /// A value outside its range, or one that contradicts another.
     #[error("{}: {key}: {text}", path.display())]
     Value {
@@ -275,6 +286,7 @@ impl Config {
         warmup::check(&self.warmups, &self.sources, complaints);
         self.limits.check(complaints);
         self.replies.check(complaints);
+        signing::check(&self.dkim, &self.signing, complaints);
         self.journal.check(complaints);
         self.admin.check(complaints);
         self.log.check(complaints);

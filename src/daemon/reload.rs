@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, AdminSocket, ReloadRefused, Reloaded};
 use crate::config::changes::Change;
 use crate::config::{Config, ConfigError};
+use crate::dkim::Ring;
 use crate::dns::Planner;
 use crate::dns::network::is_local;
 use crate::metrics::Registry;
@@ -119,6 +120,8 @@ pub(super) struct Files {
     pub certificates: Arc<Certificates>,
     /// TLS of each listener.
     pub tls: Vec<Option<submission::Tls>>,
+    /// The keys that sign.
+    pub ring: Arc<Ring>,
 }
 
 /// Everything that can fail, made.
@@ -191,7 +194,7 @@ impl Daemon {
     }
 
     async fn take_on(&mut self, files: Files) -> Result<(Vec<Change>, Vec<Change>), Error> {
-        let Files { config, classifier, certificates, tls } = files;
+        let Files { config, classifier, certificates, tls, ring } = files;
         // A bad one leaves the one before in force, and is told by `status`, as between reloads.
         let users = self.users.clone();
         let _ = tokio::task::spawn_blocking(move || users.look()).await;
@@ -202,11 +205,18 @@ impl Daemon {
             let (old, new) = (said("as it was read before"), said("as it is now"));
             changed.push(Change { key: "replies.rules".to_owned(), old, new });
         }
+        if self.config.dkim == config.dkim && !ring.has_keys_of(&self.signer.ring()) {
+            let said = |when: &str| Some(format!("the key files, {when}"));
+            let (old, new) = (said("as they were read before"), said("as they are now"));
+            changed.push(Change { key: "dkim".to_owned(), old, new });
+        }
         if changed.is_empty() {
             return Ok((changed, needs_restart));
         }
         let config = config.without_restart(&self.config);
         let preparation = self.prepare(&config, tls).await?;
+        self.signer.prepare(&ring).map_err(Error::Thread)?;
+        self.signer.apply(ring);
         self.classifier = classifier;
         self.certificates.store(certificates);
         self.commit(preparation, config);
@@ -334,7 +344,8 @@ pub(super) fn read(config: Config, before: Option<&Arc<Certificates>>, path: &Pa
     let classifier = config.replies.classifier()?;
     let certificates = certificates::load(&config, before).map_err(failed)?;
     let tls = certificates::of_listeners(&config, &certificates).map_err(failed)?;
-    Ok(Files { config, classifier, certificates, tls })
+    let ring = Arc::new(config.ring()?);
+    Ok(Files { config, classifier, certificates, tls, ring })
 }
 
 /// Egress addresses that this machine does not have.

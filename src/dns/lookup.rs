@@ -214,7 +214,7 @@ impl Resolver {
         if addresses.is_empty() { Err((Miss::NoRecord, NEGATIVE_TTL)) } else { Ok((addresses, hold)) }
     }
 
-    async fn query(&self, name: &Name, kind: RecordType) -> Result<Lookup, (Miss, Duration)> {
+    pub(super) async fn query(&self, name: &Name, kind: RecordType) -> Result<Lookup, (Miss, Duration)> {
         // The semaphore is never closed; were it, asking without a permit is the lesser evil.
         let _permit = self.permits.acquire().await.ok();
         let begun = self.clock.now();

@@ -17,6 +17,7 @@ pub mod settings;
 pub mod sts;
 mod sts_fetch;
 mod sts_store;
+mod text_records;
 mod validate;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use planner::Planner;
 pub use roots::Roots;
 pub use security::Security;
 pub use settings::{Dnssec, Families, Host, Keeper, NextHop, Route, Settings, StsSettings, TlsRule};
+pub use text_records::TextRecords;
 
 use crate::provider::MapError;
 use crate::provider::pattern::PatternError;

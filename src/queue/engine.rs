@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, UnixTime};
+use crate::dkim::Signer;
 use crate::dns::{Plan, Planner};
 use crate::journal::Journal;
 use crate::message::{Envelope, MessageId, Recipient};
@@ -93,6 +94,8 @@ pub(super) struct Engine {
     pub lookups: Lookups,
     pub meters: Meters,
     pub journal: Journal,
+    /// Signs DSNs; none: they go unsigned.
+    pub signer: Option<Signer>,
     pub unread: Unread,
     pub walls: Walls,
     pub top: Top,
@@ -170,6 +173,7 @@ impl Engine {
             lookups: Lookups::new(settings.lookups),
             meters: Meters::new(registry),
             journal: Journal::off(),
+            signer: None,
             unread: Unread::default(),
             walls: Walls::new(registry),
             top: Top::new(registry),

@@ -89,6 +89,7 @@ use std::sync::atomic::Ordering;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
+use crate::dkim::Signer;
 use crate::dns::Planner;
 use crate::journal::Journal;
 use crate::message::{Envelope, MessageId};
@@ -152,6 +153,14 @@ impl Queue {
     pub fn with_journal(mut self, journal: Journal) -> Self {
         if let Some(engine) = Arc::get_mut(&mut self.engine) {
             engine.journal = journal;
+        }
+        self
+    }
+
+    /// The same with its own messages signed; to be asked for before the queue is shared.
+    pub fn with_signer(mut self, signer: Signer) -> Self {
+        if let Some(engine) = Arc::get_mut(&mut self.engine) {
+            engine.signer = Some(signer);
         }
         self
     }

@@ -246,6 +246,12 @@ impl Notice {
             io::ErrorKind::InvalidInput => Failure::Unmade(error.to_string()),
             _ => Failure::Later(error.to_string()),
         })?;
+        let content = match &engine.signer {
+            Some(signer) => {
+                signer.sign_own(content, engine.clock.wall()).map_err(|error| Failure::Later(error.to_string()))?
+            }
+            None => content,
+        };
         let recipient = Recipient { forward_path: to.clone(), notify: Notify::NEVER, orcpt: None };
         let envelope = Envelope {
             reverse_path: ReversePath::Null,

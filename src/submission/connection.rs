@@ -22,7 +22,7 @@ use super::refusal::{self, Cause, Refusal};
 use super::session::{Gate, LINE_MOST, Session, Step};
 use super::spill::Spill;
 use super::wire::Wire;
-use super::{Services, Settings};
+use super::{Services, Settings, sign};
 use crate::message::Content;
 use crate::queue::Reservation;
 use crate::smtp::address::ReversePath;
@@ -344,7 +344,7 @@ impl Connection {
             return;
         }
         if !self.session.content().is_drained() {
-            match Spill::begin(&self.outside.services.spool).await {
+            match Spill::begin(&self.outside.services.spool, sign::is_on(&self.outside.services)).await {
                 Ok(spill) => self.spill = Some(spill),
                 Err(error) => return self.session.content_mut().refuse(refusal::of_storage(&error)),
             }
@@ -371,9 +371,17 @@ impl Connection {
             self.write_body().await;
         }
         let _arrival = self.outside.services.queue.arrival();
+        let body_hash = sign::body_hash(&mut self.spill);
         let result = match self.session.content().refusal() {
             Some(refusal) => Err(refusal),
             None => self.admit(ended_at),
+        };
+        let result = match result {
+            Ok((mut message, room, taken)) => {
+                let signed = sign::sign(&self.outside.services, &mut message, body_hash).await;
+                signed.map(|()| (message, room, taken))
+            }
+            Err(refusal) => Err(refusal),
         };
         let (message, room, taken) = match result {
             Ok(admitted) => admitted,

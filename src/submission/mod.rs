@@ -14,12 +14,14 @@ mod proxy;
 pub mod refusal;
 pub mod session;
 pub mod settings;
+mod sign;
 mod spill;
 mod wire;
 
 use std::sync::Arc;
 
 use crate::clock::Clock;
+use crate::dkim::Signer;
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
 use crate::queue::Queue;
@@ -40,6 +42,8 @@ pub struct Services {
     metrics: Arc<metrics::Metrics>,
     /// Who may authenticate; none: nobody.
     users: Option<Users>,
+    /// None: messages are stored unsigned.
+    signer: Option<Signer>,
     /// Around each session.
     wall: Bulkhead,
 }
@@ -48,12 +52,17 @@ impl Services {
     /// `hostname` is what greetings, Received and Message-ID fields say.
     pub fn new(spool: Spool, queue: Queue, clock: Clock, hostname: Arc<str>, registry: &Registry) -> Self {
         let metrics = Arc::new(metrics::Metrics::new(registry));
-        Self { spool, queue, clock, hostname, metrics, users: None, wall: Bulkhead::new(registry, "submission") }
+        Self { spool, queue, clock, hostname, metrics, users: None, signer: None, wall: Bulkhead::new(registry, "submission") }
     }
 
     /// The same with users.
     pub fn with_users(self, users: Users) -> Self {
         Self { users: Some(users), ..self }
+    }
+
+    /// The same with messages signed.
+    pub fn with_signer(self, signer: Signer) -> Self {
+        Self { signer: Some(signer), ..self }
     }
 
     /// The same under another name.

@@ -60,11 +60,13 @@ pub enum Cause {
     Stopping,
     /// Too slow.
     Timeout,
+    /// A message that must be signed and has no key, or cannot be signed now.
+    Signature,
 }
 
 impl Cause {
     /// All causes, in the order of their discriminants.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Syntax,
         Self::Sequence,
         Self::Unsupported,
@@ -88,6 +90,7 @@ impl Cause {
         Self::Storage,
         Self::Stopping,
         Self::Timeout,
+        Self::Signature,
     ];
 
     /// The metric's label value.
@@ -116,6 +119,7 @@ impl Cause {
             Self::Storage => "storage",
             Self::Stopping => "stopping",
             Self::Timeout => "timeout",
+            Self::Signature => "signature",
         }
     }
 }
@@ -250,6 +254,11 @@ pub const QUEUE_FULL: Refusal = refusal(452, 4, 3, 1, "The queue is full", Cause
 pub const STORAGE_FULL: Refusal = refusal(452, 4, 3, 1, "Insufficient system storage", Cause::Storage);
 /// Not stored, and nothing will be delivered.
 pub const NOT_STORED: Refusal = refusal(451, 4, 3, 0, "Not stored; try again later", Cause::Storage);
+/// The configuration wants mail of this From domain signed, or the From cannot be told (RFC 7372, 3.1).
+pub const NO_KEY: Refusal =
+    refusal(550, 5, 7, 20, "No DKIM key here for the From domain, which must be signed", Cause::Signature);
+/// Signing failed; unsigned it must not go.
+pub const NOT_SIGNED: Refusal = refusal(451, 4, 3, 0, "Not signed; try again later", Cause::Signature);
 /// The spool is closed.
 pub const STORAGE_CLOSED: Refusal = refusal(421, 4, 3, 0, "Storage is not available", Cause::Storage);
 /// SIGTERM.

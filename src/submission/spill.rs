@@ -7,6 +7,7 @@ use std::io;
 
 use bytes::Bytes;
 
+use crate::dkim::BodyHash;
 use crate::message::Content;
 use crate::spool::{SpillFile, Spool};
 
@@ -14,22 +15,37 @@ use crate::spool::{SpillFile, Spool};
 pub(super) struct Spill {
     /// `None` while it is written to, and after a write has failed.
     file: Option<SpillFile>,
+    /// Of what has been written, if it is to be signed.
+    hash: Option<BodyHash>,
 }
 
 impl Spill {
-    /// A new file in the spool.
-    pub(super) async fn begin(spool: &Spool) -> io::Result<Self> {
+    /// A new file in the spool. With `hashes` the hash of the body is taken on the way.
+    pub(super) async fn begin(spool: &Spool, hashes: bool) -> io::Result<Self> {
         let spool = spool.clone();
         let file = blocking(move || spool.spill()).await?;
-        Ok(Self { file: Some(file) })
+        Ok(Self { file: Some(file), hash: hashes.then(BodyHash::default) })
     }
 
     /// Appends `body`. After an error the file is gone.
     pub(super) async fn write(&mut self, body: Vec<u8>) -> io::Result<()> {
         let mut file = self.file.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        let file = blocking(move || file.write(&body).map(|()| file)).await?;
-        self.file = Some(file);
+        let mut hash = self.hash.take();
+        let write = move || {
+            file.write(&body)?;
+            if let Some(hash) = &mut hash {
+                hash.update(&body);
+            }
+            Ok((file, hash))
+        };
+        let (file, hash) = blocking(write).await?;
+        (self.file, self.hash) = (Some(file), hash);
         Ok(())
+    }
+
+    /// The hash of the body, once it is complete.
+    pub(super) fn take_hash(&mut self) -> Option<BodyHash> {
+        self.hash.take()
     }
 
     /// The content that begins with `prefix` and goes on in the file.

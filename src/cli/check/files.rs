@@ -42,6 +42,7 @@ pub(super) fn look(path: &Path, config: &Config, found: &mut Findings) {
         if !config.replies.rules.as_os_str().is_empty() {
             reread(&config.replies.rules, daemon, found);
         }
+        config.dkim.iter().for_each(|key| reread(&key.key, daemon, found));
     }
     if let Some(path) = config.users.path() {
         users(path, daemon.as_ref(), found);
