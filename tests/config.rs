@@ -5,7 +5,8 @@ use std::path::Path;
 
 use hikyaku::config::units::Day;
 use hikyaku::config::{
-    Certificate, Config, InDoubt, LimitRule, Pool, PoolMember, Route, Source, TenantRule, TlsMode, TlsRule, Warmup,
+    Certificate, Config, Dkim, InDoubt, LimitRule, Pool, PoolMember, Route, Source, TenantRule, TlsMode, TlsRule,
+    Warmup,
 };
 
 const EXAMPLE: &str = include_str!("../config.example.toml");
@@ -30,6 +31,7 @@ fn full() -> Config {
     });
     config.routes.push(Route { domain: "a.test".into(), next_hop: "discard".into() });
     config.certificates.push(Certificate { chain: "/c.pem".into(), key: "/k.pem".into() });
+    config.dkim.push(Dkim { domain: "a.test".into(), selector: "s".into(), key: "/k.pem".into() });
     config.sources.push(Source {
         name: "a".into(),
         ipv4: Some([192, 0, 2, 1].into()),

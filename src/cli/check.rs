@@ -154,6 +154,11 @@ fn warnings(config: &Config) -> Vec<String> {
     warn(is_root && config.user.is_empty(), "user: empty: started as root, the daemon stays root");
     warn(!config.spool.sync, "spool.sync: false: a power cut loses accepted messages; for benchmarks only");
     warn(config.delivery.port != 25, "delivery.port: not 25: for demonstrations and tests only");
+    let is_short = !config.signing.expiry.0.is_zero() && config.signing.expiry < config.retry.max_age;
+    warn(
+        is_short,
+        "signing.expiry: shorter than retry.max_age: what is delivered late has signatures that hold no more",
+    );
     let is_exposed = config.metrics.enabled && !config.metrics.address.ip().is_loopback();
     warn(is_exposed, "metrics.address: not loopback: anybody who reaches it may read it");
     warn(

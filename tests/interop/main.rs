@@ -31,6 +31,7 @@ use hikyaku::demo::responder::{Responder, Zone};
 use receivers::{DOMAINS, Receivers, SENDERS, SINK};
 use wire::Relay;
 
+const PACKAGES: [&str; 4] = ["exim4-daemon-light", "exim4-base", "postfix", "libnss-wrapper"];
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the case needs, or what is missing.
@@ -41,7 +42,7 @@ fn prepare(root: &Path) -> Result<(), String> {
     }
     packages::run(Command::new("python3").args(["-c", "import smtplib"]))?;
     packages::run(Command::new("swaks").arg("--version"))?;
-    packages::unpack(root)
+    packages::unpack(root, "interop-packages", &PACKAGES)
 }
 
 fn zone(receivers: &Receivers) -> Zone {

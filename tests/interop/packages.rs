@@ -1,4 +1,4 @@
-//! Debian's Exim and Postfix unpacked side by side into a private folder: installed, each would remove the other.
+//! Debian's packages unpacked into a private folder: Exim and Postfix, installed, would remove each other.
 //!
 //! Packages are downloaded once (the cache is below the target directory) with those of their libraries that the system
 //! lacks. Nothing is installed.
@@ -6,13 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PACKAGES: [&str; 4] = ["exim4-daemon-light", "exim4-base", "postfix", "libnss-wrapper"];
-
-/// Downloads what is not there yet, and unpacks it into `root`. An error says what cannot be had.
-pub fn unpack(root: &Path) -> Result<(), String> {
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop-packages");
+/// Downloads packages that are not in the cache of this name yet, and unpacks them into `root`. An error says what cannot be
+/// had.
+pub fn unpack(root: &Path, cache: &str, packages: &[&str]) -> Result<(), String> {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join(cache);
     if !cache.join("complete").exists() {
-        download(&cache)?;
+        download(&cache, packages)?;
     }
     std::fs::create_dir_all(root).map_err(|error| error.to_string())?;
     let entries = std::fs::read_dir(&cache).map_err(|error| error.to_string())?;
@@ -22,10 +21,10 @@ pub fn unpack(root: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn download(cache: &Path) -> Result<(), String> {
+fn download(cache: &Path, packages: &[&str]) -> Result<(), String> {
     std::fs::create_dir_all(cache).map_err(|error| error.to_string())?;
     let fetch = || {
-        let wanted = PACKAGES.into_iter().map(str::to_owned).chain(libraries()?);
+        let wanted = packages.iter().map(|name| (*name).to_owned()).chain(libraries(packages)?);
         run(Command::new("apt-get").arg("download").args(wanted).current_dir(cache))
     };
     // The lists may be absent, or older than what the mirrors still have.
@@ -37,9 +36,9 @@ fn download(cache: &Path) -> Result<(), String> {
 }
 
 /// Libraries that the packages need and the system lacks.
-fn libraries() -> Result<Vec<String>, String> {
+fn libraries(packages: &[&str]) -> Result<Vec<String>, String> {
     let only = ["--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances"];
-    let tree = run(Command::new("apt-cache").args(["depends", "--recurse"]).args(only).args(PACKAGES))?;
+    let tree = run(Command::new("apt-cache").args(["depends", "--recurse"]).args(only).args(packages))?;
     let mut names: Vec<&str> = tree.lines().filter(|line| line.starts_with("lib")).collect();
     names.sort_unstable();
     names.dedup();
@@ -54,7 +53,7 @@ fn is_installed(name: &str) -> bool {
 
 /// Where shared libraries of the unpacked packages are, for LD_LIBRARY_PATH.
 pub fn library_path(root: &Path) -> String {
-    let mut folders = vec![root.join("usr/lib/postfix")];
+    let mut folders = vec![root.join("usr/lib/postfix"), root.join("usr/lib")];
     for parent in ["usr/lib", "lib"] {
         let entries = std::fs::read_dir(root.join(parent)).into_iter().flatten();
         folders.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| path.ends_with(triplet())));

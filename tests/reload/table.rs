@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hikyaku::config::Config;
 use hikyaku::config::changes::Change;
 use hikyaku::daemon::Daemon;
+use hikyaku::dkim::{Strength, generate};
 use toml::{Table, Value};
 
 const DOCUMENT: &str = include_str!("../../docs/configuration.md");
@@ -30,6 +31,11 @@ fn documented() -> BTreeMap<String, String> {
 
 /// One of everything, all of it below `place`.
 fn base(place: &str) -> String {
+    for name in ["one", "other"] {
+        let path = format!("{place}/{name}.pem");
+        std::fs::write(&path, generate(Strength::Ed25519).unwrap()).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    }
     format!(
         "hostname = \"old.test\"\nuser = \"a\"\n[spool]\npath = \"{place}/spool\"\nsegment_size = \"1MiB\"\nreserve = \"1MiB\"\n\
          [journal]\npath = \"{place}/journal\"\n[admin]\nsocket = \"{place}/admin.sock\"\n[metrics]\naddress = \"127.0.0.1:0\"\n\
@@ -44,7 +50,8 @@ fn base(place: &str) -> String {
          next_hop = \"discard\"\n[[source]]\nname = \"a\"\nipv4 = \"127.0.0.1\"\nipv6 = \"::1\"\nehlo_name = \"a.test\"\n\
          connections = 1\n[[source]]\nname = \"b\"\n[[pool]]\nname = \"a\"\nsources = [{{ source = \"a\" }}]\n\
          tenants = [\"a\"]\nsender_domains = [\"a.test\"]\n[[warmup]]\nsource = \"a\"\nprovider = \"google\"\n\
-         start = \"2026-12-01\"\nvolumes = [50]\n"
+         start = \"2026-12-01\"\nvolumes = [50]\n[[dkim]]\ndomain = \"a.test\"\nselector = \"s\"\n\
+         key = \"{place}/one.pem\"\n"
     )
 }
 
@@ -135,6 +142,9 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
             text(&file)
         }
         "users.sender_policy" => text("allow"),
+        "dkim.key" => text(&format!("{place}/other.pem")),
+        "signing.required" => texts("*.a.test"),
+        "signing.expiry" => text("2d"),
         "log.filter" => text("debug"),
         "log.format" => text("json"),
         _ => match value {
