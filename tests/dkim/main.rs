@@ -166,7 +166,7 @@ async fn two_verifiers_accept_what_was_signed_and_nothing_that_was_changed() {
     let keys = keys.map(|(selector, strength)| key(folder.path(), "a.test", selector, strength)).to_vec();
     let config = config(folder.path(), &sink, keys);
     let records = records(&config, folder.path());
-    let mut daemon = Daemon::start(config).await.unwrap();
+    let daemon = Daemon::start(config).await.unwrap();
 
     let mut client = Client::connect(daemon.submission_addresses()[0]).await;
     for number in 0..SAMPLES {
@@ -179,7 +179,8 @@ async fn two_verifiers_accept_what_was_signed_and_nothing_that_was_changed() {
 
     let spilled = arrived.iter().filter(|arrival| arrival.content.len() > 300_000).count();
     assert!(spilled >= 5, "{spilled}");
-    let named = |arrival: &Received| (arrival.rcpts[0].trim_matches(['<', '>']).to_owned(), arrival.content.clone());
+    let named =
+        |arrival: &Received| (arrival.rcpts[0].split(['<', '>']).nth(1).unwrap().to_owned(), arrival.content.clone());
     let signed = folder.path().join("signed");
     write_all(&signed, arrived.iter().map(named));
     assert_all(&verifiers.dkimpy(&records, &signed), count, 2, true, "dkimpy");
@@ -226,7 +227,7 @@ async fn what_must_be_signed_is_refused_without_a_key_and_dsns_are_signed() {
     let keys = vec![key(folder.path(), "mta.test", "dsn", Strength::Ed25519)];
     let mut config = config(folder.path(), &sink, keys);
     config.signing.required = vec!["*.b.test".to_owned(), "mta.test".to_owned()];
-    let mut daemon = Daemon::start(config).await.unwrap();
+    let daemon = Daemon::start(config).await.unwrap();
     let address = daemon.submission_addresses()[0];
 
     let refused = daemon::submit(address, "x@b.test", &["r@sink.test"], "From: x@shop.b.test").await;
@@ -238,7 +239,7 @@ async fn what_must_be_signed_is_refused_without_a_key_and_dsns_are_signed() {
 
     assert!(refused.starts_with("550 5.7.20 ") && unreadable.starts_with("550 5.7.20 "), "{refused} {unreadable}");
     assert!(taken.starts_with("250 "), "{taken}");
-    assert!(dsn.mail.starts_with("<>"), "{}", dsn.mail);
+    assert!(dsn.mail.contains("FROM:<>"), "{}", dsn.mail);
     assert_eq!(selectors(&dsn.content), ["dsn"]);
     for (name, value) in [
         ("hikyaku_submission_rejected_total{cause=\"signature\"}", 2),

@@ -66,29 +66,22 @@ impl Verifiers {
     }
 }
 
-/// Each file's lines begin with its name; the field is printed before the name is told once more.
+/// The field that it would add comes before the line that tells of which file.
 fn read(said: &str, verdicts: &mut Verdicts) {
-    let mut results = Vec::new();
     let mut is_inside = false;
-    let mut file = None;
+    let mut results = Vec::new();
     for line in said.lines() {
-        if let Some(name) = line.strip_prefix("opendkim: ").and_then(|rest| rest.split(": ").next()) {
-            let path = Path::new(name);
-            if path.is_absolute() {
-                file = path.file_name().map(|name| name.to_str().unwrap().to_owned());
-            }
+        let name = line.strip_prefix("opendkim: ").and_then(|rest| rest.split(": ").next()).map(Path::new);
+        if let Some(path) = name.filter(|path| path.is_absolute()) {
+            let file = path.file_name().map(|name| name.to_str().unwrap().to_owned());
+            verdicts.entry(file.unwrap()).or_default().append(&mut results);
         }
-        if line.starts_with("### INSHEADER") && line.contains("Authentication-Results") {
-            is_inside = true;
-        }
+        is_inside |= line.starts_with("### INSHEADER") && line.contains("Authentication-Results");
         if is_inside {
             let signatures = line.split(';').filter(|part| part.contains("header.s="));
             results.extend(signatures.map(|part| part.trim().starts_with("dkim=pass")));
-        }
-        if is_inside && line.ends_with('\'') {
-            is_inside = false;
-            let file = file.clone().unwrap_or_else(|| panic!("no file before {line} in {said}"));
-            verdicts.entry(file).or_default().append(&mut results);
+            is_inside = !line.ends_with('\'');
         }
     }
+    assert!(results.is_empty(), "{said}");
 }
