@@ -84,7 +84,7 @@ pub fn sample(number: u64) -> Sample {
     for hop in 0..[0, 1, 3, 30][usize::try_from(dice.below(4)).unwrap()] {
         write!(text, "Received: from h{hop}.test\r\n\tby h.test ;  Thu, 26 Nov 2026 09:00:00 +0000\r\n").unwrap();
     }
-    let mut fields = vec![
+    let mut fields = [
         format!("{}\r\n", dice.pick(&FROM)),
         format!("To: <{number}@sink.test>\r\n"),
         dice.pick(&SUBJECT).to_owned(),
