@@ -22,6 +22,7 @@ use crate::daemon;
 use crate::dkim::record::{Found, judge, zone_line};
 use crate::dkim::{Key, Strength, fingerprint, generate};
 use crate::dns::TextRecords;
+use crate::dns::settings::Forgetful;
 
 /// For all questions together.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -169,7 +170,7 @@ impl Show {
 impl Check {
     fn execute(self) -> exit::Result {
         let (config, keys) = keys(&self.config)?;
-        let settings = daemon::dns_settings(&config, &daemon::hostname(&config))
+        let settings = daemon::dns_settings(&config, &daemon::hostname(&config), Arc::new(Forgetful))
             .map_err(|error| Failure::usage(anyhow!("{error}")))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start the runtime")?;

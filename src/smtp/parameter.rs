@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn all_parameters_of_mail_are_kept() {
-        let parameters = mail("SIZE=1234 body=8bitmime SMTPUTF8 RET=HDRS ENVID=QQ+2B1 mt-priority=-4").unwrap();
+        let parameters = mail("SIZE=1234 body=8bitmime SMTPUTF8 RET=HDRS ENVID=QQ+2B1 mt-priority=-4 AUTH=<>").unwrap();
 
         let expected = MailParameters {
             size: Some(1234),
@@ -246,6 +246,7 @@ mod tests {
             ret: Some(Ret::Headers),
             envid: Some("QQ+2B1".into()),
             priority: Some(-4),
+            auth: true,
         };
         assert_eq!(parameters, expected);
     }

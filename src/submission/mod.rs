@@ -52,7 +52,16 @@ impl Services {
     /// `hostname` is what greetings, Received and Message-ID fields say.
     pub fn new(spool: Spool, queue: Queue, clock: Clock, hostname: Arc<str>, registry: &Registry) -> Self {
         let metrics = Arc::new(metrics::Metrics::new(registry));
-        Self { spool, queue, clock, hostname, metrics, users: None, signer: None, wall: Bulkhead::new(registry, "submission") }
+        Self {
+            spool,
+            queue,
+            clock,
+            hostname,
+            metrics,
+            users: None,
+            signer: None,
+            wall: Bulkhead::new(registry, "submission"),
+        }
     }
 
     /// The same with users.
