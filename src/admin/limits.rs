@@ -207,8 +207,11 @@ fn named(site: String) -> Result<String, Refusal> {
 pub(super) fn who(by: &str, Peer { user }: Peer) -> Result<String, Refusal> {
     check_text("by", by).map_err(PinError::Text)?;
     Ok(match user {
-        Some(user) if by.is_empty() => format!("uid {user}"),
-        Some(user) => format!("{by} (uid {user})"),
+        Some(user) => {
+            let known = format!("uid {user}");
+            // Who has no name calls himself so.
+            if by.is_empty() || by == known { known } else { format!("{by} ({known})") }
+        }
         None => by.to_owned(),
     })
 }
@@ -243,5 +246,19 @@ impl From<UndoError> for Refusal {
             }
         };
         Self::new(status, error.to_string(), hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_is_told_once() {
+        let told = |by, user| who(by, Peer { user }).ok();
+
+        assert_eq!(told("ops", Some(7)).as_deref(), Some("ops (uid 7)"));
+        assert_eq!([told("uid 7", Some(7)), told("", Some(7))].map(Option::unwrap), ["uid 7", "uid 7"]);
+        assert_eq!([told("uid 8", Some(7)), told("ops", None)].map(Option::unwrap), ["uid 8 (uid 7)", "ops"]);
     }
 }

@@ -75,7 +75,7 @@ pub use overview::Process;
 pub use server::{serve_metrics, serve_unix};
 pub use socket::{AdminSocket, bind_unix};
 pub use trouble::Trouble;
-pub use warmup::SteerRequest;
+pub use warmup::{LONGEST as LONGEST_PAUSE, SteerRequest};
 
 /// Where the socket is unless something else is configured.
 pub const DEFAULT_SOCKET: &str = "/run/hikyaku/admin.sock";

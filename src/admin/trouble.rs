@@ -133,7 +133,8 @@ fn of_queue(outline: &Outline, found: &mut Found) {
             format!("{} recipients are past their time by more than a minute: {}", overdue.entries, overdue.cause);
         found.add(true, what, "hikyaku sites; hikyaku queue show SITE");
     }
-    for PausedWarmup { source, provider, reason } in &outline.paused_warmups {
+    // One that an operator wants is told beside the problems.
+    for PausedWarmup { source, provider, reason, .. } in outline.paused_warmups.iter().filter(|it| it.by.is_none()) {
         let what = format!("the warm-up of {source} at {provider} has paused by itself: {reason}");
         found.add(true, what, "hikyaku warmup show; docs/runbook.md, HikyakuWarmupPaused");
     }
@@ -187,6 +188,16 @@ mod tests {
     }
 
     #[test]
+    fn a_warm_up_that_an_operator_has_paused_is_no_trouble() {
+        let by = Some("ops (uid 0)".to_owned());
+        let paused_warmups = vec![PausedWarmup { by, ..PausedWarmup::default() }];
+
+        let told = all(&Outline { paused_warmups, ..Outline::default() }, &Stat::default(), &Process::default());
+
+        assert_eq!(told, Vec::<String>::new());
+    }
+
+    #[test]
     fn each_trouble_is_told_with_its_numbers() {
         let outline = Outline {
             totals: Totals { queued: 95, ..Totals::default() },
@@ -200,6 +211,7 @@ mod tests {
                 source: "b1".to_owned(),
                 provider: "google".to_owned(),
                 reason: "3 of 40 replies".to_owned(),
+                ..PausedWarmup::default()
             }],
             dns_failing: 30,
             dns_domains: 40,

@@ -16,7 +16,7 @@ use crate::queue::warmup_views::{SteerError, Steering, WarmupFilter, WarmupView}
 use crate::state::{PinError, check_text};
 
 /// A pause is no longer than this: who wants to end a warm-up takes it out of the configuration.
-const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+pub const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
 /// Which ones.
 #[derive(Debug, Default, Deserialize)]
@@ -53,7 +53,29 @@ pub(super) async fn list(
     };
     let Query(Asked { source, provider }) = asked.map_err(wrong)?;
     let filter = WarmupFilter { source, provider };
-    Ok(Json(tokio::task::spawn_blocking(move || state.queue.warmups(&filter)).await?))
+    let is_narrow = filter.source.is_some() || filter.provider.is_some();
+    let (found, known) = tokio::task::spawn_blocking(move || {
+        let found = state.queue.warmups(&filter);
+        let known =
+            if found.is_empty() && is_narrow { state.queue.warmups(&WarmupFilter::default()) } else { Vec::new() };
+        (found, known)
+    })
+    .await?;
+    if found.is_empty() && is_narrow { Err(unknown(&known)) } else { Ok(Json(found)) }
+}
+
+/// Nothing is as it was asked for: tells what there is.
+fn unknown(known: &[WarmupView]) -> Refusal {
+    /// Plans that are named.
+    const NAMED: usize = 20;
+    let names = known.iter().take(NAMED).map(|plan| format!("{} at {}", plan.source, plan.provider));
+    let more = known.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    let hint = match known {
+        [] => "none is configured: [[warmup]]".to_owned(),
+        _ => format!("there are: {}{more}", names.collect::<Vec<_>>().join(", ")),
+    };
+    Refusal::new(StatusCode::NOT_FOUND, "there is no such warm-up", hint)
 }
 
 /// Has one pause; the answer comes when that is on stable storage and holds.
@@ -97,7 +119,7 @@ impl From<SteerError> for Refusal {
     fn from(error: SteerError) -> Self {
         let (status, hint) = match &error {
             SteerError::Unknown(..) => (StatusCode::NOT_FOUND, "`hikyaku warmup show` lists them"),
-            SteerError::Done(..) | SteerError::NotPaused(..) => (StatusCode::CONFLICT, "nothing was changed"),
+            SteerError::NotPaused(..) => (StatusCode::CONFLICT, "nothing was changed"),
             SteerError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "see `hikyaku spool stat`, and try again"),
         };
         Self::new(status, error.to_string(), hint)

@@ -11,7 +11,7 @@ use super::queue::Totals;
 use super::sites::Site;
 use super::spool::Stat;
 use super::table::{cut, octets, plain, span, terminal_width, thousands, wrap};
-use super::{Remote, client, exit, out, print_json};
+use super::{Remote, client, exit, now, out, print_json};
 
 /// Options of `status`.
 #[derive(Debug, clap::Args)]
@@ -60,6 +60,17 @@ struct Outline {
     dns_example: Option<String>,
     rates: Rates,
     holding_up: Vec<Site>,
+    paused_warmups: Vec<Paused>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Paused {
+    source: String,
+    provider: String,
+    by: Option<String>,
+    reason: String,
+    until: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -116,7 +127,6 @@ impl Answer {
     /// At most 24 lines, cut to `width` on a terminal, problems first.
     fn screen(&self, width: Option<usize>) -> String {
         let mut lines = self.verdict(width);
-        let problems = lines.len();
         lines.push(format!(
             "{}  hikyaku {}  pid {}  up {}  {}",
             self.hostname,
@@ -149,8 +159,9 @@ impl Answer {
         let most = process.most_descriptors.map_or_else(|| "unlimited".to_owned(), thousands);
         let descriptors = thousands(process.descriptors);
         lines.push(format!("process   {} of memory, {descriptors} of {most} descriptors", octets(process.memory)));
-        // What is left of the 24 lines, one left for the prompt.
-        let room = 23_usize.saturating_sub(problems + 10);
+        lines.extend(self.paused_warmups(now()));
+        // What is left of the 24 lines, one left for the prompt; the heading is a line, too.
+        let room = 23_usize.saturating_sub(lines.len() + 1);
         if !self.outline.holding_up.is_empty() && room > 2 {
             lines.push("holding up".to_owned());
             let sites = self.outline.holding_up.iter().map(Site::held_up);
@@ -218,6 +229,22 @@ impl Answer {
         format!("{held}; {} tried again in doubt{orders}", thousands(self.outline.in_doubt))
     }
 
+    /// Warm-ups that an operator has paused; those that paused by themselves are problems.
+    fn paused_warmups(&self, now: u64) -> Option<String> {
+        let mut paused = self.outline.paused_warmups.iter().filter_map(|it| Some((it, it.by.as_deref()?)));
+        let (Paused { source, provider, reason, until, .. }, by) = paused.next()?;
+        let end = match until {
+            Some(until) => format!("for {} more", span(until.saturating_sub(now))),
+            None => "until it is resumed".to_owned(),
+        };
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let more = match paused.count() {
+            0 => String::new(),
+            count => format!("{count} more paused (hikyaku warmup show); "),
+        };
+        Some(format!("warm-up   {more}{source} at {provider} is paused by {by} {end}{why}"))
+    }
+
     fn dns(&self) -> String {
         let outline = &self.outline;
         match (outline.dns_failing, &outline.dns_example) {
@@ -263,6 +290,22 @@ mod tests {
         assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
         assert!(!screen.contains('\u{1b}') && !screen.contains('\r'), "{screen}");
         assert!(screen.starts_with("9 PROBLEMS") && screen.contains("and 4 more"), "{screen}");
+    }
+
+    #[test]
+    fn a_warm_up_that_an_operator_has_paused_is_told_and_all_is_well() {
+        let own = serde_json::json!({"source": "b1", "provider": "yahoo", "reason": "bad replies"});
+        let paused = serde_json::json!({"source": "b1", "provider": "google", "by": "ops", "reason": "ticket 4711"});
+        let told = |paused: &[&serde_json::Value]| {
+            answer(serde_json::json!({"outline": {"paused_warmups": paused}})).screen(None)
+        };
+
+        let (one, two) = (told(&[&own, &paused]), told(&[&paused, &paused]));
+
+        let line = "b1 at google is paused by ops until it is resumed: ticket 4711\n";
+        assert!(one.starts_with("all is well\n") && one.contains(&format!("warm-up   {line}")), "{one}");
+        assert!(two.contains(&format!("warm-up   1 more paused (hikyaku warmup show); {line}")), "{two}");
+        assert!(!told(&[&own]).contains("warm-up"), "{}", told(&[&own]));
     }
 
     #[test]

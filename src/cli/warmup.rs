@@ -10,8 +10,9 @@ use super::orders::operator;
 use super::patience::patiently;
 use super::table::{Table, below, extra, long, number, plain, span, text};
 use super::{Remote, exit, now, out, print_json};
-use crate::admin::SteerRequest;
+use crate::admin::{LONGEST_PAUSE, SteerRequest};
 use crate::config::units::Span;
+use crate::limit::warmup::days;
 use crate::state::check_text;
 
 /// Sub-commands of `warmup`.
@@ -114,7 +115,7 @@ impl Warmup {
         match self {
             Self::Show(show) => show.execute().await,
             Self::Pause(Pause { which, lasts, reason, remote }) => {
-                let seconds = lasts.map(|lasts| lasts.0.as_secs());
+                let seconds = lasts.map(pause_seconds).transpose()?;
                 steer("/v1/warmup/pause", which.request(seconds, reason)?, &remote).await
             }
             Self::Resume(Resume { which, reason, remote }) => {
@@ -122,6 +123,14 @@ impl Warmup {
             }
         }
     }
+}
+
+/// A pause that is as long as the daemon would take.
+fn pause_seconds(lasts: Span) -> Result<u64, Failure> {
+    let longest = LONGEST_PAUSE.as_secs();
+    let seconds = lasts.0.as_secs();
+    let allowed = || Failure::usage(anyhow!("--for: {lasts} is no such time; allowed: 1s to {}", Span(LONGEST_PAUSE)));
+    if (1..=longest).contains(&seconds) { Ok(seconds) } else { Err(allowed()) }
 }
 
 impl Which {
@@ -191,7 +200,8 @@ impl Plan {
             parts.push(format!("{waits}{}", left.unwrap_or_default()));
         }
         if self.held_days > 0 {
-            parts.push(format!("{} days did not count, being paused", self.held_days));
+            let held = days(usize::try_from(self.held_days).unwrap_or(usize::MAX));
+            parts.push(format!("{held} did not count, being paused"));
         }
         if self.pause.is_none() && !self.last_bad.is_empty() && self.bad > 0 {
             parts.push(format!("{} of {} replies were bad, the last one: {}", self.bad, self.replies, self.last_bad));
@@ -290,6 +300,8 @@ mod tests {
 
         assert!(own.starts_with("paused by itself for 1h") && own.contains(": why; 2 days did not count"), "{own}");
         assert!(of_somebody.starts_with("paused by ops (uid 0) until it is resumed: why"), "{of_somebody}");
+        let one = Plan { held_days: 1, ..plan() }.why(1_000);
+        assert!(one.contains("1 day did not count"), "{one}");
         let waiting = Plan { state: "waiting".to_owned(), ..plan() };
         assert_eq!(
             (waiting.day(), Plan { state: "done".to_owned(), ..plan() }.day()),

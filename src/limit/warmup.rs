@@ -6,7 +6,7 @@
 //! | waiting | before the first day | nothing |
 //! | running | from the first day on | the day's volume, paced |
 //! | paused | too many replies were bad, or an operator wants it | nothing |
-//! | done | after the last day | everything |
+//! | done | after the last day, unless an operator pauses it | everything |
 //!
 //! **Days** begin at midnight UTC. A day on which the plan was paused, if only for a minute, does not count: the next one has
 //! the same number, and so the same volume. **Pace**: a unit becomes free every so often (see [`Warmup::interval`]), and a
@@ -133,6 +133,11 @@ fn whole(value: f64) -> u32 {
     value.clamp(0.0, f64::from(u32::MAX)) as u32
 }
 
+/// So many days, for people.
+pub fn days(count: usize) -> String {
+    if count == 1 { "1 day".to_owned() } else { format!("{count} days") }
+}
+
 /// A plan under way. Times are since 1970-01-01 UTC.
 #[derive(Clone, Debug)]
 pub struct Warmup {
@@ -157,19 +162,47 @@ impl Warmup {
         warmup
     }
 
+    /// A plan that is configured no more, with where it was: [`Warmup::follow`] has it go on.
+    pub fn put_by(before: Progress) -> Self {
+        let plan = Plan {
+            start: before.start,
+            volumes: Box::default(),
+            spread: Day::LENGTH,
+            pause_at: Share(0),
+            pause_sample: 1,
+            pause_for: Day::LENGTH,
+        };
+        Self { plan, progress: before, changes: Vec::new() }
+    }
+
     /// Goes on by another plan: what went today counts on. With another first day it begins anew.
     pub fn follow(&mut self, plan: Plan, now: Duration) {
-        self.roll(now);
         self.plan = plan;
+        self.roll(now);
         self.restart_if_moved();
         self.progress.tokens = self.progress.tokens.min(self.burst());
         self.progress.is_dirty = true;
     }
 
+    /// Another first day begins the plan anew. What an operator wants of it still holds.
     fn restart_if_moved(&mut self) {
-        if self.progress.start != self.plan.start {
-            (self.progress.start, self.progress.held_days) = (self.plan.start, 0);
+        if self.progress.start == self.plan.start {
+            return;
         }
+        (self.progress.start, self.progress.held_days) = (self.plan.start, 0);
+        if self.has_operators_pause() {
+            return;
+        }
+        self.progress.was_paused = false;
+        self.progress.last_bad = Box::default();
+        match self.progress.pause {
+            Some(_) => self.end_pause("begins anew with another first day"),
+            None => self.progress.hours = [Hour::default(); WINDOW],
+        }
+    }
+
+    fn has_operators_pause(&self) -> bool {
+        self.progress.pause.as_ref().is_some_and(|pause| !pause.by.is_empty())
     }
 
     /// What was planned.
@@ -208,7 +241,7 @@ impl Warmup {
     pub fn state(&self) -> State {
         match (self.day(), self.volume()) {
             (0, _) => State::Waiting,
-            (_, None) => State::Done,
+            (_, None) if !self.has_operators_pause() => State::Done,
             _ if self.progress.pause.is_some() => State::Paused,
             _ => State::Running,
         }
@@ -229,6 +262,10 @@ impl Warmup {
             && until <= now
         {
             self.end_pause("the pause is over");
+        }
+        if self.progress.pause.is_some() && self.state() == State::Done {
+            // By shorter volumes: its own pause has nothing to keep back any more.
+            self.end_pause("done");
         }
         self.fill(now);
     }
@@ -258,7 +295,7 @@ impl Warmup {
         if self.progress.pause.is_none() && self.volume() != volume {
             let reason = match self.volume() {
                 Some(_) => format!("warm-up: day {} of {}", self.day(), self.plan.volumes.len()),
-                None => format!("warm-up: done after {} days", self.plan.volumes.len()),
+                None => format!("warm-up: done after {}", days(self.plan.volumes.len())),
             };
             self.tell(volume, self.volume(), reason);
         }
@@ -371,14 +408,10 @@ impl Warmup {
         self.progress.recent(hour)
     }
 
-    /// An operator pauses it, or changes the pause that there is. False: there is nothing to pause any more.
-    pub fn pause(&mut self, by: &str, reason: &str, until: Option<Duration>, now: Duration) -> bool {
+    /// An operator pauses it, or changes the pause that there is.
+    pub fn pause(&mut self, by: &str, reason: &str, until: Option<Duration>, now: Duration) {
         self.roll(now);
-        if self.state() == State::Done {
-            return false;
-        }
         self.begin_pause(Pause { since: now, until, by: by.into(), reason: reason.into() });
-        true
     }
 
     fn begin_pause(&mut self, pause: Pause) {

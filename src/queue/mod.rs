@@ -76,6 +76,7 @@ pub mod view;
 mod visit;
 mod waiting;
 pub mod warmup;
+mod warmup_turns;
 pub mod warmup_views;
 pub mod watch;
 mod way;

@@ -55,6 +55,23 @@ impl Engine {
         source
     }
 
+    /// The plans that have no room for mail which was meant for a source and leaves from another one: each by whose overflow it
+    /// went on. After a reload the way may be another: then it is the first plan only.
+    pub fn passed_by(&self, meant: u16, source: u16, site: &str) -> Vec<Arc<Warming>> {
+        let (mut at, mut plans) = (meant, Vec::new());
+        while at != source
+            && plans.len() < super::entry::MOST_SOURCES
+            && let Some(warming) = self.warmups.of(at, site)
+        {
+            at = warming.overflow.as_ref().map_or(source, |(overflow, _)| *overflow);
+            plans.push(warming);
+        }
+        if at != source {
+            plans.truncate(1);
+        }
+        plans
+    }
+
     /// Plans that hold at a site and have an overflow.
     fn overflowing(&self, site: &str) -> Vec<Arc<Warming>> {
         if !self.warmups.is_on() {
@@ -78,8 +95,15 @@ impl SiteState {
         if !context.engine.warmups.is_on() {
             return None;
         }
-        let source = self.path(place)?.key.source;
+        let path = self.path(place)?;
+        let source = path.key.source;
+        let is_in_back_off = path.pause.as_ref().is_some_and(|pause| pause.until > context.now);
+        let is_down = path.connections == 0 && is_in_back_off;
         let warming = context.engine.warmups.of(source, &context.site.name)?;
+        if is_down && warming.has_turns() {
+            // It could not use a turn.
+            return None;
+        }
         let halted = warming.look(&context.site.name, context.now).err()?;
         Some(self.halt(place, halted, out))
     }
@@ -95,6 +119,23 @@ impl SiteState {
             self.arm_warmup(until, place, out);
         }
         Step::Refused(Wait::Warming, Reach::Source)
+    }
+
+    /// After a step of a path that sent nothing: its turn at the warm-up of its source is the next one's.
+    pub fn pass_turn(&mut self, context: &Context<'_>, place: u32, step: Step) {
+        if !context.engine.warmups.is_on() || matches!(step, Step::Served | Step::Refused(Wait::Warming, _)) {
+            return;
+        }
+        let Some(path) = self.path(place) else { return };
+        let source = path.key.source;
+        // What its connections do now may be done soon.
+        let is_busy = step == Step::Rest && path.connections > 0 && !path.ready.is_empty();
+        if is_busy || self.has_warming(source) {
+            return;
+        }
+        if let Some(pass) = context.engine.pass(source, &context.site.name) {
+            pass.leave();
+        }
     }
 
     fn arm_warmup(&mut self, at: Instant, place: u32, out: &mut Outbox) {
@@ -142,13 +183,20 @@ impl SiteState {
         }
         let orders = context.engine.orders.standing();
         let name = &*warming.source;
-        let may_go = |entry: &Entry| {
-            let at = Whereabouts { site: Some(&context.site.name), source: Some(name) };
-            entry.marks.meant() == Some(warming.index) && !is_ordered(&orders, entry, at)
-        };
+        let others = context.engine.overflowing(&context.site.name);
         let mut places = Vec::new();
         let mut found = Vec::new();
         for path in self.paths.iter_mut().flatten().filter(|path| path.key.source != warming.index) {
+            // Its own mail, and that of plans before it in a chain which went on by it.
+            let went_on = |plan: &&Arc<Warming>| {
+                let passed = context.engine.passed_by(plan.index, path.key.source, &context.site.name);
+                plan.index == warming.index || passed.iter().any(|passed| passed.index == warming.index)
+            };
+            let meant: Vec<u16> = others.iter().filter(went_on).map(|plan| plan.index).collect();
+            let may_go = |entry: &Entry| {
+                let at = Whereabouts { site: Some(&context.site.name), source: Some(name) };
+                entry.marks.meant().is_some_and(|index| meant.contains(&index)) && !is_ordered(&orders, entry, at)
+            };
             while found.len() < usize::try_from(room).unwrap_or_default()
                 && let Some(entry) = path.ready.take_first(WITHIN, may_go)
             {
@@ -156,7 +204,9 @@ impl SiteState {
             }
         }
         for (plan, mut entry) in found {
-            entry.marks = entry.marks.with_meant(None);
+            // The first plan of a chain may take it back still.
+            let meant = entry.marks.meant().filter(|meant| *meant != warming.index);
+            entry.marks = entry.marks.with_meant(meant);
             let place = self.path_of(&plan, warming.index);
             out.homeless.extend(self.push(place, entry));
             if !places.contains(&place) {

@@ -24,7 +24,7 @@ use crate::limit::permit::{Refusal, Scope};
 use super::assignment::Assignment;
 use super::engine::Engine;
 use super::gates::Turnstile;
-use super::path::{Cause, GROWTH, PathKey, Wait};
+use super::path::{Cause, GROWTH, Path, PathKey, Wait};
 use super::permits::{Denied, Stop};
 use super::ready::Take;
 use super::site::{Alarm, Context, Outbox, Site, SiteState};
@@ -144,6 +144,12 @@ impl SiteState {
 
     /// Hands out one batch of a path, if it may.
     fn step(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) -> Step {
+        let step = self.try_step(context, place, out);
+        self.pass_turn(context, place, step);
+        step
+    }
+
+    fn try_step(&mut self, context: &Context<'_>, place: u32, out: &mut Outbox) -> Step {
         let Some(path) = self.path(place) else { return Step::Rest };
         if path.ready.is_empty() {
             self.unwait(place);
@@ -474,7 +480,10 @@ impl SiteState {
         }
         path.grow(most);
         self.pump(context, place, out);
-        if self.path(place).is_some_and(|path| !path.ready.is_empty() && path.pause.is_none()) {
+        // One that waits for a warm-up, often for hours, is looked at when that has room.
+        let is_warming = |path: &Path| matches!(path.waits, Some((Wait::Warming, _)));
+        let grows = |path: &mut Path| !path.ready.is_empty() && path.pause.is_none() && !is_warming(path);
+        if self.path(place).is_some_and(grows) {
             self.watch_growth(context, place, out);
         }
     }

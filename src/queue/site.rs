@@ -35,6 +35,7 @@ use super::slot::Slot;
 use super::storm::Storm;
 use super::tally::Sayings;
 use super::waiting::Waiting;
+use super::warmup::Pass;
 
 type State = foldhash::fast::RandomState;
 
@@ -406,7 +407,11 @@ impl SiteState {
             self.by_key.remove(&path.key);
             self.hungry -= usize::from(path.cause == Some(Cause::Connections));
             if let Some((wait, _)) = path.waits {
-                self.count_waiting(wait, path.key.source, false);
+                let source = path.key.source;
+                self.count_waiting(wait, source, false);
+                if wait == Wait::Warming && !self.has_warming(source) {
+                    self.origin(source).and_then(|origin| origin.warmup.as_ref()).into_iter().for_each(Pass::leave);
+                }
             }
             self.free.push(place);
         }

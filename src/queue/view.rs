@@ -295,23 +295,26 @@ pub struct Outline {
     pub holding_up: Vec<SiteView>,
     /// Entries past their time by more than a minute, by cause.
     pub overdue: Vec<OverdueView>,
-    /// Warm-ups that have paused by themselves, each with its reason.
-    #[serde(skip)]
+    /// Warm-ups that are paused, by themselves or by an operator.
     pub paused_warmups: Vec<PausedWarmup>,
     /// Egress sources with the addresses that mail leaves from.
     #[serde(skip)]
     pub sources: Vec<SourceAddresses>,
 }
 
-/// A warm-up that has paused by itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A warm-up that is paused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PausedWarmup {
     /// Of this source.
     pub source: String,
     /// At this provider.
     pub provider: String,
+    /// Who wants it; none: it paused by itself.
+    pub by: Option<String>,
     /// Why.
     pub reason: String,
+    /// When it ends by itself, in seconds since 1970; none: when it is resumed.
+    pub until: Option<u64>,
 }
 
 /// Where mail of an egress source leaves from.

@@ -1,10 +1,10 @@
 //! Warm-ups as the queue keeps to them: which plan holds for a source at a site, and what it is told.
 //!
-//! A plan is of a source and a provider, or of a source and every site for which it has no other plan: these count together,
-//! and wait in turn (`Turns`). What has no room goes by the plan's overflow (`overflow`), or waits at its path. Without a
+//! A plan is of a source and a provider, or of a source and every site for which it has no other plan. The sites of a plan count
+//! together, and wait in turn (`warmup_turns`). What has no room goes by the plan's overflow (`overflow`), or waits at its path. Without a
 //! plan all of this costs one load of an atomic where a source is chosen and one where a path is looked at.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,6 +26,7 @@ use super::engine::Engine;
 use super::entry::{Entry, hash_of};
 use super::settle::said;
 use super::site::Site;
+use super::warmup_turns::{Room, Turns};
 use super::warmup_views::FAMILIES;
 use super::within::Within;
 
@@ -46,10 +47,10 @@ pub struct Rule {
 pub(super) const EVERYWHERE: &str = "default";
 /// What the journal calls a plan's volume.
 const LIMIT: &str = "warmup";
-/// A turn that nobody has used for so long is over: what waited for it has gone.
-const STALE: Duration = Duration::from_secs(10);
-/// Who has others before it asks again so soon at the earliest.
-const SOON: Duration = Duration::from_secs(1);
+
+/// A plan that was taken out is remembered for so long: longer than an operator needs to see that it was a mistake, and than
+/// the replies count.
+const REMEMBERED: Duration = Duration::from_secs(2 * 86_400);
 
 /// All plans.
 #[derive(Debug)]
@@ -58,6 +59,8 @@ pub(super) struct Warmups {
     /// Replaced by a reload.
     table: ArcSwap<Table>,
     store: Note,
+    /// Plans that a reload took out: put back, they go on.
+    apart: Mutex<Vec<Apart>>,
     pub sheet: Arc<Sheet>,
     within: Arc<Within>,
 }
@@ -113,60 +116,25 @@ pub(super) struct Halted {
     pub has_overflow: bool,
 }
 
+/// A plan that is configured no more.
+#[derive(Clone, Debug)]
+struct Apart {
+    source: Arc<str>,
+    provider: Option<Arc<str>>,
+    state: Arc<Mutex<Standing>>,
+    /// When it was taken out, as the time since 1970-01-01 UTC.
+    since: Duration,
+}
+
 /// A plan's progress as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     source: Box<str>,
     provider: Box<str>,
     progress: Progress,
-}
-
-/// Sites that wait for one plan, in the order in which they asked. As many as there is room for are called; one that does not
-/// come within [`STALE`] has lost its turn, so that nobody is kept waiting by who has nothing to send any more.
-#[derive(Debug, Default)]
-struct Turns {
-    by_site: HashMap<u64, u64>,
-    /// By the place in the order: who, and since when it is called.
-    order: BTreeMap<u64, (u64, Option<Duration>)>,
-    next: u64,
-}
-
-impl Turns {
-    fn clear(&mut self) {
-        (self.by_site, self.order) = Default::default();
-    }
-
-    fn remove(&mut self, site: u64) {
-        if let Some(place) = self.by_site.remove(&site) {
-            self.order.remove(&place);
-        }
-    }
-
-    fn forget_stale(&mut self, now: Duration) {
-        let is_stale = |called: Option<Duration>| called.is_some_and(|called| called + STALE < now);
-        while let Some(first) = self.order.first_entry().filter(|first| is_stale(first.get().1)) {
-            let (site, _) = first.remove();
-            self.by_site.remove(&site);
-        }
-    }
-
-    /// Calls the first `room`, and has a site wait if it does not yet; whether it is called, else about how many are before it.
-    fn ask(&mut self, site: u64, room: u32, now: Duration) -> Result<(), u32> {
-        self.forget_stale(now);
-        let next = &mut self.next;
-        let place = *self.by_site.entry(site).or_insert_with(|| {
-            *next += 1;
-            *next
-        });
-        self.order.entry(place).or_insert((site, None));
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
-        self.order.values_mut().take(room).for_each(|(_, called)| *called = called.or(Some(now)));
-        if self.order.get(&place).is_some_and(|(_, called)| called.is_some()) && room > 0 {
-            return Ok(());
-        }
-        let first = self.order.first_key_value().map_or(place, |(first, _)| *first);
-        Err(u32::try_from(place.saturating_sub(first)).unwrap_or(u32::MAX))
-    }
+    /// Since when it is configured no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    apart_since: Option<Duration>,
 }
 
 impl Standing {
@@ -174,22 +142,18 @@ impl Standing {
     fn look(&mut self, site: Option<u64>, now: Duration) -> Result<(), Wait> {
         let looked = self.warmup.look(now);
         let Some(site) = site else { return looked };
-        let (first, room) = match looked {
-            Ok(()) => (now, self.warmup.room(now).unwrap_or(u32::MAX)),
-            Err(Wait { halt: Halt::Pace, until }) => (until.unwrap_or(now), 0),
-            Err(wait) => {
+        let (messages, from) = match (looked, self.warmup.room(now)) {
+            (Ok(()), Some(room)) => (room, now),
+            (Err(Wait { halt: Halt::Pace, until }), _) => (0, until.unwrap_or(now)),
+            // Everything may go, or nothing for long.
+            (looked, _) => {
                 self.turns.clear();
-                return Err(wait);
+                return looked;
             }
         };
-        self.turns.ask(site, room, now).map_err(|before| {
-            // Those before it may be gone by then: nobody asks much later than there is room.
-            let later = match (room, before) {
-                (0, 0) => Duration::ZERO,
-                _ => self.warmup.interval(now).unwrap_or_default().saturating_mul(before).clamp(SOON, STALE),
-            };
-            Wait { halt: Halt::Pace, until: Some(first + later) }
-        })
+        let interval = self.warmup.interval(now).unwrap_or_default();
+        let asked = self.turns.ask(site, Room { messages, from, interval }, now);
+        asked.map_err(|until| Wait { halt: Halt::Pace, until: Some(until) })
     }
 }
 
@@ -204,13 +168,9 @@ impl Warming {
         self.provider.as_deref().unwrap_or(EVERYWHERE)
     }
 
-    fn is_of(&self, rule: &Rule) -> bool {
-        self.source == rule.source && self.provider == rule.provider
-    }
-
-    /// Whether sites wait for it in turn.
-    fn has_turns(&self) -> bool {
-        self.provider.is_none() && self.overflow.is_none()
+    /// Whether sites wait for it in turn. Those of a provider are several when rules name some of its domains.
+    pub fn has_turns(&self) -> bool {
+        self.overflow.is_none()
     }
 
     fn halted(&self, wait: Wait, now: Instant, wall: Duration) -> Halted {
@@ -249,9 +209,16 @@ impl Pass {
         let turn = warming.has_turns().then_some(*site);
         let taken = state.look(turn, wall).and_then(|()| state.warmup.take(wall));
         if taken.is_ok() {
-            turn.into_iter().for_each(|site| state.turns.remove(site));
+            turn.into_iter().for_each(|site| state.turns.leave(site));
         }
         taken.map_err(|wait| warming.halted(wait, now, wall))
+    }
+
+    /// The site has nothing to send, or cannot send it now: the next one may.
+    pub fn leave(&self) {
+        if self.warming.has_turns() {
+            self.warming.state.lock().turns.leave(self.site);
+        }
     }
 
     /// What was taken at `then` was not sent.
@@ -266,8 +233,8 @@ impl Warmups {
     pub fn new(within: Arc<Within>, registry: &Registry) -> Self {
         let sheet = Arc::new(Sheet::new(&FAMILIES));
         registry.add_sheet(sheet.clone());
-        let (is_on, table, store) = Default::default();
-        Self { is_on, table, store, sheet, within }
+        let (is_on, table, store, apart) = Default::default();
+        Self { is_on, table, store, apart, sheet, within }
     }
 
     /// Whether there is a plan.
@@ -319,18 +286,34 @@ const fn is_bad(class: Class) -> bool {
 }
 
 impl Engine {
-    /// Goes by the plans of the settings; where a plan stands stays so.
+    /// Goes by the plans of the settings; where a plan stands stays so, if it was taken out and is put back, too.
     pub fn reload_warmups(&self, now: Instant) {
         let before = self.warmups.all();
+        let mut apart = self.warmups.apart.lock();
+        let wall = self.clock.wall_at(now);
+        let taken = before.iter().map(|plan| Apart {
+            source: plan.source.clone(),
+            provider: plan.provider.clone(),
+            state: plan.state.clone(),
+            since: wall,
+        });
+        apart.extend(taken);
         let kept = |rule: &Rule, wall: Duration| {
-            let plan = before.iter().find(|plan| plan.is_of(rule))?;
-            let mut state = plan.state.lock();
+            let known = apart.iter().find(|plan| plan.source == rule.source && plan.provider == rule.provider)?;
+            let mut state = known.state.lock();
             state.warmup.follow(rule.plan.clone(), wall);
             // They were at the pace of the plan before.
             state.turns.clear();
-            Some(plan.state.clone())
+            Some(known.state.clone())
         };
         self.set_warmups(now, kept);
+        let plans = self.warmups.all();
+        apart.retain(|plan| !plans.iter().any(|known| Arc::ptr_eq(&known.state, &plan.state)));
+    }
+
+    /// Forgets plans that were taken out long ago.
+    fn forget_apart(&self, wall: Duration) {
+        self.warmups.apart.lock().retain(|plan| wall < plan.since + REMEMBERED);
     }
 
     /// Takes up where plans were before the start.
@@ -341,10 +324,23 @@ impl Engine {
             let provider = rule.provider.as_deref().unwrap_or(EVERYWHERE);
             stored.iter().find(|stored| *stored.source == *rule.source && *stored.provider == *provider)
         };
-        self.set_warmups(self.clock.now(), |rule, wall| {
+        let now = self.clock.now();
+        self.set_warmups(now, |rule, wall| {
             let progress = find(rule)?.progress.clone();
             Some(Arc::new(Mutex::new(Standing::new(Warmup::new(rule.plan.clone(), Some(progress), wall)))))
         });
+        let plans = self.warmups.all();
+        let is_apart =
+            |it: &&Stored| !plans.iter().any(|plan| *plan.source == *it.source && *plan.provider() == *it.provider);
+        let wall = self.clock.wall_at(now);
+        let apart = stored.iter().filter(is_apart).map(|stored| Apart {
+            source: (*stored.source).into(),
+            provider: Some(&*stored.provider).filter(|provider| *provider != EVERYWHERE).map(Arc::from),
+            state: Arc::new(Mutex::new(Standing::new(Warmup::put_by(stored.progress.clone())))),
+            since: stored.apart_since.unwrap_or(wall),
+        });
+        *self.warmups.apart.lock() = apart.collect();
+        self.forget_apart(wall);
     }
 
     fn set_warmups(&self, now: Instant, known: impl Fn(&Rule, Duration) -> Option<Arc<Mutex<Standing>>>) {
@@ -381,12 +377,12 @@ impl Engine {
         let has_reply = outcomes.iter().any(|outcome| outcome.report().reply.code != 0);
         // Once for each message, whatever its retries come to.
         let fresh = entry.filter(|entry| entry.attempts == 0 && has_reply && !is_returned);
-        if let Some(meant) = fresh.and_then(|entry| entry.marks.meant())
-            && let Some(warming) = self.warmups.of(meant, &site.name)
-        {
-            let mut state = warming.state.lock();
-            state.warmup.overflowed(wall);
-            state.overflowed += 1;
+        if let Some(meant) = fresh.and_then(|entry| entry.marks.meant()) {
+            for warming in self.passed_by(meant, source, &site.name) {
+                let mut state = warming.state.lock();
+                state.warmup.overflowed(wall);
+                state.overflowed += 1;
+            }
         }
         let Some(warming) = self.warmups.of(source, &site.name) else { return };
         if is_returned {
@@ -416,6 +412,7 @@ impl Engine {
 
     /// Looks at the clock for every plan, tells what has changed, and shows all of them.
     pub fn tend_warmups(&self) {
+        self.forget_apart(self.clock.wall_at(self.clock.now()));
         if !self.warmups.is_on() {
             self.warmups.sheet.set(Vec::new());
             return;
@@ -465,18 +462,25 @@ impl Engine {
     /// Keeps where plans are; when it returns, that is on stable storage.
     pub fn store_warmups(&self, has_news: bool) -> std::io::Result<()> {
         let plans = self.warmups.all();
-        let news: Vec<bool> = plans.iter().map(|plan| plan.state.lock().warmup.take_news()).collect();
+        let apart = self.warmups.apart.lock().clone();
+        let states = plans.iter().map(|plan| &plan.state).chain(apart.iter().map(|plan| &plan.state));
+        let news: Vec<bool> = states.map(|state| state.lock().warmup.take_news()).collect();
         if !has_news && !news.contains(&true) {
             return Ok(());
         }
-        let stored: Vec<Stored> = plans
-            .iter()
-            .map(|plan| Stored {
-                source: (*plan.source).into(),
-                provider: plan.provider().into(),
-                progress: plan.state.lock().warmup.progress().clone(),
-            })
-            .collect();
+        let stored = plans.iter().map(|plan| Stored {
+            source: (*plan.source).into(),
+            provider: plan.provider().into(),
+            progress: plan.state.lock().warmup.progress().clone(),
+            apart_since: None,
+        });
+        let put_by = apart.iter().map(|plan| Stored {
+            source: (*plan.source).into(),
+            provider: plan.provider.as_deref().unwrap_or(EVERYWHERE).into(),
+            progress: plan.state.lock().warmup.progress().clone(),
+            apart_since: Some(plan.since),
+        });
+        let stored: Vec<Stored> = stored.chain(put_by).collect();
         self.warmups.store.replace(&serde_json::to_vec(&stored).unwrap_or_default())
     }
 }
@@ -490,22 +494,6 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sites_are_called_in_the_order_in_which_they_asked_and_lose_their_turn_if_they_do_not_come() {
-        let (mut turns, second) = (Turns::default(), Duration::from_secs(1));
-
-        let asked = [3, 1, 2, 3].map(|site| turns.ask(site, 0, second));
-        assert_eq!(asked, [Err(0), Err(1), Err(2), Err(0)]);
-        assert_eq!([1, 3].map(|site| turns.ask(site, 1, second * 2)), [Err(1), Ok(())], "there is room for one");
-        turns.remove(3);
-        assert_eq!([2, 1, 3].map(|site| turns.ask(site, 1, second * 3)), [Err(1), Ok(()), Err(2)]);
-
-        assert_eq!(turns.ask(2, 1, second * 14), Ok(()), "1 did not come");
-        assert_eq!(turns.ask(2, 0, second * 15), Err(0), "the room is gone");
-        turns.clear();
-        assert_eq!(turns.ask(3, 1, second * 16), Ok(()));
-    }
 
     #[test]
     fn what_speaks_against_the_sender_is_bad_and_nothing_else() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::limit::warmup::State;
+use crate::limit::warmup::days;
 use crate::metrics::sheet::{Family, Row};
 
 use super::engine::Engine;
@@ -132,9 +132,6 @@ pub enum SteerError {
     /// There is no such plan.
     #[error("there is no warm-up of {0} at {1}")]
     Unknown(String, String),
-    /// It limits nothing any more.
-    #[error("the warm-up of {0} at {1} is done")]
-    Done(String, String),
     /// It is not paused.
     #[error("the warm-up of {0} at {1} is not paused")]
     NotPaused(String, String),
@@ -250,13 +247,13 @@ impl Engine {
         self.warmups.sheet.set(views.into_iter().map(row).collect());
     }
 
-    /// Those that have paused by themselves.
+    /// Those that are paused.
     pub(super) fn paused_warmups(&self) -> Vec<PausedWarmup> {
         let now = self.clock.now();
         let views = self.warmups.all().into_iter().map(|warming| self.warmup_view(&warming, 0, now));
         let paused = views.filter_map(|WarmupView { source, provider, pause, .. }| {
-            let PauseView { reason, .. } = pause.filter(|pause| pause.by.is_none())?;
-            Some(PausedWarmup { source, provider, reason })
+            let PauseView { by, reason, until, .. } = pause?;
+            Some(PausedWarmup { source, provider, by, reason, until })
         });
         paused.collect()
     }
@@ -280,7 +277,7 @@ impl Engine {
             None => "what has no room waits".to_owned(),
         };
         let set_by = match view.state {
-            "done" => format!("[[warmup]], done after {} days", view.days),
+            "done" => format!("[[warmup]], done after {}", days(view.days)),
             state => format!("[[warmup]], {state}, day {} of {}; {beyond}", view.day, view.days),
         };
         Some(ScopeLimit {
@@ -308,21 +305,21 @@ impl Engine {
         };
         let now = self.clock.now();
         let wall = self.clock.wall_at(now);
-        let (before, is_done, has_changed) = {
+        let (before, is_paused) = {
             let warmup = &mut warming.state.lock().warmup;
             let before = warmup.clone();
-            let has_changed = match pause {
-                Some(lasts) => warmup.pause(by, reason, lasts.map(|lasts| wall + lasts), wall),
+            let is_paused = match pause {
+                Some(lasts) => {
+                    warmup.pause(by, reason, lasts.map(|lasts| wall + lasts), wall);
+                    true
+                }
                 None => warmup.resume(by, reason, wall),
             };
-            (before, warmup.state() == State::Done, has_changed)
+            (before, is_paused)
         };
-        if !has_changed {
+        if !is_paused {
             let (source, provider) = names();
-            return Err(match is_done {
-                true => SteerError::Done(source, provider),
-                false => SteerError::NotPaused(source, provider),
-            });
+            return Err(SteerError::NotPaused(source, provider));
         }
         if let Err(error) = self.store_warmups(true) {
             // Neither now nor after a restart.

@@ -138,7 +138,7 @@ impl Script {
                 source: slot.source().name.clone(),
                 in_doubt: assignment.in_doubt(),
                 transaction,
-                at: Instant::now(),
+                at: tokio::time::Instant::now().into_std(),
                 outcome: outcome.clone(),
             }));
             slot.report(assignment, outcomes);
@@ -178,7 +178,7 @@ pub struct Stage {
     responder: Option<Responder>,
 }
 
-/// Each domain `dN.test` is a site of its own, `*.big.test` are MX sets of one address.
+/// Each domain `dN.test` is a site of its own, `*.big.test` are MX sets of one address, and `ownN.big.test` are sites within that.
 pub fn planner(clock: Clock, registry: &Registry, wide: u16) -> Arc<Planner> {
     let hop = |address: Ipv4Addr| NextHop::Smtp { host: Host::Address(IpAddr::V4(address)), port: Some(2525) };
     let mut routes: Vec<Route> = (0..200_u8)
@@ -195,6 +195,7 @@ pub fn planner(clock: Clock, registry: &Registry, wide: u16) -> Arc<Planner> {
         timeout: Duration::from_millis(100),
         attempts: 1,
         routes,
+        own_sites: (0..4).map(|n| format!("own{n}.big.test")).collect(),
         ..Default::default()
     };
     Arc::new(Planner::new(settings, clock, registry).unwrap())

@@ -81,8 +81,8 @@ async fn what_has_no_room_leaves_from_the_other_address_and_a_restart_keeps_the_
     assert_eq!((&plan["overflow"], &plan["days"], &plan["replies"]), (&"old".into(), &300.into(), &new.into()));
     let (code, shown, _) = running.command(&["warmup", "show", "--source", "new"]).await;
     assert!(code == 0 && shown.contains("of 300") && shown.contains("spread over the day"), "{shown}");
-    let (_, none, _) = running.command(&["warmup", "show", "--provider", "google"]).await;
-    assert!(none.contains("no such warm-up"), "{none}");
+    let (code, _, none) = running.command(&["warmup", "show", "--provider", "google"]).await;
+    assert!(code == 1 && none.contains("no such warm-up") && none.contains("new at default"), "{none}");
     let (_, explained, _) = running.command(&["limits", "explain", "a@x.test"]).await;
     assert!(explained.contains("warm-up") && explained.contains("leaves from old"), "{explained}");
     let scraped = running.until(&["warmup", "show", "--json"], |_| true).await.1;

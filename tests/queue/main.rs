@@ -19,5 +19,6 @@ mod shares;
 mod timing;
 mod view;
 mod warmup;
+mod warmup_turns;
 mod week;
 mod whereabouts;

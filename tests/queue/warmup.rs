@@ -17,15 +17,15 @@ use hikyaku::smtp::status::Status;
 
 use crate::common::{Receiver, Stage, bounced};
 
-const HOUR: Duration = Duration::from_secs(3_600);
-const SECOND: Duration = Duration::from_secs(1);
+pub const HOUR: Duration = Duration::from_secs(3_600);
+pub const SECOND: Duration = Duration::from_secs(1);
 
 /// The day after today: every test begins at its first second.
 fn tomorrow() -> Day {
     Day::at(hikyaku::clock::Clock::of_runtime().wall_precise()).plus(1)
 }
 
-fn plan(volumes: &[u32]) -> Plan {
+pub fn plan(volumes: &[u32]) -> Plan {
     Plan {
         start: tomorrow(),
         volumes: volumes.into(),
@@ -36,12 +36,12 @@ fn plan(volumes: &[u32]) -> Plan {
     }
 }
 
-fn rule(plan: Plan, overflow: Option<&str>) -> Rule {
+pub fn rule(plan: Plan, overflow: Option<&str>) -> Rule {
     Rule { source: Arc::from("b1"), provider: None, overflow: overflow.map(Arc::from), plan }
 }
 
 /// Mail leaves from `b1`; `a1` is there too.
-fn settings(warmups: Vec<Rule>) -> Settings {
+pub fn settings(warmups: Vec<Rule>) -> Settings {
     let source = |name: &str| Arc::new(Source { name: Arc::from(name), ..(*Egress::default().sources[0]).clone() });
     let pools = vec![EgressPool { name: "default".into(), members: vec![(0, 1)] }];
     let egress = Egress { sources: vec![source("b1"), source("a1")], pools, ..Egress::default() };
@@ -49,7 +49,7 @@ fn settings(warmups: Vec<Rule>) -> Settings {
 }
 
 /// A stage at the first second of the plan's first day.
-async fn at_dawn(settings: Settings) -> Stage {
+pub async fn at_dawn(settings: Settings) -> Stage {
     let stage = Stage::in_runtime_time(settings);
     let wait = tomorrow().begin() - stage.clock.wall_precise();
     tokio::time::sleep(wait + Duration::from_millis(10)).await;
@@ -64,17 +64,17 @@ fn silent(stage: &Stage, to: &str) -> Envelope {
     envelope
 }
 
-fn put(stage: &Stage, count: usize, to: &str) {
+pub fn put(stage: &Stage, count: usize, to: &str) {
     for _ in 0..count {
         stage.put(silent(stage, to));
     }
 }
 
-fn from(stage: &Stage, source: &str) -> usize {
+pub fn from(stage: &Stage, source: &str) -> usize {
     stage.done().iter().filter(|done| *done.source == *source).count()
 }
 
-fn view(stage: &Stage) -> WarmupView {
+pub fn view(stage: &Stage) -> WarmupView {
     stage.queue.warmups(&WarmupFilter::default()).remove(0)
 }
 
@@ -180,7 +180,7 @@ fn blocked() -> Receiver {
     Receiver { outcome: Arc::new(outcome), ..Receiver::default() }
 }
 
-fn steering(pause: Option<Option<Duration>>) -> Steering {
+pub fn steering(pause: Option<Option<Duration>>) -> Steering {
     let text = |text: &str| text.to_owned();
     Steering { source: text("b1"), provider: text("default"), pause, by: text("ops"), reason: text("ticket 4711") }
 }

@@ -172,7 +172,7 @@ fn a_clock_that_was_ahead_by_months_does_not_stop_mail_for_months() {
 #[test]
 fn days_with_a_pause_do_not_count() {
     let mut warmup = started(&[10, 20, 30, 40]);
-    assert!(warmup.pause("ops", "too soon", Some(after(1, HOUR * 2)), after(0, HOUR * 23)));
+    warmup.pause("ops", "too soon", Some(after(1, HOUR * 2)), after(0, HOUR * 23));
 
     let wait = warmup.look(after(1, HOUR)).unwrap_err();
     assert_eq!((wait.halt, wait.until), (Halt::Paused, Some(after(1, HOUR * 2))));
@@ -289,4 +289,56 @@ fn another_plan_keeps_the_count_of_the_day_and_another_start_begins_anew() {
 
     assert!(gone > 0 && sent > 0);
     assert_eq!((warmup.day(), warmup.volume(), warmup.progress().held_days()), (1, Some(7), 0));
+}
+
+#[test]
+fn another_first_day_ends_a_pause_of_its_own_and_keeps_that_of_an_operator() {
+    let moved = || Plan { start: Day(20_001), ..plan(&[1_000; 9]) };
+    let mut own = started(&[1_000; 9]);
+    replies(&mut own, 0, 2, after(0, HOUR));
+    assert_eq!(own.state(), State::Paused);
+    let kept = own.clone();
+    own.take_changes();
+
+    own.follow(moved(), after(1, HOUR));
+
+    assert_eq!(
+        (own.state(), own.day(), own.recent(after(1, HOUR)), &*own.progress().last_bad),
+        (State::Running, 1, (0, 0), "")
+    );
+    let told = own.take_changes();
+    let change = told.last().unwrap();
+    assert_eq!((change.from, change.to, change.is_own_pause), (Some(0), Some(1_000), false), "{}", change.reason);
+    own.roll(after(2, HOUR));
+    assert_eq!(own.day(), 2, "the day on which it began anew counts");
+    let restarted = Warmup::new(moved(), Some(kept.progress().clone()), after(1, HOUR));
+    assert_eq!((restarted.state(), restarted.day()), (State::Running, 1), "the same at a start");
+
+    let mut steered = started(&[1_000; 9]);
+    steered.pause("ops", "ticket", None, after(0, HOUR));
+    steered.follow(moved(), after(1, HOUR));
+    assert_eq!((steered.state(), steered.day()), (State::Paused, 1));
+    steered.roll(after(2, HOUR));
+    assert_eq!(
+        (steered.day(), steered.resume("ops", "go on", after(2, HOUR)), steered.state()),
+        (1, true, State::Running)
+    );
+}
+
+#[test]
+fn a_plan_that_is_done_is_paused_by_an_operator_only() {
+    let mut own = started(&[1_000; 9]);
+    replies(&mut own, 0, 2, after(0, HOUR));
+    own.follow(plan(&[]), after(0, HOUR * 2));
+    own.roll(after(0, HOUR * 2));
+    assert_eq!((own.state(), own.progress().pause.clone()), (State::Done, None));
+
+    let mut done = started(&[10]);
+    assert!(done.take(after(5, HOUR)).is_ok());
+    done.pause("ops", "blocklisted", None, after(5, HOUR));
+
+    assert_eq!(done.state(), State::Paused);
+    assert_eq!((done.take(after(6, HOUR)).unwrap_err().halt, done.room(after(6, HOUR))), (Halt::Paused, Some(0)));
+    assert!(done.resume("ops", "delisted", after(7, HOUR)));
+    assert_eq!((done.state(), done.take(after(7, HOUR))), (State::Done, Ok(())));
 }
