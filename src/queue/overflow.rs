@@ -30,19 +30,34 @@ const LATER: Duration = Duration::from_secs(10);
 impl Engine {
     /// The source that an entry leaves from where `chosen` was chosen, and `chosen` if that is another one.
     pub fn diverted(&self, entry: &Entry, chosen: u16, site: &str, wall: UnixTime) -> (u16, Option<u16>) {
+        // Greylisting keys on the source that it was tried from, however far along the chain that is.
+        let tried = entry.marks.source().filter(|_| Chooser::is_sticky(entry, wall));
+        let mut left = tried.map_or(0, |tried| self.steps_to(tried, chosen, site));
         let mut source = chosen;
-        // The configuration has no circles; one that a reload makes of indexes ends here.
-        for _ in 0..super::entry::MOST_SOURCES {
-            let Some(warming) = self.warmups.of(source, site) else { break };
-            let Some((overflow, _)) = &warming.overflow else { break };
-            // Greylisting keys on the source that it was tried from.
-            let was_tried_there = entry.marks.source() == Some(*overflow) && Chooser::is_sticky(entry, wall);
-            if !was_tried_there && warming.look(site, self.clock.now()).is_ok() {
+        for (warming, overflow) in self.onward(chosen, site) {
+            if left == 0 && warming.look(site, self.clock.now()).is_ok() {
                 break;
             }
-            source = *overflow;
+            left = left.saturating_sub(1);
+            source = overflow;
         }
         (source, (source != chosen).then_some(chosen))
+    }
+
+    /// The plans that mail from a source passes at a site while none of them has room, each with the source that it goes on by.
+    fn onward(&self, from: u16, site: &str) -> impl Iterator<Item = (Arc<Warming>, u16)> {
+        let step = move |at: u16| {
+            let warming = self.warmups.of(at, site)?;
+            let overflow = warming.overflow.as_ref()?.0;
+            Some((warming, overflow))
+        };
+        // The configuration has no circles; one that a reload makes of indexes ends here.
+        std::iter::successors(step(from), move |(_, at)| step(*at)).take(super::entry::MOST_SOURCES)
+    }
+
+    /// How many plans mail from a source passes to leave from `to`; 0: it never does.
+    fn steps_to(&self, to: u16, from: u16, site: &str) -> usize {
+        self.onward(from, site).position(|(_, at)| at == to).map_or(0, |before| before + 1)
     }
 
     /// The same, noted at the entry.
@@ -58,18 +73,10 @@ impl Engine {
     /// The plans that have no room for mail which was meant for a source and leaves from another one: each by whose overflow it
     /// went on. After a reload the way may be another: then it is the first plan only.
     pub fn passed_by(&self, meant: u16, source: u16, site: &str) -> Vec<Arc<Warming>> {
-        let (mut at, mut plans) = (meant, Vec::new());
-        while at != source
-            && plans.len() < super::entry::MOST_SOURCES
-            && let Some(warming) = self.warmups.of(at, site)
-        {
-            at = warming.overflow.as_ref().map_or(source, |(overflow, _)| *overflow);
-            plans.push(warming);
-        }
-        if at != source {
-            plans.truncate(1);
-        }
-        plans
+        let most = self.steps_to(source, meant, site).max(1);
+        let own = self.warmups.of(meant, site).filter(|_| meant != source);
+        let further = self.onward(meant, site).map(|(plan, _)| plan).take(most).skip(1);
+        own.into_iter().chain(further).collect()
     }
 
     /// Plans that hold at a site and have an overflow.
@@ -181,7 +188,7 @@ impl SiteState {
         if room == 0 || is_busy {
             return;
         }
-        let orders = context.engine.orders.standing();
+        let (orders, wall) = (context.engine.orders.standing(), context.engine.clock.wall());
         let name = &*warming.source;
         let others = context.engine.overflowing(&context.site.name);
         let mut places = Vec::new();
@@ -193,9 +200,12 @@ impl SiteState {
                 plan.index == warming.index || passed.iter().any(|passed| passed.index == warming.index)
             };
             let meant: Vec<u16> = others.iter().filter(went_on).map(|plan| plan.index).collect();
+            let here = Some(path.key.source);
             let may_go = |entry: &Entry| {
                 let at = Whereabouts { site: Some(&context.site.name), source: Some(name) };
-                entry.marks.meant().is_some_and(|index| meant.contains(&index)) && !is_ordered(&orders, entry, at)
+                let was_tried_here = entry.marks.source() == here && Chooser::is_sticky(entry, wall);
+                let is_meant = entry.marks.meant().is_some_and(|index| meant.contains(&index));
+                is_meant && !was_tried_here && !is_ordered(&orders, entry, at)
             };
             while found.len() < usize::try_from(room).unwrap_or_default()
                 && let Some(entry) = path.ready.take_first(WITHIN, may_go)

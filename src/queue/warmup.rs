@@ -59,7 +59,11 @@ pub(super) struct Warmups {
     /// Replaced by a reload.
     table: ArcSwap<Table>,
     store: Note,
-    /// Plans that a reload took out: put back, they go on.
+    /// Held while the store is written.
+    storing: Mutex<()>,
+    /// The last time it could not be written.
+    is_owed: AtomicBool,
+    /// Plans that a reload took out: put back, they go on. Taken before the state of any plan or site, never after one.
     apart: Mutex<Vec<Apart>>,
     pub sheet: Arc<Sheet>,
     within: Arc<Within>,
@@ -233,8 +237,8 @@ impl Warmups {
     pub fn new(within: Arc<Within>, registry: &Registry) -> Self {
         let sheet = Arc::new(Sheet::new(&FAMILIES));
         registry.add_sheet(sheet.clone());
-        let (is_on, table, store, apart) = Default::default();
-        Self { is_on, table, store, apart, sheet, within }
+        let (is_on, table, store, storing, is_owed, apart) = Default::default();
+        Self { is_on, table, store, storing, is_owed, apart, sheet, within }
     }
 
     /// Whether there is a plan.
@@ -318,13 +322,16 @@ impl Engine {
 
     /// Takes up where plans were before the start.
     pub fn recall_warmups(&mut self, store: Note) {
-        let stored: Vec<Stored> = store.read().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let mut stored: Vec<Stored> =
+            store.read().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         self.warmups.store = store;
+        let now = self.clock.now();
+        let wall = self.clock.wall_at(now);
+        stored.retain(|stored| stored.apart_since.is_none_or(|since| wall < since + REMEMBERED));
         let find = |rule: &Rule| {
             let provider = rule.provider.as_deref().unwrap_or(EVERYWHERE);
             stored.iter().find(|stored| *stored.source == *rule.source && *stored.provider == *provider)
         };
-        let now = self.clock.now();
         self.set_warmups(now, |rule, wall| {
             let progress = find(rule)?.progress.clone();
             Some(Arc::new(Mutex::new(Standing::new(Warmup::new(rule.plan.clone(), Some(progress), wall)))))
@@ -332,7 +339,6 @@ impl Engine {
         let plans = self.warmups.all();
         let is_apart =
             |it: &&Stored| !plans.iter().any(|plan| *plan.source == *it.source && *plan.provider() == *it.provider);
-        let wall = self.clock.wall_at(now);
         let apart = stored.iter().filter(is_apart).map(|stored| Apart {
             source: (*stored.source).into(),
             provider: Some(&*stored.provider).filter(|provider| *provider != EVERYWHERE).map(Arc::from),
@@ -340,7 +346,6 @@ impl Engine {
             since: stored.apart_since.unwrap_or(wall),
         });
         *self.warmups.apart.lock() = apart.collect();
-        self.forget_apart(wall);
     }
 
     fn set_warmups(&self, now: Instant, known: impl Fn(&Rule, Duration) -> Option<Arc<Mutex<Standing>>>) {
@@ -461,11 +466,16 @@ impl Engine {
 
     /// Keeps where plans are; when it returns, that is on stable storage.
     pub fn store_warmups(&self, has_news: bool) -> std::io::Result<()> {
-        let plans = self.warmups.all();
-        let apart = self.warmups.apart.lock().clone();
+        // What is older must not replace what is newer.
+        let _turn = self.warmups.storing.lock();
+        let (plans, apart) = {
+            // A reload holds it meanwhile: else a plan could be missed, or be on both sides.
+            let apart = self.warmups.apart.lock();
+            (self.warmups.all(), apart.clone())
+        };
         let states = plans.iter().map(|plan| &plan.state).chain(apart.iter().map(|plan| &plan.state));
         let news: Vec<bool> = states.map(|state| state.lock().warmup.take_news()).collect();
-        if !has_news && !news.contains(&true) {
+        if !has_news && !news.contains(&true) && !self.warmups.is_owed.load(Ordering::Relaxed) {
             return Ok(());
         }
         let stored = plans.iter().map(|plan| Stored {
@@ -481,7 +491,9 @@ impl Engine {
             apart_since: Some(plan.since),
         });
         let stored: Vec<Stored> = stored.chain(put_by).collect();
-        self.warmups.store.replace(&serde_json::to_vec(&stored).unwrap_or_default())
+        let kept = self.warmups.store.replace(&serde_json::to_vec(&stored).unwrap_or_default());
+        self.warmups.is_owed.store(kept.is_err(), Ordering::Relaxed);
+        kept
     }
 }
 

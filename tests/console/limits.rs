@@ -102,7 +102,7 @@ async fn pins_are_set_shown_survive_a_restart_and_are_ended() {
     let (code, said, errors) = running.command(&pin).await;
 
     assert_eq!(code, 0, "{errors}");
-    assert!(said.contains("rate is at most 120, pinned by") && said.contains("(uid "), "{said}");
+    assert!(said.contains("rate is at most 120, pinned by") && said.contains("uid "), "{said}");
     assert!(said.contains("connections is 3") && said.contains("it holds at 1 paths now"), "{said}");
 
     let running = running.restarted().await;

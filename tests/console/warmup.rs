@@ -159,6 +159,35 @@ async fn bad_replies_pause_a_warm_up_which_is_told_everywhere_and_is_resumed() {
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_that_an_operator_wants_is_told_by_status_and_is_no_problem() {
+    let receiver = FakeMx::new().start().await;
+    let running = running(&receiver, plan("old")).await;
+    let (code, screen) = running.until(&["status"], |text| text.starts_with("all is well")).await;
+    assert!(code == 0 && !screen.contains("warm-up"), "{screen}");
+
+    for (lasts, is_taken) in [("0s", false), ("367d", false), ("2h", true)] {
+        let pause = ["warmup", "pause", "new", "default", "--reason", "ticket 4711", "--for", lasts];
+        let (code, _, errors) = running.command(&pause).await;
+        assert_eq!(
+            (code, errors.contains("--for")),
+            if is_taken { (0, false) } else { (2, true) },
+            "{lasts}: {errors}"
+        );
+        let answer = running.until_json(&["warmup", "show"], |_| true).await;
+        assert_eq!(answer[0]["pause"].is_object(), is_taken, "{answer}");
+    }
+
+    let (code, screen) = running.until(&["status"], |text| text.contains("warm-up ")).await;
+    assert!(code == 0 && screen.starts_with("all is well"), "{screen}");
+    let line = screen.lines().find(|line| line.starts_with("warm-up ")).unwrap();
+    assert!(line.contains("new at default is paused by") && line.ends_with("more: ticket 4711"), "{line}");
+    let (code, said, _) = running.command(&["warmup", "resume", "new", "default"]).await;
+    assert!(code == 0 && said.contains("running"), "{said}");
+    running.until(&["status"], |text| !text.contains("warm-up ")).await;
+    running.stop().await;
+}
+
 async fn scrape(running: &Running) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let paused = "by=\"itself\"} 1";

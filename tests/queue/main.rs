@@ -19,6 +19,7 @@ mod shares;
 mod timing;
 mod view;
 mod warmup;
+mod warmup_chain;
 mod warmup_turns;
 mod week;
 mod whereabouts;
