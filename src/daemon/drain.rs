@@ -82,7 +82,7 @@ impl Daemon {
         let last = move || {
             accounts::write_down(&users, &sent);
             queue.finish_orders();
-            queue.save_learnt();
+            queue.save_all();
         };
         let _ = tokio::task::spawn_blocking(last).await;
         self.spool.close().await;

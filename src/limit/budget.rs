@@ -2,12 +2,14 @@
 //!
 //! A message takes a unit of each of its rates or of none. Octets are known only when the content has been sent: they are
 //! charged afterwards, and nothing more passes until what is owed has been paid. The scopes that apply to one message are
-//! asked by [`acquire`]: all of them or none.
+//! asked by [`acquire`]: all of them or none. Where many share a budget, they have [turns](super::turns) at it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::permit::{Scope, What};
 use super::rate::Rate;
+use super::turns::Book;
 
 /// What a scope may do in time. Empty: whatever it likes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub struct Part {
 #[derive(Debug)]
 pub struct Budget {
     rates: Box<[(Part, Rate)]>,
+    /// What was taken ahead of time.
+    book: Arc<Book>,
 }
 
 /// Which rate said no.
@@ -68,17 +72,17 @@ impl Budget {
     pub fn new(allowance: &Allowance, origin: Instant) -> Option<Self> {
         let rates: Box<[(Part, Rate)]> =
             allowance.parts().map(|part| (part, Rate::new(part.count, part.per, origin))).collect();
-        (!rates.is_empty()).then_some(Self { rates })
+        (!rates.is_empty()).then(|| Self { rates, book: Arc::default() })
     }
 
-    /// The budget of another allowance: what was used up of a rate over the same period stays used up.
+    /// The budget of another allowance: what was used up of a rate over the same period stays used up. Turns at this one count no
+    /// more.
     pub fn followed_by(&self, allowance: &Allowance, now: Instant) -> Option<Self> {
         let next = Self::new(allowance, now)?;
-        for (part, rate) in &next.rates {
-            let before = self.rates.iter().find(|(old, _)| old.what == part.what && old.per == part.per);
-            if let Some((old, before)) = before {
+        for (old, owed) in self.unpaid(now) {
+            for (part, rate) in next.rates.iter().filter(|(part, _)| old.what == part.what && old.per == part.per) {
                 // Owed units count at the new pace.
-                rate.owe(before.owed(now).mul_f64(f64::from(old.count) / f64::from(part.count.max(1))), now);
+                rate.owe(owed.mul_f64(f64::from(old.count) / f64::from(part.count.max(1))), now);
             }
         }
         Some(next)
@@ -99,7 +103,10 @@ impl Budget {
                 spent = Some(Spent { part: *part, until });
             }
         }
-        spent.map_or(Ok(()), Err)
+        let Some(Spent { part, until }) = spent else { return Ok(()) };
+        // A turn that somebody has given up comes before.
+        let free = self.book.first_free(now).filter(|_| part.what == what);
+        Err(Spent { part, until: free.map_or(until, |free| free.min(until)) })
     }
 
     /// Lets one `what` pass; if it may not, tells when and takes nothing.
@@ -139,7 +146,7 @@ impl Budget {
     }
 
     /// Takes a turn of `what` ahead of time: when it may pass, and how many.
-    fn reserve(&self, what: What, now: Instant) -> (Instant, u32) {
+    pub(super) fn reserve(&self, what: What, now: Instant) -> (Instant, u32) {
         let units = self.of(what).map(Rate::turn).min().unwrap_or(1);
         let due = self.of(what).map(|rate| rate.reserve(units, now)).max();
         (due.unwrap_or(now), units)
@@ -152,6 +159,26 @@ impl Budget {
     /// Each rate, with how many units may pass now and for how long what passed is still owed.
     pub fn rates(&self, now: Instant) -> impl Iterator<Item = (Part, u64, Duration)> {
         self.rates.iter().map(move |(part, rate)| (*part, rate.room(now), rate.owed(now)))
+    }
+
+    /// Turns at it.
+    pub(super) fn book(&self) -> &Arc<Book> {
+        &self.book
+    }
+
+    /// Each rate, with for how long what has passed is still owed: what was only taken ahead of time is not.
+    pub fn unpaid(&self, now: Instant) -> impl Iterator<Item = (Part, Duration)> {
+        let unpaid = |held: u64| -> Vec<(Part, Duration)> {
+            // Turns are taken of messages.
+            let held = |part: &Part| if part.what == What::Messages { held } else { 0 };
+            self.rates.iter().map(|(part, rate)| (*part, rate.owed_without(held(part), now))).collect()
+        };
+        self.book.held(now, unpaid).into_iter()
+    }
+
+    /// Nothing is known of what passed until `at`: it is as if as much had just passed as may at once.
+    pub fn exhaust(&self, at: Instant, now: Instant) {
+        self.rates.iter().for_each(|(_, rate)| rate.exhaust(at, now));
     }
 
     /// Takes up what was owed to a rate before a restart.
@@ -201,81 +228,6 @@ pub fn refund(budgets: &[(Scope, Option<&Budget>)], what: What) {
 
 fn present<'a>(budgets: &[(Scope, Option<&'a Budget>)]) -> impl Iterator<Item = (Scope, &'a Budget)> {
     budgets.iter().filter_map(|(scope, budget)| Some((*scope, (*budget)?)))
-}
-
-/// Turns that somebody has taken ahead of time at budgets that many share; small, and mostly none.
-#[derive(Debug, Default)]
-#[allow(clippy::box_collection, reason = "each path has one, mostly empty: 8 octets instead of 24")]
-pub struct Turns(Option<Box<Vec<Turn>>>);
-
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    scope: Scope,
-    /// Tells holders apart that keep their turns together.
-    key: usize,
-    due: Instant,
-    units: u32,
-}
-
-/// A turn that nobody has used for so long is over: what waits for it has gone.
-const STALE: Duration = Duration::from_secs(10);
-
-impl Turns {
-    /// Takes one `what` of all `budgets`, or of none. Where a budget has no room, a turn is taken ahead of time and kept for the
-    /// next call; the refusal tells when that is due.
-    pub fn acquire(
-        &mut self,
-        budgets: &[(Scope, usize, Option<&Budget>)],
-        what: What,
-        now: Instant,
-    ) -> Result<(), Refused> {
-        for (at, (scope, key, budget)) in budgets.iter().enumerate() {
-            let Some(budget) = budget else { continue };
-            let refused = match self.find(*scope, *key, now) {
-                Some(turn) if turn.due <= now => continue,
-                Some(turn) => Err((turn.due, None)),
-                None => budget.commit(what, now).map_err(|spent| (spent.until, Some(spent))),
-            };
-            let Err((until, spent)) = refused else { continue };
-            for (scope, key, budget) in budgets.iter().take(at) {
-                if self.find(*scope, *key, now).is_none() {
-                    budget.iter().for_each(|budget| budget.refund(what));
-                }
-            }
-            let part = spent.map_or(Part { what, count: 0, per: Duration::ZERO }, |spent| spent.part);
-            // Octets are paid for afterwards: there are no turns.
-            let until =
-                if spent.is_some() && part.what == what { self.take(*scope, *key, budget, what, now) } else { until };
-            return Err(Refused { scope: *scope, spent: Spent { part, until } });
-        }
-        for (scope, key, _) in budgets {
-            self.use_up(*scope, *key);
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, scope: Scope, key: usize, budget: &Budget, what: What, now: Instant) -> Instant {
-        let (due, units) = budget.reserve(what, now);
-        self.0.get_or_insert_default().push(Turn { scope, key, due, units });
-        due
-    }
-
-    fn find(&mut self, scope: Scope, key: usize, now: Instant) -> Option<Turn> {
-        let turns = self.0.as_mut()?;
-        turns.retain(|turn| now.saturating_duration_since(turn.due) < STALE);
-        turns.iter().find(|turn| turn.scope == scope && turn.key == key).copied()
-    }
-
-    fn use_up(&mut self, scope: Scope, key: usize) {
-        let Some(turns) = &mut self.0 else { return };
-        if let Some(turn) = turns.iter_mut().find(|turn| turn.scope == scope && turn.key == key) {
-            turn.units -= 1;
-        }
-        turns.retain(|turn| turn.units > 0);
-        if turns.is_empty() {
-            self.0 = None;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -355,26 +307,6 @@ mod tests {
         assert_eq!(changed.look(What::Messages, now).unwrap_err().until, now + HOUR / 20);
         assert_eq!(restarted.look(What::Messages, now).unwrap_err().until, now + HOUR / 10);
         assert!(budget.is_of(&messages(&[(10, HOUR)])) && !budget.is_of(&messages(&[(20, HOUR)])));
-    }
-
-    #[test]
-    fn those_that_share_a_budget_have_their_turns_and_it_is_used_to_the_full() {
-        let start = Instant::now();
-        let budget = Budget::new(&messages(&[(100, SECOND)]), start).unwrap();
-        let mut holders: Vec<(Turns, u32)> = (0..7).map(|_| Default::default()).collect();
-
-        for millis in 0..5_000 {
-            let now = start + Duration::from_millis(millis);
-            for (turns, passed) in &mut holders {
-                let budgets = [(Scope::Tenant, 0, Some(&budget)), (Scope::Campaign, 0, None)];
-                *passed += u32::from(turns.acquire(&budgets, What::Messages, now).is_ok());
-            }
-        }
-
-        let passed: Vec<u32> = holders.iter().map(|(_, passed)| *passed).collect();
-        let all: u32 = passed.iter().sum();
-        assert!((475..=505).contains(&all), "{passed:?}");
-        assert!(passed.iter().max().unwrap() - passed.iter().min().unwrap() <= 6, "{passed:?}");
     }
 
     #[test]

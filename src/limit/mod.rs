@@ -7,5 +7,6 @@ pub mod controller;
 pub mod fair;
 pub mod permit;
 pub mod rate;
+pub mod turns;
 pub mod warmup;
 pub mod window;

@@ -95,7 +95,22 @@ impl Rate {
 
     /// For how long units that passed are still owed: to be kept over a restart.
     pub fn owed(&self, now: Instant) -> Duration {
-        Duration::from_nanos(self.arrival.load(Ordering::Relaxed).saturating_sub(self.since_origin(now)))
+        self.owed_without(0, now)
+    }
+
+    /// The same without the last `units`.
+    pub fn owed_without(&self, units: u64, now: Instant) -> Duration {
+        let arrival = self.arrival.load(Ordering::Relaxed).saturating_sub(self.interval.saturating_mul(units));
+        Duration::from_nanos(arrival.saturating_sub(self.since_origin(now)))
+    }
+
+    /// Has as much passed at `at`, the end of a time of which nothing is known, as may at once; unless even then there was no room.
+    pub fn exhaust(&self, at: Instant, now: Instant) {
+        let burst = Duration::from_nanos(self.tolerance.max(self.interval));
+        let owed = nanos((at + burst).saturating_duration_since(now));
+        let paid = self.since_origin(now).saturating_add(owed);
+        let exhausted = |arrival: u64| self.after(arrival, 1, now).is_ok().then(|| arrival.max(paid));
+        let _ = self.arrival.fetch_update(Ordering::AcqRel, Ordering::Relaxed, exhausted);
     }
 
     /// Takes up what was [`Rate::owed`] before a restart.
@@ -215,6 +230,23 @@ mod tests {
         assert!(rate.look(1, origin + Duration::from_secs(4)).is_err());
         assert!(after.look(1, origin + Duration::from_secs(4)).is_err());
         assert_eq!((after.look(1, origin + Duration::from_secs(6)), rate.room(origin)), (Ok(()), 0));
+    }
+
+    #[test]
+    fn after_a_time_of_which_nothing_is_known_no_more_passes_than_if_all_had_been_used() {
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        let rate = || Rate::new(360, Duration::from_secs(3_600), start);
+        let (free, full, late) = (rate(), rate(), rate());
+        full.owe(Duration::from_secs(7), start);
+
+        free.exhaust(start, start);
+        full.exhaust(start, start);
+        late.exhaust(start, later(60));
+
+        assert_eq!(free.look(1, start), Err(later(10)));
+        assert_eq!(full.look(1, start), Err(later(7)), "what there was no room for has not passed");
+        assert_eq!(late.look(1, later(60)), Ok(()));
     }
 
     #[test]

@@ -118,6 +118,8 @@ pub struct Change {
 /// A day's volume takes this long at least: the last minute before midnight must not see all of it.
 const SHORTEST: Duration = Duration::from_secs(3_600);
 const HOUR: Duration = Duration::from_secs(3_600);
+/// For so long at most messages went after the plan was kept last: twice the time between two writes.
+const UNSEEN: Duration = Duration::from_secs(20);
 /// Which part of a day's volume may go at once when nothing went before.
 const PART: u32 = 20;
 /// Bad replies below which nothing pauses: one says little.
@@ -159,6 +161,25 @@ impl Warmup {
         }
         warmup.restart_if_moved();
         warmup.roll(now);
+        warmup
+    }
+
+    /// A plan after a kill: what went since it was kept is not known, so all that may have gone counts as gone.
+    pub fn after_kill(plan: Plan, before: Progress, now: Duration) -> Self {
+        let from = now.saturating_sub(UNSEEN).max(before.at).min(now);
+        let mut warmup = Self::new(plan, Some(before), from);
+        let tokens = warmup.progress.tokens;
+        warmup.roll(now);
+        let left = warmup.volume().map_or(0, |volume| volume.saturating_sub(warmup.progress.sent));
+        if let Some(interval) = warmup.interval(now).filter(|it| warmup.state() == State::Running && !it.is_zero()) {
+            let freed = now.saturating_sub(from).as_secs_f64() / interval.as_secs_f64();
+            // The first day may have begun meanwhile.
+            let tokens = (tokens + freed).max(warmup.progress.tokens);
+            let gone = whole(tokens + 1.0 - NEARLY_ONE).min(left);
+            warmup.progress.sent = warmup.progress.sent.saturating_add(gone);
+            warmup.progress.tokens = (tokens - f64::from(gone)).clamp(0.0, warmup.burst());
+            warmup.progress.is_dirty = true;
+        }
         warmup
     }
 

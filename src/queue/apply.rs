@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::dns::{Plan, Planner};
-use crate::limit::budget::{Budget, Turns};
+use crate::limit::budget::Budget;
 use crate::message::MessageId;
 
 use super::engine::Engine;
@@ -182,7 +182,6 @@ impl SiteState {
             }
         }
         self.purses.apply(&site.name, &rules, tenants, now);
-        self.turns = Turns::default();
         // An alarm set for an old rate may be far away; the next refusal sets one for the new.
         (self.rate_alarm, self.opening_alarm, self.warmup_alarm) = (None, None, None);
     }

@@ -1,8 +1,13 @@
-//! What was used up of budgets over an hour or a day, kept over a restart. Budgets over less are as good as new by then.
+//! What was used up of budgets, kept over a restart: at the stop of all, else of those over an hour or a day.
 //!
-//! At the start it is read; a budget takes up what it owes when it is made.
+//! At the start it is read; a budget takes up what it owes when it is made. What was taken ahead of time and not sent is not owed.
+//!
+//! While the daemon runs the file says that it does. One that says so at a start was left by a kill: what was sent since it was
+//! written is not known, so that every budget that had room since then, over whatever time, begins as if its burst had just gone
+//! ([`Budget::exhaust`]). So no rate is exceeded over any number of kills.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +20,7 @@ use crate::state::Note;
 
 use super::engine::Engine;
 
-/// Budgets over at least this are kept.
+/// Budgets over at least this are kept while the daemon runs, too.
 const LONG: Duration = Duration::from_secs(3_600);
 
 /// Whose budget.
@@ -47,6 +52,22 @@ struct Stored {
     paid_at_ms: u64,
 }
 
+/// What is in the file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    /// It was written at the stop: nothing has been sent since.
+    is_final: bool,
+    rates: Vec<Stored>,
+}
+
+/// The file.
+#[derive(Debug, Default)]
+pub(super) struct Spent {
+    note: Note,
+    /// What the stop has written stays. Held while the file is written.
+    is_closed: Mutex<bool>,
+}
+
 /// What budgets that are not made yet owe from before the start.
 #[derive(Debug, Default)]
 pub(super) struct Dues {
@@ -54,14 +75,33 @@ pub(super) struct Dues {
     pending: Mutex<HashMap<Whose, Vec<(Duration, Instant)>>>,
     /// Length of `pending`, to be looked at without its lock.
     len: AtomicUsize,
+    /// The start, if the daemon was killed before.
+    killed: Option<Instant>,
+}
+
+impl Spent {
+    pub fn new(note: Note) -> Self {
+        Self { note, is_closed: Mutex::new(false) }
+    }
+
+    fn keep(&self, kept: &Kept) -> io::Result<()> {
+        let mut is_closed = self.is_closed.lock();
+        if *is_closed {
+            return Ok(());
+        }
+        *is_closed = kept.is_final;
+        self.note.replace(&serde_json::to_vec(kept).unwrap_or_default())
+    }
 }
 
 impl Dues {
     /// What an earlier run has kept. `wall` is the time since 1970 at `now`.
     pub fn new(store: &Note, now: Instant, wall: Duration) -> Self {
         let mut pending: HashMap<Whose, Vec<(Duration, Instant)>> = HashMap::new();
-        let stored: Vec<Stored> = store.read().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        for Stored { whose, per_seconds, paid_at_ms } in stored {
+        let kept: Option<Kept> = store.read().and_then(|text| serde_json::from_slice(&text).ok());
+        // Of a file that cannot be read nothing is known either.
+        let was_killed = kept.as_ref().map_or_else(|| store.has_some(), |kept| !kept.is_final);
+        for Stored { whose, per_seconds, paid_at_ms } in kept.unwrap_or_default().rates {
             let per = Duration::from_secs(per_seconds);
             // A clock that was ahead must not stop mail for years.
             let owed = Duration::from_millis(paid_at_ms).saturating_sub(wall).min(per);
@@ -70,42 +110,67 @@ impl Dues {
             }
         }
         let len = AtomicUsize::new(pending.len());
-        Self { pending: Mutex::new(pending), len }
+        Self { pending: Mutex::new(pending), len, killed: was_killed.then_some(now) }
     }
 
     /// Has a budget that was just made owe what it did before the start.
     pub fn settle(&self, budget: Option<&Budget>, now: Instant, whose: impl FnOnce() -> Whose) {
-        let Some(budget) = budget.filter(|_| self.len.load(Ordering::Relaxed) > 0) else { return };
-        let mut pending = self.pending.lock();
-        for (per, paid_at) in pending.remove(&whose()).unwrap_or_default() {
-            budget.owe(What::Messages, per, paid_at.saturating_duration_since(now), now);
+        let Some(budget) = budget else { return };
+        if self.len.load(Ordering::Relaxed) > 0 {
+            let mut pending = self.pending.lock();
+            for (per, paid_at) in pending.remove(&whose()).unwrap_or_default() {
+                budget.owe(What::Messages, per, paid_at.saturating_duration_since(now), now);
+            }
+            self.len.store(pending.len(), Ordering::Relaxed);
         }
-        self.len.store(pending.len(), Ordering::Relaxed);
+        if let Some(start) = self.killed {
+            budget.exhaust(start, now);
+        }
+    }
+
+    /// What is owed by budgets that have not been made since the start. `wall` is the time since 1970 at `now`.
+    fn pending(&self, now: Instant, wall: Duration) -> Vec<Stored> {
+        let pending = self.pending.lock();
+        let owed =
+            pending.iter().flat_map(|(whose, owed)| owed.iter().map(move |(per, paid_at)| (whose, per, paid_at)));
+        let stored = owed.filter_map(|(whose, per, paid_at)| {
+            let left = paid_at.saturating_duration_since(now);
+            (!left.is_zero()).then(|| Stored::new(whose.clone(), *per, wall + left))
+        });
+        stored.collect()
+    }
+}
+
+impl Stored {
+    fn new(whose: Whose, per: Duration, paid_at: Duration) -> Self {
+        let paid_at_ms = u64::try_from(paid_at.as_millis()).unwrap_or(u64::MAX);
+        Self { whose, per_seconds: per.as_secs(), paid_at_ms }
     }
 }
 
 impl Engine {
-    /// Keeps what is owed to budgets over an hour or a day, if there are any. Blocks on the disk.
-    pub fn save_dues(&self) {
-        let stored = self.owed();
-        if stored.is_empty() && !self.spent.has_some() {
+    /// Keeps what is owed to budgets, if there may be any. `is_final`: at the stop, when nothing is sent any
+    /// more. Blocks on the disk.
+    pub fn save_dues(&self, is_final: bool) {
+        let rates = self.owed(if is_final { Duration::ZERO } else { LONG });
+        if rates.is_empty() && !self.settings().has_rates() && !self.spent.note.has_some() {
             return;
         }
-        let text = serde_json::to_vec(&stored).unwrap_or_default();
-        if let Err(error) = self.spent.replace(&text) {
+        if let Err(error) = self.spent.keep(&Kept { is_final, rates }) {
             tracing::warn!(%error, "what is used up of budgets cannot be kept over a restart");
         }
     }
 
-    fn owed(&self) -> Vec<Stored> {
+    /// By budgets over `least` and more.
+    fn owed(&self, least: Duration) -> Vec<Stored> {
         let now = self.clock.now();
         let wall = self.clock.wall_at(now);
-        let mut found = Vec::new();
+        // Before those that are there: what is made meanwhile is not missed, but found twice.
+        let mut found = self.dues.pending(now, wall);
         let mut note = |budget: &Budget, whose: Whose| {
-            for (Part { what, per, .. }, _, owed) in budget.rates(now) {
-                if what == What::Messages && per >= LONG && !owed.is_zero() {
-                    let paid_at_ms = u64::try_from((wall + owed).as_millis()).unwrap_or(u64::MAX);
-                    found.push(Stored { whose: whose.clone(), per_seconds: per.as_secs(), paid_at_ms });
+            for (Part { what, per, .. }, owed) in budget.unpaid(now) {
+                if what == What::Messages && per >= least && !owed.is_zero() {
+                    found.push(Stored::new(whose.clone(), per, wall + owed));
                 }
             }
         };

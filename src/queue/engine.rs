@@ -28,12 +28,12 @@ use crate::message::{Envelope, MessageId, Recipient};
 use crate::metrics::Registry;
 use crate::pulse::Pulse;
 use crate::spool::{Event, Pending, RecipientEvent, Recovered, Spool};
-use crate::state::{self, Note};
+use crate::state;
 
 use super::assignment::Assignment;
 use super::domain::Domains;
 use super::doubts::Doubts;
-use super::dues::{Dues, Whose};
+use super::dues::{Dues, Spent, Whose};
 use super::entry::{Entry, Marks};
 use super::flow::{Flow, Tenant, Tenants};
 use super::gates::Gates;
@@ -103,7 +103,7 @@ pub(super) struct Engine {
     pub warmups: Warmups,
     pub within: Arc<Within>,
     /// Apart from `dues`, which tenants hold: it holds the spool's storage.
-    pub spent: Note,
+    pub spent: Spent,
     pub dues: Arc<Dues>,
     /// Unfinished recipients.
     pub queued: AtomicUsize,
@@ -180,7 +180,7 @@ impl Engine {
             learning: Learning::default(),
             warmups: Warmups::new(within.clone(), registry),
             within,
-            spent: Note::default(),
+            spent: Spent::default(),
             dues: Arc::default(),
             queued: AtomicUsize::new(0),
             waiting_for_dns: AtomicUsize::new(0),

@@ -284,7 +284,7 @@ mod tests {
     use super::super::purse::{Empty, Purses};
     use super::super::rules::{Ceiling, Name, Rule, Subject};
     use super::*;
-    use crate::limit::budget::Turns;
+    use crate::limit::turns::Turns;
 
     fn acme(tenants: &Tenants) -> Arc<Tenant> {
         let settings = Arc::new(Settings::default());

@@ -76,6 +76,7 @@ pub mod view;
 mod visit;
 mod waiting;
 pub mod warmup;
+mod warmup_store;
 mod warmup_turns;
 pub mod warmup_views;
 pub mod watch;
@@ -222,9 +223,11 @@ impl Queue {
         if let Some(engine) = Arc::get_mut(&mut self.engine) {
             let now = engine.clock.now();
             engine.dues = Arc::new(dues::Dues::new(&store, now, engine.clock.wall_at(now)));
-            engine.spent = store;
+            engine.spent = dues::Spent::new(store);
             engine.tenants.dues = engine.dues.clone();
             engine.gates.take_up(&engine.dues, &engine.settings(), now);
+            // From here on a kill is seen.
+            engine.save_dues(false);
         }
         self
     }
@@ -247,11 +250,12 @@ impl Queue {
         self.engine.steer_warmup(request)
     }
 
-    /// Keeps what has been learnt since the last time, what is used up of budgets, and where warm-ups are. Blocks on the disk.
-    pub fn save_learnt(&self) {
+    /// At the stop, when nothing is sent any more: keeps what has been learnt since the last time, what is used up of budgets, and
+    /// where warm-ups are. Blocks on the disk.
+    pub fn save_all(&self) {
         self.engine.save_learnt();
-        self.engine.save_dues();
-        self.engine.save_warmups();
+        self.engine.save_dues(true);
+        self.engine.save_warmups(true);
     }
 
     /// Tells the journal of a message that the spool has accepted, to be put into the queue next. `client`: who

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::limit::budget::{Budget, Refused, Turns};
+use crate::limit::budget::{Budget, Refused};
 use crate::limit::permit::{Scope, What};
+use crate::limit::turns::Turns;
 
 use super::dues::Whose;
 use super::flow::{Flow, Tenant};

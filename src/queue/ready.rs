@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::clock::UnixTime;
-use crate::limit::budget::Turns;
 use crate::limit::fair::{Fair, Standing};
+use crate::limit::turns::Turns;
 use crate::message::Lane;
 
 use super::entry::{Entry, Marks};
@@ -199,9 +199,8 @@ impl Ready {
         self.away.as_ref()?.peek().map(|Reverse((until, _))| *until)
     }
 
-    /// Everyone stands in the orders again, and no turn that was taken ahead of time counts: purses have changed.
+    /// Everyone stands in the orders again: purses have changed.
     pub fn recall_all(&mut self) {
-        self.tenants.items_mut().for_each(|tenant| tenant.turns = Turns::default());
         if let Some(away) = &mut self.away
             && let Some(last) = away.iter().map(|Reverse((until, _))| *until).max()
         {

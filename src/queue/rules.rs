@@ -219,6 +219,11 @@ impl Rules {
         self.ceiling(Of::Site(site)).over(general)
     }
 
+    /// Whether some rule is a rate of messages.
+    pub fn has_rates(&self) -> bool {
+        self.all.iter().any(|rule| rule.ceiling.messages.as_ref().is_some_and(|rates| !rates.is_empty()))
+    }
+
     /// Whether some rule is about a tenant at this site.
     pub fn has_tenants_at(&self, site: &str) -> bool {
         let parent = self.within.of(site);

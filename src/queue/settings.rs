@@ -84,6 +84,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether anybody is held to a rate of messages.
+    pub fn has_rates(&self) -> bool {
+        !self.allowance.messages.is_empty() || !self.limits.allowance.messages.is_empty() || self.rules.has_rates()
+    }
+
     /// Recipients that a tenant may have queued.
     pub(super) fn tenant_capacity(&self, tenant: &str) -> usize {
         self.tenants.get(tenant).and_then(|own| own.capacity).unwrap_or(self.tenant_capacity)

@@ -15,8 +15,9 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::dns::Plan;
-use crate::limit::budget::{Budget, Turns};
+use crate::limit::budget::Budget;
 use crate::limit::controller::Change;
+use crate::limit::turns::Turns;
 use crate::limit::window::Window;
 use crate::message::Report;
 use crate::metrics::bounded::Place;
@@ -428,6 +429,10 @@ impl SiteState {
         }
         self.origins.retain(|origin| !origin.is_unused(now));
         self.purses.sweep(now);
+        if self.throttled_paths() == 0 {
+            // Nobody waits for them: they are for others.
+            self.turns = Turns::default();
+        }
         // A controller that still works is looked at by an alarm.
         if self.paths.iter().any(Option::is_some) || !self.origins.is_empty() {
             return false;

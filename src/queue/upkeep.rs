@@ -58,8 +58,8 @@ pub(super) async fn run(engine: Arc<Engine>) {
             let is_learnt = round.is_multiple_of(KEEP);
             let keep = move || {
                 let keep = || {
-                    engine.save_dues();
-                    engine.save_warmups();
+                    engine.save_dues(false);
+                    engine.save_warmups(false);
                     if is_learnt {
                         engine.save_learnt();
                     }

@@ -1,8 +1,8 @@
 //! Warm-ups as the queue keeps to them: which plan holds for a source at a site, and what it is told.
 //!
 //! A plan is of a source and a provider, or of a source and every site for which it has no other plan. The sites of a plan count
-//! together, and wait in turn (`warmup_turns`). What has no room goes by the plan's overflow (`overflow`), or waits at its path. Without a
-//! plan all of this costs one load of an atomic where a source is chosen and one where a path is looked at.
+//! together, and wait in turn (`warmup_turns`). What has no room goes by the plan's overflow (`overflow`), or waits at its path. Where plans are
+//! outlives restarts and reloads (`warmup_store`). Without a plan all of this costs one load of an atomic where a source is chosen and one where a path is looked at.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,21 +11,20 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::journal::{self, LimitChange};
-use crate::limit::warmup::{Halt, Plan, Progress, Wait, Warmup};
+use crate::limit::warmup::{Halt, Plan, Wait, Warmup};
 use crate::message::Outcome;
 use crate::metrics::Registry;
 use crate::metrics::sheet::Sheet;
 use crate::reply::Class;
-use crate::state::Note;
 
 use super::engine::Engine;
 use super::entry::{Entry, hash_of};
 use super::settle::said;
 use super::site::Site;
+use super::warmup_store::Store;
 use super::warmup_turns::{Room, Turns};
 use super::warmup_views::FAMILIES;
 use super::within::Within;
@@ -48,23 +47,13 @@ pub(super) const EVERYWHERE: &str = "default";
 /// What the journal calls a plan's volume.
 const LIMIT: &str = "warmup";
 
-/// A plan that was taken out is remembered for so long: longer than an operator needs to see that it was a mistake, and than
-/// the replies count.
-const REMEMBERED: Duration = Duration::from_secs(2 * 86_400);
-
 /// All plans.
 #[derive(Debug)]
 pub(super) struct Warmups {
     is_on: AtomicBool,
     /// Replaced by a reload.
     table: ArcSwap<Table>,
-    store: Note,
-    /// Held while the store is written.
-    storing: Mutex<()>,
-    /// The last time it could not be written.
-    is_owed: AtomicBool,
-    /// Plans that a reload took out: put back, they go on. Taken before the state of any plan or site, never after one.
-    apart: Mutex<Vec<Apart>>,
+    pub store: Store,
     pub sheet: Arc<Sheet>,
     within: Arc<Within>,
 }
@@ -94,7 +83,7 @@ pub(super) struct Warming {
 #[derive(Debug)]
 pub(super) struct Standing {
     pub warmup: Warmup,
-    turns: Turns,
+    pub turns: Turns,
     /// Since the start.
     pub overflowed: u64,
     /// By itself, since the start.
@@ -118,27 +107,6 @@ pub(super) struct Halted {
     pub until: Option<Instant>,
     /// What has no room goes by another source.
     pub has_overflow: bool,
-}
-
-/// A plan that is configured no more.
-#[derive(Clone, Debug)]
-struct Apart {
-    source: Arc<str>,
-    provider: Option<Arc<str>>,
-    state: Arc<Mutex<Standing>>,
-    /// When it was taken out, as the time since 1970-01-01 UTC.
-    since: Duration,
-}
-
-/// A plan's progress as it is stored.
-#[derive(Debug, Serialize, Deserialize)]
-struct Stored {
-    source: Box<str>,
-    provider: Box<str>,
-    progress: Progress,
-    /// Since when it is configured no more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    apart_since: Option<Duration>,
 }
 
 impl Standing {
@@ -237,8 +205,8 @@ impl Warmups {
     pub fn new(within: Arc<Within>, registry: &Registry) -> Self {
         let sheet = Arc::new(Sheet::new(&FAMILIES));
         registry.add_sheet(sheet.clone());
-        let (is_on, table, store, storing, is_owed, apart) = Default::default();
-        Self { is_on, table, store, storing, is_owed, apart, sheet, within }
+        let (is_on, table, store) = Default::default();
+        Self { is_on, table, store, sheet, within }
     }
 
     /// Whether there is a plan.
@@ -290,65 +258,8 @@ const fn is_bad(class: Class) -> bool {
 }
 
 impl Engine {
-    /// Goes by the plans of the settings; where a plan stands stays so, if it was taken out and is put back, too.
-    pub fn reload_warmups(&self, now: Instant) {
-        let before = self.warmups.all();
-        let mut apart = self.warmups.apart.lock();
-        let wall = self.clock.wall_at(now);
-        let taken = before.iter().map(|plan| Apart {
-            source: plan.source.clone(),
-            provider: plan.provider.clone(),
-            state: plan.state.clone(),
-            since: wall,
-        });
-        apart.extend(taken);
-        let kept = |rule: &Rule, wall: Duration| {
-            let known = apart.iter().find(|plan| plan.source == rule.source && plan.provider == rule.provider)?;
-            let mut state = known.state.lock();
-            state.warmup.follow(rule.plan.clone(), wall);
-            // They were at the pace of the plan before.
-            state.turns.clear();
-            Some(known.state.clone())
-        };
-        self.set_warmups(now, kept);
-        let plans = self.warmups.all();
-        apart.retain(|plan| !plans.iter().any(|known| Arc::ptr_eq(&known.state, &plan.state)));
-    }
-
-    /// Forgets plans that were taken out long ago.
-    fn forget_apart(&self, wall: Duration) {
-        self.warmups.apart.lock().retain(|plan| wall < plan.since + REMEMBERED);
-    }
-
-    /// Takes up where plans were before the start.
-    pub fn recall_warmups(&mut self, store: Note) {
-        let mut stored: Vec<Stored> =
-            store.read().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        self.warmups.store = store;
-        let now = self.clock.now();
-        let wall = self.clock.wall_at(now);
-        stored.retain(|stored| stored.apart_since.is_none_or(|since| wall < since + REMEMBERED));
-        let find = |rule: &Rule| {
-            let provider = rule.provider.as_deref().unwrap_or(EVERYWHERE);
-            stored.iter().find(|stored| *stored.source == *rule.source && *stored.provider == *provider)
-        };
-        self.set_warmups(now, |rule, wall| {
-            let progress = find(rule)?.progress.clone();
-            Some(Arc::new(Mutex::new(Standing::new(Warmup::new(rule.plan.clone(), Some(progress), wall)))))
-        });
-        let plans = self.warmups.all();
-        let is_apart =
-            |it: &&Stored| !plans.iter().any(|plan| *plan.source == *it.source && *plan.provider() == *it.provider);
-        let apart = stored.iter().filter(is_apart).map(|stored| Apart {
-            source: (*stored.source).into(),
-            provider: Some(&*stored.provider).filter(|provider| *provider != EVERYWHERE).map(Arc::from),
-            state: Arc::new(Mutex::new(Standing::new(Warmup::put_by(stored.progress.clone())))),
-            since: stored.apart_since.unwrap_or(wall),
-        });
-        *self.warmups.apart.lock() = apart.collect();
-    }
-
-    fn set_warmups(&self, now: Instant, known: impl Fn(&Rule, Duration) -> Option<Arc<Mutex<Standing>>>) {
+    /// Goes by the plans of the settings; `known`: where one stands.
+    pub fn set_warmups(&self, now: Instant, known: impl Fn(&Rule, Duration) -> Option<Arc<Mutex<Standing>>>) {
         let (settings, sources) = (self.settings(), self.sources.load());
         let wall = self.clock.wall_at(now);
         let warming = |rule: &Rule| {
@@ -456,49 +367,10 @@ impl Engine {
             }));
         }
     }
-
-    /// Keeps where plans are, if that has changed. Blocks on the disk.
-    pub fn save_warmups(&self) {
-        if let Err(error) = self.store_warmups(false) {
-            tracing::warn!(%error, "where warm-ups are cannot be kept over a restart");
-        }
-    }
-
-    /// Keeps where plans are; when it returns, that is on stable storage.
-    pub fn store_warmups(&self, has_news: bool) -> std::io::Result<()> {
-        // What is older must not replace what is newer.
-        let _turn = self.warmups.storing.lock();
-        let (plans, apart) = {
-            // A reload holds it meanwhile: else a plan could be missed, or be on both sides.
-            let apart = self.warmups.apart.lock();
-            (self.warmups.all(), apart.clone())
-        };
-        let states = plans.iter().map(|plan| &plan.state).chain(apart.iter().map(|plan| &plan.state));
-        let news: Vec<bool> = states.map(|state| state.lock().warmup.take_news()).collect();
-        if !has_news && !news.contains(&true) && !self.warmups.is_owed.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let stored = plans.iter().map(|plan| Stored {
-            source: (*plan.source).into(),
-            provider: plan.provider().into(),
-            progress: plan.state.lock().warmup.progress().clone(),
-            apart_since: None,
-        });
-        let put_by = apart.iter().map(|plan| Stored {
-            source: (*plan.source).into(),
-            provider: plan.provider.as_deref().unwrap_or(EVERYWHERE).into(),
-            progress: plan.state.lock().warmup.progress().clone(),
-            apart_since: Some(plan.since),
-        });
-        let stored: Vec<Stored> = stored.chain(put_by).collect();
-        let kept = self.warmups.store.replace(&serde_json::to_vec(&stored).unwrap_or_default());
-        self.warmups.is_owed.store(kept.is_err(), Ordering::Relaxed);
-        kept
-    }
 }
 
 impl Standing {
-    fn new(warmup: Warmup) -> Self {
+    pub fn new(warmup: Warmup) -> Self {
         Self { warmup, turns: Turns::default(), overflowed: 0, pauses: 0 }
     }
 }

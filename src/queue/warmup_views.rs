@@ -321,7 +321,7 @@ impl Engine {
             let (source, provider) = names();
             return Err(SteerError::NotPaused(source, provider));
         }
-        if let Err(error) = self.store_warmups(true) {
+        if let Err(error) = self.store_warmups() {
             // Neither now nor after a restart.
             warming.state.lock().warmup = before;
             return Err(error.into());

@@ -295,7 +295,13 @@ impl Stage {
     /// The same by this clock.
     pub fn again_at(self, settings: Settings, clock: Clock) -> Self {
         self.queue.stop_dispatch();
-        self.queue.save_learnt();
+        self.queue.save_all();
+        self.killed_at(settings, clock)
+    }
+
+    /// The next start, by this clock, where nothing was kept at the stop.
+    pub fn killed_at(self, settings: Settings, clock: Clock) -> Self {
+        self.queue.stop_dispatch();
         self.spool.close_blocking();
         let Self { queue, spool, folder, .. } = self;
         drop((queue, spool));

@@ -14,6 +14,7 @@ mod once;
 mod orders;
 mod panics;
 mod permits;
+mod restarts;
 mod safety;
 mod shares;
 mod timing;

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const SECOND: Duration = Duration::from_secs(1);
+
 fn plan(volumes: &[u32]) -> Plan {
     Plan {
         start: Day(20_000),
@@ -341,4 +343,45 @@ fn a_plan_that_is_done_is_paused_by_an_operator_only() {
     assert_eq!((done.take(after(6, HOUR)).unwrap_err().halt, done.room(after(6, HOUR))), (Halt::Paused, Some(0)));
     assert!(done.resume("ops", "delisted", after(7, HOUR)));
     assert_eq!((done.state(), done.take(after(7, HOUR))), (State::Done, Ok(())));
+}
+
+#[test]
+fn what_may_have_gone_before_a_kill_counts_as_gone() {
+    let mut warmup = started(&[400; 3]);
+    let kept = warmup.progress().clone();
+    let burst = std::iter::repeat_with(|| warmup.take(after(0, SECOND))).take_while(Result::is_ok).count();
+    assert_eq!(burst, 20);
+
+    let mut restarted = Warmup::after_kill(plan(&[400; 3]), kept.clone(), after(0, SECOND * 2));
+    let idle = Warmup::after_kill(plan(&[400; 3]), Progress { tokens: 3.5, ..kept }, after(0, SECOND * 2));
+
+    assert_eq!((restarted.progress().sent, restarted.room(after(0, SECOND * 2))), (20, Some(0)));
+    assert_eq!(idle.progress().sent, 3, "no more than may have gone");
+    let mut later = Warmup::after_kill(plan(&[400; 3]), restarted.progress().clone(), after(1, HOUR));
+    assert_eq!((later.day(), later.progress().sent), (2, 20), "another day has its own volume");
+    assert!(later.look(after(1, HOUR)).is_err());
+    let eve = after(0, Duration::ZERO) - SECOND;
+    let waiting = Warmup::new(plan(&[400; 3]), None, eve).progress().clone();
+    let begun = Warmup::after_kill(plan(&[400; 3]), waiting, after(0, SECOND));
+    assert_eq!((begun.day(), begun.progress().sent), (1, 20), "the first day began meanwhile");
+}
+
+#[test]
+fn kills_without_end_give_no_day_more_than_its_volume_and_stop_nothing_for_good() {
+    // One in six seconds.
+    let hourly = Plan { spread: HOUR, ..plan(&[600]) };
+    let mut kept = Warmup::new(hourly.clone(), None, after(0, SECOND)).progress().clone();
+    let (mut now, mut gone) = (after(0, SECOND), 0_u32);
+
+    while now < after(0, HOUR * 3) {
+        // Kept at the start, and never again.
+        let mut warmup = Warmup::after_kill(hourly.clone(), kept, now);
+        kept = warmup.progress().clone();
+        for _ in 0..9 {
+            now += SECOND;
+            gone += u32::from(warmup.take(now).is_ok());
+        }
+    }
+
+    assert!((300..=600).contains(&gone), "{gone}");
 }
