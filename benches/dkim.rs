@@ -155,7 +155,7 @@ fn main() {
     }
     let median = |mut shares: Vec<f64>| {
         shares.sort_by(f64::total_cmp);
-        shares[TURNS / 2]
+        shares.get(TURNS / 2).copied().unwrap_or_default()
     };
     println!("median {:.1} % by the clock, {:.1} % by CPU", median(by_clock), median(by_cpu));
 }
