@@ -6,6 +6,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use crate::clock::UnixTime;
+use crate::limit::controller::MOST_GUESSES;
 use crate::message::{Envelope, MessageId, Notify, Recipient};
 use crate::smtp::address::ReversePath;
 
@@ -78,9 +79,26 @@ impl Entry {
     }
 }
 
-/// From the low end: flags, the egress source that it was meant for (index + 1), the one that it was tried from (index + 1).
+/// Whether what a receiver refused goes back, and counts as no attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Return {
+    /// It waits for the schedule.
+    #[default]
+    Never,
+    /// A few times: nothing was said of why, so it may be about the message.
+    Sometimes,
+    /// The message is not to blame.
+    Always,
+}
+
+/// From the low end: flags, how often it was returned without a word of why, the egress source that it was meant for (index + 1), the one that it was tried from (index + 1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks(u32);
+
+/// How far the count of returns is shifted: two bits.
+const RETURNS_SHIFT: u32 = 7;
+const RETURNS_BITS: u32 = 3;
+const _: () = assert!(MOST_GUESSES as u32 <= RETURNS_BITS);
 
 /// How far the source that it was tried from is shifted.
 const SOURCE_SHIFT: u32 = 22;
@@ -135,6 +153,26 @@ impl Marks {
     /// Remembers, or forgets, the source that it would leave from.
     pub fn with_meant(self, source: Option<u16>) -> Self {
         self.with_source_at(MEANT_SHIFT, source)
+    }
+
+    /// The same once it has been refused: it goes back, or, none, it waits for the schedule.
+    pub fn returned(self, how: Return) -> Option<Self> {
+        let before = self.0 >> RETURNS_SHIFT & RETURNS_BITS;
+        match how {
+            Return::Never => None,
+            Return::Sometimes if before >= u32::from(MOST_GUESSES) => None,
+            Return::Sometimes => Some(self.with_returns(before + 1)),
+            Return::Always => Some(self),
+        }
+    }
+
+    /// The same after an attempt that counts.
+    pub fn charged(self) -> Self {
+        self.with_returns(0)
+    }
+
+    const fn with_returns(self, count: u32) -> Self {
+        Self(self.0 & !(RETURNS_BITS << RETURNS_SHIFT) | count << RETURNS_SHIFT)
     }
 
     fn source_at(self, shift: u32) -> Option<u16> {
@@ -221,5 +259,19 @@ mod tests {
         let meant = marks.with_meant(Some(1022));
         assert_eq!((meant.meant(), meant.source(), meant.has(Marks::WANTS_DELAY)), (Some(1022), Some(0), true));
         assert_eq!((meant.with_meant(None), marks.meant()), (marks, None));
+    }
+
+    #[test]
+    fn what_is_refused_without_a_word_of_why_goes_back_a_few_times_only() {
+        let marks = Marks::default().with(Marks::RELEASED, true).with_meant(Some(0)).with_source(Some(1022));
+
+        let mut refused = marks;
+        for _ in 0..MOST_GUESSES {
+            refused = refused.returned(Return::Sometimes).unwrap();
+        }
+
+        assert_eq!(refused.returned(Return::Sometimes), None, "it may be about the message");
+        assert_eq!(refused.returned(Return::Always), Some(refused));
+        assert_eq!((refused.charged(), marks.returned(Return::Never)), (marks, None));
     }
 }

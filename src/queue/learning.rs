@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::journal::{self, LimitChange};
-use crate::limit::controller::{Answer, Change, Changes, Failure, Learnt, Refused, Signal, Start};
+use crate::limit::controller::{Answer, Change, Changes, Failure, Heard, Learnt, Refused, Signal, Start};
 use crate::message::{Outcome, Phase, Report};
-use crate::reply::{Class, Verdict};
+use crate::reply::{Certainty, Class, Verdict};
 use crate::state::{LearntStore, Pins};
 
 use super::engine::Engine;
+use super::entry::Return;
 use super::path::Wait;
 use super::site::{Alarm, Context, Outbox, Site, SiteState};
 
@@ -194,6 +195,11 @@ fn is_closing(report: &Report) -> bool {
     report.reply.code == 421 || report.hung_up
 }
 
+/// Whether a receiver closes at the greeting and says nothing but that: no words and no status tell of a fault.
+fn is_bare(report: &Report, verdict: &Verdict) -> bool {
+    report.reply.code == 421 && verdict.class == Class::System && verdict.certainty == Certainty::Code
+}
+
 impl Evidence {
     /// Of the outcomes of one transaction at a site; none if they are no receiver's.
     pub fn of(engine: &Engine, site: &Site, outcomes: &[Outcome]) -> Option<Self> {
@@ -211,12 +217,14 @@ impl Evidence {
             (signal, report, verdict)
         });
         let (signal, report, verdict) = judged.max_by_key(|(signal, ..)| rank(*signal))?;
+        let is_unsaid = signal == Signal::Unknown || verdict.as_ref().is_some_and(|verdict| is_bare(report, verdict));
         let class = verdict.map(|verdict| verdict.class);
         let failure = match report.phase {
             Phase::Connect | Phase::Greeting | Phase::Ehlo | Phase::StartTls => Some(match (signal, class) {
                 (Signal::Connections, _) => Failure::TooMany,
                 (Signal::Reputation, _) => Failure::Reputation,
                 (_, Some(Class::Timeout)) => Failure::Timeout,
+                _ if is_unsaid => Failure::Unsaid,
                 _ => Failure::Network,
             }),
             _ => None,
@@ -239,10 +247,20 @@ impl Evidence {
         Self { signal: Signal::Accepted, reply, is_closed, failure: None, is_unsent, is_in_doubt }
     }
 
-    /// The receiver throttles us: what it refused goes back and counts as no attempt. What it may have all the same waits
-    /// for the schedule: sent at once it would come twice.
-    pub fn is_throttle(&self) -> bool {
-        self.is_told() && !self.is_in_doubt
+    /// Whether what was refused goes back and counts as no attempt: where the receiver throttles us, as it says or as the
+    /// controller `heard`. What it may have all the same waits for the schedule: sent at once it would come twice.
+    pub fn returns(&self, heard: &Heard) -> Return {
+        let is_guess = !self.is_told() && (self.signal.is_guess() || self.failure == Some(Failure::Unsaid));
+        match heard.is_throttle && !self.is_in_doubt {
+            false => Return::Never,
+            true if is_guess => Return::Sometimes,
+            true => Return::Always,
+        }
+    }
+
+    /// Whether the message did not count at the receiver, for the warm-up.
+    pub fn is_returned(&self, heard: &Heard) -> bool {
+        (self.is_told() || heard.is_throttle) && !self.is_in_doubt
     }
 
     fn is_told(&self) -> bool {
@@ -258,7 +276,7 @@ impl Evidence {
 
 impl SiteState {
     /// Tells the controller of a source what became of a transaction that a connection took at `since` as its message
-    /// number `count`. Whether it sees to the rest that the receiver wants.
+    /// number `count`: what it made of it, and whether it sees to the rest that the receiver wants.
     pub fn learn(
         &mut self,
         context: &Context<'_>,
@@ -266,21 +284,22 @@ impl SiteState {
         evidence: &Evidence,
         (since, count): (Instant, u32),
         out: &mut Outbox,
-    ) -> bool {
+    ) -> (Heard, bool) {
         let now = context.now;
-        let Some(origin) = self.origin_mut(source) else { return false };
+        let Some(origin) = self.origin_mut(source) else { return Default::default() };
         let (open, used) = (origin.established, origin.connections.used());
-        let Some(controller) = &mut origin.controller else { return false };
+        let Some(controller) = &mut origin.controller else { return Default::default() };
         let latency = now.saturating_duration_since(since);
-        let changes = match evidence.failure {
+        let mut heard = match evidence.failure {
             Some(failure) => {
                 let others = used.saturating_sub(1);
                 controller.unsent(now);
-                controller.refused(&Refused { failure, reply: &evidence.reply, others, took: latency }, now)
+                let reply = &evidence.reply;
+                controller.refused(&Refused { failure, reply, others, open, took: latency }, now)
             }
             None if evidence.is_unsent => {
                 controller.unsent(now);
-                Changes::new()
+                Heard::default()
             }
             None => {
                 let Evidence { signal, reply, is_closed, .. } = evidence;
@@ -289,6 +308,7 @@ impl SiteState {
             }
         };
         let can_send = controller.may_send(now).is_ok();
+        let changes = std::mem::take(&mut heard.changes);
         origin.has_news |= !changes.is_empty();
         out.changes.extend(changes.into_iter().map(|change| (source, change)));
         self.watch_controller(source, out);
@@ -296,7 +316,8 @@ impl SiteState {
             self.resume(context, Wait::Throttled, out);
         }
         // Where nobody else is connected the back-off does it: a controller has nothing to compare with.
-        evidence.is_about_limits() && (evidence.failure.is_none() || used > 1)
+        let is_seen_to = (evidence.is_about_limits() || heard.is_throttle) && (evidence.failure.is_none() || used > 1);
+        (heard, is_seen_to)
     }
 
     /// Tells the controller of a source something about its connections.

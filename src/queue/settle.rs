@@ -23,7 +23,7 @@ use crate::spool::{Event, RecipientEvent};
 use crate::state::{Action, OrderId};
 
 use super::engine::Engine;
-use super::entry::{Entry, Marks};
+use super::entry::{Entry, Marks, Return};
 use super::flow::Flow;
 use super::learning::Evidence;
 use super::notice::Notice;
@@ -40,8 +40,8 @@ pub(super) struct Attempt<'a> {
     pub wall: UnixTime,
     /// Most recent outcomes there were deferrals.
     pub is_mass: bool,
-    /// The receiver throttles us, and the controller knows: what is deferred goes back and counts as no attempt.
-    pub is_throttled: bool,
+    /// Whether the receiver throttles us, and the controller knows: what is deferred goes back and counts as no attempt.
+    pub returns: Return,
     pub source: Option<u16>,
     pub telling: Telling<'a>,
 }
@@ -113,7 +113,7 @@ impl Engine {
         let throttle = throttle.map(|outcome| Arc::new(outcome.report().clone()));
         let sent = Sent::of(tried, &outcomes);
         let evidence = Evidence::of(self, site, &outcomes);
-        let (is_mass, source, is_seen_to) = site.with(self, now, |context, state, out| {
+        let (is_mass, source, (heard, is_seen_to)) = site.with(self, now, |context, state, out| {
             if last_reply.is_some() {
                 state.last_reply = last_reply;
                 state.sayings.add(heard, now);
@@ -135,9 +135,9 @@ impl Engine {
                 _ => {}
             }
             let learnt = source.zip(evidence.as_ref());
-            let is_seen_to = learnt.is_some_and(|(source, evidence)| {
-                state.learn(context, source, evidence, (tried.since, tried.count), out)
-            });
+            let learnt = learnt
+                .map(|(source, evidence)| state.learn(context, source, evidence, (tried.since, tried.count), out));
+            let (heard, is_seen_to) = learnt.unwrap_or_default();
             if let Some(reply) = throttle.filter(|_| !is_seen_to)
                 && let Some(path) = state.path(place)
             {
@@ -145,18 +145,19 @@ impl Engine {
                 let back_off = self.settings().back_off;
                 path.fail(reply, BackOff { first: back_off.floor, ..back_off }, now);
             }
-            (is_mass, source, is_seen_to)
+            (is_mass, source, (heard, is_seen_to))
         });
         if let Some(source) = source.filter(|_| self.warmups.is_on()) {
-            let is_returned = sent != Sent::Nothing && evidence.as_ref().is_some_and(Evidence::is_throttle);
+            let is_returned =
+                sent != Sent::Nothing && evidence.as_ref().is_some_and(|evidence| evidence.is_returned(&heard));
             self.note_warmup((site, source), entries.first(), &outcomes, (tried.since, now), is_returned);
         }
-        let is_throttled = is_seen_to && evidence.is_some_and(|evidence| evidence.is_throttle());
+        let returns = evidence.filter(|_| is_seen_to).map_or(Return::Never, |evidence| evidence.returns(&heard));
         let (wall, decided) = (self.clock.wall(), entries.into_iter().zip(outcomes));
         let Some((envelope, size)) = &tried.message else {
             let (since, outcomes) = (Some(tried.since), decided.collect());
             let order = None;
-            return self.decide_unread(Settlement { wall, is_mass, is_throttled, source, since, order, outcomes });
+            return self.decide_unread(Settlement { wall, is_mass, returns, source, since, order, outcomes });
         };
         let origin = source.and_then(|source| self.source(source));
         let telling = Telling {
@@ -167,7 +168,7 @@ impl Engine {
             attempted: Some(self.clock.wall_at(tried.since)),
             order: None,
         };
-        self.decide(Attempt { wall, is_mass, is_throttled, source, telling }, decided);
+        self.decide(Attempt { wall, is_mass, returns, source, telling }, decided);
     }
 
     /// Entries of a domain without a next hop.
@@ -230,8 +231,8 @@ impl Engine {
                 (entry, outcome)
             });
             let outcomes = outcomes.collect();
-            let (is_throttled, source, since) = (false, None, None);
-            self.decide_unread(Settlement { wall, is_mass, is_throttled, source, since, order, outcomes });
+            let (returns, source, since) = (Return::Never, None, None);
+            self.decide_unread(Settlement { wall, is_mass, returns, source, since, order, outcomes });
         }
     }
 
@@ -340,10 +341,17 @@ impl Engine {
         self.tell_decision(entry, verdict, (report, judged), attempt, (attempts, entry.due, None));
     }
 
-    /// Tells the journal of a deferral of what was `due`; the entry has its next time.
-    fn tell_deferral(&self, entry: &Entry, due: UnixTime, report: &Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
+    /// Tells the journal of a deferral of what was `due`, and whether it goes back; the entry has its next time.
+    fn tell_deferral(
+        &self,
+        entry: &Entry,
+        (due, is_returned): (UnixTime, bool),
+        report: &Report,
+        attempt: &Attempt<'_>,
+        ledger: &mut Ledger,
+    ) {
         let judged = self.classified(report, attempt, ledger);
-        let is_throttle = judged.is_some_and(reply::Verdict::wants_rest);
+        let is_throttle = is_returned || judged.is_some_and(reply::Verdict::wants_rest);
         let verdict = if is_throttle { Verdict::Throttled } else { Verdict::Deferred };
         // One that goes back at once keeps the time at which it was due.
         let retry = Some(entry.due.max(attempt.wall));
@@ -427,11 +435,13 @@ impl Engine {
         self.meters.deferred.increment(1);
         self.top.decided(&entry.flow.tenant, Fate::Deferred);
         let due = entry.due;
-        if !attempt.is_throttled {
+        let returned = entry.marks.returned(attempt.returns);
+        if returned.is_none() {
             entry.attempts = entry.attempts.saturating_add(1);
             entry.due = retry.due(entry.id, entry.attempts, entry.accepted, attempt.wall, attempt.is_mass);
         }
-        self.tell_deferral(&entry, due, &report, attempt, ledger);
+        entry.marks = returned.unwrap_or(entry.marks.charged());
+        self.tell_deferral(&entry, (due, returned.is_some()), &report, attempt, ledger);
         if attempt.source.is_some() {
             entry.marks = entry.marks.with_source(attempt.source);
         }
@@ -446,7 +456,7 @@ impl Engine {
         }
         let event = deferral(&entry, entry.marks.has(Marks::DELAY_REPORTED));
         ledger.events.push(RecipientEvent { recipient: entry.recipient, event });
-        if attempt.is_throttled { ledger.again.push(entry) } else { ledger.later.push(entry) }
+        if returned.is_some() { ledger.again.push(entry) } else { ledger.later.push(entry) }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::state::OrderId;
 
 use super::domain::Domain;
 use super::engine::Engine;
-use super::entry::Entry;
+use super::entry::{Entry, Return};
 use super::passage::Passage;
 use super::settle::{Attempt, Telling};
 
@@ -27,7 +27,7 @@ use super::settle::{Attempt, Telling};
 pub(super) struct Settlement {
     pub wall: UnixTime,
     pub is_mass: bool,
-    pub is_throttled: bool,
+    pub returns: Return,
     /// Index of the egress source, if there was a connection.
     pub source: Option<u16>,
     /// When a connection took it.
@@ -135,7 +135,7 @@ impl Engine {
     }
 
     fn decide_with(self: &Arc<Self>, settlement: Settlement, envelope: Option<&Envelope>) {
-        let Settlement { wall, is_mass, is_throttled, source, since, order, outcomes } = settlement;
+        let Settlement { wall, is_mass, returns, source, since, order, outcomes } = settlement;
         let site = outcomes.first().and_then(|(entry, _)| entry.domain.site());
         let origin = source.and_then(|source| self.source(source));
         let telling = Telling {
@@ -146,7 +146,7 @@ impl Engine {
             attempted: since.map(|since| self.clock.wall_at(since)),
             order,
         };
-        self.decide(Attempt { wall, is_mass, is_throttled, source, telling }, outcomes.into_iter());
+        self.decide(Attempt { wall, is_mass, returns, source, telling }, outcomes.into_iter());
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Message {
     pub first: Time,
     /// Tries that counted.
     pub tries: u8,
+    /// Tries since the last one that counted, refused without a word of why.
+    pub guesses: u8,
 }
 
 /// A tenant's share of it.
@@ -65,7 +67,7 @@ impl Line {
             came = self.oldest;
             self.oldest += self.step;
         }
-        Some(Message { tenant, came, first: NEVER, tries: 0 })
+        Some(Message { tenant, came, first: NEVER, tries: 0, guesses: 0 })
     }
 }
 
@@ -177,6 +179,7 @@ impl Lines {
     pub fn defer(&mut self, mut message: Message, now: Time, chance: &mut Chance) {
         let wait = SCHEDULE.get(usize::from(message.tries)).or(SCHEDULE.last()).copied().unwrap_or(1) * MINUTE;
         message.tries = message.tries.saturating_add(1);
+        message.guesses = 0;
         self.due.push(Reverse((now + chance.spread(wait, 0.1), message)));
     }
 

@@ -15,7 +15,7 @@ use super::profile::Profile;
 use super::receiver::{Knock, Receiver, Verdict};
 use super::signal::Signals;
 use super::{NEVER, Time, nanos};
-use crate::limit::controller::{Answer, Failure, Refused, Signal};
+use crate::limit::controller::{Answer, Failure, MOST_GUESSES, Refused, Signal};
 
 /// A driver without a limit has as many connections as it likes, but not as many as fit into memory.
 const MOST_CONNECTIONS: u32 = 2000;
@@ -192,8 +192,8 @@ impl<'a> Sender<'a> {
         let took = Duration::from_nanos(self.now - connection.began);
         let (others, at) = (self.open + self.opening, self.at());
         if let Some(controller) = self.hand.controller() {
-            let changes = controller.refused(&Refused { failure, reply, others, took }, at);
-            self.measure.changed(self.now, changes);
+            let heard = controller.refused(&Refused { failure, reply, others, open: self.open, took }, at);
+            self.measure.changed(self.now, heard.changes);
         }
     }
 
@@ -203,12 +203,15 @@ impl<'a> Sender<'a> {
         let count = connection.count;
         let Some((message, sent, verdict)) = connection.out.take() else { return };
         let signal = self.signals.of(verdict.reply);
+        // Without a controller only what plainly is about the message is.
+        let mut is_throttle = signal != Signal::Neutral && (signal != Signal::Unknown || verdict.is_closed);
         if let Some(controller) = self.hand.controller() {
             let latency = Duration::from_nanos(self.now - sent);
             let Verdict { reply, is_closed, .. } = verdict;
             let answer = Answer { signal, reply, count, is_closed, latency, rest: None };
-            let changes = controller.replied(&answer, self.open, at);
-            self.measure.changed(self.now, changes);
+            let heard = controller.replied(&answer, self.open, at);
+            is_throttle = heard.is_throttle;
+            self.measure.changed(self.now, heard.changes);
         }
         if verdict.is_throttle {
             self.measure.throttled(self.now);
@@ -217,10 +220,11 @@ impl<'a> Sender<'a> {
             Signal::Accepted => self.measure.accepted(self.now, message),
             // Permanent.
             _ if verdict.reply.starts_with('5') => {}
-            Signal::Neutral => self.lines.defer(message, self.now, &mut self.chance),
-            // Nobody can tell whether it is about the message.
-            Signal::Unknown if !verdict.is_closed => self.lines.defer(message, self.now, &mut self.chance),
-            _ => self.lines.back(message),
+            _ if !is_throttle => self.lines.defer(message, self.now, &mut self.chance),
+            _ if signal.is_guess() && message.guesses >= MOST_GUESSES => {
+                self.lines.defer(message, self.now, &mut self.chance);
+            }
+            _ => self.lines.back(Message { guesses: message.guesses + u8::from(signal.is_guess()), ..message }),
         }
         let (most, limit) = match self.hand.controller() {
             Some(controller) => (controller.messages_per_connection(at), controller.connection_limit(at)),

@@ -14,38 +14,71 @@ use crate::sink::{Act, At, Sink};
 const LONG: Duration = Duration::from_secs(120);
 const OPAQUE: &str = "451 try again later";
 
-/// Changes of the rate by what `act` does to the thirty-first message of forty; there may be none once all have arrived.
-fn changes(act: Act) -> Vec<Value> {
+/// A daemon for which far.test is a sink.
+struct Stage {
+    daemon: Daemon,
+    _responder: Responder,
+    _runtime: Runtime,
+}
+
+impl Stage {
+    fn start(sink: &Sink) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let mut zone = Zone::new();
+        zone.mx("far.test", 10, "mx.far.test").address("mx.far.test", [127, 0, 0, 1]);
+        let responder = runtime.block_on(Responder::start(([127, 0, 0, 1], 0).into(), zone)).unwrap();
+        let mut more = String::new();
+        write!(more, "[delivery]\ntls = \"none\"\nport = {}\n", sink.address.port()).unwrap();
+        write!(more, "[dns]\nresolvers = [\"{}\"]\nallow_networks = [\"127.0.0.0/8\"]\n", responder.address()).unwrap();
+        more.push_str("[retry]\nschedule = [\"2s\"]\n");
+        let daemon = Daemon::start(tempfile::tempdir().unwrap(), "first_rate = \"50/s\"", &more);
+        Self { daemon, _responder: responder, _runtime: runtime }
+    }
+
+    fn submit(&self, count: usize) {
+        let mut client = Client::open(self.daemon.address);
+        for number in 0..count {
+            client.submit(&format!("n{number}@client.test"), "a@far.test", "");
+        }
+    }
+}
+
+/// Changes of one limit with this in their reasons.
+fn changes_of(daemon: &Daemon, limit: &str, part: &str) -> Vec<Value> {
+    let is_change = |event: &Value| event["event"] == "limit" && event["limit"] == limit;
+    let is_about_it = |event: &Value| event["reason"].as_str().unwrap().contains(part);
+    daemon.journal().into_iter().filter(|event| is_change(event) && is_about_it(event)).collect()
+}
+
+/// Attempts charged to what was put off by now, by event.
+fn attempts(daemon: &Daemon, event: &str) -> Vec<u64> {
+    let told = daemon.journal().into_iter().filter(|told| told["event"] == event);
+    told.map(|told| told["attempt"].as_u64().unwrap()).collect()
+}
+
+/// Changes of the rate by what `act` does to the thirty-first message of forty, and the attempts that this was; there may be no
+/// change once all have arrived.
+fn changes(act: Act) -> (Vec<Value>, [Vec<u64>; 2]) {
     let sink = Sink::start(Duration::from_millis(5), move |at| match at {
         At::Mail { number: 30 } => act,
         _ => Act::Take,
     });
-    let runtime = Runtime::new().unwrap();
-    let mut zone = Zone::new();
-    zone.mx("far.test", 10, "mx.far.test").address("mx.far.test", [127, 0, 0, 1]);
-    let responder = runtime.block_on(Responder::start(([127, 0, 0, 1], 0).into(), zone)).unwrap();
-    let mut more = String::new();
-    write!(more, "[delivery]\ntls = \"none\"\nport = {}\n", sink.address.port()).unwrap();
-    write!(more, "[dns]\nresolvers = [\"{}\"]\nallow_networks = [\"127.0.0.0/8\"]\n", responder.address()).unwrap();
-    more.push_str("[retry]\nschedule = [\"2s\"]\n");
-    let daemon = Daemon::start(tempfile::tempdir().unwrap(), "first_rate = \"50/s\"", &more);
-    let mut client = Client::open(daemon.address);
-    for number in 0..40 {
-        client.submit(&format!("n{number}@client.test"), "a@far.test", "");
-    }
-    let changes = |daemon: &Daemon| -> Vec<Value> {
-        let is_change = |event: &Value| event["event"] == "limit" && event["limit"] == "rate";
-        let is_about_it = |event: &Value| event["reason"].as_str().unwrap().contains(OPAQUE);
-        daemon.journal().into_iter().filter(|event| is_change(event) && is_about_it(event)).collect()
-    };
+    let stage = Stage::start(&sink);
+    stage.submit(40);
+    let changes = |daemon: &Daemon| changes_of(daemon, "rate", OPAQUE);
+    let daemon = &stage.daemon;
     daemon.until("a change, or all taken", LONG, |daemon| sink.taken() == 40 || !changes(daemon).is_empty());
-    changes(&daemon)
+    daemon.until("its outcome", LONG, |daemon| {
+        ["throttled", "deferred"].iter().any(|kind| !attempts(daemon, kind).is_empty())
+    });
+    (changes(daemon), ["throttled", "deferred"].map(|kind| attempts(daemon, kind)))
 }
 
 #[test]
 fn an_opaque_refusal_that_closes_the_connection_is_one_for_the_rate() {
-    let changes = changes(Act::Close(OPAQUE));
+    let (changes, attempts) = changes(Act::Close(OPAQUE));
 
+    assert_eq!(attempts, [vec![0], vec![]], "the message is not to blame");
     let first = changes.first().expect("a change of the rate");
     assert!(first["to"].as_f64() < first["from"].as_f64(), "{first}");
     let reason = first["reason"].as_str().unwrap();
@@ -54,5 +87,25 @@ fn an_opaque_refusal_that_closes_the_connection_is_one_for_the_rate() {
 
 #[test]
 fn one_opaque_refusal_over_a_connection_that_stays_open_changes_nothing() {
-    assert_eq!(changes(Act::Say(OPAQUE)), [] as [Value; 0]);
+    let (changes, attempts) = changes(Act::Say(OPAQUE));
+
+    assert_eq!(changes, [] as [Value; 0]);
+    assert_eq!(attempts, [vec![1], vec![]], "so it is put down to the message");
+}
+
+#[test]
+fn a_greeting_that_refuses_without_a_reason_tells_how_many_connections_may_stand() {
+    let sink = Sink::start(Duration::from_millis(100), |at| match at {
+        At::Greeting { others: 1.. } => Act::Close("421 try again later"),
+        _ => Act::Take,
+    });
+    let stage = Stage::start(&sink);
+
+    stage.submit(60);
+    stage.daemon.until("all taken", LONG, |_| sink.taken() == 60);
+
+    let changes = changes_of(&stage.daemon, "connections", "refused connection 2 (421 try again later)");
+    assert_eq!(changes.first().and_then(|change| change["to"].as_f64()), Some(1.0), "{changes:?}");
+    let attempts = attempts(&stage.daemon, "throttled");
+    assert!(attempts.contains(&0), "{attempts:?}");
 }

@@ -4,6 +4,12 @@ use std::time::Duration;
 
 use crate::reply::{Class, Severity, Verdict};
 
+use super::change::Changes;
+
+/// How often a message goes back that was refused without a word of why: it may be the message that the receiver minds, and
+/// then it has to make way for others, and to expire.
+pub const MOST_GUESSES: u8 = 3;
+
 /// What a reply says about our limits. Each regulator is fed by its own kind only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Signal {
@@ -37,6 +43,21 @@ impl Signal {
             _ => Self::Neutral,
         }
     }
+
+    /// Whether it does not say what it is about, so that it may be about the message.
+    pub const fn is_guess(self) -> bool {
+        matches!(self, Self::Unknown)
+    }
+}
+
+/// What a controller made of what it was told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Heard {
+    /// Limits that have changed.
+    pub changes: Changes,
+    /// It was taken for a refusal because of a limit: the message is not to blame. Where [`Signal::is_guess`], at most
+    /// [`MOST_GUESSES`] times for each message.
+    pub is_throttle: bool,
 }
 
 /// A reply to a message.
@@ -63,6 +84,8 @@ pub enum Failure {
     TooMany,
     /// We as such are refused at the greeting.
     Reputation,
+    /// Refused at the greeting by a reply that does not say why.
+    Unsaid,
     /// Nobody answered in time.
     Timeout,
     /// Refused or reset by the network, or TLS failed.
@@ -78,6 +101,8 @@ pub struct Refused<'a> {
     pub reply: &'a str,
     /// How many others were open or being opened at that moment.
     pub others: u32,
+    /// How many of those are open.
+    pub open: u32,
     /// How long it took to fail.
     pub took: Duration,
 }

@@ -41,7 +41,7 @@ use time::Epoch;
 use work::Work;
 
 pub use change::{Cause, Change, Changes, Wait, What};
-pub use evidence::{Answer, Failure, Refused, Signal};
+pub use evidence::{Answer, Failure, Heard, MOST_GUESSES, Refused, Signal};
 pub use operate::View;
 pub use rate::Phase;
 pub use settings::{Bounds, Ceilings, Orders, Start};
@@ -103,7 +103,7 @@ impl Controller {
     }
 
     /// The reply to a message; `open` connections are established, its own included.
-    pub fn replied(&mut self, answer: &Answer<'_>, open: u32, now: Instant) -> Changes {
+    pub fn replied(&mut self, answer: &Answer<'_>, open: u32, now: Instant) -> Heard {
         self.work(now).replied(answer, open, now)
     }
 
@@ -129,7 +129,7 @@ impl Controller {
     }
 
     /// A connection did not come about.
-    pub fn refused(&mut self, refused: &Refused<'_>, now: Instant) -> Changes {
+    pub fn refused(&mut self, refused: &Refused<'_>, now: Instant) -> Heard {
         self.work(now).refused(refused, now)
     }
 

@@ -32,7 +32,7 @@ impl Stage {
                 self.controller.send(self.now());
                 sent += 1;
                 let answer = answer(signal(self.millis));
-                changes.extend(self.controller.replied(&answer, 1, self.now()));
+                changes.extend(self.controller.replied(&answer, 1, self.now()).changes);
             }
             if self.controller.next_tick().is_some_and(|tick| tick <= self.now()) {
                 changes.extend(self.controller.tick(true, self.now()));
@@ -120,10 +120,11 @@ fn a_refused_connection_tells_the_limit_exactly() {
         failure: Failure::TooMany,
         reply: "421 4.7.0 Too many connections",
         others,
+        open: others,
         took: Duration::from_millis(100),
     };
 
-    let changes = stage.controller.refused(&refused(1), stage.now());
+    let changes = stage.controller.refused(&refused(1), stage.now()).changes;
 
     assert!(changes[0].reason.contains("421 4.7.0 Too many connections"), "{changes:?}");
     assert_eq!(stage.controller.connection_limit(stage.now()), 1);
@@ -277,7 +278,7 @@ fn refusals_on_the_heels_of_connections_that_end_leave_the_limit_if_they_are_few
         let refuse = |stage: &mut Stage, others| {
             let (failure, took) = (Failure::TooMany, Duration::from_millis(100));
             let reply = "421 4.7.0 Too many connections";
-            stage.controller.refused(&Refused { failure, reply, others, took }, stage.now());
+            stage.controller.refused(&Refused { failure, reply, others, open: others, took }, stage.now());
         };
         stage.run(1_000, |_| Signal::Accepted);
         refuse(&mut stage, 2);
@@ -294,4 +295,42 @@ fn refusals_on_the_heels_of_connections_that_end_leave_the_limit_if_they_are_few
 
     assert_eq!(refused(60), 2, "one of many");
     assert_eq!(refused(5), 1, "one of few, twice within a minute");
+}
+
+/// A message goes and is answered; whether that is a refusal because of a limit.
+fn is_throttle(stage: &mut Stage, answer: &Answer<'_>) -> bool {
+    stage.controller.send(stage.now());
+    stage.millis += 1;
+    stage.controller.replied(answer, 2, stage.now()).is_throttle
+}
+
+#[test]
+fn an_opaque_refusal_blames_no_message_once_it_is_taken_for_one() {
+    let opaque = Answer { reply: "451 try again later", ..answer(Signal::Unknown) };
+    let mut stage = Stage::new();
+    stage.run(30_000, |_| Signal::Accepted);
+
+    let before = (0..30).map(|_| is_throttle(&mut stage, &opaque)).take_while(|is_throttle| !is_throttle).count();
+    let behind = is_throttle(&mut stage, &opaque);
+
+    assert!((2..20).contains(&before), "{before}: until they are too many, they are about their messages");
+    assert!(behind, "it was on its way when the gate was shut");
+    let mut stage = Stage::new();
+    stage.run(30_000, |_| Signal::Accepted);
+    assert!(is_throttle(&mut stage, &Answer { is_closed: true, ..opaque }), "closed with it");
+    assert!(!is_throttle(&mut Stage::new(), &answer(Signal::Neutral)));
+}
+
+#[test]
+fn a_connection_that_is_refused_without_a_reason_is_one_too_many_beside_those_that_stand() {
+    let refused = |open: u32| {
+        let (failure, reply, took) = (Failure::Unsaid, "421 try again later", Duration::from_millis(100));
+        let mut stage = Stage::new();
+        stage.run(100_000, |_| Signal::Accepted);
+        let heard = stage.controller.refused(&Refused { failure, reply, others: open, open, took }, stage.now());
+        (heard.is_throttle, stage.controller.view(stage.now()).connection_limit)
+    };
+
+    assert_eq!(refused(1), (true, Some(1)));
+    assert_eq!(refused(0), (false, None), "nothing to compare with");
 }

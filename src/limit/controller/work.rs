@@ -6,7 +6,7 @@ use super::busy::{Busy, QUIET};
 use super::cap::Cap;
 use super::change::{Cause, Change, Changes, Wait, What};
 use super::connections::{Connections, Load};
-use super::evidence::{Answer, Failure, Refused, Signal};
+use super::evidence::{Answer, Failure, Heard, Refused, Signal};
 use super::gate::{Gate, Standing};
 use super::messages::Messages;
 use super::pace::Pace;
@@ -150,55 +150,66 @@ impl Work {
     }
 
     /// The reply to a message; `open` connections are established, its own included.
-    pub fn replied(&mut self, answer: &Answer<'_>, open: u32, now: Instant) -> Changes {
+    pub fn replied(&mut self, answer: &Answer<'_>, open: u32, now: Instant) -> Heard {
         let now = self.epoch.time(now);
         let sent = now.saturating_sub(nanos(answer.latency));
         let mut out = Changes::new();
+        let is_throttle = self.heard(answer, open, (sent, now), &mut out);
+        Heard { changes: out, is_throttle }
+    }
+
+    /// Takes in a reply; whether it is a refusal because of a limit.
+    fn heard(&mut self, answer: &Answer<'_>, open: u32, (sent, now): (Time, Time), out: &mut Changes) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
         let busy = &mut self.busy;
         if answer.signal == Signal::Accepted {
             busy.accepted(answer.latency);
             self.rate.taken = self.rate.taken.saturating_add(1);
             if self.gate.is_trial(sent) {
-                self.gate_opened(now, &mut out);
+                self.gate_opened(now, out);
             }
-            return out;
+            return false;
         }
         busy.counts.remove(sent, now);
         self.cap.remove();
         match answer.signal {
-            Signal::Accepted => {}
+            Signal::Accepted => return false,
             Signal::Neutral => {
                 busy.neutral += 1;
                 if self.gate.is_trial(sent) {
-                    self.gate_opened(now, &mut out);
+                    self.gate_opened(now, out);
                 }
+                return false;
             }
             Signal::Unknown => {
                 let is_alarm = busy.unknown(self.is_outspoken, self.rate.phase == Phase::Hold, self.trips > 0);
                 self.is_outspoken |= answer.is_closed;
                 let is_trial = self.gate.is_trial(sent);
-                if answer.is_closed || is_alarm || is_trial && !self.is_outspoken {
-                    self.throttled(answer, sent, now, &mut out);
-                } else if is_trial {
-                    self.gate_opened(now, &mut out);
+                // What was on its way when the gate was shut is refused for the same reason as what shut it.
+                let is_silent = self.gate.is_shut() && !self.is_outspoken;
+                if !(answer.is_closed || is_alarm || is_silent) {
+                    if is_trial {
+                        self.gate_opened(now, out);
+                    }
+                    return false;
                 }
+                self.throttled(answer, sent, now, out);
             }
             Signal::Rate => {
                 self.is_outspoken = true;
-                self.throttled(answer, sent, now, &mut out);
+                self.throttled(answer, sent, now, out);
             }
             Signal::MessagesPerConnection => {
-                self.messages.refused(answer.count, cut(answer.reply), now, &mut out);
+                self.messages.refused(answer.count, cut(answer.reply), now, out);
                 self.gate.unsent();
             }
             Signal::Connections => {
-                self.connections.refused(open.saturating_sub(1), cut(answer.reply), now, &mut out);
+                self.connections.refused(open.saturating_sub(1), cut(answer.reply), now, out);
                 self.gate.unsent();
             }
-            Signal::Reputation => self.trip(answer.reply, answer.rest, now, &mut out),
+            Signal::Reputation => self.trip(answer.reply, answer.rest, now, out),
         }
-        out
+        true
     }
 
     fn gate_opened(&mut self, now: Time, out: &mut Changes) {
@@ -334,20 +345,26 @@ impl Work {
     }
 
     /// A connection did not come about.
-    pub fn refused(&mut self, refused: &Refused<'_>, now: Instant) -> Changes {
+    pub fn refused(&mut self, refused: &Refused<'_>, now: Instant) -> Heard {
         let now = self.epoch.time(now);
         let mut out = Changes::new();
         let reply = cut(refused.reply);
         let busy = &mut self.busy;
         let is_timeout = refused.failure == Failure::Timeout;
         let is_frequent = refused.failure != Failure::TooMany && busy.failed(refused.took, is_timeout);
+        // Beside connections that stand, one that is refused without a reason is one too many.
+        let is_too_many = match refused.failure {
+            Failure::TooMany => true,
+            Failure::Unsaid => refused.open > 0,
+            _ => false,
+        };
         match refused.failure {
-            Failure::TooMany => self.connections.refused(refused.others, reply, now, &mut out),
+            _ if is_too_many => self.connections.refused(refused.others, reply, now, &mut out),
             Failure::Reputation => self.trip(refused.reply, None, now, &mut out),
             Failure::Timeout => self.connections.timed_out(refused.others, is_frequent, reply, &mut out),
-            Failure::Network => {}
+            Failure::TooMany | Failure::Unsaid | Failure::Network => {}
         }
-        out
+        Heard { changes: out, is_throttle: is_too_many || refused.failure == Failure::Reputation }
     }
 
     /// A connection has ended; `silent`: the receiver ended it without a reply, after so many messages.
