@@ -240,7 +240,7 @@ impl From<UndoError> for Refusal {
                 (StatusCode::NOT_FOUND, "`hikyaku limits history` lists the last thousand since the daemon started")
             }
             UndoError::Pin(_) => (StatusCode::CONFLICT, "`hikyaku limits unpin SITE` ends it"),
-            UndoError::Over(_) => (StatusCode::CONFLICT, "there is nothing to take back"),
+            UndoError::Over(_) | UndoError::Done(_) => (StatusCode::CONFLICT, "there is nothing to take back"),
             UndoError::Unused { .. } => {
                 (StatusCode::CONFLICT, "`hikyaku limits reset SITE` forgets it, `hikyaku limits pin SITE` sets another")
             }

@@ -17,7 +17,7 @@ use super::stuffing::Stuffer;
 use super::transaction::{Mismatch, Verdict, mismatch, outcome, report};
 use super::work::{Ticket, Unreadable, Work};
 use crate::message::{Outcome, Phase, Report};
-use crate::queue::{Doing, Watch};
+use crate::queue::{Doing, HungUp, Watch};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
@@ -362,7 +362,7 @@ impl<'a> Connection<'a> {
     fn closed<W: Work>(&self, work: &W, mut under_way: UnderWay<W::Ticket>) -> Flow<W::Ticket> {
         if self.session.settled() > 0 && under_way.current.is_some() {
             self.shared.hosts.ended_session(&self.session.peer().host, self.session.settled());
-            work.hung_up(self.session.used_up());
+            work.hung_up(self.session.hung_up());
         }
         if self.session.settled() > 0
             && let Some(job) = under_way.current.take_if(|job| job.is_untouched())
@@ -384,7 +384,7 @@ impl<'a> Connection<'a> {
         // On a connection that has worked, FIN or RST instead of any reply means that it was closed before our commands
         // came. Only one such message per connection that has delivered: this cannot go on for ever.
         if is_unanswered && is_closed && self.session.settled() > 0 {
-            work.hung_up(None);
+            work.hung_up(HungUp::Silently);
             if let Some(job) = under_way.current.take() {
                 work.give_back(job.ticket);
             }

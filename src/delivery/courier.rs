@@ -16,8 +16,7 @@ use crate::dns::Plan;
 use crate::message::{Message, MessageId, Outcome};
 use crate::metrics::Registry;
 use crate::panics::Panic;
-use crate::queue::{Assignment, Courier, Slot, Source, Watch};
-use crate::smtp::reply::Reply;
+use crate::queue::{Assignment, Courier, HungUp, Slot, Source, Watch};
 use crate::spool::{LoadError, Spool};
 
 /// Delivers what the queue dispatches.
@@ -177,8 +176,8 @@ impl Work for Errand {
         self.slot.connected();
     }
 
-    fn hung_up(&self, used_up: Option<&Reply>) {
-        self.slot.hung_up(used_up);
+    fn hung_up(&self, how: HungUp<'_>) {
+        self.slot.hung_up(how);
     }
 
     fn connection_failed(&self, ticket: Carried, outcome: Outcome) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::session::Lost;
+use crate::limit::controller::Signal;
 use crate::message::{Outcome, Phase, Report};
 use crate::reply::{Class, LazyClassifier, Verdict};
 use crate::smtp::reply::Reply;
@@ -18,13 +19,18 @@ pub struct Judge {
     pub parent: Option<Arc<str>>,
 }
 
-/// Classes of replies that are about what we send altogether.
-pub(super) const OF_US: [Class; 3] = [Class::RateLimited, Class::TooManyConnections, Class::Reputation];
-
 impl Judge {
     /// Whether the receiver wants to be left alone, so that the connection ends.
     pub(super) fn wants_rest(&self, phase: Phase, reply: &Reply) -> bool {
         reply.code / 100 == 4 && self.of(phase, reply).is_some_and(|verdict| verdict.wants_rest())
+    }
+
+    /// Whether a reply that wants us to leave it alone is about what we send altogether: the next connection would be told
+    /// the same.
+    pub(super) fn is_about_us(phase: Phase, reply: &Reply, verdict: &Verdict) -> bool {
+        use Signal::{Connections, Rate, Reputation};
+        let signal = Signal::of(verdict, phase, reply.status);
+        verdict.wants_rest() && matches!(signal, Rate | Connections | Reputation)
     }
 
     /// Whether this receiver says by such a loss of the connection that we come too often.

@@ -19,10 +19,11 @@
 
 use std::collections::VecDeque;
 
-use super::judge::{Judge, OF_US};
+use super::judge::Judge;
 use super::transaction::{Peer, Transaction, Verdict, report};
 use crate::message::{Outcome, Phase};
-use crate::reply::{Class, Verdict as Judged};
+use crate::queue::HungUp;
+use crate::reply::Class;
 use crate::smtp::reply::{Extensions, Reader, Received, Reply, Violation};
 use crate::smtp::status::Status;
 
@@ -130,8 +131,9 @@ pub struct Session {
     replies: u64,
     /// The connection ends with the current transaction.
     is_last: bool,
-    /// The 421 by which the receiver said, instead of taking another MAIL, that the connection has carried enough.
-    used_up: Option<Reply>,
+    /// The 421 by which the receiver ended the session instead of taking another MAIL, and whether it said that the
+    /// connection has carried enough.
+    ended_by: Option<(Reply, bool)>,
 }
 
 impl Session {
@@ -153,7 +155,7 @@ impl Session {
             settled: 0,
             replies: 0,
             is_last: false,
-            used_up: None,
+            ended_by: None,
         }
     }
 
@@ -187,9 +189,13 @@ impl Session {
         self.settled
     }
 
-    /// What the receiver said when the connection had carried enough.
-    pub fn used_up(&self) -> Option<&Reply> {
-        self.used_up.as_ref()
+    /// How the receiver ended a session that had carried something.
+    pub fn hung_up(&self) -> HungUp<'_> {
+        match &self.ended_by {
+            None => HungUp::Silently,
+            Some((reply, false)) => HungUp::Saying(reply),
+            Some((reply, true)) => HungUp::UsedUp(reply),
+        }
     }
 
     /// Replies that came so far: when it changes, the wait for the next one begins.
@@ -381,12 +387,11 @@ impl Session {
         let reply = self.reader.reply(&received);
         if received.code == 421 && self.settled > 0 {
             let verdict = self.judge.of(Phase::Mail, &reply);
-            // What is said about us would be said to the next connection too, and is to be heeded at once.
-            let is_about_us = |verdict: &Judged| verdict.wants_rest() && OF_US.contains(&verdict.class);
-            if !verdict.as_ref().is_some_and(is_about_us) {
+            // What is said about us is to be heeded at once.
+            if !verdict.as_ref().is_some_and(|verdict| Judge::is_about_us(Phase::Mail, &reply, verdict)) {
                 // A used session is over, by count or by time: this message has nothing to do with it.
                 self.current = None;
-                self.used_up = verdict.filter(|verdict| verdict.class == Class::ConnectionUsedUp).map(|_| reply);
+                self.ended_by = Some((reply, verdict.is_some_and(|verdict| verdict.class == Class::ConnectionUsedUp)));
                 return Some(Step::Close);
             }
         }

@@ -8,8 +8,7 @@ use std::time::Duration;
 use crate::dns::Plan;
 use crate::message::{Message, MessageId, Outcome};
 use crate::panics::Panic;
-use crate::queue::{Source, Watch};
-use crate::smtp::reply::Reply;
+use crate::queue::{HungUp, Source, Watch};
 
 /// One message for recipients of one domain.
 pub trait Ticket: Send + Sync + 'static {
@@ -80,8 +79,8 @@ pub trait Work: Send + Sync + 'static {
     fn give_back(&self, ticket: Self::Ticket);
     /// Greeting and EHLO are done.
     fn connected(&self);
-    /// The receiver ended the connection when another message was to begin; `used_up`: saying that it has carried enough.
-    fn hung_up(&self, _used_up: Option<&Reply>) {}
+    /// The receiver ended the connection when another message was to begin.
+    fn hung_up(&self, _how: HungUp<'_>) {}
     /// No MX host could be used.
     fn connection_failed(&self, ticket: Self::Ticket, outcome: Outcome);
 }

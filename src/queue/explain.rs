@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::dns::Plan;
 use crate::limit::budget::Budget;
-use crate::limit::controller::What as Limit;
+use crate::limit::controller::{View, What as Limit};
 use crate::limit::permit::What;
 use crate::limit::window::Window;
 use crate::state::Pinned;
@@ -16,6 +16,10 @@ use super::figures::{Figure, PER_CONNECTION, of_everything};
 use super::limit_views::{ExplainError, Explained, Question, ScopeLimit};
 use super::origin::Origin;
 use super::rules::Of;
+
+/// Why a site rests that was told so by an earlier run: what the receiver said is not kept.
+const BEFORE_THE_START: &str =
+    "learnt before the start: the receiver refused us (`journal search --event limit` has what it said)";
 
 /// Sources that are explained: a pool may have more.
 const MOST_SOURCES: usize = 20;
@@ -182,7 +186,7 @@ impl Engine {
             what: name,
             most: view.value(what, now),
             per_seconds: per,
-            set_by: self.set_by(source, site, what, view.reply.as_deref()),
+            set_by: self.set_by((source, site), what, &view),
             ..ScopeLimit::default()
         };
         let until = wait.map_or(Some(now), |wait| wait.until);
@@ -206,8 +210,13 @@ impl Engine {
         lines
     }
 
-    /// Who set a learnt limit: an operator, or what the receiver said.
-    pub(super) fn set_by(&self, source: &str, site: &str, what: Limit, reply: Option<&str>) -> String {
+    /// Who set a learnt limit, of which this is seen: the configuration, an operator, or what the receiver said.
+    pub(super) fn set_by(&self, (source, site): (&str, &str), what: Limit, view: &View) -> String {
+        if view.is_configured(what)
+            && let Some(figure) = self.least_figure(source, site, what)
+        {
+            return format!("{}; no less is learnt", figure.set_by);
+        }
         let limits = [Pinned::Rate, Pinned::Connections, Pinned::MessagesPerConnection];
         let pin = limits.into_iter().find(|limit| limit.what() == what);
         if let Some(pin) = pin.and_then(|limit| self.learning.pins.find(source, site, limit)) {
@@ -217,11 +226,29 @@ impl Engine {
         let is_it = |told: &&super::learning::Told| {
             told.change.what == what && *told.source == *source && *told.site == *site && !told.is_pin
         };
-        match (history.iter().find(is_it), reply) {
+        match (history.iter().find(is_it), view.reply.as_deref()) {
             (Some(told), _) => format!("learnt: {}", told.change.reason),
-            (None, Some(reply)) if what == Limit::Rate => format!("learnt: {reply}"),
+            (None, Some(reply)) if matches!(what, Limit::Rate | Limit::Breaker) => format!("learnt: {reply}"),
+            (None, None) if what == Limit::Breaker => BEFORE_THE_START.to_owned(),
             _ => "learning: no change since the start".to_owned(),
         }
+    }
+
+    /// What sets the configuration's limit of a source at a site: the least figure of those that learning goes by.
+    fn least_figure(&self, source: &str, site: &str, what: Limit) -> Option<Figure> {
+        let name = match what {
+            Limit::Rate => What::Messages.as_str(),
+            Limit::Connections => What::Connections.as_str(),
+            Limit::MessagesPerConnection => PER_CONNECTION,
+            Limit::Breaker | Limit::Cap => return None,
+        };
+        let settings = self.settings();
+        let of_both = settings.rules.figures(Of::SourceSite(source, site), None);
+        let of_site = settings.rules.figures(Of::Site(site), Some(&settings.limits));
+        let own = of_both.into_iter().chain(of_site).filter(|figure| figure.what == name && figure.most.is_some());
+        let value =
+            |figure: &Figure| number(figure.most.unwrap_or(u64::MAX)) / figure.per.map_or(1.0, |per| per.as_secs_f64());
+        own.min_by(|a, b| value(a).total_cmp(&value(b)))
     }
 
     fn of_tenant(&self, name: &str, campaign: Option<&str>, now: Instant) -> Vec<ScopeLimit> {

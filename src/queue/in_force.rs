@@ -82,11 +82,13 @@ impl Engine {
             Cause::Connections => ("a connection ends and leaves its place", Learnt::Connections),
             Cause::Openings => ("the learnt pace of new connections has room", Learnt::Connections),
         };
-        let reply = controller.and_then(|(_, controller)| controller.view(now).reply);
-        let why = controller.map(|_| match (cause, reply) {
+        let view = controller.map(|(_, controller)| controller.view(now));
+        let why = view.map(|view| match (cause, &view.reply, &state.last_reply) {
             // The refusal is why, whoever has set the rate.
-            (Cause::Pause | Cause::Gate, Some(reply)) => reply,
-            (_, reply) => self.set_by(&self.source_name(source), site, what, reply.as_deref()),
+            (Cause::Pause | Cause::Gate, Some(reply), _) => reply.clone(),
+            // A pause after connections that came to nothing.
+            (Cause::Openings, _, Some(last)) if until.is_some() => super::settle::describe(last),
+            _ => self.set_by((&self.source_name(source), site), what, &view),
         });
         (until.map(|until| until.saturating_duration_since(now).as_secs_f64()), event, why)
     }

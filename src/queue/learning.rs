@@ -69,6 +69,8 @@ pub struct Told {
     pub change: Change,
     /// Nothing was learnt: an operator has set or ended a pin.
     pub is_pin: bool,
+    /// It was taken back.
+    pub is_undone: bool,
 }
 
 /// What is learnt, beside the controllers themselves.
@@ -101,6 +103,14 @@ impl Learning {
         self.history.lock().iter().rev().cloned().collect()
     }
 
+    /// A change was taken back.
+    pub fn note_undone(&self, id: u32) {
+        let mut history = self.history.lock();
+        if let Some(told) = history.iter_mut().find(|told| told.id == id) {
+            told.is_undone = true;
+        }
+    }
+
     fn remember(&self, told: Told) {
         let mut history = self.history.lock();
         if history.len() >= REMEMBERED {
@@ -131,7 +141,7 @@ impl Engine {
             to: change.to,
             reason: &change.reason,
         }));
-        let told = Told { id, at, source, site: site.clone(), change, is_pin };
+        let told = Told { id, at, source, site: site.clone(), change, is_pin, is_undone: false };
         self.learning.remember(told.clone());
         told
     }
@@ -171,7 +181,7 @@ fn rank(signal: Signal) -> u8 {
         Signal::Reputation => 4,
         Signal::Rate => 3,
         Signal::MessagesPerConnection | Signal::Connections => 2,
-        Signal::Unknown => 1,
+        Signal::Unknown | Signal::Closed => 1,
         Signal::Neutral => 0,
     }
 }
@@ -195,6 +205,11 @@ fn is_closing(report: &Report) -> bool {
     report.reply.code == 421 || report.hung_up
 }
 
+/// Whether the connection ended in place of a reply.
+fn is_cut_off(report: &Report, class: Option<Class>) -> bool {
+    report.reply.code == 0 && class == Some(Class::Network)
+}
+
 /// Whether a receiver closes at the greeting and says nothing but that: no words and no status tell of a fault.
 fn is_bare(report: &Report, verdict: &Verdict) -> bool {
     report.reply.code == 421 && verdict.class == Class::System && verdict.certainty == Certainty::Code
@@ -209,7 +224,10 @@ impl Evidence {
         let judged = outcomes.iter().map(|outcome| {
             let report = outcome.report();
             let verdict = engine.verdict(report, Some(&site.name));
-            let signal = match verdict.as_ref().map_or(Signal::Neutral, Signal::of) {
+            let class = verdict.as_ref().map(|verdict| verdict.class);
+            let said = |verdict: &Verdict| Signal::of(verdict, report.phase, report.reply.status);
+            let signal = match verdict.as_ref().map_or(Signal::Neutral, said) {
+                Signal::Neutral if report.phase == Phase::Mail && is_cut_off(report, class) => Signal::Closed,
                 // What does not say what it is about, said of a recipient, is about that one, unless the connection ends.
                 Signal::Unknown if report.phase == Phase::Rcpt && !is_closing(report) => Signal::Neutral,
                 signal => signal,
@@ -224,6 +242,9 @@ impl Evidence {
                 (Signal::Connections, _) => Failure::TooMany,
                 (Signal::Reputation, _) => Failure::Reputation,
                 (_, Some(Class::Timeout)) => Failure::Timeout,
+                _ if is_cut_off(report, class) && matches!(report.phase, Phase::Greeting | Phase::Ehlo) => {
+                    Failure::Closed
+                }
                 _ if is_unsaid => Failure::Unsaid,
                 _ => Failure::Network,
             }),
@@ -231,7 +252,7 @@ impl Evidence {
         };
         // Where a receiver refuses by resetting the connection, the message was seen; elsewhere nobody answered it.
         let is_reset = report.reply.code == 0 && signal == Signal::Rate;
-        let is_answered = report.reply.code != 0 || is_reset;
+        let is_answered = report.reply.code != 0 || is_reset || signal == Signal::Closed;
         let is_unsent = failure.is_some() || !is_answered || matches!(report.phase, Phase::Dns | Phase::Queue);
         let mut reply = super::settle::said(&report.reply);
         if report.hung_up {
@@ -250,7 +271,8 @@ impl Evidence {
     /// Whether what was refused goes back and counts as no attempt: where the receiver throttles us, as it says or as the
     /// controller `heard`. What it may have all the same waits for the schedule: sent at once it would come twice.
     pub fn returns(&self, heard: &Heard) -> Return {
-        let is_guess = !self.is_told() && (self.signal.is_guess() || self.failure == Some(Failure::Unsaid));
+        let is_guess = !self.is_told()
+            && (self.signal.is_guess() || matches!(self.failure, Some(Failure::Unsaid | Failure::Closed)));
         match heard.is_throttle && !self.is_in_doubt {
             false => Return::Never,
             true if is_guess => Return::Sometimes,
@@ -316,7 +338,8 @@ impl SiteState {
             self.resume(context, Wait::Throttled, out);
         }
         // Where nobody else is connected the back-off does it: a controller has nothing to compare with.
-        let is_seen_to = (evidence.is_about_limits() || heard.is_throttle) && (evidence.failure.is_none() || used > 1);
+        let is_alone = evidence.failure.is_some_and(|failure| failure != Failure::Closed) && used <= 1;
+        let is_seen_to = (evidence.is_about_limits() || heard.is_throttle) && !is_alone;
         (heard, is_seen_to)
     }
 

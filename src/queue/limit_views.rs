@@ -191,6 +191,9 @@ pub enum UndoError {
     /// It ended a rest, which is over.
     #[error("change {0} ended a rest, which is over")]
     Over(u32),
+    /// It was taken back before.
+    #[error("change {0} is undone already")]
+    Done(u32),
     /// Its path is not in memory.
     #[error("nothing has left from {source_name} to {site} lately: the limit is not in use")]
     Unused {

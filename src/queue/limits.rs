@@ -193,7 +193,7 @@ impl Engine {
     /// Tells of a pin where no path is in memory.
     fn tell_pin(&self, pin: &Pin, to: Option<f64>, reason: String) -> Told {
         let source = Arc::from(pin.source.as_deref().unwrap_or(EVERY));
-        let change = Change { what: pin.limit.what(), from: None, to, reason };
+        let change = Change { what: pin.limit.what(), from: None, to, limit_before: None, reason };
         self.tell_change(&Arc::from(&*pin.site), source, change, true)
     }
 
@@ -216,6 +216,7 @@ impl Engine {
                     what,
                     from: before.value(what, now),
                     to: after.value(what, now),
+                    limit_before: before.measured(what),
                     reason: reason.to_owned(),
                 };
                 Some(about.into_iter().map(change).collect())
@@ -244,17 +245,22 @@ impl Engine {
         if change.what == What::Breaker && change.to.is_none() {
             return Err(UndoError::Over(id));
         }
+        if undone.is_undone {
+            return Err(UndoError::Done(id));
+        }
         let reason = format!("undone by {by}, change {id}: {}", change.reason);
         let mut told = Vec::new();
         for site in self.find_sites(&[site]) {
             let changes = site.operate(self, HAS_NEWS, |name, _, controller, now| {
-                (*name == **source).then(|| controller.set(change.what, change.from, reason.clone(), now))
+                let before = (change.from, change.limit_before);
+                (*name == **source).then(|| controller.set(change.what, before, reason.clone(), now))
             });
             told.extend(self.tell_operated(&site, changes, false));
         }
         if told.is_empty() {
             return Err(UndoError::Unused { source_name: source.to_string(), site: site.to_string() });
         }
+        self.learning.note_undone(id);
         self.save_learnt();
         Ok(told.iter().map(ChangeView::of).collect())
     }

@@ -108,7 +108,7 @@ use limit_views::{
 pub use passage::Passage;
 pub use reservation::Reservation;
 pub use settings::Settings;
-pub use slot::Slot;
+pub use slot::{HungUp, Slot};
 pub use source::{Egress, EgressPool, Source};
 pub use view::{Counts, EntryView, Filter, Flushed, OrderView, Placed, Undone, View};
 use warmup_views::{SteerError, Steering, WarmupFilter, WarmupView};

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Sleep;
 
 use crate::dns::Plan;
+use crate::limit::controller::End;
 use crate::message::{Outcome, Phase, Report};
 use crate::panics::Panic;
 use crate::smtp::reply::Reply;
@@ -29,6 +30,17 @@ use super::pump::TURN;
 use super::site::{Context, Site};
 use super::source::Source;
 use super::watch::Watch;
+
+/// How a receiver ended a connection when another message was to begin.
+#[derive(Clone, Copy, Debug)]
+pub enum HungUp<'a> {
+    /// Without a reply.
+    Silently,
+    /// By a reply that does not say why.
+    Saying(&'a Reply),
+    /// By one that says that the connection has carried enough.
+    UsedUp(&'a Reply),
+}
 
 /// Permission to have one connection to an MX set; returned when dropped.
 #[derive(Debug)]
@@ -46,8 +58,9 @@ pub struct Slot {
     has_worked: AtomicBool,
     /// It counts among the established ones.
     is_open: AtomicBool,
-    /// The receiver ended it when the next message was to begin, perhaps saying that it has carried enough.
-    hung_up: OnceLock<Option<String>>,
+    /// The receiver ended it when the next message was to begin, with this reply, and whether that said that it has carried
+    /// enough.
+    hung_up: OnceLock<(Option<String>, bool)>,
     /// When it was begun.
     begun: Instant,
     /// It was told to make way for another path.
@@ -390,10 +403,15 @@ impl Slot {
         });
     }
 
-    /// The receiver ended the connection when a message was to begin: it may have carried enough, or, with a reply, says so.
-    pub fn hung_up(&self, used_up: Option<&Reply>) {
+    /// The receiver ended the connection when a message was to begin: it may have carried enough.
+    pub fn hung_up(&self, how: HungUp<'_>) {
+        let (reply, is_used_up) = match how {
+            HungUp::Silently => (None, false),
+            HungUp::Saying(reply) => (Some(reply), false),
+            HungUp::UsedUp(reply) => (Some(reply), true),
+        };
         // A connection ends once.
-        let _first = self.hung_up.set(used_up.map(super::settle::said));
+        let _first = self.hung_up.set((reply.map(super::settle::said), is_used_up));
     }
 
     /// No MX host could be talked to: charges the MX set with a back-off and `assignment` with an attempt.
@@ -453,9 +471,11 @@ impl Slot {
                 origin.established = origin.established.saturating_sub(u32::from(self.is_open.load(Ordering::Relaxed)));
                 // The one that was cut off was counted, and had not begun.
                 let (count, _) = seat.sent();
+                let before = count.saturating_sub(1);
                 state.learn_connection(self.source_index, out, |controller| match self.hung_up.get() {
-                    Some(Some(reply)) => controller.used_up(count, reply, now),
-                    hung_up => controller.closed(hung_up.map(|_| count.saturating_sub(1)), now),
+                    Some((Some(reply), true)) => controller.used_up(count, reply, now),
+                    Some((reply, _)) => controller.closed(Some(End { count: before, reply: reply.as_deref() }), now),
+                    None => controller.closed(None, now),
                 });
             }
             let Some(path) = state.path(place) else { return };

@@ -304,6 +304,7 @@ pub struct Verdict {
     /// 4yz or 5yz.
     pub severity: Severity,
     pub(super) wants_rest: bool,
+    pub(super) asks_less: bool,
 }
 
 impl Verdict {
@@ -343,6 +344,11 @@ impl Verdict {
     pub fn wants_rest(&self) -> bool {
         self.wants_rest
     }
+
+    /// Whether that is what the rule is about, and not only what 421 says of itself.
+    pub fn asks_less(&self) -> bool {
+        self.wants_rest && self.asks_less
+    }
 }
 
 /// What a rule says of the pause, or what its class says.
@@ -356,7 +362,7 @@ mod tests {
 
     fn verdict(class: Class, severity: Severity) -> Verdict {
         let rule = Arc::from("x");
-        Verdict { class, rule, certainty: Certainty::Text, list: None, severity, wants_rest: false }
+        Verdict { class, rule, certainty: Certainty::Text, list: None, severity, wants_rest: false, asks_less: false }
     }
 
     #[test]

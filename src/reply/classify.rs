@@ -330,7 +330,7 @@ fn severity(code: u16, status: Option<Status>) -> Option<Severity> {
 /// Where no rule fits.
 fn unknown(severity: Severity) -> Verdict {
     let (class, certainty) = (Class::Unknown, Certainty::Code);
-    Verdict { class, rule: Arc::from("none"), certainty, list: None, severity, wants_rest: false }
+    Verdict { class, rule: Arc::from("none"), certainty, list: None, severity, wants_rest: false, asks_less: false }
 }
 
 /// The entries of the provider map.

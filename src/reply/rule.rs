@@ -123,6 +123,7 @@ impl Rule {
             list: self.list.clone().or_else(|| if has_list { list() } else { None }),
             severity: question.severity,
             wants_rest: question.severity == Severity::Transient && rests,
+            asks_less: self.wants_rest,
         }
     }
 

@@ -29,8 +29,9 @@ impl Signals {
 
 fn classified(classifier: &Classifier, reply: &str) -> Signal {
     let Diagnostic { code, status, text, .. } = Diagnostic::parse(reply);
-    let refusal = Refusal { step: Some(Phase::Mail), code, status, text: &text, provider: None };
-    classifier.classify(&refusal).map_or(Signal::Accepted, |verdict| Signal::of(&verdict))
+    let step = Phase::Mail;
+    let refusal = Refusal { step: Some(step), code, status, text: &text, provider: None };
+    classifier.classify(&refusal).map_or(Signal::Accepted, |verdict| Signal::of(&verdict, step, status))
 }
 
 #[cfg(test)]
@@ -51,6 +52,10 @@ mod tests {
             ("450 4.7.1 greylisted", Signal::Neutral),
             ("452 4.2.2 mailbox full", Signal::Neutral),
             ("451 try again later", Signal::Unknown),
+            ("421 4.3.2 Service not available", Signal::Rate),
+            ("451 4.3.2 System load too high", Signal::Rate),
+            ("421 4.3.2 Service is shutting down", Signal::Neutral),
+            ("451 4.3.0 queue file write error", Signal::Neutral),
         ] {
             assert_eq!(signals.of(reply), signal, "{reply}");
         }

@@ -130,12 +130,14 @@ async fn a_change_is_undone_and_what_was_learnt_is_forgotten() {
     let id = first["id"].to_string();
 
     let (undone, said, errors) = running.command(&["limits", "undo", &id]).await;
+    let (twice, _, already) = running.command(&["limits", "undo", &id]).await;
     let (reset, forgot, _) = running.command(&["limits", "reset", "busy.test"]).await;
     let (unknown, _, refusal) = running.command(&["limits", "undo", "99999"]).await;
     let (nothing, _, none) = running.command(&["limits", "reset", "elsewhere.test"]).await;
     let (wrong, _, which) = running.command(&["limits", "reset", "busy.test", "--limit", "speed"]).await;
 
     assert!(undone == 0 && said.contains("rate"), "{said}{errors}");
+    assert!(twice == 1 && already.contains("undone already"), "{already}");
     assert!(reset == 0 && forgot.contains("1 paths begin anew"), "{forgot}");
     assert!(unknown == 1 && refusal.contains("limits history"), "{refusal}");
     assert!(nothing == 1 && none.contains("nothing is learnt about"), "{none}");

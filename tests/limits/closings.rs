@@ -58,14 +58,14 @@ fn attempts(daemon: &Daemon, event: &str) -> Vec<u64> {
 
 /// Changes of the rate by what `act` does to the thirty-first message of forty, and the attempts that this was; there may be no
 /// change once all have arrived.
-fn changes(act: Act) -> (Vec<Value>, [Vec<u64>; 2]) {
+fn changes(act: Act, part: &str) -> (Vec<Value>, [Vec<u64>; 2]) {
     let sink = Sink::start(Duration::from_millis(5), move |at| match at {
         At::Mail { number: 30 } => act,
         _ => Act::Take,
     });
     let stage = Stage::start(&sink);
     stage.submit(40);
-    let changes = |daemon: &Daemon| changes_of(daemon, "rate", OPAQUE);
+    let changes = |daemon: &Daemon| changes_of(daemon, "rate", part);
     let daemon = &stage.daemon;
     daemon.until("a change, or all taken", LONG, |daemon| sink.taken() == 40 || !changes(daemon).is_empty());
     daemon.until("its outcome", LONG, |daemon| {
@@ -76,7 +76,7 @@ fn changes(act: Act) -> (Vec<Value>, [Vec<u64>; 2]) {
 
 #[test]
 fn an_opaque_refusal_that_closes_the_connection_is_one_for_the_rate() {
-    let (changes, attempts) = changes(Act::Close(OPAQUE));
+    let (changes, attempts) = changes(Act::Close(OPAQUE), OPAQUE);
 
     assert_eq!(attempts, [vec![0], vec![]], "the message is not to blame");
     let first = changes.first().expect("a change of the rate");
@@ -87,10 +87,52 @@ fn an_opaque_refusal_that_closes_the_connection_is_one_for_the_rate() {
 
 #[test]
 fn one_opaque_refusal_over_a_connection_that_stays_open_changes_nothing() {
-    let (changes, attempts) = changes(Act::Say(OPAQUE));
+    let (changes, attempts) = changes(Act::Say(OPAQUE), OPAQUE);
 
     assert_eq!(changes, [] as [Value; 0]);
     assert_eq!(attempts, [vec![1], vec![]], "so it is put down to the message");
+}
+
+#[test]
+fn service_not_available_at_mail_is_a_refusal_for_the_rate() {
+    let (changes, attempts) = changes(Act::Close("421 4.3.2 Service not available"), "421 4.3.2 Service not available");
+
+    let first = changes.first().expect("a change of the rate");
+    assert!(first["to"].as_f64() < first["from"].as_f64(), "{first}");
+    assert_eq!(attempts, [vec![0], vec![]]);
+}
+
+#[test]
+fn connections_that_end_at_mail_without_a_word_are_a_refusal_for_the_rate() {
+    let sink = Sink::start(Duration::from_millis(5), |at| match at {
+        At::Mail { number: 30..90 } => Act::Hang,
+        _ => Act::Take,
+    });
+    let stage = Stage::start(&sink);
+
+    stage.submit(80);
+    let changes = |daemon: &Daemon| changes_of(daemon, "rate", "connection closed by the receiver (mail)");
+    stage.daemon.until("a change", LONG, |daemon| !changes(daemon).is_empty());
+    stage.daemon.until("its outcome", LONG, |daemon| !attempts(daemon, "throttled").is_empty());
+
+    let first = changes(&stage.daemon).remove(0);
+    assert!(first["to"].as_f64() < first["from"].as_f64(), "{first}");
+    let (returned, charged) = (attempts(&stage.daemon, "throttled"), attempts(&stage.daemon, "deferred"));
+    assert!(returned.iter().all(|attempt| *attempt == 0), "{returned:?}");
+    assert!(charged.len() <= 3, "only those before it was known: {charged:?}");
+    let closings = sink.mails().saturating_sub(30);
+    assert!(closings <= 20, "{closings}: and then it is left alone");
+}
+
+#[test]
+fn a_receiver_that_ends_every_connection_before_its_greeting_is_left_alone_and_nobody_charged_for_it() {
+    let sink = Sink::start(Duration::ZERO, |_| Act::Hang);
+    let stage = Stage::start(&sink);
+
+    stage.submit(20);
+    stage.daemon.until("one that goes back", LONG, |daemon| !attempts(daemon, "throttled").is_empty());
+
+    assert_eq!(attempts(&stage.daemon, "throttled")[0], 0);
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub enum Act {
     Say(&'static str),
     /// Says it, then FIN.
     Close(&'static str),
+    /// FIN without a word.
+    Hang,
     /// RST.
     Reset,
 }
@@ -88,6 +90,11 @@ impl Sink {
         Self { address, shared }
     }
 
+    /// MAIL commands so far.
+    pub fn mails(&self) -> usize {
+        self.shared.mails.load(Ordering::SeqCst)
+    }
+
     pub fn taken(&self) -> usize {
         self.shared.arrivals.lock().len()
     }
@@ -115,6 +122,10 @@ fn follow(stream: &mut &TcpStream, act: Act, taken: &str) -> std::io::Result<Opt
             stream.shutdown(Shutdown::Write)?;
             // Closed with octets unread it would be a reset, which may overtake the reply.
             std::io::copy(&mut stream.take(1 << 20), &mut std::io::sink())?;
+            return Ok(None);
+        }
+        Act::Hang => {
+            stream.shutdown(Shutdown::Both)?;
             return Ok(None);
         }
         Act::Reset => {

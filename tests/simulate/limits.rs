@@ -23,3 +23,15 @@ fn ceilings_of_the_configuration_are_never_exceeded() {
         }
     }
 }
+
+#[test]
+fn what_nobody_has_tried_is_not_learnt_below_a_ceiling() {
+    let ceilings = Ceilings { rate: Some(2.5), ..Ceilings::default() };
+
+    for runs in all(&[profile("p02-bucket"), profile("p10-workers")], &Driver::Learning { ceilings, learnt: None }) {
+        for run in runs {
+            let kept = run.record.learnt.as_ref().unwrap();
+            assert!(kept.rate <= 2.5 && !kept.is_limit, "{kept:?}");
+        }
+    }
+}

@@ -89,11 +89,14 @@ impl Path {
         }
     }
 
-    /// The pins and the last change.
+    /// The pins and the last change, or why it rests.
     fn why(&self) -> String {
         let pins = self.pins.iter().map(Pin::told);
         let change = self.last_change.iter().map(|change| change.reason.clone());
-        pins.chain(change).collect::<Vec<_>>().join("; ")
+        let rest = (self.is_resting && self.last_change.is_none()).then(|| {
+            "rests since before the start: `hikyaku journal search --event limit` has what the receiver said".to_owned()
+        });
+        pins.chain(change).chain(rest).collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -284,6 +284,7 @@ fn what_a_421_says_about_us_is_an_answer_on_a_used_connection_too() {
         "421 4.7.28 our system has detected an unusual rate of mail\r\n",
         "421 4.7.0 [TSS04] temporarily deferred due to unexpected volume or user complaints\r\n",
         "421 4.7.0 Too many connections\r\n",
+        "421 4.3.2 Service not available, closing transmission channel\r\n",
     ] {
         let (_, step) = second_mail(reply);
 
@@ -294,15 +295,21 @@ fn what_a_421_says_about_us_is_an_answer_on_a_used_connection_too() {
 }
 
 #[test]
-fn a_421_that_ends_a_used_connection_leaves_the_message_untried_and_is_kept_if_it_says_why() {
-    for (reply, used_up) in [
-        ("421 4.7.0 Max messages per connection\r\n", Some("Max messages per connection")),
-        ("421 4.4.2 idle too long\r\n", None),
-        ("421 4.3.2 going away\r\n", None),
+fn a_421_that_ends_a_used_connection_leaves_the_message_untried_and_is_kept() {
+    for (reply, is_used_up) in [
+        ("421 4.7.0 Max messages per connection\r\n", true),
+        ("421 4.4.2 idle too long\r\n", false),
+        ("421 4.3.2 going away\r\n", false),
     ] {
         let (session, step) = second_mail(reply);
 
         assert!(matches!(step, Step::Close), "{reply}: {step:?}");
-        assert_eq!(session.used_up().map(|reply| &*reply.text), used_up, "{reply}");
+        match session.hung_up() {
+            HungUp::UsedUp(said) | HungUp::Saying(said) => {
+                assert_eq!(format!("421 {} {}\r\n", said.status.unwrap(), said.text), reply)
+            }
+            HungUp::Silently => panic!("{reply}"),
+        }
+        assert_eq!(matches!(session.hung_up(), HungUp::UsedUp(_)), is_used_up, "{reply}");
     }
 }

@@ -74,7 +74,7 @@ impl Cap {
              is spread over the hour"
         );
         let from = (self.most != 0).then_some(f64::from(self.most));
-        out.push(Change { what: What::Cap, from, to: Some(f64::from(most)), reason });
+        out.push(Change { what: What::Cap, from, to: Some(f64::from(most)), limit_before: None, reason });
         self.most = most;
     }
 }

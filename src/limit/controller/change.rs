@@ -48,6 +48,8 @@ pub struct Change {
     pub from: Option<f64>,
     /// What it is; None: no limit.
     pub to: Option<f64>,
+    /// What the receiver had been measured to allow before, where that is another number than `from`; None: it was not known.
+    pub limit_before: Option<f64>,
     /// Why, with the reply that caused it, if one did.
     pub reason: String,
 }

@@ -17,6 +17,12 @@ const SLOW: f64 = 1.6;
 const GAIN: f64 = 1.05;
 /// The receiver may not know yet that a connection has ended.
 const ENDING: Time = 2 * SECOND;
+/// Connections in a row that end in place of a greeting: beside others that stand, so many are refused ones;
+const CUT_OFF: u8 = 3;
+/// alone, so many are more than an accident, and a pause begins that doubles: a receiver that is tried at once again each time
+/// may count the tries.
+const CUT_OFF_ALONE: u8 = 8;
+const LONGEST_PAUSE: Time = 30 * MINUTE;
 /// which explains one refusal in so long,
 const EXCUSED: Time = MINUTE;
 /// or of so many connections that have ended: where each carries few messages, one of them follows on the other's heels often.
@@ -33,6 +39,8 @@ pub(super) struct Load {
     pub latency: Option<f64>,
     /// Connections that the rate needs.
     pub need: u32,
+    /// What an operator and the configuration allow: nothing is learnt about more.
+    pub most: u32,
 }
 
 /// The regulator.
@@ -57,6 +65,10 @@ pub(super) struct Connections {
     pub open_after: Time,
     /// First connections refused in a row.
     alone: u8,
+    /// Connections that ended in place of a greeting, in a row.
+    cut_off: u8,
+    /// What the receiver was known to allow when a change was told last; 0: nothing.
+    told: u32,
 }
 
 impl Connections {
@@ -73,21 +85,23 @@ impl Connections {
             ends: 0,
             open_after: 0,
             alone: 0,
+            cut_off: 0,
+            told: 0,
         }
     }
 
     /// Goes on with what is known.
     pub fn wake(&mut self, (limit, hat): (u32, u32), gap: Time, next_probe: Time, base: f32) {
         let least = if hat == 0 { FIRST } else { FIRST.min(hat) };
-        (self.limit, self.hat, self.gap) = (limit.max(least), hat, gap);
+        (self.limit, self.hat, self.told, self.gap) = (limit.max(least), hat, hat, gap);
         (self.next_probe, self.base) = (next_probe, base);
     }
 
-    /// Goes on with what an operator gives.
-    pub fn set(&mut self, limit: u32, now: Time) {
-        self.limit = limit.max(1);
-        self.hat = if self.hat == 0 { 0 } else { self.limit };
-        (self.step, self.open_after, self.alone, self.next_probe) = (None, 0, 0, now + self.gap);
+    /// Goes on with what an operator gives, the receiver allowing `hat` (0: not known).
+    pub fn set(&mut self, limit: u32, hat: u32, now: Time) {
+        (self.limit, self.hat, self.told) = (limit.max(1), hat, hat);
+        (self.step, self.open_after, self.alone, self.cut_off) = (None, 0, 0, 0);
+        self.next_probe = now + self.gap;
     }
 
     /// A connection has ended.
@@ -115,7 +129,7 @@ impl Connections {
         self.step = None;
         let reason = format!("connections {found}: the receiver refused connection {} ({reply})", others + 1);
         self.change(found.min(self.limit), reason, out);
-        self.hat = found;
+        (self.hat, self.told) = (found, found);
     }
 
     /// Nobody answered, though others are connected; `is_frequent`: most of many attempts end like that.
@@ -130,13 +144,33 @@ impl Connections {
 
     /// The first connection failed, with none beside it: a pause that doubles.
     pub fn pause(&mut self, now: Time) {
-        self.open_after = now + ((5 * SECOND) << self.alone.min(8)).min(30 * MINUTE);
+        self.open_after = now + ((5 * SECOND) << self.alone.min(8)).min(LONGEST_PAUSE);
         self.alone = self.alone.saturating_add(1);
+    }
+
+    /// A connection ended in place of a greeting while `others` were open or being opened, and some were open if `has_open`;
+    /// whether it is taken for a refusal.
+    pub fn cut_off(&mut self, others: u32, has_open: bool, reply: &str, now: Time, out: &mut Changes) -> bool {
+        self.cut_off = self.cut_off.saturating_add(1);
+        if has_open {
+            let is_refusal = self.cut_off >= CUT_OFF;
+            if is_refusal {
+                self.cut_off = 0;
+                self.refused(others, reply, now, out);
+            }
+            return is_refusal;
+        }
+        let Some(times) = self.cut_off.checked_sub(CUT_OFF_ALONE) else { return false };
+        // One that was begun before the pause does not lengthen it.
+        if now >= self.open_after {
+            self.open_after = now + (MINUTE << times.min(5)).min(LONGEST_PAUSE);
+        }
+        true
     }
 
     /// A connection is open, beside `others` that are.
     pub fn opened(&mut self, others: u32, now: Time, out: &mut Changes) {
-        self.alone = 0;
+        (self.alone, self.cut_off) = (0, 0);
         if self.hat != 0 && others + 1 > self.hat {
             let reason = format!("connections {}: the receiver took one more than it did before", others + 1);
             self.hat = others + 1;
@@ -172,7 +206,7 @@ impl Connections {
             return;
         }
         let most = if self.hat == 0 { u32::MAX } else { self.hat.saturating_add(u32::from(is_probe)) };
-        let more = self.limit.saturating_add((self.limit / 2).max(1)).min(load.need).min(most);
+        let more = self.limit.saturating_add((self.limit / 2).max(1)).min(load.need).min(most).min(load.most);
         if more > self.limit {
             self.step = Some((self.limit, narrow(load.throughput)));
             let what = if is_probe { "one more is tried" } else { "work waits, and the rate needs more" };
@@ -183,7 +217,10 @@ impl Connections {
     fn change(&mut self, to: u32, reason: String, out: &mut Changes) {
         let from = std::mem::replace(&mut self.limit, to);
         if from != to {
-            out.push(Change { what: What::Connections, from: Some(f64::from(from)), to: Some(f64::from(to)), reason });
+            let limit_before = (self.told > 0).then(|| f64::from(self.told));
+            let (from, to) = (Some(f64::from(from)), Some(f64::from(to)));
+            out.push(Change { what: What::Connections, from, to, limit_before, reason });
+            self.told = self.hat;
         }
     }
 }

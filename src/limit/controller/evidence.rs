@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
+use crate::message::Phase;
 use crate::reply::{Class, Severity, Verdict};
+use crate::smtp::status::Status;
 
 use super::change::Changes;
 
 /// How often a message goes back that was refused without a word of why: it may be the message that the receiver minds, and
 /// then it has to make way for others, and to expire.
 pub const MOST_GUESSES: u8 = 3;
+
+/// RFC 3463, 3.4: system not accepting network messages.
+const NOT_ACCEPTING: Status = Status::new(4, 3, 2);
 
 /// What a reply says about our limits. Each regulator is fed by its own kind only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,15 +32,21 @@ pub enum Signal {
     Reputation,
     /// 4yz that does not say what it is about.
     Unknown,
+    /// The connection ended at MAIL in place of any reply, and had carried nothing before.
+    Closed,
 }
 
 impl Signal {
-    /// What a refusal says. Permanent ones are about the message, its recipient, its content or us as such; so is the rate at
-    /// which one mailbox receives.
-    pub fn of(verdict: &Verdict) -> Self {
+    /// What a refusal at a step says, with its enhanced status code. Permanent ones are about the message, its recipient, its
+    /// content or us as such; so is the rate at which one mailbox receives.
+    pub fn of(verdict: &Verdict, step: Phase, status: Option<Status>) -> Self {
+        use Phase::{Content, Data, EndOfData, Mail, Rcpt};
         let is_transient = verdict.severity == Severity::Transient;
+        let is_in_session = matches!(step, Mail | Rcpt | Data | Content | EndOfData);
         match verdict.class {
             Class::RateLimited if verdict.wants_rest() => Self::Rate,
+            // Who was let in and is told that no messages are accepted now has brought too many.
+            Class::System if verdict.asks_less() && is_in_session && status == Some(NOT_ACCEPTING) => Self::Rate,
             Class::TooManyConnections => Self::Connections,
             Class::ConnectionUsedUp => Self::MessagesPerConnection,
             Class::Reputation if is_transient => Self::Reputation,
@@ -46,7 +57,7 @@ impl Signal {
 
     /// Whether it does not say what it is about, so that it may be about the message.
     pub const fn is_guess(self) -> bool {
-        matches!(self, Self::Unknown)
+        matches!(self, Self::Unknown | Self::Closed)
     }
 }
 
@@ -77,6 +88,15 @@ pub struct Answer<'a> {
     pub rest: Option<Duration>,
 }
 
+/// How a receiver ended a connection when another message was to begin, not saying why.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'a> {
+    /// Messages that it had carried.
+    pub count: u32,
+    /// A reply that came instead of another message's; none: there was none.
+    pub reply: Option<&'a str>,
+}
+
 /// Why a connection did not come about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
@@ -86,9 +106,11 @@ pub enum Failure {
     Reputation,
     /// Refused at the greeting by a reply that does not say why.
     Unsaid,
+    /// Ended by the receiver in place of the greeting, or of the reply to EHLO.
+    Closed,
     /// Nobody answered in time.
     Timeout,
-    /// Refused or reset by the network, or TLS failed.
+    /// Refused by the network, or TLS failed.
     Network,
 }
 

@@ -37,17 +37,18 @@ impl Messages {
         self.learn(limit, reason, now, out);
     }
 
-    /// The receiver closed a connection without a reply after `count` messages.
-    pub fn ended(&mut self, count: u32, now: Time, out: &mut Changes) {
+    /// The receiver closed a connection after `count` messages, without a reply or with one that does not say why.
+    pub fn ended(&mut self, count: u32, reply: Option<&str>, now: Time, out: &mut Changes) {
         if count == 0 || (self.limit != 0 && count >= self.limit) {
             return;
         }
         self.ends = if self.ended_at == count { self.ends.saturating_add(1) } else { 1 };
         self.ended_at = count;
         if self.ends >= ENDS {
+            let how = reply.map_or_else(|| "without a reply".to_owned(), |reply| format!("the last one with: {reply}"));
             let reason = format!(
                 "messages per connection {count}: the receiver closed {ENDS} connections in a row after {count} \
-                 messages, without a reply"
+                 messages, {how}"
             );
             self.learn(count, reason, now, out);
         }
@@ -65,7 +66,8 @@ impl Messages {
 
     fn learn(&mut self, limit: u32, reason: String, now: Time, out: &mut Changes) {
         let from = (self.limit != 0).then_some(f64::from(self.limit));
-        out.push(Change { what: What::MessagesPerConnection, from, to: Some(f64::from(limit)), reason });
+        let to = Some(f64::from(limit));
+        out.push(Change { what: What::MessagesPerConnection, from, to, limit_before: None, reason });
         (self.limit, self.retry, self.ends) = (limit, now + DAY, 0);
     }
 }
@@ -90,12 +92,13 @@ mod tests {
         let (mut messages, mut out) = (Messages::default(), Vec::new());
 
         for count in [20, 7, 20, 20] {
-            messages.ended(count, 0, &mut out);
+            messages.ended(count, None, 0, &mut out);
             assert_eq!(messages.limit, 0);
         }
-        messages.ended(20, 0, &mut out);
+        messages.ended(20, Some("421 4.4.2 timeout"), 0, &mut out);
 
         assert_eq!((messages.limit, out.len()), (20, 1));
+        assert!(out[0].reason.ends_with("the last one with: 421 4.4.2 timeout"), "{out:?}");
     }
 
     #[test]

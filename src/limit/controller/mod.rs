@@ -17,6 +17,7 @@
 mod busy;
 mod cap;
 mod change;
+mod closings;
 mod connections;
 mod counts;
 mod evidence;
@@ -41,8 +42,8 @@ use time::Epoch;
 use work::Work;
 
 pub use change::{Cause, Change, Changes, Wait, What};
-pub use evidence::{Answer, Failure, Heard, MOST_GUESSES, Refused, Signal};
-pub use operate::View;
+pub use evidence::{Answer, End, Failure, Heard, MOST_GUESSES, Refused, Signal};
+pub use operate::{Configured, View};
 pub use rate::Phase;
 pub use settings::{Bounds, Ceilings, Orders, Start};
 pub use snapshot::{Learnt, SIZE as SNAPSHOT_SIZE, SnapshotError, TOO_OLD};
@@ -133,13 +134,13 @@ impl Controller {
         self.work(now).refused(refused, now)
     }
 
-    /// A connection has ended; `silent`: the receiver ended it without a reply, after so many messages.
-    pub fn closed(&mut self, silent: Option<u32>, now: Instant) -> Changes {
+    /// A connection has ended; `end`: the receiver ended it, not saying why.
+    pub fn closed(&mut self, end: Option<End<'_>>, now: Instant) -> Changes {
         // Nothing is learnt of idle connections that end one by one.
-        if silent.is_none() && self.work.is_none() {
+        if end.is_none() && self.work.is_none() {
             return Changes::new();
         }
-        self.work(now).closed(silent, now)
+        self.work(now).closed(end, now)
     }
 
     /// A connection has ended, since the receiver said to message number `count` that it carries no more; that one goes back.

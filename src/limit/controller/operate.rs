@@ -34,6 +34,19 @@ pub struct View {
     pub is_resting: bool,
     /// The reply that the learnt rate comes from.
     pub reply: Option<String>,
+    /// What the configuration sets.
+    pub configured: Configured,
+}
+
+/// Which limits are the configuration's, that learning or an operator would leave higher.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Configured {
+    /// That of messages a minute.
+    pub rate: bool,
+    /// That of connections.
+    pub connections: bool,
+    /// That of messages over one connection.
+    pub messages_per_connection: bool,
 }
 
 impl View {
@@ -48,6 +61,27 @@ impl View {
                 until.map(|until| until.saturating_duration_since(now).as_secs_f64())
             }
             What::Cap => self.hourly_cap.map(f64::from),
+        }
+    }
+}
+
+impl View {
+    /// What the receiver was measured to allow, where that is another number than [`View::value`].
+    pub fn measured(&self, what: What) -> Option<f64> {
+        match what {
+            What::Rate => self.limit_per_minute,
+            What::Connections => self.connection_limit.map(f64::from),
+            What::MessagesPerConnection | What::Breaker | What::Cap => None,
+        }
+    }
+
+    /// Whether the configuration allows no more than what is learnt or ordered, so that it is what holds.
+    pub fn is_configured(&self, what: What) -> bool {
+        match what {
+            What::Rate => self.configured.rate,
+            What::Connections => self.configured.connections,
+            What::MessagesPerConnection => self.configured.messages_per_connection,
+            What::Breaker | What::Cap => false,
         }
     }
 }
@@ -112,16 +146,26 @@ impl Controller {
     }
 
     /// Takes one limit for `value` (of the unit that [`Change`] has), as if that had been learnt; None: none is known. It
-    /// is learnt from there on.
-    pub fn set(&mut self, what: What, value: Option<f64>, reason: String, now: Instant) -> Changes {
+    /// is learnt from there on. `measured`: what the receiver allows, where that is known and is another number.
+    pub fn set(
+        &mut self,
+        what: What,
+        (value, measured): (Option<f64>, Option<f64>),
+        reason: String,
+        now: Instant,
+    ) -> Changes {
         self.operate(what, reason, now, |work, now| match what {
             What::Rate => {
-                work.rate.set(value.map_or(f64::INFINITY, |value| value / 60.0), now);
+                let hat = measured.map_or(0.0, |limit| limit / 60.0);
+                work.rate.set(value.map_or(f64::INFINITY, |value| value / 60.0), hat, now);
                 if !work.gate.is_breaker {
                     work.gate = Gate::new();
                 }
             }
-            What::Connections => work.connections.set(value.map_or(u32::MAX, time::whole), now),
+            What::Connections => {
+                let hat = measured.map_or(0, time::whole);
+                work.connections.set(value.map_or(u32::MAX, time::whole), hat, now);
+            }
             What::MessagesPerConnection => work.messages = Messages::known(value.map_or(0, time::whole), now + DAY),
             What::Breaker => (work.gate, work.trips) = (Gate::new(), work.trips.saturating_sub(1)),
             What::Cap => work.cap = Cap::known(value.map_or(0, time::whole)),
@@ -130,9 +174,10 @@ impl Controller {
 
     fn operate(&mut self, what: What, reason: String, now: Instant, act: impl FnOnce(&mut Work, Time)) -> Changes {
         let time = self.epoch.time(now);
-        let from = self.view(now).value(what, now);
+        let before = self.view(now);
         act(self.work(now), time);
-        vec![Change { what, from, to: self.view(now).value(what, now), reason }]
+        let (from, to) = (before.value(what, now), self.view(now).value(what, now));
+        vec![Change { what, from, to, limit_before: before.measured(what), reason }]
     }
 
     /// How the rate came about; costs less than [`Controller::view`].
@@ -187,6 +232,19 @@ impl Work {
             paused_until: (self.gate.until > time).then(|| self.epoch.instant(self.gate.until)).flatten(),
             is_resting: self.gate.is_breaker && self.gate.until > time,
             reply: self.reply.as_deref().map(str::to_owned),
+            configured: self.configured(),
+        }
+    }
+
+    fn configured(&self) -> Configured {
+        let Ceilings { rate, connections, messages_per_connection, .. } = self.ceilings;
+        let is_measured = self.connections.hat == connections;
+        let own = if self.messages.limit == 0 { u32::MAX } else { self.messages.limit };
+        let own = self.orders.messages_per_connection.clamp(f64::from(own));
+        Configured {
+            rate: rate.is_some_and(|most| self.allowed() >= most),
+            connections: !is_measured && self.learnt_connections() >= connections,
+            messages_per_connection: messages_per_connection > 0 && own >= f64::from(messages_per_connection),
         }
     }
 }

@@ -100,6 +100,8 @@ pub(super) struct Usage {
     pub is_doubtful: bool,
     /// Refusals are expensive here.
     pub is_wary: bool,
+    /// What an operator and the configuration allow: nothing is learnt about more.
+    pub most: f64,
 }
 
 /// The regulator.
@@ -130,6 +132,8 @@ pub(super) struct Rate {
     has_held: bool,
     /// Refusals in a row below the limit that was measured by the one before.
     pub in_a_row: u8,
+    /// The limit when a change was told last.
+    told: f64,
 }
 
 impl Rate {
@@ -150,26 +154,27 @@ impl Rate {
             patience: 0,
             has_held: false,
             in_a_row: 0,
+            told: 0.0,
         }
     }
 
     /// Goes on with what is known: settled, and not long after a refusal.
     pub fn wake(&mut self, phase: Phase, rate: f64, hat: f64, gap: Time, next_probe: Time) {
         (self.phase, self.hat, self.gap, self.next_probe) = (phase, hat, gap, next_probe.max(self.since + SETTLE));
-        (self.anchor, self.before) = (hat, hat);
+        (self.anchor, self.before, self.told) = (hat, hat, hat);
         self.rate = if rate > 0.0 { rate.max(LEAST_RATE) } else { FIRST };
     }
 
-    /// Goes on with a rate that an operator gives: held if a limit is known, else grown from there.
-    pub fn set(&mut self, rate: f64, now: Time) {
+    /// Goes on with a rate that an operator gives, below this limit, or without one (0): held, or grown from there.
+    pub fn set(&mut self, rate: f64, hat: f64, now: Time) {
         (self.rate, self.since, self.step, self.has_held) = (rate.max(LEAST_RATE), now, STEP, false);
-        if self.hat > 0.0 && rate.is_finite() {
-            self.hat = self.rate / SHARE;
+        self.hat = hat;
+        if hat > 0.0 && rate.is_finite() {
             (self.phase, self.next_probe) = (Phase::Hold, now + self.gap + SETTLE);
         } else {
             (self.phase, self.hat) = (Phase::Start, 0.0);
         }
-        (self.anchor, self.before) = (self.hat, self.hat);
+        (self.anchor, self.before, self.told) = (self.hat, self.hat, self.hat);
     }
 
     /// Whether nothing has been learnt, and hardly anything asked for.
@@ -327,23 +332,26 @@ impl Rate {
 
     /// Looked at every ten seconds of work.
     pub fn tick(&mut self, usage: Usage, reply: &str, now: Time, out: &mut Changes) {
-        let Usage { is_used, taken, is_doubtful, is_wary } = usage;
+        let Usage { taken, is_doubtful, is_wary, most, .. } = usage;
+        // Whatever is used then is less than it.
+        let is_used = usage.is_used && self.rate <= most;
         let (from, aim) = (self.rate, SHARE * self.hat);
         let age = now.saturating_sub(self.since);
         let how = match self.phase {
             Phase::Start if is_used && self.rate.is_finite() => {
                 let growth = if self.rate < FAST { GROWTH } else { SLOWER_GROWTH };
-                self.rate *= growth;
-                format!("{:.0} % more, no limit is known yet and all of it was used", (growth - 1.0) * 100.0)
+                self.rate = (self.rate * growth).min(most);
+                let more = (self.rate / from - 1.0) * 100.0;
+                format!("{more:.0} % more, no limit is known yet and all of it was used")
             }
             Phase::Hold if age >= SETTLE && self.rate < aim => {
                 self.since = now;
                 self.rate = if self.rate < 0.9 * aim { (self.rate + 0.1 * aim).min(aim) } else { aim };
                 format!("{SHARE} x {}, measured when the receiver said: {reply}", PerMinute(self.hat))
             }
-            Phase::Hold if is_used && now >= self.next_probe && self.hat > 0.0 => {
+            Phase::Hold if is_used && now >= self.next_probe && self.hat > 0.0 && self.hat < most => {
                 (self.phase, self.since) = (Phase::Probe, now);
-                self.rate = self.hat * (1.0 + f64::from(self.step));
+                self.rate = (self.hat * (1.0 + f64::from(self.step))).min(most);
                 format!("probe {:.0} % above {}, measured when: {reply}", self.step * 100.0, PerMinute(self.hat))
             }
             Phase::Probe if !is_used => {
@@ -365,7 +373,13 @@ impl Rate {
                     let how = format!("{SHARE} x {} that held, refusals are expensive here", PerMinute(self.hat));
                     return self.tell(from, how, out);
                 }
-                self.rate = self.hat * (1.0 + f64::from(self.step));
+                if self.hat >= most {
+                    self.phase = Phase::Hold;
+                    self.rate = most;
+                    let how = format!("{} held, and no more is allowed", PerMinute(held));
+                    return self.tell(from, how, out);
+                }
+                self.rate = (self.hat * (1.0 + f64::from(self.step))).min(most);
                 format!("the limit is higher: {} held, {:.0} % more is tried", PerMinute(held), self.step * 100.0)
             }
             _ => return,
@@ -395,12 +409,14 @@ impl Rate {
         self.tell(from, format!("{CAREFUL} x {}, above which no more was taken", PerMinute(self.hat)), out);
     }
 
-    fn tell(&self, from: f64, how: String, out: &mut Changes) {
+    fn tell(&mut self, from: f64, how: String, out: &mut Changes) {
         if (from - self.rate).abs() < 0.001 * from {
             return;
         }
         let reason = format!("rate {} = {how}", PerMinute(self.rate));
         let told = |rate: f64| rate.is_finite().then_some(rate * 60.0);
-        out.push(Change { what: What::Rate, from: told(from), to: told(self.rate), reason });
+        let before = std::mem::replace(&mut self.told, self.hat);
+        let limit_before = (before > 0.0).then_some(before * 60.0);
+        out.push(Change { what: What::Rate, from: told(from), to: told(self.rate), limit_before, reason });
     }
 }

@@ -33,6 +33,7 @@ pub(super) struct Rest {
     rests: u8,
     is_outspoken: bool,
     is_tight: bool,
+    closes: bool,
 }
 
 impl Rest {
@@ -59,6 +60,7 @@ impl Rest {
             rests: work.rests,
             is_outspoken: work.is_outspoken,
             is_tight: work.pace.is_tight,
+            closes: work.closings.is_usual,
         }
     }
 
@@ -91,6 +93,7 @@ impl Rest {
             (work.tripped, work.trips, work.rests) = (self.tripped, self.trips, self.rests);
             work.is_outspoken = self.is_outspoken;
             work.pace.is_tight = self.is_tight;
+            work.closings.is_usual = self.closes;
         }
         if self.rest_until != 0 {
             work.gate.rest(now.min(self.rest_until), self.rest_until);
@@ -123,6 +126,7 @@ impl Rest {
             rests: 0,
             is_outspoken: false,
             is_tight: false,
+            closes: false,
         }
     }
 

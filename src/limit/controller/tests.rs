@@ -138,7 +138,7 @@ fn a_rate_without_a_limit_is_kept_over_a_restart_and_grows_no_more_below_a_pin()
     let now = stage.now();
     stage.controller = Controller::new(Ceilings::default(), 1, now, WALL).starting(start);
     stage.controller.set_orders(Orders { rate: Bounds::pin(1.0), ..Orders::default() });
-    stage.controller.set(What::MessagesPerConnection, Some(30.0), "told".to_owned(), now);
+    stage.controller.set(What::MessagesPerConnection, (Some(30.0), None), "told".to_owned(), now);
 
     let (sent, changes) = stage.run(60_000, |_| Signal::Accepted);
 
@@ -169,7 +169,7 @@ fn an_operator_pins_bounds_and_resets() {
 fn what_an_operator_sets_is_learnt_on_from_and_what_he_resets_begins_anew() {
     let mut stage = Stage::new();
     let now = stage.now();
-    let set = |stage: &mut Stage, what, value| stage.controller.set(what, value, "undone".to_owned(), now);
+    let set = |stage: &mut Stage, what, value| stage.controller.set(what, (value, None), "undone".to_owned(), now);
 
     for (what, value) in [
         (What::Rate, Some(600.0)),
@@ -333,4 +333,106 @@ fn a_connection_that_is_refused_without_a_reason_is_one_too_many_beside_those_th
 
     assert_eq!(refused(1), (true, Some(1)));
     assert_eq!(refused(0), (false, None), "nothing to compare with");
+}
+
+#[test]
+fn a_few_connections_that_end_at_mail_are_a_refusal_and_a_pause_that_grows() {
+    let closed = Answer { reply: "connection closed by the receiver (mail)", ..answer(Signal::Closed) };
+    let mut stage = Stage::new();
+    stage.run(40_000, |_| Signal::Accepted);
+
+    let taken: Vec<bool> = (0..4).map(|_| is_throttle(&mut stage, &closed)).collect();
+    let first = stage.controller.may_send(stage.now()).unwrap_err();
+    stage.millis += 30_000;
+    let (sent, _) = stage.run(1_000, |_| Signal::Closed);
+    let second = stage.controller.may_send(stage.now()).unwrap_err();
+
+    assert_eq!(taken, [false, false, true, true], "the last one was on its way");
+    assert_eq!((first.cause, sent, second.cause), (Cause::Pause, 1, Cause::Pause), "one asks whether it is over");
+    assert!(second.until > first.until);
+    assert!(stage.controller.view(stage.now()).limit_per_minute.is_some(), "and the limit is what was taken before");
+}
+
+#[test]
+fn connections_that_end_before_the_greeting_are_tried_more_and_more_seldom() {
+    let mut stage = Stage::new();
+    let cut_off = |stage: &mut Stage, others: u32| {
+        let (failure, reply) = (Failure::Closed, "connection closed by the receiver (greeting)");
+        let took = Duration::from_millis(5);
+        stage.controller.refused(&Refused { failure, reply, others, open: others, took }, stage.now())
+    };
+
+    let mut pauses = Vec::new();
+    for _ in 0..16 {
+        let is_throttle = cut_off(&mut stage, 0).is_throttle;
+        let pause = stage.controller.may_open(0, stage.now()).err().and_then(|wait| wait.until);
+        pauses.push(pause.map_or(0, |until| (until - stage.now()).as_secs()));
+        assert_eq!(is_throttle, pauses.last() != Some(&0));
+        stage.millis += pauses.last().unwrap() * 1_000;
+    }
+
+    assert_eq!(pauses, [0, 0, 0, 0, 0, 0, 0, 60, 120, 240, 480, 960, 1800, 1800, 1800, 1800]);
+    stage.controller.opened(0, Duration::from_millis(5), stage.now());
+    assert!(!cut_off(&mut stage, 0).is_throttle, "it begins anew behind one that opens");
+    let beside: Vec<bool> = (0..2).map(|_| cut_off(&mut stage, 1).is_throttle).collect();
+    assert_eq!(beside, [false, true], "with the one before they are three");
+    assert_eq!(stage.controller.view(stage.now()).connection_limit, Some(1));
+}
+
+#[test]
+fn nothing_is_learnt_above_what_an_operator_or_the_configuration_allows() {
+    let pin = Orders { rate: Bounds::pin(1.0), connections: Bounds::pin(1.0), ..Orders::default() };
+    let ceiling = Ceilings { rate: Some(3.0), connections: 3, ..Ceilings::default() };
+    for (orders, ceilings, rate, connections) in
+        [(pin, Ceilings::default(), 120.0, 2), (Orders::default(), ceiling, 180.0, 3)]
+    {
+        let mut stage = Stage::new();
+        stage.controller.set_orders(orders);
+        stage.controller.set_ceilings(ceilings);
+
+        for _ in 0..12 {
+            stage.controller.may_open(20, stage.now()).unwrap_err();
+            stage.run(10_000, |_| Signal::Accepted);
+        }
+        stage.controller.set_orders(Orders::default());
+        stage.controller.set_ceilings(Ceilings::default());
+
+        let view = stage.controller.view(stage.now());
+        assert!((view.rate_per_minute - rate).abs() < 0.1, "{orders:?}: {view:?}");
+        assert!(view.connections <= connections, "{orders:?}: {view:?}");
+    }
+}
+
+#[test]
+fn a_refusal_that_is_undone_leaves_no_limit_that_nobody_has_measured() {
+    let mut stage = Stage::new();
+    stage.run(40_000, |_| Signal::Accepted);
+    let (_, changes) = stage.run(1_000, |_| Signal::Rate);
+    let refused = changes.last().unwrap().clone();
+    let now = stage.now();
+    stage
+        .controller
+        .refused(&Refused { failure: Failure::TooMany, reply: "421", others: 1, open: 1, took: Duration::ZERO }, now);
+
+    let undone = stage.controller.set(What::Rate, (refused.from, refused.limit_before), "undone".to_owned(), now);
+    let connections = stage.controller.set(What::Connections, (Some(2.0), None), "undone".to_owned(), now);
+
+    let view = stage.controller.view(now);
+    assert_eq!((refused.limit_before, undone[0].to), (None, refused.from));
+    assert_eq!((view.phase, view.limit_per_minute), (Phase::Start, None));
+    assert_eq!((connections[0].limit_before, view.connections, view.connection_limit), (Some(1.0), 2, None));
+}
+
+#[test]
+fn what_the_configuration_holds_down_is_told_apart_from_what_is_learnt() {
+    let mut stage = Stage::new();
+    stage.controller.set_ceilings(Ceilings { rate: Some(3.0), connections: 10, ..Ceilings::default() });
+    let is_configured = |stage: &Stage| {
+        [What::Rate, What::Connections].map(|what| stage.controller.view(stage.now()).is_configured(what))
+    };
+
+    let before = is_configured(&stage);
+    stage.run(60_000, |_| Signal::Accepted);
+
+    assert_eq!((before, is_configured(&stage)), ([false, false], [true, false]));
 }

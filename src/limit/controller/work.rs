@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use super::busy::{Busy, QUIET};
 use super::cap::Cap;
 use super::change::{Cause, Change, Changes, Wait, What};
+use super::closings::Closings;
 use super::connections::{Connections, Load};
-use super::evidence::{Answer, Failure, Heard, Refused, Signal};
+use super::evidence::{Answer, End, Failure, Heard, Refused, Signal};
 use super::gate::{Gate, Standing};
 use super::messages::Messages;
 use super::pace::Pace;
@@ -47,6 +48,7 @@ pub(super) struct Work {
     pub gate: Gate,
     pub connections: Connections,
     pub messages: Messages,
+    pub closings: Closings,
     pub cap: Cap,
     /// When the breaker tripped last.
     pub tripped: Time,
@@ -78,6 +80,7 @@ impl Work {
             gate: Gate::new(),
             connections: Connections::new(),
             messages: Messages::default(),
+            closings: Closings::default(),
             cap: Cap::default(),
             tripped: 0,
             trips: 0,
@@ -164,6 +167,7 @@ impl Work {
         let busy = &mut self.busy;
         if answer.signal == Signal::Accepted {
             busy.accepted(answer.latency);
+            self.closings.accepted();
             self.rate.taken = self.rate.taken.saturating_add(1);
             if self.gate.is_trial(sent) {
                 self.gate_opened(now, out);
@@ -195,6 +199,9 @@ impl Work {
                 }
                 self.throttled(answer, sent, now, out);
             }
+            // While the gate is shut no other reason is likelier than the one that shut it.
+            Signal::Closed if !self.gate.is_shut() && !self.closings.ended(now) => return false,
+            Signal::Closed => self.throttled(answer, sent, now, out),
             Signal::Rate => {
                 self.is_outspoken = true;
                 self.throttled(answer, sent, now, out);
@@ -219,7 +226,8 @@ impl Work {
         if was_breaker {
             self.rate.resume(now);
             let reason = format!("closed: a message was accepted again; it had tripped by: {reply}");
-            out.push(Change { what: What::Breaker, from: Some(seconds(now - since)), to: None, reason });
+            let from = Some(seconds(now - since));
+            out.push(Change { what: What::Breaker, from, to: None, limit_before: None, reason });
         } else {
             self.cap.gate_opened(since, now, reply, out);
             self.rate.gate_opened(reply, now, out);
@@ -275,7 +283,8 @@ impl Work {
         let reply = cut(reply);
         self.reply = Some(reply.into());
         let reason = format!("the site rests for {} min: the receiver refuses us ({reply})", rest / MINUTE);
-        out.push(Change { what: What::Breaker, from: None, to: Some(seconds(rest)), reason });
+        let to = Some(seconds(rest));
+        out.push(Change { what: What::Breaker, from: None, to, limit_before: None, reason });
     }
 
     /// Whether nothing has gone for so long that only what was learnt is worth keeping.
@@ -352,28 +361,36 @@ impl Work {
         let busy = &mut self.busy;
         let is_timeout = refused.failure == Failure::Timeout;
         let is_frequent = refused.failure != Failure::TooMany && busy.failed(refused.took, is_timeout);
-        // Beside connections that stand, one that is refused without a reason is one too many.
-        let is_too_many = match refused.failure {
-            Failure::TooMany => true,
-            Failure::Unsaid => refused.open > 0,
-            _ => false,
+        let (connections, others) = (&mut self.connections, refused.others);
+        let is_throttle = match refused.failure {
+            Failure::Unsaid if refused.open == 0 => false,
+            // Beside connections that stand, one that is refused without a reason is one too many.
+            Failure::TooMany | Failure::Unsaid => {
+                connections.refused(others, reply, now, &mut out);
+                true
+            }
+            Failure::Closed => connections.cut_off(others, refused.open > 0, reply, now, &mut out),
+            Failure::Reputation => {
+                self.trip(refused.reply, None, now, &mut out);
+                true
+            }
+            Failure::Timeout => {
+                connections.timed_out(others, is_frequent, reply, &mut out);
+                false
+            }
+            Failure::Network => false,
         };
-        match refused.failure {
-            _ if is_too_many => self.connections.refused(refused.others, reply, now, &mut out),
-            Failure::Reputation => self.trip(refused.reply, None, now, &mut out),
-            Failure::Timeout => self.connections.timed_out(refused.others, is_frequent, reply, &mut out),
-            Failure::TooMany | Failure::Unsaid | Failure::Network => {}
-        }
-        Heard { changes: out, is_throttle: is_too_many || refused.failure == Failure::Reputation }
+        Heard { changes: out, is_throttle }
     }
 
-    /// A connection has ended; `silent`: the receiver ended it without a reply, after so many messages.
-    pub fn closed(&mut self, silent: Option<u32>, now: Instant) -> Changes {
+    /// A connection has ended; `end`: the receiver ended it, not saying why.
+    pub fn closed(&mut self, end: Option<End<'_>>, now: Instant) -> Changes {
         let now = self.epoch.time(now);
         let mut out = Changes::new();
         self.connections.closed(now);
-        if let Some(count) = silent {
-            self.messages.ended(count, now, &mut out);
+        // What throttles by closing tells no count by it.
+        if let Some(End { count, reply }) = end.filter(|_| !self.closings.is_usual) {
+            self.messages.ended(count, reply.map(cut), now, &mut out);
         }
         out
     }
@@ -417,11 +434,11 @@ impl Work {
         // Few connections that open slowly send in bursts, which the pace stretches.
         let is_used = is_used || is_waiting && was_paced && throughput >= STRETCHED * allowed;
         let reply = self.reply.as_deref().unwrap_or(EARLIER);
-        let usage = Usage { is_used, taken, is_doubtful, is_wary: self.trips > 0 };
+        let usage = Usage { is_used, taken, is_doubtful, is_wary: self.trips > 0, most: self.most_rate() };
         self.rate.tick(usage, reply, now, &mut out);
         let is_growing = self.rate.phase == Phase::Start;
         let is_short = is_waiting && was_full && (throughput < SHORT * allowed || is_growing);
-        let load = Load { is_short, throughput, latency, need: self.need() };
+        let load = Load { is_short, throughput, latency, need: self.need(), most: self.most_connections() };
         self.connections.tick(load, now, &mut out);
         out
     }
@@ -429,6 +446,17 @@ impl Work {
     /// Messages a second, learnt and within an operator's bounds.
     pub fn allowed(&self) -> f64 {
         self.orders.rate.clamp(self.rate.rate)
+    }
+
+    /// What an operator and the configuration leave of any rate.
+    fn most_rate(&self) -> f64 {
+        let pinned = self.orders.rate.clamp(f64::INFINITY);
+        self.ceilings.rate.map_or(pinned, |most| pinned.min(most))
+    }
+
+    /// The same of connections.
+    fn most_connections(&self) -> u32 {
+        time::whole(self.orders.connections.clamp(f64::INFINITY)).min(self.ceilings.connections)
     }
 
     /// The pace of attempts at which `limit` messages a second count, within the ceiling.
@@ -444,9 +472,12 @@ impl Work {
 
     /// Connections allowed at the same time, whatever they are worth.
     pub fn connection_limit(&self) -> u32 {
-        let learnt = f64::from(self.connections.limit);
-        let bounded = self.orders.connections.clamp(learnt);
-        time::whole(bounded).min(self.ceilings.connections).max(1)
+        self.learnt_connections().min(self.ceilings.connections).max(1)
+    }
+
+    /// The same before the ceiling.
+    pub fn learnt_connections(&self) -> u32 {
+        time::whole(self.orders.connections.clamp(f64::from(self.connections.limit)))
     }
 
     /// Connections that the rate is worth (Little's law), with half as many again in reserve.
