@@ -142,7 +142,8 @@ pub(super) async fn pin(
     request: Result<Json<PinRequest>, JsonRejection>,
 ) -> Result<Json<Repinned>, Refusal> {
     let Json(request) = request?;
-    let request = PinRequest { by: who(&request.by, peer)?.into(), ..request };
+    let site = state.queue.site_meant(&request.site).await?.into();
+    let request = PinRequest { by: who(&request.by, peer)?.into(), site, ..request };
     Ok(Json(tokio::task::spawn_blocking(move || state.queue.pin(request)).await??))
 }
 
@@ -153,7 +154,8 @@ pub(super) async fn unpin(
     request: Result<Json<UnpinRequest>, JsonRejection>,
 ) -> Result<Json<Repinned>, Refusal> {
     let Json(UnpinRequest { site, source, limit, by }) = request?;
-    let request = Unpin { site: named(site)?, source, limit, by: who(&by, peer)? };
+    let site = state.queue.pinned_site(&named(site)?).await;
+    let request = Unpin { site, source, limit, by: who(&by, peer)? };
     let ended = tokio::task::spawn_blocking(move || state.queue.unpin(&request)).await?.map_err(PinError::Store)?;
     if ended.pins.is_empty() {
         let told = format!("no such limit is pinned at {:?}", ended.site);
@@ -177,7 +179,9 @@ pub(super) async fn reset(
             format!("they are {known}"),
         )
     })?;
-    let request = Reset { site: named(site)?, source, limit, by: who(&by, peer)? };
+    let site = named(site)?;
+    let site = state.queue.site_meant(&site).await.unwrap_or(site);
+    let request = Reset { site, source, limit, by: who(&by, peer)? };
     let reset = tokio::task::spawn_blocking(move || state.queue.reset_limits(&request)).await?;
     let forgotten = reset.map_err(PinError::Store)?;
     if forgotten.paths == 0 && forgotten.kept == 0 {
@@ -223,6 +227,10 @@ impl From<PinError> for Refusal {
                 (StatusCode::SERVICE_UNAVAILABLE, "see `hikyaku spool stat`, and try again")
             }
             PinError::Source(_) => (StatusCode::BAD_REQUEST, "egress sources are [[source]] in the configuration"),
+            PinError::Nowhere(..) => (
+                StatusCode::NOT_FOUND,
+                "say a domain that mail can be sent to, or a site as `hikyaku sites` and `limits explain` name it",
+            ),
             PinError::NotLearnt => (StatusCode::CONFLICT, "write a rule: [[limits.rule]] in the configuration"),
             PinError::TooMany => (StatusCode::CONFLICT, "`hikyaku limits unpin SITE` ends some"),
             PinError::Text(_) | PinError::Site | PinError::Bounds | PinError::Value(_) | PinError::Order(..) => {

@@ -194,6 +194,11 @@ impl Finder {
         }
     }
 
+    /// Whether the provider map has one of this name.
+    pub fn knows_provider(&self, name: &str) -> bool {
+        self.providers.names().any(|known| known == name)
+    }
+
     /// The next hop of a domain where no name needs to be looked up: by a route, or of an address literal.
     pub fn find_without_dns(&self, domain: &str) -> Option<Next> {
         match self.routes.find(domain) {

@@ -123,6 +123,11 @@ impl Planner {
         self.plans.get(domain, self.clock.now()).map(|known| known.planned)
     }
 
+    /// Whether the provider map has one of this name.
+    pub fn knows_provider(&self, name: &str) -> bool {
+        self.finder.knows_provider(name)
+    }
+
     /// The plan of a domain if it takes no look-up: what is remembered, or what a route says.
     pub fn plan_without_dns(&self, domain: &str) -> Option<Arc<Plan>> {
         match self.cached(domain) {

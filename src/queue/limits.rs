@@ -101,6 +101,7 @@ impl Engine {
             view.active_at = learnt.map_or(0, |learnt| learnt.at.as_secs());
             found.push(view);
         }
+        found.extend(self.pinned_only(&found, &is_wanted, now));
         for view in &mut found {
             let key = (Arc::from(view.source.as_str()), Arc::from(view.site.as_str()));
             view.last_change = last.get(&key).map(ChangeView::of);
@@ -112,6 +113,31 @@ impl Engine {
         });
         found.truncate(filter.limit);
         found
+    }
+
+    /// Paths of which there is nothing but a pin: from each source that is pinned, or, as [`EVERY`], from all of them.
+    fn pinned_only(
+        &self,
+        found: &[PathLimits],
+        is_wanted: &dyn Fn(&str, &str) -> bool,
+        now: Instant,
+    ) -> Vec<PathLimits> {
+        let mut named: HashSet<(Option<Box<str>>, Box<str>)> = HashSet::new();
+        let pins = self.learning.pins.all();
+        let views = pins.iter().filter_map(|pin| {
+            let (source, site) = (pin.source.as_deref(), &*pin.site);
+            let is_told =
+                found.iter().any(|path| path.site == *site && source.is_none_or(|source| source == path.source));
+            let is_new = named.insert((pin.source.clone(), pin.site.clone()));
+            if is_told || !is_new || !is_wanted(source.unwrap_or(EVERY), site) {
+                return None;
+            }
+            // What is the same for each source is seen at any of them.
+            let index = source.map_or(Some(0), |source| self.source_named(source))?;
+            let origin = self.make_origin(index, (site, &self.limits_of(site)), Transport::Smtp, now)?;
+            self.path_limits_of((source.unwrap_or(EVERY), site), &origin, false, now)
+        });
+        views.collect()
     }
 
     fn path_limits_of(
@@ -157,7 +183,7 @@ impl Engine {
         history.iter().filter(is_wanted).take(filter.limit).map(ChangeView::of).collect()
     }
 
-    /// Sets a pin. Blocks on the disk.
+    /// Sets a pin at a site. Blocks on the disk.
     pub fn pin(self: &Arc<Self>, mut request: PinRequest) -> Result<Repinned, PinError> {
         if !self.settings().learning.is_on {
             return Err(PinError::NotLearnt);
@@ -178,7 +204,7 @@ impl Engine {
 
     /// Ends pins; what was learnt holds again. Blocks on the disk.
     pub fn unpin(self: &Arc<Self>, request: &Unpin) -> io::Result<Repinned> {
-        let site = self.site_called(&request.site);
+        let site = if self.is_pinned(&request.site) { request.site.clone() } else { self.site_called(&request.site) };
         let ended = self.learning.pins.end(&site, request.source.as_deref(), request.limit)?;
         let reason = format!("unpinned by {}", request.by);
         let about: Vec<&Pin> = ended.iter().map(Arc::as_ref).collect();
@@ -313,14 +339,58 @@ impl Engine {
         Ok(forgotten)
     }
 
-    /// The name of the site that is meant: that of a site, or of a domain whose mail goes to one.
+    /// The name of the site that is meant: that of a site, or of a domain whose mail goes to one, as far as that is known.
     pub fn site_called(&self, name: &str) -> String {
+        self.site_known(name).unwrap_or_else(|| plain(name))
+    }
+
+    /// The same if that is known without a look-up.
+    fn site_known(&self, name: &str) -> Option<String> {
         if !self.find_sites(&[name]).is_empty() {
+            return Some(name.to_owned());
+        }
+        let lower = plain(name);
+        let plan = if lower.contains('.') { self.planner().plan_without_dns(&lower) } else { None };
+        plan.map(|plan| plan.site.to_string())
+    }
+
+    /// The site that is meant, which is looked up if need be: a name that means nothing is not taken for a site.
+    pub async fn site_meant(&self, name: &str) -> Result<String, PinError> {
+        if name.is_empty() {
+            return Err(PinError::Site);
+        }
+        if let Some(site) = self.site_known(name) {
+            return Ok(site);
+        }
+        let lower = plain(name);
+        if self.is_heard_of(&lower) {
+            return Ok(lower);
+        }
+        let nowhere = |why: &str| PinError::Nowhere(lower.as_str().into(), why.into());
+        if !is_domain(&lower) {
+            return Err(nowhere("it is no domain"));
+        }
+        let (_, planned) = self.plan(&lower).await;
+        planned.map(|plan| plan.site.to_string()).map_err(|failure| nowhere(&failure.text))
+    }
+
+    /// The site where something is pinned that is meant: also one that no mail goes to any more.
+    pub async fn pinned_site(&self, name: &str) -> String {
+        if self.is_pinned(name) {
             return name.to_owned();
         }
-        let lower = name.trim_end_matches('.').to_lowercase();
-        let plan = if lower.contains('.') { self.planner().plan_without_dns(&lower) } else { None };
-        plan.map_or(lower, |plan| plan.site.to_string())
+        self.site_meant(name).await.unwrap_or_else(|_| plain(name))
+    }
+
+    fn is_pinned(&self, site: &str) -> bool {
+        self.learning.pins.all().iter().any(|pin| *pin.site == *site)
+    }
+
+    /// Whether a site of this name has been learnt about, is in the provider map, or is pinned.
+    fn is_heard_of(&self, site: &str) -> bool {
+        self.planner().knows_provider(site)
+            || self.is_pinned(site)
+            || self.learning.store.all().iter().any(|(_, learnt, _)| learnt == site)
     }
 }
 
@@ -350,6 +420,16 @@ impl Site {
             changed
         })
     }
+}
+
+/// A domain as it is looked up.
+fn plain(name: &str) -> String {
+    name.trim_end_matches('.').to_lowercase()
+}
+
+fn is_domain(name: &str) -> bool {
+    let is_label = |label: &str| !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || "-_".contains(c));
+    name.contains('.') && name.split('.').all(is_label)
 }
 
 /// The whole part; rates that no machine reaches are cut.

@@ -198,6 +198,16 @@ impl Queue {
         self.engine.explain(question).await
     }
 
+    /// The site that an operator means: one by its name, or that of a domain, which is looked up if need be.
+    pub async fn site_meant(&self, name: &str) -> Result<String, PinError> {
+        self.engine.site_meant(name).await
+    }
+
+    /// The same among sites where something is pinned, whatever has become of them.
+    pub async fn pinned_site(&self, name: &str) -> String {
+        self.engine.pinned_site(name).await
+    }
+
     /// Sets a pin: bounds of a learnt limit. Blocks on the disk.
     pub fn pin(&self, request: PinRequest) -> Result<Repinned, PinError> {
         self.engine.pin(request)

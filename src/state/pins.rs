@@ -174,6 +174,9 @@ pub enum PinError {
     /// There is no such egress source.
     #[error("there is no egress source {0:?}")]
     Source(Box<str>),
+    /// Nobody knows a site or a domain of this name.
+    #[error("{0:?} is no site that is known, and mail for such a domain goes nowhere: {1}")]
+    Nowhere(Box<str>, Box<str>),
     /// Nothing is learnt, so there is nothing to pin.
     #[error("limits are not learnt (limits.learn = false)")]
     NotLearnt,
@@ -286,6 +289,11 @@ impl Pins {
             *self.shared.standing.write() = after;
         }
         Ok(ended)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Arc<[Arc<Pin>]> {
+        self.standing()
     }
 
     /// The pin that holds for a limit of a source at a site.

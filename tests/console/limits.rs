@@ -123,6 +123,31 @@ async fn pins_are_set_shown_survive_a_restart_and_are_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_domain_that_nothing_was_sent_to_yet_is_pinned_and_shown_and_a_mistyped_one_is_refused() {
+    let running = Running::start(&[("fine.test", Character::Takes)]).await;
+
+    let (code, said, errors) =
+        running.command(&["limits", "pin", "Fine.test.", "--connections", "2", "--reason", "x"]).await;
+    let (_, shown, _) = running.command(&["limits", "show"]).await;
+    let (wrong, _, refusal) =
+        running.command(&["limits", "pin", "foo bar", "--connections", "2", "--reason", "x"]).await;
+    let (none, _, no_plan) =
+        running.command(&["limits", "pin", "nowhere.test", "--connections", "2", "--reason", "x"]).await;
+    running.submit(&["a@fine.test"]).await;
+    let is_pinned = |answer: &Value| answer[0]["is_in_memory"] == true && answer[0]["connections"] == 2;
+    running.until_json(&["limits", "show"], is_pinned).await;
+    let running = running.restarted().await;
+    let (ended, what, _) = running.command(&["limits", "unpin", "fine.test"]).await;
+
+    assert!(code == 0 && said.contains("127.0.0.1:"), "its site: {said}{errors}");
+    assert!(shown.contains("connections is 2, pinned by"), "{shown}");
+    assert!(wrong == 1 && refusal.contains("no site that is known"), "{refusal}");
+    assert!(none == 1 && no_plan.contains("no site that is known"), "{no_plan}");
+    assert!(ended == 0 && what.starts_with("ended: 127.0.0.1:"), "{what}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_is_undone_and_what_was_learnt_is_forgotten() {
     let running = Running::start(&[("busy.test", Character::Throttles)]).await;
     let history = throttled(&running).await;
