@@ -205,6 +205,12 @@ pub enum ProfileError {
     },
 }
 
+/// As tenants of the daemon are called.
+fn is_tenant(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=64).contains(&name.len()) && name.chars().all(is_plain)
+}
+
 /// A profile is no larger than this.
 const MOST: u64 = 1 << 20;
 /// A million a second is more than any receiver takes.
@@ -241,6 +247,10 @@ impl Profile {
         self.receiver.check(ranges);
         ranges.unless(self.tenants.len() <= 1000, "tenant", self.tenants.len(), "up to 1000 of them");
         for (index, tenant) in self.tenants.iter().enumerate() {
+            let is_other = self.tenants.iter().take(index).all(|before| before.name != tenant.name);
+            let range = "1 to 64 letters, digits, '.', '_', '-', in no other tenant";
+            let is_right = is_other && is_tenant(&tenant.name);
+            ranges.unless(is_right, &format!("tenant[{index}].name"), format!("{:?}", tenant.name), range);
             ranges.range(&format!("tenant[{index}].weight"), tenant.weight, 1, 1000);
             ranges.range(&format!("tenant[{index}].demand_per_minute"), tenant.demand_per_minute, 0.0, MOST_A_MINUTE);
         }
@@ -347,25 +357,52 @@ fn pairs<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<(Span,
 fn explain(text: &str, error: &toml::de::Error) -> String {
     let said = error.to_string().trim_end().to_owned();
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-    let line = before.rsplit('\n').next().unwrap_or_default();
+    // A list may go on over several lines.
+    let line = before.rsplit('\n').find(|line| is_of_key(line)).unwrap_or_default();
     let missing = error.message().strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
     let key = missing.or_else(|| line.split_once('=').map(|(key, _)| key.trim()));
     // A missing key's place is the header of its table, which is not before it.
     let shown = if missing.is_some() { text.get(..error.span().map_or(0, |span| span.end)) } else { Some(before) };
-    let mut headers = shown.unwrap_or_default().lines().filter_map(|line| line.trim().strip_prefix('['));
-    let header =
-        headers.next_back().and_then(|rest| rest.trim_start_matches('[').split(']').next()).unwrap_or_default();
+    let header = shown.unwrap_or_default().lines().filter_map(header).next_back().unwrap_or_default();
     let mut ranges = Ranges::default();
     sample().check(&mut ranges);
     ranges.unless(true, "receiver", "", "a table");
+    for key in ["receiver.opaque", "receiver.close_on_throttle", "receiver.penalty.extend", "tenant.is_refused"] {
+        ranges.unless(true, key, "", "true or false");
+    }
+    ranges.unless(
+        true,
+        "receiver.steps",
+        "",
+        format!("[time, rate] pairs: times of 0s to 7d, rates of 0 to {MOST_A_MINUTE}"),
+    );
     let found = key.and_then(|key| {
         let name = if header.is_empty() { key.to_owned() } else { format!("{header}.{key}") };
-        ranges.all.iter().find(|(known, _)| known.replace("[0]", "") == name).map(|(_, range)| range.clone())
+        ranges.all.iter().rev().find(|(known, _)| known.replace("[0]", "") == name).map(|(_, range)| range.clone())
     });
     match found {
-        Some(range) => format!("{said}; allowed: {range}"),
+        // The parser shows one line, which need not be the key's.
+        Some(range) => match key.filter(|key| !said.contains(key)) {
+            Some(key) => format!("{said}; {key}: allowed: {range}"),
+            None => format!("{said}; allowed: {range}"),
+        },
         None => said,
     }
+}
+
+/// Whether a line begins a value, or a table: the lines behind it may be the rest of a list.
+fn is_of_key(line: &str) -> bool {
+    line.split_once('=').is_some_and(|(key, _)| is_key(key.trim())) || header(line).is_some()
+}
+
+/// The table that a line begins.
+fn header(line: &str) -> Option<&str> {
+    let name = line.trim().strip_prefix('[')?.trim_start_matches('[').split(']').next()?.trim();
+    is_key(name).then_some(name)
+}
+
+fn is_key(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
 }
 
 /// A profile with one of everything, so that each check tells its range.

@@ -106,6 +106,15 @@ fn what_is_wrong_in_a_profile_is_told_with_its_key_and_what_is_allowed() {
         (format!("{top}[receiver.penalty]\ntries = 1\nwindow = 5\n"), "window = 5", "1s to 1d"),
         (format!("{top}[receiver]\nsteps = [[\"5m\", 1, 2]]\n"), "invalid length 3", "a time and a rate"),
         (format!("{top}[receiver]\nsteps = [[\"5m\"]]\n"), "invalid length 1", "a time and a rate"),
+        (format!("{top}[receiver]\nsteps = [\n  [\"90m\", 600],\n  [\"x\", 1],\n]\n"), "steps: ", "times of 0s to 7d"),
+        (format!("{top}[receiver]\nopaque = 1\n"), "opaque", "allowed: true or false"),
+        (format!("{top}[receiver]\n[[tenant]]\nname = 3\n"), "name = 3", "allowed: 1 to 64 letters"),
+        (format!("{top}[receiver]\n[[tenant]]\nname = \"a b\"\n"), "tenant[0].name: \"a b\"", "1 to 64 letters"),
+        (
+            format!("{top}[receiver]\n[[tenant]]\nname = \"a\"\n[[tenant]]\nname = \"a\"\n"),
+            "tenant[1].name: \"a\"",
+            "in no other",
+        ),
         (format!("{top}[receiver]\nconnections = 99999999999\n"), "connections", "0 to 1000000"),
         (format!("{top}[receiver]\nnoise = -0.5\n"), "receiver.noise: -0.5", "0 to 1"),
     ] {
