@@ -17,7 +17,7 @@ use super::exit::{self, Exit};
 use super::privileges;
 use super::table::plain_lines;
 use super::{out, print_json};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::dns::network::is_local;
 
 /// Where packages and the unit file put the configuration.
@@ -97,7 +97,13 @@ fn errors(path: &Path) -> (Vec<String>, Option<Config>) {
     let (mistakes, config) = Config::mistakes(path);
     let mut errors: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
     if let Some(config) = config.as_ref().filter(|_| errors.is_empty()) {
-        errors.extend(config.replies.classifier().err().map(|error| error.to_string()));
+        match config.replies.classifier() {
+            Ok(_) => {}
+            Err(ConfigError::Rules { path, error }) => {
+                errors.extend(error.each().iter().map(|mistake| format!("{}: {mistake}", path.display())));
+            }
+            Err(error) => errors.push(error.to_string()),
+        }
         errors.extend(config.ring().err().map(|error| error.to_string()));
     }
     (errors, config)

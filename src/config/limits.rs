@@ -8,8 +8,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Complaints;
+use super::egress::Source;
 use super::units::{ByteRate, Rate, Rates};
 use crate::smtp::address::is_plain_utf8;
+
+/// What the source is called that there is without any [[source]] in the pool of everybody.
+const BARE_SOURCE: &str = "default";
 
 /// What is allowed at most.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,7 +131,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    pub(super) fn check(&self, complaints: &mut Complaints) {
+    pub(super) fn check(&self, sources: &[Source], complaints: &mut Complaints) {
         complaints.range("limits.connections", &self.connections, &1, &1_000_000);
         complaints.range("limits.connections_per_minute", &self.connections_per_minute, &0, &u32::MAX);
         complaints.range("limits.site_connections", &self.site_connections, &1, &100_000);
@@ -138,7 +142,14 @@ impl Limits {
         let names: Vec<String> = self.rules.iter().map(LimitRule::name).collect();
         complaints.different(names.iter().map(String::as_str), |index| format!("limits.rule[{index}]"));
         for (index, rule) in self.rules.iter().enumerate() {
-            rule.check(&format!("limits.rule[{index}]"), complaints);
+            let key = format!("limits.rule[{index}]");
+            rule.check(&key, complaints);
+            let named = rule.source.as_deref().filter(|name| !matches!(*name, "" | "*"));
+            if let Some(name) = named {
+                let is_known = name == BARE_SOURCE || sources.iter().any(|source| source.name == name);
+                let text = format!("no [[source]] is named {name:?}; allowed: the name of one, {BARE_SOURCE:?}, \"*\"");
+                complaints.unless(is_known, format!("{key}.source"), text);
+            }
         }
     }
 }

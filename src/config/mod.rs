@@ -284,7 +284,7 @@ impl Config {
         complaints.different(domains, |index| format!("route[{index}].domain"));
         egress::check(&self.sources, &self.pools, complaints);
         warmup::check(&self.warmups, &self.sources, complaints);
-        self.limits.check(complaints);
+        self.limits.check(&self.sources, complaints);
         self.replies.check(complaints);
         signing::check(&self.dkim, &self.signing, complaints);
         self.journal.check(complaints);

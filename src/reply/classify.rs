@@ -49,9 +49,23 @@ pub enum RulesError {
     /// Not TOML, or something else than rules and lists; the text names line and column.
     #[error("{0}")]
     Form(String),
-    /// One of the rules.
-    #[error(transparent)]
-    Rule(#[from] RuleError),
+    /// Some of the rules; at least one.
+    #[error("{}", listed(.0))]
+    Rules(Vec<RuleError>),
+}
+
+fn listed(mistakes: &[RuleError]) -> String {
+    mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl RulesError {
+    /// Each mistake by itself.
+    pub fn each(&self) -> Vec<String> {
+        match self {
+            Self::Form(text) => vec![text.clone()],
+            Self::Rules(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
+        }
+    }
 }
 
 /// What is classified.
@@ -136,31 +150,41 @@ impl Classifier {
         let resets = resets()?;
         let files = own.iter().map(|text| (*text, Certainty::Operator));
         let files = files.chain([(&*resets, Certainty::Provider)]).chain(BUILT_IN).chain([(LISTS, Certainty::Text)]);
-        let mut replaced = HashSet::new();
+        let (mut replaced, mut wrong) = (HashSet::new(), Vec::new());
         for (text, tier) in files {
             let mut table: Table = toml::from_str(text).map_err(|error| RulesError::Form(error.to_string()))?;
             for (number, value) in entries(&mut table, "rule")?.into_iter().enumerate() {
-                let rule = Rule::read(value, number + 1, tier, &mut builder)?;
+                let rule = match Rule::read(value, number + 1, tier, &mut builder) {
+                    Ok(rule) => rule,
+                    Err(mistakes) => {
+                        wrong.extend(mistakes);
+                        continue;
+                    }
+                };
                 let is_new = replaced.insert(rule.id.clone());
                 if !is_new && tier == Certainty::Operator {
-                    return Err(twice(&rule).into());
+                    wrong.push(twice(&rule));
                 }
                 if is_new {
                     rules.push(rule);
                 }
             }
             for (number, value) in entries(&mut table, "list")?.into_iter().enumerate() {
-                lists.push(list(value, number + 1, &mut builder)?);
+                match list(value, number + 1, &mut builder) {
+                    Ok(list) => lists.push(list),
+                    Err(mistake) => wrong.push(mistake),
+                }
             }
             if let Some(key) = table.keys().next() {
                 return Err(RulesError::Form(format!("{key}: is unknown; allowed: [[rule]], [[list]]")));
             }
         }
         let classifier = Self::assembled(rules, lists, builder, own)?;
-        match classifier.mistakes(Certainty::Operator).into_iter().next() {
-            None => Ok(classifier),
-            Some(mistake) => Err(mistake.into()),
+        // What another rule decides may be what a wrong one was to decide.
+        if wrong.is_empty() {
+            wrong = classifier.mistakes(Certainty::Operator);
         }
+        if wrong.is_empty() { Ok(classifier) } else { Err(RulesError::Rules(wrong)) }
     }
 
     fn assembled(
@@ -311,6 +335,7 @@ impl Classifier {
 /// An example may begin with its step in brackets: `[rcpt] 550 ...`; else it comes at the rule's first step.
 fn example_of(rule: &Rule, example: &str) -> (Option<Phase>, Diagnostic) {
     let named = example.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    // Another word in brackets was refused when the rule was read.
     let named = named.and_then(|(step, rest)| Some((Phase::named(step)?, rest)));
     let (step, text) = named.map_or((rule.first_step(), example), |(step, rest)| (Some(step), rest));
     let diagnostic = Diagnostic::parse(text);
@@ -337,6 +362,12 @@ fn unknown(severity: Severity) -> Verdict {
 fn providers() -> Result<Vec<Value>, RulesError> {
     let mut map: Table = toml::from_str(PROVIDERS).map_err(|error| RulesError::Form(error.to_string()))?;
     entries(&mut map, "provider")
+}
+
+/// Their names.
+pub(super) fn provider_names() -> Result<Vec<String>, RulesError> {
+    let names = providers()?.into_iter().filter_map(|provider| Some(provider.get("name")?.as_str()?.to_owned()));
+    Ok(names.collect())
 }
 
 /// Every well-known domain with its provider's name.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use toml::{Table, Value};
 
 use super::class::{Certainty, Class, Severity, Verdict, wants_rest};
+use super::classify::provider_names;
 use super::search::{Builder, PatternId};
 use crate::message::Phase;
 use crate::smtp::status::Status;
@@ -143,45 +144,77 @@ impl Rule {
     }
 
     /// Reads a rule; `number` is its place in the file, from 1.
-    pub fn read(value: Value, number: usize, tier: Certainty, search: &mut Builder) -> Result<Self, RuleError> {
+    ///
+    /// An error has every mistake of it, at least one.
+    pub fn read(value: Value, number: usize, tier: Certainty, search: &mut Builder) -> Result<Self, Vec<RuleError>> {
         let is_trusted = tier != Certainty::Operator;
-        let mut fields = Fields::rule(value, number)?;
-        let class =
-            fields.one("class", class)?.ok_or_else(|| fields.error("class", format!("is missing; {}", classes())))?;
-        let rest = fields.one("rest", |value| value.as_bool().ok_or_else(|| "allowed: true or false".to_owned()))?;
-        let codes: Box<[Code]> = fields.many("codes", code)?;
+        let mut fields = Fields::rule(value, number).map_err(|mistake| vec![mistake])?;
+        let mut wrong = Wrong::default();
+        let missing = format!("is missing; {}", classes());
+        let class = wrong.or_default(fields.one("class", class)).unwrap_or_else(|| {
+            wrong.note_unless_about("class", fields.error("class", missing));
+            Class::Unknown
+        });
+        let truth = |value: &Value| value.as_bool().ok_or_else(|| "allowed: true or false".to_owned());
+        let rest = wrong.or_default(fields.one("rest", truth));
+        let codes: Box<[Code]> = wrong.or_default(fields.many("codes", code));
+        let provider_of = if is_trusted { name } else { provider };
+        let example_of = if is_trusted { name } else { example };
         let rule = Self {
             id: Arc::from(fields.id.as_str()),
-            provider: fields.one("provider", name)?.map(Into::into),
-            steps: fields.many("steps", step)?,
-            status: fields.many("status", status)?,
-            text: fields.patterns("text", is_trusted, search)?,
-            unless: fields.patterns("unless", is_trusted, search)?,
+            provider: wrong.or_default(fields.one("provider", provider_of)).map(Into::into),
+            steps: wrong.or_default(fields.many("steps", step)),
+            status: wrong.or_default(fields.many("status", status)),
+            text: wrong.or_default(fields.patterns("text", is_trusted, search)),
+            unless: wrong.or_default(fields.patterns("unless", is_trusted, search)),
             class,
-            list: fields.one("list", name)?.map(Arc::from),
+            list: wrong.or_default(fields.one("list", name)).map(Arc::from),
             wants_rest: wants_rest(class, rest),
             loss_wants_rest: rest == Some(true) && *codes == [Code::None],
             codes,
             certainty: tier,
-            examples: fields.many("example", name)?.into_vec(),
-            counters: fields.many("counter", name)?.into_vec(),
+            examples: wrong.or_default(fields.many("example", example_of)).into_vec(),
+            counters: wrong.or_default(fields.many("counter", example_of)).into_vec(),
         };
-        fields.one("why", name)?;
+        wrong.or_default(fields.one("why", name));
         let is_empty = rule.provider.is_none()
             && rule.steps.is_empty()
             && rule.codes.is_empty()
             && rule.status.is_empty()
             && rule.text.is_empty();
-        if is_empty {
-            return Err(
-                fields.error("text", "no condition; allowed: at least one of provider, steps, codes, status, text")
-            );
+        if is_empty && wrong.found.is_empty() {
+            let text = "no condition; allowed: at least one of provider, steps, codes, status, text";
+            wrong.found.push(fields.error("text", text));
         }
         if rule.examples.is_empty() {
-            return Err(fields.error("example", "is missing; allowed: a reply that the rule decides, or several"));
+            let text = "is missing; allowed: a reply that the rule decides, or several";
+            wrong.note_unless_about("example", fields.error("example", text));
         }
-        fields.end()?;
-        Ok(rule)
+        wrong.or_default(fields.end());
+        if wrong.found.is_empty() { Ok(rule) } else { Err(wrong.found) }
+    }
+}
+
+/// What is wrong with a rule.
+#[derive(Default)]
+struct Wrong {
+    found: Vec<RuleError>,
+}
+
+impl Wrong {
+    /// What was read, or, once that it could not be is noted, nothing.
+    fn or_default<T: Default>(&mut self, read: Result<T, RuleError>) -> T {
+        read.unwrap_or_else(|mistake| {
+            self.found.push(mistake);
+            T::default()
+        })
+    }
+
+    /// Of one key one mistake is told.
+    fn note_unless_about(&mut self, key: &str, mistake: RuleError) {
+        if self.found.iter().all(|found| found.key != key) {
+            self.found.push(mistake);
+        }
     }
 }
 
@@ -298,6 +331,23 @@ impl Fields {
 fn name(value: &Value) -> Result<String, String> {
     let text = value.as_str().filter(|text| !text.is_empty());
     text.map(str::to_owned).ok_or_else(|| "allowed: a text".to_owned())
+}
+
+/// A provider of the map, or another site, or a well-known domain: those have a dot.
+fn provider(value: &Value) -> Result<String, String> {
+    let names = provider_names().map_err(|error| error.to_string())?;
+    let is_known = |text: &String| text.contains('.') || names.contains(text);
+    let allowed = || format!("is no provider; allowed: the name of a site (`hikyaku sites`), {}", names.join(", "));
+    Some(name(value)?).filter(is_known).ok_or_else(allowed)
+}
+
+/// A reply, perhaps with its step.
+fn example(value: &Value) -> Result<String, String> {
+    let text = name(value)?;
+    if let Some((named, _)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        step(&Value::String(named.to_owned())).map_err(|allowed| format!("[{named}] is no step; {allowed}"))?;
+    }
+    Ok(text)
 }
 
 fn class(value: &Value) -> Result<Class, String> {

@@ -287,6 +287,16 @@ fn a_wrong_rule_is_told_with_its_name_its_key_and_what_is_allowed() {
         ("rest = false", "status = \"5.1\"", "house: status: \"5.1\": allowed: such as"),
         ("rest = false", "steps = \"dot\"", "house: steps: \"dot\": allowed: dns, connect"),
         ("rest = false", "provider = 1", "house: provider: 1: allowed: a text"),
+        (
+            "rest = false",
+            "provider = \"nobody\"",
+            "house: provider: \"nobody\": is no provider; allowed: the name of a site",
+        ),
+        (
+            "\"550 house",
+            "\"[foo] 550 house",
+            "house: example: \"[foo] 550 house rule 7\": [foo] is no step; allowed: dns, ",
+        ),
         ("rest = false", "colour = 1", "house: colour: is unknown; allowed: id, provider, steps"),
         ("rest = false", "steps = []", "house: steps: is empty; allowed: "),
         ("[\"house rule 7\"]", "[\"house (\"]", "house: text: \"house (\" is no regular expression: unclosed group"),
@@ -311,6 +321,9 @@ fn a_wrong_rule_is_told_with_its_name_its_key_and_what_is_allowed() {
 
         assert!(error.contains(said), "{error}\nwanted: {said}");
     }
+    let several = OWN.replace("rate-limited", "slow").replace("false", "1") + &OWN.replace("id = \"house\"", "");
+    let several = Classifier::with(&several).unwrap_err();
+    assert_eq!(several.each().len(), 3, "{several}");
     let twice = Classifier::with(&OWN.repeat(2)).unwrap_err().to_string();
     assert!(twice.contains("house: id: occurs twice; allowed: "), "{twice}");
 }

@@ -123,7 +123,7 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "source.ipv4" => text("127.0.0.3"),
         "source.ipv6" => text("::2"),
         "pool.sources" => Value::Array(vec![Value::Table(Table::from_iter([("source".to_owned(), text("b"))]))]),
-        "warmup.source" | "warmup.overflow" => text("b"),
+        "limits.rule.source" | "warmup.source" | "warmup.overflow" => text("b"),
         "warmup.provider" => text("yahoo"),
         "warmup.start" => text("2026-12-02"),
         "warmup.volumes" => Value::Array(vec![Value::Integer(7)]),
