@@ -61,6 +61,7 @@ fn run(session: &mut Session, settings: &Settings, input: &[u8], admits: bool) {
                         client: session.client(),
                         hello: session.hello(),
                         security: None,
+                        user: None,
                         id: MessageId(1),
                         time: UnixTime(1_795_318_696),
                         has_eight_bit: session.content().has_eight_bit(),

@@ -175,7 +175,8 @@ async fn attempt(
     extensions.chunking &= shared.settings.chunking;
     let peer = Peer { host: target.host.clone(), address: target.address, tls: io.tls(proof.unwrap_or(Proof::None)) };
     let Plan { site, parent, .. } = approach.plan;
-    let judge = Judge { classifier: shared.settings.classifier.clone(), site: site.clone(), parent: parent.clone() };
+    let parent = parent.as_ref().map(|parent| parent.0.clone());
+    let judge = Judge { classifier: shared.settings.classifier.clone(), site: site.clone(), parent };
     Ok(Opened { io, session: Session::new(peer, extensions, reader, judge) })
 }
 

@@ -61,7 +61,7 @@ pub struct Plan {
     pub site: Arc<str>,
     /// What `site` would be if no rule of limits named the domain: what is said about that holds where its own rules are
     /// silent. None: none does.
-    pub parent: Option<Arc<str>>,
+    pub parent: Option<Arc<Parent>>,
     /// The MX hosts' names, lower case, sorted, joined by a comma: connections are shared within it.
     pub mx_set: Arc<str>,
     /// In order of preference; equal preferences are shuffled for each connection.
@@ -77,6 +77,10 @@ pub struct Plan {
     /// When this must be asked again.
     pub valid_until: Instant,
 }
+
+/// The site of a domain without its rule. Behind a thin pointer: hardly any plan has one, and all of them are remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent(pub Arc<str>);
 
 /// What is done with a domain's mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::cache::{Cache, Timed};
 use super::finder::{Cause, Failed, Finder, Next};
 use super::lookup::{FAILURE_TTL, gauge};
 use super::settings::Settings;
-use super::{Error, Plan, PlanFailure, Planned, Security, TlsPolicy, TlsRule};
+use super::{Error, Parent, Plan, PlanFailure, Planned, Security, TlsPolicy, TlsRule};
 use crate::clock::Clock;
 use crate::metrics::Registry;
 use crate::provider::pattern::Patterns;
@@ -220,7 +220,8 @@ impl Planner {
 
     fn plan_of(&self, domain: Arc<str>, next: Next, mut security: Security, valid_until: Instant) -> Plan {
         let is_own_site = self.made_from.own_sites.contains(&*domain);
-        let (site, parent) = if is_own_site { (domain.clone(), Some(next.site)) } else { (next.site, None) };
+        let (site, parent) =
+            if is_own_site { (domain.clone(), Some(Arc::new(Parent(next.site)))) } else { (next.site, None) };
         let rule = self.tls.find(&domain);
         if let Some(rule) = rule.filter(|rule| rule.policy == TlsPolicy::Verified) {
             security.names = Arc::clone(&rule.names);

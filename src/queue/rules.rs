@@ -277,7 +277,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::dns::{Plan, TlsPolicy, Transport};
+    use crate::dns::{Parent, Plan, TlsPolicy, Transport};
 
     fn rule(subject: Subject, ceiling: Ceiling) -> Rule {
         Rule { subject, ceiling, set_by: Arc::from("test"), is_provider: false }
@@ -355,7 +355,7 @@ mod tests {
         Plan {
             domain: site.into(),
             site: site.into(),
-            parent: Some(parent.into()),
+            parent: Some(Arc::new(Parent(parent.into()))),
             mx_set: "mx.test".into(),
             hosts: Box::default(),
             port: 25,

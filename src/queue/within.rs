@@ -30,12 +30,12 @@ impl Within {
     /// Notes what DNS said last about a domain.
     pub fn note(&self, plan: &Plan) {
         let Some(parent) = &plan.parent else { return };
-        if self.of(&plan.site).is_some_and(|known| known == *parent) {
+        if self.of(&plan.site).is_some_and(|known| known == parent.0) {
             return;
         }
         let _turn = self.turn.lock();
         let mut sites = self.sites.load().as_deref().cloned().unwrap_or_default();
-        sites.insert(plan.site.clone(), parent.clone());
+        sites.insert(plan.site.clone(), parent.0.clone());
         self.sites.store(Some(Arc::new(sites)));
     }
 

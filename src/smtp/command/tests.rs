@@ -25,7 +25,7 @@ fn unknown_verbs_are_told_from_those_not_offered() {
     for unknown in ["", " QUIT", "QUITX", "MAILFROM:<a@b>", "GET / HTTP/1.1", "X-LONGER-THAN-ANY"] {
         assert_eq!(parse(unknown.as_bytes()), Err(CommandError::Unrecognized), "{unknown:?}");
     }
-    for unsupported in ["AUTH PLAIN AGEAYg==", "EXPN list", "ETRN x", "TURN"] {
+    for unsupported in ["EXPN list", "ETRN x", "TURN"] {
         assert_eq!(parse(unsupported.as_bytes()), Ok(Command::Unsupported), "{unsupported:?}");
     }
 }
