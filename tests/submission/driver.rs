@@ -92,7 +92,7 @@ impl Client {
                 Step::Read => break,
                 Step::Write => {}
                 Step::Store => self.store(),
-                Step::Secure => unreachable!("no listener here has TLS"),
+                Step::Secure | Step::Verify => unreachable!("no listener here has TLS or AUTH"),
                 Step::Close => self.is_closed = true,
             }
             self.peak_held = self.peak_held.max(self.session.held());
@@ -116,6 +116,7 @@ impl Client {
             client: self.session.client(),
             hello: self.session.hello(),
             security: None,
+            user: None,
             id,
             time: UnixTime(0),
             has_eight_bit: self.session.content().has_eight_bit(),
