@@ -12,7 +12,7 @@ use super::egress::Source;
 use super::units::{ByteRate, Rate, Rates};
 use crate::smtp::address::is_plain_utf8;
 
-/// What the source is called that there is without any [[source]] in the pool of everybody.
+/// What the source is called that there is without any `[[source]]` in the pool of everybody.
 const BARE_SOURCE: &str = "default";
 
 /// What is allowed at most.

@@ -2,7 +2,7 @@
 //!
 //! A slot has one holder. What is given up before it is due (its holder has nothing to send any more, or is forgotten) is the next
 //! one's who asks: no slot is lost while there is somebody to use it, and no two are due at the same time. What is held and not
-//! used yet has not been sent: a budget that goes on after a restart, or at another pace, does not owe it ([`Book::held`]).
+//! used yet has not been sent: a budget that goes on after a restart, or at another pace, does not owe it (`Book::held`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

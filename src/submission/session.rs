@@ -13,7 +13,7 @@
 //! | `Chunk` | the octets of a BDAT | `Command`; after the last one `Message` or a refusal |
 //! | `Message` | nothing is read | `Command`, by `accepted` or `refused` |
 //! | `Handshake` | nothing is read | `Command`, by `secured` |
-//! | `Auth` | a line of an authentication | `Command`, `Auth` or `Verify` ([`auth`]) |
+//! | `Auth` | a line of an authentication | `Command`, `Auth` or `Verify` (`auth.rs`) |
 //! | `Verify` | nothing is read | `Command` or `Auth`, by `verified` |
 //! | `Closed` | nothing is read | |
 //!
