@@ -271,10 +271,7 @@ impl Daemon {
         let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics)?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname, sts.clone())?, clock, &registry)?);
-        let journal = match config.journal.enabled {
-            true => Journal::open(settings::journal(&config), claimed.start(), clock, &registry)?,
-            false => Journal::off(),
-        };
+        let journal = journal_of(&config, claimed.start(), clock, &registry)?;
         let signer = signer(ring, clock, &registry)?;
         let (spool, recovery) = claimed.open(&registry)?;
         let queue_settings = settings::queue(&config, &hostname, threads, &classifier);
@@ -288,14 +285,7 @@ impl Daemon {
             .with_pins(pins);
         let deliverer = Deliverer::new(settings::delivery(&config, &classifier), spool.clone(), clock, &registry);
         let deliverer = or_abandon(&spool, deliverer.map_err(Error::from)).await?;
-        let mut watchers = JoinSet::new();
-        let scheduler = queue.start(deliverer.clone() as Arc<dyn Courier>);
-        watchers.spawn(async move {
-            if let Err(failure) = scheduler.await {
-                error!(%failure, "the queue's scheduler ended");
-            }
-        });
-
+        let watchers = scheduling(&queue, &deliverer);
         let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry)
             .with_users(users.clone())
             .with_signer(signer.clone());
@@ -512,6 +502,26 @@ fn signer(ring: Arc<Ring>, clock: Clock, registry: &Registry) -> Result<Signer, 
     signer.prepare(&ring).map_err(Error::Thread)?;
     signer.apply(ring);
     Ok(signer)
+}
+
+/// The journal, if there is one.
+fn journal_of(config: &Config, start: u32, clock: Clock, registry: &Registry) -> Result<Journal, Error> {
+    if !config.journal.enabled {
+        return Ok(Journal::off());
+    }
+    Ok(Journal::open(settings::journal(config), start, clock, registry)?)
+}
+
+/// Has the queue deliver; the task that is given tells if it ends before its time.
+fn scheduling(queue: &Queue, deliverer: &Arc<Deliverer>) -> JoinSet<()> {
+    let scheduler = queue.start(deliverer.clone() as Arc<dyn Courier>);
+    let mut watchers = JoinSet::new();
+    watchers.spawn(async move {
+        if let Err(failure) = scheduler.await {
+            error!(%failure, "the queue's scheduler ended");
+        }
+    });
+    watchers
 }
 
 /// A start that fails takes the segments of a spool that is open already with it.

@@ -1,3 +1,5 @@
+//! Signatures against the examples of RFC 8463 and a verifier of their own.
+
 use std::os::unix::fs::PermissionsExt;
 
 use aws_lc_rs::digest::{Context, Digest, SHA256};

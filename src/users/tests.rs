@@ -1,3 +1,5 @@
+//! The users file as a whole: what it takes, who is verified by it, and what each check costs.
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::authority::{Authority, handshake};
-use crate::server::id_of;
+use crate::server::{first_reply, id_of};
 
 /// The form of an Argon2id hash with 8 KiB, which is quick.
 const RIGHT: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$HASH";
@@ -37,14 +37,8 @@ impl Talk {
     /// One reply with all its lines; empty when the connection is closed.
     async fn reply(&mut self) -> String {
         loop {
-            let text = String::from_utf8(self.buffer.clone()).unwrap();
-            let mut end = 0;
-            for line in text.split_inclusive("\r\n").filter(|line| line.ends_with("\r\n")) {
-                end += line.len();
-                if line.as_bytes()[3] == b' ' {
-                    self.buffer.drain(..end);
-                    return text[..end].trim_end().to_owned();
-                }
+            if let Some(reply) = first_reply(&mut self.buffer) {
+                return reply.trim_end().to_owned();
             }
             if self.stream.read_buf(&mut self.buffer).await.unwrap_or_default() == 0 {
                 return String::new();

@@ -17,6 +17,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::server::first_reply;
+
 /// Signs certificates.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -111,14 +113,8 @@ impl Secure {
     /// One reply, all its lines; empty when the connection is closed.
     pub async fn reply(&mut self) -> String {
         loop {
-            let text = String::from_utf8(self.buffer.clone()).unwrap();
-            let mut end = 0;
-            for line in text.split_inclusive("\r\n").filter(|line| line.ends_with("\r\n")) {
-                end += line.len();
-                if line.as_bytes()[3] == b' ' {
-                    self.buffer.drain(..end);
-                    return text[..end].to_owned();
-                }
+            if let Some(reply) = first_reply(&mut self.buffer) {
+                return reply;
             }
             if self.stream.read_buf(&mut self.buffer).await.unwrap_or_default() == 0 {
                 return String::new();

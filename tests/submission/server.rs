@@ -113,6 +113,20 @@ fn spool_settings() -> spool::Settings {
     }
 }
 
+/// Takes the first reply, all its lines, out of what was read; none: it has not all come yet.
+pub fn first_reply(buffer: &mut Vec<u8>) -> Option<String> {
+    let text = String::from_utf8(buffer.clone()).unwrap();
+    let mut end = 0;
+    for line in text.split_inclusive("\r\n").filter(|line| line.ends_with("\r\n")) {
+        end += line.len();
+        if line.as_bytes()[3] == b' ' {
+            buffer.drain(..end);
+            return Some(text[..end].to_owned());
+        }
+    }
+    None
+}
+
 /// A client that sends what it is told and reads replies.
 pub struct Client {
     pub stream: TcpStream,
@@ -135,14 +149,8 @@ impl Client {
     /// One reply, all its lines; empty when the connection is closed.
     pub async fn reply(&mut self) -> String {
         loop {
-            let text = String::from_utf8(self.buffer.clone()).unwrap();
-            let mut end = 0;
-            for line in text.split_inclusive("\r\n").filter(|line| line.ends_with("\r\n")) {
-                end += line.len();
-                if line.as_bytes()[3] == b' ' {
-                    self.buffer.drain(..end);
-                    return text[..end].to_owned();
-                }
+            if let Some(reply) = first_reply(&mut self.buffer) {
+                return reply;
             }
             let read = tokio::time::timeout(Duration::from_secs(30), self.stream.read_buf(&mut self.buffer)).await;
             if read.expect("a reply within 30 s").unwrap_or_default() == 0 {

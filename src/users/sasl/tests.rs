@@ -1,3 +1,5 @@
+//! The mechanisms by the examples of their RFCs, and their dialogs out of order.
+
 use std::num::NonZeroU32;
 
 use base64::Engine;
