@@ -1,47 +1,14 @@
 //! A receiver that says "try again later" and nothing else: whether it closes the connection makes the difference.
 
-use std::fmt::Write;
 use std::time::Duration;
 
-use hikyaku::demo::responder::{Responder, Zone};
 use serde_json::Value;
-use tokio::runtime::Runtime;
 
 use crate::daemon::Daemon;
-use crate::letter::Client;
 use crate::sink::{Act, At, Sink};
+use crate::stage::{LONG, Stage};
 
-const LONG: Duration = Duration::from_secs(120);
 const OPAQUE: &str = "451 try again later";
-
-/// A daemon for which far.test is a sink.
-struct Stage {
-    daemon: Daemon,
-    _responder: Responder,
-    _runtime: Runtime,
-}
-
-impl Stage {
-    fn start(sink: &Sink) -> Self {
-        let runtime = Runtime::new().unwrap();
-        let mut zone = Zone::new();
-        zone.mx("far.test", 10, "mx.far.test").address("mx.far.test", [127, 0, 0, 1]);
-        let responder = runtime.block_on(Responder::start(([127, 0, 0, 1], 0).into(), zone)).unwrap();
-        let mut more = String::new();
-        write!(more, "[delivery]\ntls = \"none\"\nport = {}\n", sink.address.port()).unwrap();
-        write!(more, "[dns]\nresolvers = [\"{}\"]\nallow_networks = [\"127.0.0.0/8\"]\n", responder.address()).unwrap();
-        more.push_str("[retry]\nschedule = [\"2s\"]\n");
-        let daemon = Daemon::start(tempfile::tempdir().unwrap(), "first_rate = \"50/s\"", &more);
-        Self { daemon, _responder: responder, _runtime: runtime }
-    }
-
-    fn submit(&self, count: usize) {
-        let mut client = Client::open(self.daemon.address);
-        for number in 0..count {
-            client.submit(&format!("n{number}@client.test"), "a@far.test", "");
-        }
-    }
-}
 
 /// Changes of one limit with this in their reasons.
 fn changes_of(daemon: &Daemon, limit: &str, part: &str) -> Vec<Value> {
@@ -64,7 +31,7 @@ fn changes(act: Act, part: &str) -> (Vec<Value>, [Vec<u64>; 2]) {
         _ => Act::Take,
     });
     let stage = Stage::start(&sink);
-    stage.submit(40);
+    stage.submit(40, "far.test");
     let changes = |daemon: &Daemon| changes_of(daemon, "rate", part);
     let daemon = &stage.daemon;
     daemon.until("a change, or all taken", LONG, |daemon| sink.taken() == 40 || !changes(daemon).is_empty());
@@ -110,7 +77,7 @@ fn connections_that_end_at_mail_without_a_word_are_a_refusal_for_the_rate() {
     });
     let stage = Stage::start(&sink);
 
-    stage.submit(80);
+    stage.submit(80, "far.test");
     let changes = |daemon: &Daemon| changes_of(daemon, "rate", "connection closed by the receiver (mail)");
     stage.daemon.until("a change", LONG, |daemon| !changes(daemon).is_empty());
     stage.daemon.until("its outcome", LONG, |daemon| !attempts(daemon, "throttled").is_empty());
@@ -129,7 +96,7 @@ fn a_receiver_that_ends_every_connection_before_its_greeting_is_left_alone_and_n
     let sink = Sink::start(Duration::ZERO, |_| Act::Hang);
     let stage = Stage::start(&sink);
 
-    stage.submit(20);
+    stage.submit(20, "far.test");
     stage.daemon.until("one that goes back", LONG, |daemon| !attempts(daemon, "throttled").is_empty());
 
     assert_eq!(attempts(&stage.daemon, "throttled")[0], 0);
@@ -143,7 +110,7 @@ fn a_greeting_that_refuses_without_a_reason_tells_how_many_connections_may_stand
     });
     let stage = Stage::start(&sink);
 
-    stage.submit(60);
+    stage.submit(60, "far.test");
     stage.daemon.until("all taken", LONG, |_| sink.taken() == 60);
 
     let changes = changes_of(&stage.daemon, "connections", "refused connection 2 (421 try again later)");

@@ -15,6 +15,7 @@ mod lines;
 mod port;
 mod resets;
 mod sink;
+mod stage;
 mod stock;
 
 /// Whether the sizes of the documents are run.

@@ -1,58 +1,15 @@
 //! A receiver that resets connections: at a provider that throttles by it, and elsewhere.
 
-use std::fmt::Write;
 use std::time::Duration;
 
-use hikyaku::demo::responder::{Responder, Zone};
 use serde_json::Value;
-use tokio::runtime::Runtime;
 
-use crate::daemon::Daemon;
-use crate::letter::Client;
 use crate::sink::{Act, At, Sink};
+use crate::stage::{LONG, Stage};
 
-const LONG: Duration = Duration::from_secs(120);
-
-/// A daemon for which the MX hosts of au and of others are a sink.
-struct Stage {
-    daemon: Daemon,
-    _responder: Responder,
-    _runtime: Runtime,
-}
-
-impl Stage {
-    fn start(sink: &Sink) -> Self {
-        Self::with(sink, "")
-    }
-
-    /// The same with `rules` of limits.
-    fn with(sink: &Sink, rules: &str) -> Self {
-        let runtime = Runtime::new().unwrap();
-        let mut zone = Zone::new();
-        zone.mx("ezweb.ne.jp", 10, "lsean.ezweb.ne.jp").address("lsean.ezweb.ne.jp", [127, 0, 0, 1]);
-        zone.mx("house.test", 10, "lsean.ezweb.ne.jp");
-        zone.mx("other.test", 10, "mx.other.test").address("mx.other.test", [127, 0, 0, 1]);
-        let responder = runtime.block_on(Responder::start(([127, 0, 0, 1], 0).into(), zone)).unwrap();
-        let mut more = String::new();
-        write!(more, "[delivery]\ntls = \"none\"\nidle = \"10s\"\nport = {}\n", sink.address.port()).unwrap();
-        write!(more, "[dns]\nresolvers = [\"{}\"]\nallow_networks = [\"127.0.0.0/8\"]\n", responder.address()).unwrap();
-        more.push_str("[retry]\nschedule = [\"2s\"]\n");
-        more.push_str(rules);
-        let daemon = Daemon::start(tempfile::tempdir().unwrap(), "first_rate = \"50/s\"", &more);
-        Self { daemon, _responder: responder, _runtime: runtime }
-    }
-
-    fn submit(&self, count: usize, domain: &str) {
-        let mut client = Client::open(self.daemon.address);
-        for number in 0..count {
-            client.submit(&format!("n{number}@client.test"), &format!("a@{domain}"), "");
-        }
-    }
-
-    fn until_delivered(&self, count: usize) -> Vec<Value> {
-        self.daemon.until("delivered", LONG, |daemon| of_kind(&daemon.journal(), "delivered").len() == count);
-        self.daemon.journal()
-    }
+fn until_delivered(stage: &Stage, count: usize) -> Vec<Value> {
+    stage.daemon.until("delivered", LONG, |daemon| of_kind(&daemon.journal(), "delivered").len() == count);
+    stage.daemon.journal()
 }
 
 fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
@@ -103,7 +60,7 @@ fn a_reset_in_a_session_with_others_is_a_fault_of_the_network() {
     let stage = Stage::start(&sink);
 
     stage.submit(40, "other.test");
-    let events = stage.until_delivered(40);
+    let events = until_delivered(&stage, 40);
 
     assert!(of_kind(&events, "throttled").is_empty());
     let is_told = |event: &&Value| event["reason"].as_str().unwrap().contains("reset");
@@ -121,7 +78,7 @@ fn a_reset_in_place_of_a_greeting_tells_how_many_connections_au_takes() {
     let stage = Stage::start(&sink);
 
     stage.submit(60, "ezweb.ne.jp");
-    let events = stage.until_delivered(60);
+    let events = until_delivered(&stage, 60);
 
     let limits = of_kind(&events, "limit");
     let connections =

@@ -17,16 +17,17 @@ const SLOW: f64 = 1.6;
 const GAIN: f64 = 1.05;
 /// The receiver may not know yet that a connection has ended.
 const ENDING: Time = 2 * SECOND;
+/// which explains one refusal in so long,
+const EXCUSED: Time = MINUTE;
+/// or of so many connections that have ended: where each carries few messages, one of them follows on the other's heels often.
+const EXCUSED_ENDS: u32 = 50;
 /// Connections in a row that end in place of a greeting: beside others that stand, so many are refused ones;
 const CUT_OFF: u8 = 3;
 /// alone, so many are more than an accident, and a pause begins that doubles: a receiver that is tried at once again each time
 /// may count the tries.
 const CUT_OFF_ALONE: u8 = 8;
+/// Longer than that nobody is left alone.
 const LONGEST_PAUSE: Time = 30 * MINUTE;
-/// which explains one refusal in so long,
-const EXCUSED: Time = MINUTE;
-/// or of so many connections that have ended: where each carries few messages, one of them follows on the other's heels often.
-const EXCUSED_ENDS: u32 = 50;
 
 /// What the last ticks saw.
 #[derive(Clone, Copy, Debug)]
