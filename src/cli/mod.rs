@@ -7,6 +7,7 @@ mod bench;
 mod check;
 pub mod client;
 mod completions;
+mod confine;
 mod demo;
 mod dkim;
 pub mod exit;

@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload::Handle;
 
 use super::check::DEFAULT_CONFIG;
+use super::confine::confine;
 use super::exit::{self, Exit, Failure};
 use super::notify::{self, notify};
 use super::privileges;
@@ -45,15 +46,22 @@ impl Run {
         // While there is one thread: what was handed over is in the environment, and rights are those of a thread.
         let sockets = Sockets::inherit(&config).map_err(Failure::usage)?;
         privileges::give_up(&config).map_err(Failure::usage)?;
+        let is_confined = confine(&self.config, &config).map_err(Failure::usage)?;
         let runtime = runtime(config.threads)?;
-        let result = runtime.block_on(serve(self.config, sockets, config, set_log_filter));
+        let result = runtime.block_on(serve(&self.config, is_confined, sockets, config, set_log_filter));
         // Look-ups that still block are of no use to anybody.
         runtime.shutdown_background();
         result
     }
 }
 
-async fn serve(file: PathBuf, sockets: Sockets, config: Config, set_log_filter: SetLogFilter) -> exit::Result {
+async fn serve(
+    file: &Path,
+    is_confined: bool,
+    sockets: Sockets,
+    config: Config,
+    set_log_filter: SetLogFilter,
+) -> exit::Result {
     let mut signals = Signals::catch()?;
     let (reload, mut requests) = mpsc::channel(RELOADS);
     let attachment = Attachment { reload, set_log_filter };
@@ -71,7 +79,7 @@ async fn serve(file: PathBuf, sockets: Sockets, config: Config, set_log_filter: 
         };
         // A reload that is ended by the stop has changed nothing; who asked for it is told that we are stopping.
         let answer = tokio::select! {
-            answer = reloaded(&mut daemon, &file) => answer,
+            answer = reloaded(&mut daemon, file) => answer.map_err(|refused| explained(refused, is_confined)),
             () = signals.termination() => break,
         };
         if let Some(asked) = asked {
@@ -95,6 +103,21 @@ async fn reloaded(daemon: &mut Daemon, file: &Path) -> Result<Reloaded, ReloadRe
     };
     tell_systemd(&notify::ready(status));
     result.map_err(|error| (&error).into())
+}
+
+/// A daemon that is confined may be refused what its user could read: then that is said.
+fn explained(refused: ReloadRefused, is_confined: bool) -> ReloadRefused {
+    let denied = format!("(os error {})", rustix::io::Errno::ACCESS.raw_os_error());
+    let explained = |text: String| match is_confined && text.contains(&denied) {
+        true => {
+            format!("{text}; the daemon reaches the folders that it started with (`sandbox`): restart it to add one")
+        }
+        false => text,
+    };
+    match refused {
+        ReloadRefused::File(text) => ReloadRefused::File(explained(text)),
+        ReloadRefused::Unavailable(text) => ReloadRefused::Unavailable(explained(text)),
+    }
 }
 
 /// Stops within `delivery.drain`, or at once by a second signal.

@@ -10,9 +10,10 @@ use toml::Value;
 use super::{Config, Dkim, LimitRule, Warmup};
 
 /// Options that hold until the next start; every other one a reload applies.
-pub const NEEDS_RESTART: [&str; 13] = [
+pub const NEEDS_RESTART: [&str; 14] = [
     "user",
     "group",
+    "sandbox",
     "threads",
     "spool.path",
     "spool.sync",
@@ -58,6 +59,7 @@ impl Config {
     /// This one as a daemon that runs by `running` can take it on: options that need a restart are as they were.
     pub fn without_restart(mut self, running: &Self) -> Self {
         self.user = running.user.clone();
+        self.sandbox = running.sandbox;
         self.group = running.group.clone();
         self.threads = running.threads;
         self.spool.path = running.spool.path.clone();
@@ -190,7 +192,7 @@ mod tests {
     #[test]
     fn options_that_need_a_restart_are_those_that_are_kept() {
         let running = Config::default();
-        let text = "threads = 7\nuser = \"root\"\ngroup = \"root\"\n[spool]\npath = \"/elsewhere\"\nsync = false\n\
+        let text = "threads = 7\nuser = \"root\"\ngroup = \"root\"\nsandbox = \"off\"\n[spool]\npath = \"/elsewhere\"\nsync = false\n\
                     reserve = \"2GiB\"\n[journal]\nenabled = false\npath = \"/elsewhere\"\nmax_size = \"1MiB\"\n\
                     max_age = \"1h\"\nkeep = \"2d\"\nmax_total = \"1GiB\"\nbuffer = \"1MiB\"\n[log]\nformat = \"json\"\n";
         let next = Config::parse(text, std::path::Path::new("x")).unwrap();

@@ -8,6 +8,7 @@ pub mod delivery;
 pub mod egress;
 mod every;
 mod file;
+mod files;
 pub mod journal;
 pub mod limits;
 pub mod listen;
@@ -35,7 +36,7 @@ pub use limits::{LimitRule, Limits, RuleScope};
 pub use listen::{BareLineEnd, Lane, Listener, ListenerTls, Mode};
 pub use queue::{InDoubt, Queue, Retry, TenantRule};
 pub use replies::Replies;
-pub use service::{Admin, LogFormat, Logging, Metrics};
+pub use service::{Admin, LogFormat, Logging, Metrics, Sandbox};
 pub use signing::{Dkim, Signing};
 pub use spool::{AttemptDurability, Spool};
 pub use tls::Certificate;
@@ -52,6 +53,8 @@ pub struct Config {
     pub user: String,
     /// With which group, by name or number. Empty: the user's.
     pub group: String,
+    /// Whether the daemon is confined to its folders.
+    pub sandbox: Sandbox,
     /// Threads that deliver; 0: one a core. Two more serve the listeners and their sessions.
     pub threads: usize,
     /// The durable spool.
@@ -108,6 +111,7 @@ impl Default for Config {
             hostname: String::new(),
             user: String::new(),
             group: String::new(),
+            sandbox: Sandbox::default(),
             threads: 0,
             spool: Spool::default(),
             listeners: vec![Listener::default()],

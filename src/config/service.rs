@@ -1,4 +1,4 @@
-//! `[admin]`, `[metrics]` and `[log]`: how the daemon is watched and steered.
+//! `sandbox`, `[admin]`, `[metrics]` and `[log]`: how the daemon is watched and steered.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -10,6 +10,19 @@ use super::Complaints;
 
 /// The longest path of a Unix socket: 108 octets with its NUL (unix(7)).
 const SOCKET_MOST: usize = 107;
+
+/// Whether the daemon is confined to its folders (Landlock, Linux 5.13 and later).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sandbox {
+    /// As far as the kernel knows how.
+    #[default]
+    Auto,
+    /// Wholly, or there is no start.
+    Required,
+    /// Not at all.
+    Off,
+}
 
 /// The admin interface.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

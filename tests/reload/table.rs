@@ -145,6 +145,7 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "dkim.key" => text(&format!("{place}/other.pem")),
         "signing.required" => texts("*.a.test"),
         "signing.expiry" => text("2d"),
+        "sandbox" => text("off"),
         "log.filter" => text("debug"),
         "log.format" => text("json"),
         _ => match value {

@@ -225,3 +225,61 @@ fn the_right_to_bind_low_ports_is_given_up_once_they_are_bound() {
     assert!(said.contains("ports below 1024 need"), "{said}");
     assert!(!Path::new(&place.path("run/admin.sock")).exists());
 }
+
+/// Whether this kernel confines: tried by asking for nothing less.
+fn confines(place: &Place) -> bool {
+    place.log().contains("confined to its folders by Landlock\n")
+}
+
+#[test]
+fn a_confined_daemon_reaches_its_own_folders_only() {
+    let case = "a_confined_daemon_reaches_its_own_folders_only";
+    let own = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    for folder in [&own, &other] {
+        fs::write(folder.path().join("rules.toml"), "").unwrap();
+    }
+    let place = Place::new(
+        "sandbox = \"auto\"",
+        "address = \"127.0.0.1:0\"",
+        &format!("[metrics]\nenabled = false\n[replies]\nrules = \"{}/rules.toml\"", own.path().display()),
+    );
+    let daemon = place.start(place.command());
+    if !confines(&place) {
+        daemon.stop();
+        return skip(case, "this kernel has no Landlock, or an old one");
+    }
+
+    submit(place.listener());
+    assert_eq!(place.ask(&["reload"]).status.code(), Some(0), "what was named at the start is read again");
+    let config = fs::read_to_string(place.path("config.toml")).unwrap();
+    let elsewhere = config.replace(own.path().to_str().unwrap(), other.path().to_str().unwrap());
+    fs::write(place.path("config.toml"), elsewhere).unwrap();
+
+    let refused = place.ask(&["reload"]);
+
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("(os error 13)") && said.contains("`sandbox`): restart it"), "{said}");
+    daemon.stop();
+    // Another start names another folder.
+    let daemon = place.start(place.command());
+    assert_eq!(place.ask(&["reload"]).status.code(), Some(0));
+    daemon.stop();
+}
+
+#[test]
+fn without_a_sandbox_a_reload_may_name_any_folder() {
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join("rules.toml"), "").unwrap();
+    let place = Place::new("sandbox = \"off\"", "address = \"127.0.0.1:0\"", "[metrics]\nenabled = false");
+    let daemon = place.start(place.command());
+    let mut config = fs::read_to_string(place.path("config.toml")).unwrap();
+    config.push_str(&format!("[replies]\nrules = \"{}/rules.toml\"\n", other.path().display()));
+    fs::write(place.path("config.toml"), config).unwrap();
+
+    assert_eq!(place.ask(&["reload"]).status.code(), Some(0));
+
+    assert!(!place.log().contains("onfined"), "{}", place.log());
+    daemon.stop();
+}
