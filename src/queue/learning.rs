@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::journal::{self, LimitChange};
 use crate::limit::controller::{Answer, Change, Changes, Failure, Heard, Learnt, Refused, Signal, Start};
 use crate::message::{Outcome, Phase, Report};
-use crate::reply::{Certainty, Class, Verdict};
+use crate::reply::{Certainty, Class, Severity, Verdict};
 use crate::state::{LearntStore, Pins};
 
 use super::engine::Engine;
@@ -181,7 +181,7 @@ fn rank(signal: Signal) -> u8 {
         Signal::Reputation => 4,
         Signal::Rate => 3,
         Signal::MessagesPerConnection | Signal::Connections => 2,
-        Signal::Unknown | Signal::Closed => 1,
+        Signal::Unknown | Signal::Strained => 1,
         Signal::Neutral => 0,
     }
 }
@@ -210,6 +210,21 @@ fn is_cut_off(report: &Report, class: Option<Class>) -> bool {
     report.reply.code == 0 && class == Some(Class::Network)
 }
 
+/// Whether a transaction ends by the connection alone, or by a fault of the receiver's: what it says of one recipient, or of a
+/// name that it cannot look up, is about that.
+fn is_strain(report: &Report, verdict: Option<&Verdict>) -> bool {
+    use Phase::{Content, Data, EndOfData, Mail, Rcpt};
+    let class = verdict.map(|verdict| verdict.class);
+    let is_fault = matches!(class, Some(Class::System | Class::Dns | Class::Network | Class::Timeout));
+    let is_transient = verdict.is_some_and(|verdict| verdict.severity == Severity::Transient);
+    match report.phase {
+        Mail | Rcpt | Data | Content | EndOfData if is_cut_off(report, class) => true,
+        Mail | Rcpt | Data | Content | EndOfData if report.reply.code == 421 => is_fault,
+        Mail | Data | Content | EndOfData => is_transient && class == Some(Class::System),
+        _ => false,
+    }
+}
+
 /// Whether a receiver closes at the greeting and says nothing but that: no words and no status tell of a fault.
 fn is_bare(report: &Report, verdict: &Verdict) -> bool {
     report.reply.code == 421 && verdict.class == Class::System && verdict.certainty == Certainty::Code
@@ -224,10 +239,9 @@ impl Evidence {
         let judged = outcomes.iter().map(|outcome| {
             let report = outcome.report();
             let verdict = engine.verdict(report, Some(&site.name));
-            let class = verdict.as_ref().map(|verdict| verdict.class);
             let said = |verdict: &Verdict| Signal::of(verdict, report.phase, report.reply.status);
             let signal = match verdict.as_ref().map_or(Signal::Neutral, said) {
-                Signal::Neutral if report.phase == Phase::Mail && is_cut_off(report, class) => Signal::Closed,
+                Signal::Neutral if is_strain(report, verdict.as_ref()) => Signal::Strained,
                 // What does not say what it is about, said of a recipient, is about that one, unless the connection ends.
                 Signal::Unknown if report.phase == Phase::Rcpt && !is_closing(report) => Signal::Neutral,
                 signal => signal,
@@ -252,7 +266,7 @@ impl Evidence {
         };
         // Where a receiver refuses by resetting the connection, the message was seen; elsewhere nobody answered it.
         let is_reset = report.reply.code == 0 && signal == Signal::Rate;
-        let is_answered = report.reply.code != 0 || is_reset || signal == Signal::Closed;
+        let is_answered = report.reply.code != 0 || is_reset || signal == Signal::Strained;
         let is_unsent = failure.is_some() || !is_answered || matches!(report.phase, Phase::Dns | Phase::Queue);
         let mut reply = super::settle::said(&report.reply);
         if report.hung_up {

@@ -345,6 +345,11 @@ impl Verdict {
         self.wants_rest
     }
 
+    /// Whether it is a 5yz about how much we send: the message has failed, and the path is to slow down all the same.
+    pub fn is_lasting_throttle(&self) -> bool {
+        self.class == Class::RateLimited && self.severity == Severity::Permanent && self.asks_less
+    }
+
     /// Whether that is what the rule is about, and not only what 421 says of itself.
     pub fn asks_less(&self) -> bool {
         self.wants_rest && self.asks_less

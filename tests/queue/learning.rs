@@ -125,3 +125,80 @@ async fn where_work_waits_another_connection_than_was_refused_is_tried_again_lat
     assert!(connections(&stage) > found, "{found} is kept to for ever");
     assert!(stage.script.open.load(Ordering::Relaxed) > 3);
 }
+
+/// A transaction that ended by the connection alone.
+fn cut_off(phase: Phase) -> Outcome {
+    let report =
+        Report::local(phase, Status::new(4, 4, 2), format!("connection closed by the receiver ({})", phase.as_str()));
+    Outcome::Deferred(Report { in_doubt: phase == Phase::EndOfData, ..report })
+}
+
+/// What a receiver saw that answers everything from message 40 on in the same way for ten minutes: messages that it took or
+/// refused, how many of them were charged, and whether a limit was learnt.
+async fn seen_by(refusal: impl Fn() -> Outcome + Send + Sync + 'static) -> (usize, usize, bool) {
+    let stage = Stage::in_runtime_time(Settings::default());
+    stage.script.set("d1.test", receiver(40, usize::MAX - 40, refusal));
+    for _ in 0..300 {
+        stage.put(stage.envelope(&["a@d1.test"]));
+    }
+    stage.start();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let charged = attempts(&stage).into_iter().map(usize::from).sum();
+    let path = stage.queue.path_limits(&PathFilter { limit: 1, ..PathFilter::default() }).remove(0);
+    (stage.done().len(), charged, path.limit_per_minute.is_some())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_fails_under_what_it_gets_is_left_alone_and_messages_are_not_blamed() {
+    for phase in [Phase::Mail, Phase::Rcpt, Phase::Data, Phase::Content, Phase::EndOfData] {
+        let (seen, charged, has_limit) = seen_by(move || cut_off(phase)).await;
+
+        assert!(seen < 80 && has_limit, "{}: {seen}, {charged} charged", phase.as_str());
+        // What the receiver may have waits for its schedule.
+        let most = if phase == Phase::EndOfData { 40 } else { 8 };
+        assert!(charged <= most, "{}: {seen}, {charged} charged", phase.as_str());
+    }
+    let fault = |code, status, text| move || refused(Phase::Mail, code, status, text);
+    for (code, status, text) in [
+        (421, (4, 0, 0), "Service not available, closing transmission channel"),
+        (421, (4, 0, 0), "mx closing connection"),
+        (421, (4, 4, 2), "mx Error: timeout exceeded"),
+        (451, (4, 7, 1), "Service unavailable - try again later"),
+        (451, (4, 7, 500), "Server busy. Please try again later"),
+        (452, (4, 3, 1), "Insufficient system storage"),
+    ] {
+        let (seen, charged, has_limit) = seen_by(fault(code, status, text)).await;
+
+        assert!(seen < 80 && has_limit && charged <= 8, "{code} {text}: {seen}, {charged} charged");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_said_of_one_recipient_or_message_slows_nobody_down() {
+    let fault = |phase, code, status, text| move || refused(phase, code, status, text);
+    for (phase, code, status, text) in [
+        (Phase::Rcpt, 451, (4, 3, 0), "Temporary lookup failure"),
+        (Phase::Mail, 450, (4, 7, 1), "greylisted"),
+        (Phase::EndOfData, 451, (4, 7, 1), "content looks like spam"),
+    ] {
+        let (seen, _, has_limit) = seen_by(fault(phase, code, status, text)).await;
+
+        assert!(seen >= 300 && !has_limit, "{code} {text}: {seen}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_5yz_about_the_rate_slows_the_path_down() {
+    let report = |code, text: &'static str| {
+        move || match refused(Phase::Mail, code, (5, 7, 1), text) {
+            Outcome::Deferred(report) => Outcome::Bounced(report),
+            other => other,
+        }
+    };
+
+    let (seen, _, has_limit) = seen_by(report(554, "too many messages from you, slow down")).await;
+    let (others, _, is_limited) = seen_by(report(554, "rejected by policy")).await;
+
+    assert!(seen < 100 && has_limit, "{seen}");
+    assert!(others >= 300 && !is_limited, "{others}");
+}

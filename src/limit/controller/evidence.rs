@@ -32,19 +32,21 @@ pub enum Signal {
     Reputation,
     /// 4yz that does not say what it is about.
     Unknown,
-    /// The connection ended at MAIL in place of any reply, and had carried nothing before.
-    Closed,
+    /// The connection ended in the midst of a transaction in place of any reply, or the receiver says that it has a fault.
+    Strained,
 }
 
 impl Signal {
     /// What a refusal at a step says, with its enhanced status code. Permanent ones are about the message, its recipient, its
-    /// content or us as such; so is the rate at which one mailbox receives.
+    /// content or us as such, but where they speak of the rate: what is refused has failed, and more of it would. The rate at
+    /// which one mailbox receives is about the recipient.
     pub fn of(verdict: &Verdict, step: Phase, status: Option<Status>) -> Self {
         use Phase::{Content, Data, EndOfData, Mail, Rcpt};
         let is_transient = verdict.severity == Severity::Transient;
         let is_in_session = matches!(step, Mail | Rcpt | Data | Content | EndOfData);
         match verdict.class {
             Class::RateLimited if verdict.wants_rest() => Self::Rate,
+            Class::RateLimited if verdict.is_lasting_throttle() && is_in_session => Self::Rate,
             // Who was let in and is told that no messages are accepted now has brought too many.
             Class::System if verdict.asks_less() && is_in_session && status == Some(NOT_ACCEPTING) => Self::Rate,
             Class::TooManyConnections => Self::Connections,
@@ -57,7 +59,7 @@ impl Signal {
 
     /// Whether it does not say what it is about, so that it may be about the message.
     pub const fn is_guess(self) -> bool {
-        matches!(self, Self::Unknown | Self::Closed)
+        matches!(self, Self::Unknown | Self::Strained)
     }
 }
 

@@ -17,7 +17,7 @@
 mod busy;
 mod cap;
 mod change;
-mod closings;
+
 mod connections;
 mod counts;
 mod evidence;
@@ -29,6 +29,7 @@ mod rate;
 mod rest;
 mod settings;
 mod snapshot;
+mod strains;
 mod time;
 mod work;
 

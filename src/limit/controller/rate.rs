@@ -130,6 +130,8 @@ pub(super) struct Rate {
     patience: u8,
     /// A probe held since the last refusal.
     has_held: bool,
+    /// Until then the receiver may count what went before a restart, and no count of ours bounds its limit.
+    pub blind_until: Time,
     /// Refusals in a row below the limit that was measured by the one before.
     pub in_a_row: u8,
     /// The limit when a change was told last.
@@ -153,6 +155,7 @@ impl Rate {
             anchor: 0.0,
             patience: 0,
             has_held: false,
+            blind_until: 0,
             in_a_row: 0,
             told: 0.0,
         }
@@ -192,7 +195,7 @@ impl Rate {
         let span = if self.rate.is_finite() { 60.0 } else { seconds(now.saturating_sub(self.since)).clamp(1.0, 60.0) };
         let measured = f64::from(taken.last) / span;
         let how = match self.phase {
-            Phase::Start if taken.last < 3 => {
+            Phase::Start if taken.last < 3 || self.is_blind(now) => {
                 self.note(taken, now);
                 if !self.rate.is_finite() {
                     self.rate = FIRST;
@@ -211,6 +214,7 @@ impl Rate {
             }
             Phase::Probe => self.probe_refused(measured),
             Phase::Hold if is_wary => self.hold_refused_warily(taken),
+            Phase::Hold if self.is_blind(now) => "known from before a restart, behind which no count is whole yet",
             Phase::Hold => self.hold_refused(measured, taken, now),
         };
         self.space(from);
@@ -226,7 +230,18 @@ impl Rate {
     }
 
     fn note(&mut self, taken: Taken, now: Time) {
-        (self.refused, self.of_clock, self.taken) = (now, taken.of_clock, 0);
+        let of_clock = if self.is_blind(now) { 0 } else { taken.of_clock };
+        (self.refused, self.of_clock, self.taken) = (now, of_clock, 0);
+    }
+
+    /// Whether a restart is so near that no count is whole.
+    pub fn is_blind(&self, now: Time) -> bool {
+        now < self.blind_until
+    }
+
+    /// Whether it has been refused since it began.
+    pub fn has_been_refused(&self) -> bool {
+        self.refused != 0
     }
 
     /// The time until the next probe after a refusal: short where the limit has just moved, else twice the one before.
@@ -296,7 +311,7 @@ impl Rate {
             return;
         }
         let measured = f64::from(taken.last) / 60.0;
-        self.hat = match now.saturating_sub(shut) < MINUTE_IS_OVER {
+        self.hat = match now.saturating_sub(shut) < MINUTE_IS_OVER && !self.is_blind(now) {
             true => self.hat.min(measured).max(self.before / 4.0),
             false => self.before,
         };

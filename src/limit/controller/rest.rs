@@ -8,6 +8,9 @@ use super::snapshot::Learnt;
 use super::time::{DAY, SECOND, Time, nanos};
 use super::work::Work;
 
+/// Behind a restart a receiver that counts by the minute may count what went before it: a minute, and what is on its way.
+const BLIND: Time = 65 * SECOND;
+
 /// The learnt limits. Zeros stand for what is not known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rest {
@@ -31,9 +34,12 @@ pub(super) struct Rest {
     tripped: Time,
     trips: u8,
     rests: u8,
+    /// As of the rate.
+    blind_until: Time,
     is_outspoken: bool,
+    is_opaque: bool,
     is_tight: bool,
-    closes: bool,
+    strains: bool,
 }
 
 impl Rest {
@@ -58,9 +64,11 @@ impl Rest {
             tripped: work.tripped,
             trips: work.trips,
             rests: work.rests,
+            blind_until: work.rate.blind_until,
             is_outspoken: work.is_outspoken,
+            is_opaque: work.is_opaque,
             is_tight: work.pace.is_tight,
-            closes: work.closings.is_usual,
+            strains: work.strains.is_usual,
         }
     }
 
@@ -91,9 +99,10 @@ impl Rest {
             (work.messages.limit, work.messages.retry) = (self.messages, self.messages_retry);
             work.cap = self.cap.clone();
             (work.tripped, work.trips, work.rests) = (self.tripped, self.trips, self.rests);
-            work.is_outspoken = self.is_outspoken;
+            (work.is_outspoken, work.is_opaque) = (self.is_outspoken, self.is_opaque);
+            work.rate.blind_until = self.blind_until;
             work.pace.is_tight = self.is_tight;
-            work.closings.is_usual = self.closes;
+            work.strains.is_usual = self.strains;
         }
         if self.rest_until != 0 {
             work.gate.rest(now.min(self.rest_until), self.rest_until);
@@ -124,9 +133,11 @@ impl Rest {
             tripped: now,
             trips: learnt.trips,
             rests: 0,
+            blind_until: now + BLIND,
             is_outspoken: false,
+            is_opaque: false,
             is_tight: false,
-            closes: false,
+            strains: false,
         }
     }
 

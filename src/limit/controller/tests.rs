@@ -337,20 +337,108 @@ fn a_connection_that_is_refused_without_a_reason_is_one_too_many_beside_those_th
 
 #[test]
 fn a_few_connections_that_end_at_mail_are_a_refusal_and_a_pause_that_grows() {
-    let closed = Answer { reply: "connection closed by the receiver (mail)", ..answer(Signal::Closed) };
+    let closed = Answer { reply: "connection closed by the receiver (mail)", ..answer(Signal::Strained) };
     let mut stage = Stage::new();
     stage.run(40_000, |_| Signal::Accepted);
 
     let taken: Vec<bool> = (0..4).map(|_| is_throttle(&mut stage, &closed)).collect();
     let first = stage.controller.may_send(stage.now()).unwrap_err();
     stage.millis += 30_000;
-    let (sent, _) = stage.run(1_000, |_| Signal::Closed);
+    let (sent, _) = stage.run(1_000, |_| Signal::Strained);
     let second = stage.controller.may_send(stage.now()).unwrap_err();
 
     assert_eq!(taken, [false, false, true, true], "the last one was on its way");
     assert_eq!((first.cause, sent, second.cause), (Cause::Pause, 1, Cause::Pause), "one asks whether it is over");
     assert!(second.until > first.until);
     assert!(stage.controller.view(stage.now()).limit_per_minute.is_some(), "and the limit is what was taken before");
+}
+
+/// A receiver that takes so many a minute, by the last one or by the clock's.
+struct Minute {
+    most: usize,
+    is_of_clock: bool,
+    taken: std::cell::RefCell<Vec<u64>>,
+    refused: std::cell::Cell<u32>,
+}
+
+impl Minute {
+    fn new(most: usize, is_of_clock: bool) -> Self {
+        Self { most, is_of_clock, taken: Default::default(), refused: Default::default() }
+    }
+
+    fn answer(&self, millis: u64) -> Signal {
+        let wall = WALL.as_millis() as u64 + millis;
+        let counts = |then: &u64| match self.is_of_clock {
+            true => then / 60_000 == wall / 60_000,
+            false => wall - then < 60_000,
+        };
+        let mut taken = self.taken.borrow_mut();
+        taken.retain(|then| counts(then));
+        if taken.len() >= self.most {
+            self.refused.set(self.refused.get() + 1);
+            return Signal::Rate;
+        }
+        taken.push(wall);
+        Signal::Accepted
+    }
+}
+
+#[test]
+fn a_refusal_right_behind_a_restart_moves_no_limit_that_was_known() {
+    for (most, is_of_clock, restart) in
+        [(600, false, 4_000), (300, true, 4_000), (300, true, 45_000), (120, false, 4_000)]
+    {
+        let receiver = Minute::new(most, is_of_clock);
+        let mut stage = Stage::new();
+        while receiver.refused.get() == 0 {
+            stage.run(100, |millis| receiver.answer(millis));
+        }
+        stage.run(restart, |millis| receiver.answer(millis));
+        let known = stage.controller.view(stage.now()).limit_per_minute.unwrap();
+
+        let learnt = stage.controller.learnt(stage.now());
+        let wall = WALL + Duration::from_millis(stage.millis);
+        stage.controller = Controller::restore(&learnt, Ceilings::default(), 1, stage.now(), wall);
+        receiver.refused.set(0);
+        let sent = stage.run(600_000, |millis| receiver.answer(millis)).0 - receiver.refused.get();
+
+        let limit = stage.controller.view(stage.now()).limit_per_minute.unwrap();
+        let share = f64::from(sent) / (most as f64 * 10.0);
+        let case = format!("{most} {is_of_clock} {restart}: {known} to {limit}, {share:.2} used");
+        assert!(limit > 0.9 * known.min(most as f64), "{case}");
+        assert!(share > 0.85, "{case}");
+        assert!(receiver.refused.get() <= 4, "{case}: {} refused", receiver.refused.get());
+    }
+}
+
+#[test]
+fn a_refusal_right_behind_a_restart_before_anything_was_measured_halves_the_rate() {
+    let mut stage = Stage::new();
+    stage.run(120_000, |_| Signal::Accepted);
+    let learnt = stage.controller.learnt(stage.now());
+    let wall = WALL + Duration::from_millis(stage.millis);
+    stage.controller = Controller::restore(&learnt, Ceilings::default(), 1, stage.now(), wall);
+    stage.run(2_000, |_| Signal::Accepted);
+
+    let (_, changes) = stage.run(500, |_| Signal::Rate);
+
+    let change = changes.last().unwrap();
+    assert!(change.to.unwrap() > 0.4 * change.from.unwrap(), "{changes:?}");
+    assert_eq!(stage.controller.view(stage.now()).limit_per_minute, None);
+}
+
+#[test]
+fn where_refusals_say_nothing_one_more_of_them_blames_no_message() {
+    let opaque = Answer { reply: "451 try again later", ..answer(Signal::Unknown) };
+    let mut stage = Stage::new();
+    stage.run(30_000, |_| Signal::Accepted);
+    while !is_throttle(&mut stage, &opaque) {}
+    stage.run(300_000, |_| Signal::Accepted);
+
+    assert!(is_throttle(&mut stage, &opaque));
+
+    let view = stage.controller.view(stage.now());
+    assert!(view.paused_until.is_none_or(|until| until <= stage.now()), "one is no reason to slow down: {view:?}");
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use super::busy::{Busy, QUIET};
 use super::cap::Cap;
 use super::change::{Cause, Change, Changes, Wait, What};
-use super::closings::Closings;
 use super::connections::{Connections, Load};
 use super::evidence::{Answer, End, Failure, Heard, Refused, Signal};
 use super::gate::{Gate, Standing};
@@ -13,6 +12,7 @@ use super::messages::Messages;
 use super::pace::Pace;
 use super::rate::{Phase, Rate, Taken, Usage};
 use super::settings::{Ceilings, Orders};
+use super::strains::Strains;
 use super::time::{self, DAY, Epoch, HOUR, MINUTE, SECOND, Time, nanos, seconds};
 
 /// Between two looks at a busy path.
@@ -48,7 +48,7 @@ pub(super) struct Work {
     pub gate: Gate,
     pub connections: Connections,
     pub messages: Messages,
-    pub closings: Closings,
+    pub strains: Strains,
     pub cap: Cap,
     /// When the breaker tripped last.
     pub tripped: Time,
@@ -61,6 +61,8 @@ pub(super) struct Work {
     in_flight: u32,
     /// When the receiver refuses, it says so, or closes the connection: other replies are about something else.
     pub is_outspoken: bool,
+    /// It has refused in words that do not say why.
+    pub is_opaque: bool,
     /// State of the pauses' jitter.
     pub seed: u32,
     /// The reply that the learnt rate comes from.
@@ -80,7 +82,7 @@ impl Work {
             gate: Gate::new(),
             connections: Connections::new(),
             messages: Messages::default(),
-            closings: Closings::default(),
+            strains: Strains::default(),
             cap: Cap::default(),
             tripped: 0,
             trips: 0,
@@ -88,6 +90,7 @@ impl Work {
             openings: Pace::default(),
             in_flight: 0,
             is_outspoken: false,
+            is_opaque: false,
             seed,
             reply: None,
             busy: Busy::new(epoch.time(now)),
@@ -167,7 +170,7 @@ impl Work {
         let busy = &mut self.busy;
         if answer.signal == Signal::Accepted {
             busy.accepted(answer.latency);
-            self.closings.accepted();
+            self.strains.accepted();
             self.rate.taken = self.rate.taken.saturating_add(1);
             if self.gate.is_trial(sent) {
                 self.gate_opened(now, out);
@@ -195,13 +198,15 @@ impl Work {
                     if is_trial {
                         self.gate_opened(now, out);
                     }
-                    return false;
+                    // Where that is how limits are told, it is the likelier reason, too few for anything else.
+                    return self.is_opaque;
                 }
+                self.is_opaque = true;
                 self.throttled(answer, sent, now, out);
             }
             // While the gate is shut no other reason is likelier than the one that shut it.
-            Signal::Closed if !self.gate.is_shut() && !self.closings.ended(now) => return false,
-            Signal::Closed => self.throttled(answer, sent, now, out),
+            Signal::Strained if !self.gate.is_shut() && !self.strains.felt(now) => return false,
+            Signal::Strained => self.throttled(answer, sent, now, out),
             Signal::Rate => {
                 self.is_outspoken = true;
                 self.throttled(answer, sent, now, out);
@@ -246,6 +251,7 @@ impl Work {
         // Those that were sent after this one are counted still, and will be refused too.
         let later = time::whole(self.rate.rate * answer.latency.as_secs_f64());
         let less = |count: u32| count.saturating_sub(later.min(self.in_flight));
+        let is_blind_again = self.rate.is_blind(now) && self.rate.has_been_refused();
         let taken = Taken { last: less(busy.counts.total(now)), of_clock: less(busy.counts.of_clock_minute(now)) };
         if self.gate.is_shut() {
             self.rate.still_refused(taken, self.gate.since, now);
@@ -260,6 +266,9 @@ impl Work {
         self.gate.shut(now, factor);
         if self.trips > 0 {
             self.gate.until = self.gate.until.max(now + WARY_PAUSE);
+        }
+        if is_blind_again {
+            self.gate.until = self.gate.until.max(self.rate.blind_until);
         }
         if let Some(rest) = answer.rest {
             self.gate.until = self.gate.until.max(now + nanos(rest));
@@ -389,7 +398,7 @@ impl Work {
         let mut out = Changes::new();
         self.connections.closed(now);
         // What throttles by closing tells no count by it.
-        if let Some(End { count, reply }) = end.filter(|_| !self.closings.is_usual) {
+        if let Some(End { count, reply }) = end.filter(|_| !self.strains.is_usual) {
             self.messages.ended(count, reply.map(cut), now, &mut out);
         }
         out

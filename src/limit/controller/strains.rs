@@ -1,29 +1,30 @@
-//! Connections that end at MAIL in place of any reply: how a receiver throttles that does not say so.
+//! Transactions that end by the connection in place of any reply, or by a fault that the receiver has: how one throttles that
+//! does not say so, or fails under what it gets.
 //!
-//! One is an accident of the network, or the doing of one message. Several at once are neither, and where they have been
-//! a refusal, the next one is.
+//! One is an accident of the network or of the host, or the doing of one message. Several at once are neither, and where they
+//! have been a refusal, the next one is.
 
 use super::time::{SECOND, Time};
 
-/// What a closing weighs, where an accepted message takes one away: one in twenty is no sign of anything.
+/// What one weighs, where an accepted message takes one away: one in twenty is no sign of anything.
 const WEIGHT: u8 = 20;
-/// Three closings, with hardly an accepted message between them.
+/// Three, with hardly an accepted message between them.
 const MANY: u8 = 3 * WEIGHT - 5;
 /// Those that are further apart do not belong together: a message that is tried again does not add up.
 const WITHIN: Time = 30 * SECOND;
 
 /// What is known of them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Closings {
+pub(super) struct Strains {
     weight: u8,
     last: Time,
     /// The receiver throttles like that.
     pub is_usual: bool,
 }
 
-impl Closings {
+impl Strains {
     /// One of them; whether it is a refusal.
-    pub fn ended(&mut self, now: Time) -> bool {
+    pub fn felt(&mut self, now: Time) -> bool {
         if now.saturating_sub(self.last) > WITHIN {
             self.weight = 0;
         }
@@ -45,23 +46,23 @@ mod tests {
 
     #[test]
     fn a_few_at_once_are_a_refusal_and_so_is_each_that_follows() {
-        let mut closings = Closings::default();
+        let mut strains = Strains::default();
 
-        let first: Vec<bool> = (0..3).map(|second| closings.ended(second * SECOND)).collect();
+        let first: Vec<bool> = (0..3).map(|second| strains.felt(second * SECOND)).collect();
 
         assert_eq!(first, [false, false, true]);
-        (0..100).for_each(|_| closings.accepted());
-        assert!(closings.ended(3600 * SECOND), "it is known to throttle like that");
+        (0..100).for_each(|_| strains.accepted());
+        assert!(strains.felt(3600 * SECOND), "it is known to throttle like that");
     }
 
     #[test]
     fn those_that_are_rare_or_far_apart_say_nothing() {
-        let (mut rare, mut far) = (Closings::default(), Closings::default());
+        let (mut rare, mut far) = (Strains::default(), Strains::default());
 
         for time in 1..100 {
-            assert!(!far.ended(time * (WITHIN + 1)), "a message that is tried again and again");
+            assert!(!far.felt(time * (WITHIN + 1)), "a message that is tried again and again");
             (0..20).for_each(|_| rare.accepted());
-            assert!(!rare.ended(time * SECOND), "one in twenty");
+            assert!(!rare.felt(time * SECOND), "one in twenty");
         }
     }
 }
