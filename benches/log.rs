@@ -15,12 +15,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hikyaku::clock::{Clock, UnixTime};
+use hikyaku::log::cipher::{Cipher, TAG};
 use hikyaku::log::disk::Disk;
 use hikyaku::log::record::{Builder, Frame, Seal, seal};
+use hikyaku::log::sealed::{self, Opener};
 use hikyaku::message::{Content, Envelope, Lane, MessageId, Recipient};
 use hikyaku::metrics::Registry;
 use hikyaku::smtp::address::ReversePath;
-use hikyaku::spool::{Attempts, Event, NewMessage, RecipientEvent, Settings, Spool, codec};
+use hikyaku::spool::{Attempts, Event, Keys, NewMessage, RecipientEvent, Settings, Spool, codec};
+use hikyaku::trusted::key::Secret;
 
 const SIZE: usize = 10 << 10;
 
@@ -59,6 +62,23 @@ fn records(criterion: &mut Criterion) {
             codec::envelope(&frame).unwrap()
         });
     });
+    let cipher = Cipher::new(&[1; 32]);
+    let mut place_of = 4096;
+    group.bench_function("encrypt", |bencher| {
+        bencher.iter(|| {
+            encode(&mut out);
+            sealed::widen(&mut out);
+            out.extend_from_slice(&content);
+            out.resize((out.len() + TAG).next_multiple_of(8), 0);
+            // A place comes once.
+            place_of += 8;
+            assert!(sealed::seal(black_box(&mut out), &cipher, place, place_of));
+        });
+    });
+    let opener = Opener { seal: place, cipher: Some(Arc::new(cipher)) };
+    group.bench_function("decrypt", |bencher| {
+        bencher.iter(|| opener.open(&mut black_box(out.clone()), place_of).unwrap());
+    });
     group.bench_function("events", |bencher| {
         let events = [RecipientEvent { recipient: 0, event: Event::Delivered }];
         bencher.iter(|| {
@@ -77,7 +97,7 @@ fn cpu() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-fn open(directory: &std::path::Path, sync: bool) -> Spool {
+fn open(directory: &std::path::Path, sync: bool, keys: Keys) -> Spool {
     let settings = Settings {
         path: directory.into(),
         segment_size: 64 << 20,
@@ -86,6 +106,7 @@ fn open(directory: &std::path::Path, sync: bool) -> Spool {
         attempts: Attempts::Write,
         deadline: Duration::from_secs(60),
         cache: 64 << 20,
+        keys,
     };
     let registry = Registry::new().unwrap();
     let (spool, recovery) = Spool::open(settings, Arc::new(Disk::new(directory)), Clock::system(), &registry).unwrap();
@@ -129,9 +150,12 @@ fn commits(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut group = criterion.benchmark_group("commit");
     group.sample_size(10).measurement_time(Duration::from_secs(5)).throughput(Throughput::Elements(1));
-    for (name, sessions, sync) in [("1", 1, true), ("50", 50, true), ("200", 200, true), ("50 unsynced", 50, false)] {
+    let plain = [("1", 1, true), ("50", 50, true), ("200", 200, true), ("50 unsynced", 50, false)];
+    let sealed = [("1 encrypted", 1, true), ("50 encrypted", 50, true), ("50 unsynced encrypted", 50, false)];
+    let runs = plain.map(|run| (run, false)).into_iter().chain(sealed.map(|run| (run, true)));
+    for ((name, sessions, sync), is_sealed) in runs {
         let root = tempfile::tempdir_in(&base).unwrap();
-        let spool = open(&root.path().join("spool"), sync);
+        let spool = open(&root.path().join("spool"), sync, Keys::new([Secret::new([1; 32])], is_sealed));
         let (envelope, content) = (envelope(), Bytes::from(vec![b'x'; SIZE]));
         let (began, mut total) = (cpu(), 0);
         group.bench_function(name, |bencher| {

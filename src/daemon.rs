@@ -47,7 +47,7 @@ use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
 use crate::state::{LearntStore, Note, Orders, Pins};
 use crate::tls::Certificates;
 use crate::users::Users;
-use crate::{admin, delivery, dns, spool, state, submission, users};
+use crate::{admin, delivery, dns, spool, state, submission, trusted, users};
 
 use doors::Doors;
 pub use drain::Remains;
@@ -124,6 +124,9 @@ pub enum Error {
     /// The spool cannot be opened.
     #[error(transparent)]
     Spool(#[from] spool::OpenError),
+    /// A key of the spool cannot be read.
+    #[error("spool.key_files: {0}")]
+    SpoolKey(trusted::key::Error),
     /// The orders of an earlier run cannot be taken up.
     #[error("{}", error.of_spool(spool))]
     Orders {
@@ -260,7 +263,8 @@ impl Daemon {
         let front = Front::start()?;
         let bound = doors::bound(sockets.listeners, &config, tls, &front)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
-        let claimed = Spool::claim(settings::spool(&config), disk.clone())?;
+        let keys = settings::spool_keys(&config).map_err(Error::SpoolKey)?;
+        let claimed = Spool::claim(spool::Settings { keys, ..settings::spool(&config) }, disk.clone())?;
         let spool = config.spool.path.clone();
         let pins = Pins::open(disk.clone()).map_err(|error| Error::Pins { spool: spool.clone(), error })?;
         let spent = Note::of_spent(disk.clone());

@@ -5,6 +5,8 @@
 //! do). The checks are made on what was opened, so nothing can be exchanged between them and the reading. Directories above
 //! the file are not looked at.
 
+pub mod key;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;

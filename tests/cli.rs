@@ -381,3 +381,24 @@ fn wrong_usage_is_told_before_anything_is_asked_or_read() {
         assert!(output.stdout.is_empty());
     }
 }
+
+#[test]
+fn a_key_of_the_spool_is_made_once_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spool.key");
+    let make = || {
+        std::process::Command::new(env!("CARGO_BIN_EXE_hikyaku"))
+            .args(["spool", "key", "generate"])
+            .arg(&path)
+            .output()
+            .unwrap()
+    };
+
+    let (made, again) = (make(), make());
+
+    let text = String::from_utf8(made.stdout).unwrap();
+    assert_eq!(made.status.code(), Some(0));
+    assert!(text.starts_with("key ") && text.contains(" in /"), "{text}");
+    assert_eq!(again.status.code(), Some(2));
+    assert!(hikyaku::trusted::key::read(&path).is_ok());
+}

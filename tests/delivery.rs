@@ -421,7 +421,7 @@ async fn a_content_that_cannot_be_read_is_never_finished() {
         let mx = FakeMx::with(extensions).start().await;
         let mut broken = errand(1, CONTENT);
         let prefix = b"a: b\r\n\r\n".to_vec().into();
-        broken.message.content = Content::File { prefix, file: Arc::clone(&file), offset: 0, length: 500_000 };
+        broken.message.content = Content::File { prefix, file: file.clone(), offset: 0, length: 500_000 };
 
         let log = Run::to(&[&mx]).ready([broken]).go().await;
 

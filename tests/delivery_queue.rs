@@ -51,6 +51,7 @@ impl Daemon {
             attempts: Attempts::Write,
             deadline: Duration::from_secs(60),
             cache,
+            keys: hikyaku::spool::Keys::default(),
         };
         let (spool, _) = Spool::open(settings, disk.clone(), clock, &registry).unwrap();
         let route = |(pattern, receiver): &(&str, &Running)| Route {

@@ -82,11 +82,11 @@ async fn large_contents_go_through_spill_files() {
     let mut file = spool.spill().unwrap();
     let whole = content(two, 700_000);
     whole.chunks(65_536).for_each(|chunk| file.write(chunk).unwrap());
-    let content_of_two = file.content(Bytes::from_static(b"Received: x\r\n"), 100_000);
+    let content_of_two = file.content(Bytes::from_static(b"Received: x\r\n"), 100_000).unwrap();
     let new = NewMessage { id: two, envelope: envelope(1), content: content_of_two, ended_at: Instant::now() };
     spool.accept(new).await.unwrap();
     spool.close().await;
-    drop((spool, file));
+    drop(spool);
 
     let (spool, recovery) = open(root.disk());
     recover(recovery);

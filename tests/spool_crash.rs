@@ -42,10 +42,19 @@ const CALLS: u64 = 130;
 
 #[test]
 fn a_power_cut_at_any_moment_loses_nothing_accepted() {
-    for_seeds(size(2_000, 200_000), |seed| {
+    power_cuts(size(2_000, 200_000), false);
+}
+
+#[test]
+fn a_power_cut_at_any_moment_loses_nothing_accepted_while_keys_come_and_go() {
+    power_cuts(size(600, 60_000), true);
+}
+
+fn power_cuts(count: u64, has_keys: bool) {
+    for_seeds(count, |seed| {
         let mut random = Random::new(seed);
         let mut storage = Simulated::new(seed);
-        let mut model = Model::default();
+        let mut model = Model { has_keys, ..Model::default() };
         for _ in 0..3 {
             storage.die_at(random.below(CALLS));
             live(&mut model, &storage, &mut random, 12, false);
@@ -57,10 +66,19 @@ fn a_power_cut_at_any_moment_loses_nothing_accepted() {
 
 #[test]
 fn a_kill_at_every_kth_call_loses_nothing_accepted_and_recovery_can_be_killed_too() {
-    for_seeds(size(60, 600), |seed| {
+    kills(size(60, 600), false);
+}
+
+#[test]
+fn a_kill_at_every_kth_call_loses_nothing_accepted_while_keys_come_and_go() {
+    kills(size(20, 200), true);
+}
+
+fn kills(count: u64, has_keys: bool) {
+    for_seeds(count, |seed| {
         let mut random = Random::new(seed);
         let mut storage = Simulated::new(seed);
-        let mut model = Model::default();
+        let mut model = Model { has_keys, ..Model::default() };
         storage.die_at(CALLS + seed * 3);
         live(&mut model, &storage, &mut random, 60, false);
         for step in 0..40 {

@@ -158,9 +158,9 @@ async fn what_an_upload_that_was_given_up_has_written_is_removed_soon() {
     kept.write(&[1; 500_000]).unwrap();
     lost.write(&[2; 500_000]).unwrap();
     let id = spool.next_id();
-    let content = kept.content(Bytes::new(), 0);
+    let content = kept.content(Bytes::new(), 0).unwrap();
     spool.accept(NewMessage { id, envelope: envelope(1), content, ended_at: Instant::now() }).await.unwrap();
-    drop((kept, lost));
+    drop(lost);
 
     keep_house(&spool).await;
 

@@ -9,15 +9,18 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::check::DEFAULT_CONFIG;
 use super::client::ClientError;
 use super::exit::{Exit, Failure};
 use super::patience::patiently;
 use super::places::{Named, Socket};
 use super::table::{octets, plain, thousands};
 use super::{Remote, exit, out, print_json};
+use crate::config::Config;
 use crate::log::disk::Disk;
-use crate::spool::{self, CheckError, CheckReport};
+use crate::spool::{self, CheckError, CheckReport, KeyId, Keys};
 use crate::state::{Orders, Pins};
+use crate::trusted::key;
 
 /// How often a check begins again before its error is told.
 const LOOKS: usize = 20;
@@ -27,8 +30,33 @@ const LOOKS: usize = 20;
 pub(super) enum Spool {
     /// Show the spool in numbers: the running daemon's, or what is on disk if no daemon answers
     Stat(Show),
+    /// Keys that encrypt what is in the spool
+    #[command(subcommand)]
+    Key(Key),
     /// Read unfinished messages on disk, record and content, and say what is damaged; with --full-scan every record
     Check(Check),
+}
+
+/// Sub-commands of `spool key`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Key {
+    /// Make a key file, of mode 0600; an existing one is left alone. Its path goes first into spool.key_files
+    Generate {
+        /// The file to make
+        file: PathBuf,
+    },
+}
+
+impl Key {
+    fn execute(self) -> exit::Result {
+        let Self::Generate { file } = self;
+        let secret = key::generate(&file).map_err(anyhow::Error::from).map_err(Failure::usage)?;
+        out::write(format!("key {} in {}\n", KeyId::of(&secret), file.display()).as_bytes())?;
+        out::remark_line(format_args!(
+            "keep a copy where the spool is not: without it, what was encrypted with it cannot be read"
+        ));
+        Ok(Exit::Ok)
+    }
 }
 
 /// Where the spool is.
@@ -40,9 +68,25 @@ struct Place {
     /// The configuration that names the directory [default: /etc/hikyaku/config.toml]
     #[arg(long, value_name = "FILE", conflicts_with = "spool")]
     config: Option<PathBuf>,
+    /// A key that the spool may be encrypted with; may be given more than once [default: spool.key_files of the
+    /// configuration]
+    #[arg(long = "key-file", value_name = "FILE")]
+    key_files: Vec<PathBuf>,
 }
 
 impl Place {
+    /// The keys that were named; else those of the configuration, if there is one that can be read.
+    fn keys(&self) -> Result<Keys, Failure> {
+        let mut files = self.key_files.clone();
+        if files.is_empty() {
+            let config = Config::load(self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG)));
+            files = config.map(|config| config.spool.key_files).unwrap_or_default();
+        }
+        let secrets: Result<Vec<_>, _> = files.iter().map(|path| key::read(path)).collect();
+        let secrets = secrets.map_err(anyhow::Error::from).map_err(Failure::usage)?;
+        Ok(Keys::new(secrets, false))
+    }
+
     fn named<'a>(&'a self, socket: Option<&'a Path>) -> Named<'a> {
         Named { place: self.spool.as_deref(), config: self.config.as_deref(), socket }
     }
@@ -78,6 +122,7 @@ impl Spool {
         match self {
             Self::Stat(show) => show.execute().await,
             Self::Check(check) => check.execute().await,
+            Self::Key(key) => key.execute(),
         }
     }
 }
@@ -87,9 +132,9 @@ impl Check {
         let named = self.place.named(self.socket.socket.as_deref());
         let path = named.find(|config| config.spool.path, |places| Some(places.spool)).await?;
         let is_full_scan = self.full_scan;
-        let looked_at = path.clone();
+        let (looked_at, keys) = (path.clone(), self.place.keys()?);
         // On a thread of its own, so that something moves on the terminal meanwhile.
-        let looking = tokio::task::spawn_blocking(move || look(&looked_at, is_full_scan));
+        let looking = tokio::task::spawn_blocking(move || look(&looked_at, is_full_scan, &keys));
         let report = patiently("reading the spool", looking).await?;
         let report = report.with_context(|| path.display().to_string()).map_err(Failure::usage)?;
         let orders = Orders::check(&Disk::new(&path)).err().map(|error| error.of_spool(&path));
@@ -105,16 +150,16 @@ impl Check {
 }
 
 /// A daemon that works beside it deletes segments; when one goes while it is being read, the check begins again.
-fn look(path: &Path, is_full_scan: bool) -> Result<CheckReport, CheckError> {
+fn look(path: &Path, is_full_scan: bool, keys: &Keys) -> Result<CheckReport, CheckError> {
     let has_lost_a_segment =
         |error: &CheckError| matches!(error, CheckError::Read(error) if error.kind() == ErrorKind::NotFound);
     for _ in 0..LOOKS {
-        match spool::check(path, is_full_scan) {
+        match spool::check(path, is_full_scan, keys.clone()) {
             Err(error) if has_lost_a_segment(&error) && path.exists() => {}
             result => return result,
         }
     }
-    spool::check(path, is_full_scan)
+    spool::check(path, is_full_scan, keys.clone())
 }
 
 /// Everything that a check found.
@@ -199,14 +244,17 @@ impl Show {
         let answer: Value = match &self.place.spool {
             // Which daemon's it is, if any's, is not known.
             Some(path) => {
-                let stat = spool::stat(path).with_context(|| path.display().to_string()).map_err(Failure::usage)?;
+                let stat = spool::stat(path, self.place.keys()?)
+                    .with_context(|| path.display().to_string())
+                    .map_err(Failure::usage)?;
                 out::remark_line(format_args!("read from {} without its lock", path.display()));
                 serde_json::to_value(stat)?
             }
             None => match self.remote.get("/v1/spool").await {
                 Err(error @ ClientError::Unreachable { .. }) => {
                     let path = self.place.named(None).of_file(|config| config.spool.path).ok();
-                    let found = path.and_then(|path| Some((spool::stat(&path).ok()?, path)));
+                    let keys = self.place.keys()?;
+                    let found = path.and_then(|path| Some((spool::stat(&path, keys).ok()?, path)));
                     let Some((stat, path)) = found else { return Err(error.into()) };
                     out::remark_line(format_args!("no daemon answers: read from {} without its lock", path.display()));
                     serde_json::to_value(stat)?

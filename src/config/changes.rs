@@ -10,13 +10,15 @@ use toml::Value;
 use super::{Config, Dkim, LimitRule, Warmup};
 
 /// Options that hold until the next start; every other one a reload applies.
-pub const NEEDS_RESTART: [&str; 14] = [
+pub const NEEDS_RESTART: [&str; 16] = [
     "user",
     "group",
     "sandbox",
     "threads",
     "spool.path",
     "spool.sync",
+    "spool.key_files",
+    "spool.encrypt",
     "journal.enabled",
     "journal.path",
     "journal.max_size",
@@ -64,6 +66,8 @@ impl Config {
         self.threads = running.threads;
         self.spool.path = running.spool.path.clone();
         self.spool.sync = running.spool.sync;
+        self.spool.key_files = running.spool.key_files.clone();
+        self.spool.encrypt = running.spool.encrypt;
         self.journal = running.journal.clone();
         self.log.format = running.log.format;
         self
@@ -193,7 +197,7 @@ mod tests {
     fn options_that_need_a_restart_are_those_that_are_kept() {
         let running = Config::default();
         let text = "threads = 7\nuser = \"root\"\ngroup = \"root\"\nsandbox = \"off\"\n[spool]\npath = \"/elsewhere\"\nsync = false\n\
-                    reserve = \"2GiB\"\n[journal]\nenabled = false\npath = \"/elsewhere\"\nmax_size = \"1MiB\"\n\
+                    key_files = [\"/k\"]\nencrypt = false\nreserve = \"2GiB\"\n[journal]\nenabled = false\npath = \"/elsewhere\"\nmax_size = \"1MiB\"\n\
                     max_age = \"1h\"\nkeep = \"2d\"\nmax_total = \"1GiB\"\nbuffer = \"1MiB\"\n[log]\nformat = \"json\"\n";
         let next = Config::parse(text, std::path::Path::new("x")).unwrap();
 

@@ -26,6 +26,11 @@ pub struct Spool {
     pub deadline: Span,
     /// Memory for the contents of messages that were just accepted.
     pub cache: ByteSize,
+    /// Files of keys (`hikyaku spool key generate`): the first one encrypts, all decrypt. Empty: nothing is encrypted.
+    pub key_files: Vec<PathBuf>,
+    /// Whether what is written from now on is encrypted, if there are keys. False turns encryption off: what is there is still
+    /// read.
+    pub encrypt: bool,
 }
 
 /// What must have happened to the record of an attempt before its content is sent.
@@ -51,6 +56,8 @@ impl Default for Spool {
             attempts: AttemptDurability::Write,
             deadline: Span(Duration::from_secs(60)),
             cache: ByteSize(128 << 20),
+            key_files: Vec::new(),
+            encrypt: true,
         }
     }
 }
@@ -61,6 +68,11 @@ impl Spool {
         let text = format!("{:?} is not absolute; allowed: a path that begins with '/'", self.path);
         complaints.unless(self.path.is_absolute(), "spool.path", text);
         complaints.plain_path("spool.path", &self.path);
+        for path in &self.key_files {
+            let text = format!("{path:?} is not absolute; allowed: a path that begins with '/'");
+            complaints.unless(path.is_absolute(), "spool.key_files", text);
+            complaints.plain_path("spool.key_files", path);
+        }
         let (least, most) = (ByteSize(1 << 20), ByteSize(2 << 30));
         complaints.range("spool.segment_size", &self.segment_size, &least, &most);
         let (least, most) = (Span(Duration::from_secs(1)), Span(Duration::from_secs(540)));

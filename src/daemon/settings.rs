@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::config::{self, Config};
 use crate::message::Lane;
 use crate::reply::LazyClassifier;
+use crate::trusted::key;
 use crate::{delivery, dns, journal, queue, spool, submission, users};
 
 use super::limits;
@@ -33,7 +34,14 @@ pub(super) fn spool(config: &Config) -> spool::Settings {
         },
         deadline: section.deadline.0,
         cache: section.cache.0,
+        keys: spool::Keys::default(),
     }
+}
+
+/// The keys of the spool, from their files.
+pub(super) fn spool_keys(config: &Config) -> Result<spool::Keys, key::Error> {
+    let secrets: Vec<_> = config.spool.key_files.iter().map(|path| key::read(path)).collect::<Result<_, _>>()?;
+    Ok(spool::Keys::new(secrets, config.spool.encrypt))
 }
 
 pub(super) fn sender_policy(config: &Config) -> users::SenderPolicy {

@@ -359,7 +359,13 @@ fn abandon(shared: &Shared, retired: Vec<Open>) {
 
 fn seal(open: Open) -> Sealed {
     let header = open.fresh.header;
-    Sealed { segment: header.sequence, salt: header.salt, end: open.offset, index: Some(open.index) }
+    Sealed {
+        segment: header.sequence,
+        salt: header.salt,
+        binding: header.binding,
+        end: open.offset,
+        index: Some(open.index),
+    }
 }
 
 /// Answers everyone whose entry is synced; those that came too late are withdrawn first.
@@ -379,7 +385,7 @@ fn acknowledge(shared: &Shared, placed: Vec<Placed>, began: Instant) {
         if entry.done.send(Ok(position)).is_err()
             && let Some(withdrawal) = entry.withdrawal
         {
-            (shared.settings.withdraw)(withdrawal.key, &mut abandoned.bytes);
+            shared.withdraw(withdrawal.key, &mut abandoned.bytes);
             abandoned.refers.push(position.segment);
             shared.watch.withdrawn(position.segment, octets);
         }
@@ -396,7 +402,7 @@ fn withdraw(shared: &Shared, late: Vec<Placed>) {
     let mut small = Small::default();
     for Placed { entry, position, .. } in &late {
         if let Some(withdrawal) = entry.withdrawal {
-            (shared.settings.withdraw)(withdrawal.key, &mut small.bytes);
+            shared.withdraw(withdrawal.key, &mut small.bytes);
             small.refers.push(position.segment);
         }
     }
@@ -436,7 +442,7 @@ fn repair(shared: &Shared, placed: Vec<Placed>) -> bool {
         placed.into_iter().partition(|placed| placed.entry.withdrawal.is_some());
     for Placed { entry, position, .. } in &withdrawn {
         if let Some(withdrawal) = entry.withdrawal {
-            (shared.settings.withdraw)(withdrawal.key, &mut small.bytes);
+            shared.withdraw(withdrawal.key, &mut small.bytes);
             small.refers.push(position.segment);
         }
     }
@@ -535,5 +541,11 @@ fn seal_last(shared: &Shared) {
     let index = std::mem::take(&mut tail.open.index);
     let header = tail.open.fresh.header;
     drop(tail);
-    shared.watch.sealed(Sealed { segment: header.sequence, salt: header.salt, end, index: Some(index) });
+    shared.watch.sealed(Sealed {
+        segment: header.sequence,
+        salt: header.salt,
+        binding: header.binding,
+        end,
+        index: Some(index),
+    });
 }

@@ -5,7 +5,7 @@
 //!  4  u32  checksum of the content, sealed
 //!  8  u32  length of header and fields
 //! 12  u32  length of the content
-//! 16  u8   format version
+//! 16  u8   format version; encrypted records have one of their own (`sealed`)
 //! 17  u8   kind, for the layer above
 //! 18  u16  0
 //! 20  ...  fields: LEB128 tag, LEB128 length, value
@@ -17,12 +17,15 @@
 //! part is computed before the place is known, yet a record embedded in somebody's content, a stale one or one that was
 //! moved is never taken for a record. Readers keep fields whose tag they do not know.
 
+use super::cipher::TAG;
 use super::wire::{aligned, put_at, put_varint, take_varint, u32_at};
 
 /// Octets before the fields.
 pub const HEADER: usize = 20;
-/// Format version of records.
+/// Format version of plain records.
 pub const VERSION: u8 = 1;
+/// Format version of encrypted records: see [`super::sealed`].
+pub const SEALED: u8 = 2;
 /// Header and fields are at most this long; an envelope of 100,000 recipients takes a quarter of it.
 pub const MOST_META: u32 = 64 << 20;
 
@@ -128,7 +131,12 @@ impl Lengths {
     pub fn read(header: &[u8]) -> Option<Self> {
         let (meta, content) = (u32_at(header, 8)?, u32_at(header, 12)?);
         let is_plausible = meta as usize >= HEADER && meta <= MOST_META;
-        let is_known = header.get(16) == Some(&VERSION) && header.get(18..20) == Some(&[0, 0]);
+        let is_possible = match *header.get(16)? {
+            VERSION => true,
+            SEALED => meta as usize >= HEADER + TAG && (content == 0 || content as usize > TAG),
+            _ => false,
+        };
+        let is_known = is_possible && header.get(18..20) == Some(&[0, 0]);
         (is_plausible && is_known).then_some(Self { meta, content })
     }
 
@@ -171,9 +179,10 @@ impl<'a> Frame<'a> {
         self.meta
     }
 
-    /// The fields in order.
+    /// The fields in order; those of an encrypted record once it is open.
     pub fn fields(&self) -> Fields<'a> {
-        Fields { rest: self.meta.get(HEADER..).unwrap_or_default() }
+        let tag = if self.meta.get(16) == Some(&SEALED) { TAG } else { 0 };
+        Fields { rest: self.meta.get(HEADER..self.meta.len().saturating_sub(tag)).unwrap_or_default() }
     }
 
     /// Whether `content` is what was written.

@@ -173,7 +173,7 @@ mod tests {
     use super::super::record::{Builder, seal};
     use super::*;
 
-    const HEADER: Header = Header { sequence: 1, salt: 99, size: 1 << 16, start: 1 };
+    const HEADER: Header = Header { sequence: 1, salt: 99, size: 1 << 16, start: 1, binding: None };
 
     /// Builds a segment from batches of contents; batch n names the end of batch n-1 as synced.
     fn sample(batches: &[&[&[u8]]]) -> (Vec<u8>, Vec<u64>) {

@@ -12,10 +12,14 @@
 //!          36  u32 CRC32C of 0..36                  32  u64  segment, and
 //!                                                   40  u64  offset of the end of what is known to be synced
 //! ```
+//!
+//! The header of an encrypted segment begins with "HIKYAKU2"; from octet 36 on it has the key's id (8), the salt that the
+//! segment's key is derived with (32), and CRC32C of 0..76.
 
 use std::io;
 
 use super::Position;
+use super::cipher::{Binding, KeyId};
 use super::record::Seal;
 use super::storage::{Storage, StorageFile};
 use super::wire::{put_at, u32_at, u64_at};
@@ -29,7 +33,11 @@ const COPY: u64 = 2048;
 /// Octets of a batch header.
 pub const BATCH: usize = 48;
 
+/// Octets of the longest header.
+const MOST_HEADER: usize = 80;
+
 const MAGIC: &[u8; 8] = b"HIKYAKU1";
+const MAGIC_SEALED: &[u8; 8] = b"HIKYAKU2";
 const BATCH_MAGIC: &[u8; 4] = b"HKB1";
 
 /// What a segment's header says.
@@ -43,35 +51,45 @@ pub struct Header {
     pub size: u64,
     /// How many times a daemon had been started on this log, the one that wrote this included.
     pub start: u32,
+    /// What its records are encrypted with, if they are.
+    pub binding: Option<Binding>,
 }
 
 impl Header {
     /// The header's octets, without the zeros up to [`FIRST`].
-    pub fn encode(&self) -> [u8; 40] {
-        let mut bytes = [0; 40];
-        put_at(&mut bytes, 0, MAGIC);
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 36];
+        put_at(&mut bytes, 0, if self.binding.is_some() { MAGIC_SEALED } else { MAGIC });
         put_at(&mut bytes, 8, &u64::from(self.sequence).to_le_bytes());
         put_at(&mut bytes, 16, &self.salt.to_le_bytes());
         put_at(&mut bytes, 24, &self.size.to_le_bytes());
         put_at(&mut bytes, 32, &self.start.to_le_bytes());
-        let checksum = crc32c::crc32c(bytes.get(..36).unwrap_or_default());
-        put_at(&mut bytes, 36, &checksum.to_le_bytes());
+        if let Some(Binding { key, salt }) = &self.binding {
+            bytes.extend_from_slice(&key.0);
+            bytes.extend_from_slice(salt);
+        }
+        let checksum = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
-    /// Reads a header; `None` if it is not one.
+    /// Reads the header that begins `bytes`; `None` if it is not one.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let is_sound = bytes.get(..8)? == MAGIC && u32_at(bytes, 36)? == crc32c::crc32c(bytes.get(..36)?);
+        let is_sealed = bytes.get(..8)? == MAGIC_SEALED;
+        let end = if is_sealed { MOST_HEADER - 4 } else { 36 };
+        let is_known = is_sealed || bytes.get(..8)? == MAGIC;
+        let is_sound = is_known && u32_at(bytes, end)? == crc32c::crc32c(bytes.get(..end)?);
         let sequence = u32::try_from(u64_at(bytes, 8)?).ok()?;
-        let header = Self { sequence, salt: u64_at(bytes, 16)?, size: u64_at(bytes, 24)?, start: u32_at(bytes, 32)? };
-        is_sound.then_some(header)
+        let (salt, size, start) = (u64_at(bytes, 16)?, u64_at(bytes, 24)?, u32_at(bytes, 32)?);
+        let binding = if is_sealed { Some(binding_at(bytes, 36)?) } else { None };
+        is_sound.then_some(Self { sequence, salt, size, start, binding })
     }
 
     /// Reads both copies of the header of an open file.
     pub fn copies(file: &dyn StorageFile) -> io::Result<[Option<Self>; 2]> {
         let mut copies = [None; 2];
         for (copy, offset) in copies.iter_mut().zip([0, COPY]) {
-            let mut bytes = [0; 40];
+            let mut bytes = [0; MOST_HEADER];
             file.read_at(&mut bytes, offset)?;
             *copy = Self::decode(&bytes);
         }
@@ -93,6 +111,12 @@ impl Header {
     pub fn seal(&self) -> Seal {
         Seal { salt: self.salt }
     }
+}
+
+/// Reads a binding: key id and salt.
+pub(super) fn binding_at(bytes: &[u8], at: usize) -> Option<Binding> {
+    let (key, salt) = bytes.get(at..)?.split_first_chunk()?;
+    Some(Binding { key: KeyId(*key), salt: *salt.first_chunk()? })
 }
 
 /// What a batch's header says.
@@ -180,14 +204,17 @@ mod tests {
 
     #[test]
     fn headers_round_trip_and_refuse_damage() {
-        let header = Header { sequence: 9, salt: 0x1234_5678_9abc_def0, size: 1 << 26, start: 3 };
-        let bytes = header.encode();
+        let sealed = Some(Binding { key: KeyId([7; 8]), salt: [8; 32] });
+        for binding in [None, sealed] {
+            let header = Header { sequence: 9, salt: 0x1234_5678_9abc_def0, size: 1 << 26, start: 3, binding };
+            let bytes = header.encode();
 
-        assert_eq!(Header::decode(&bytes), Some(header));
-        for bit in 0..320 {
-            let mut flipped = bytes;
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Header::decode(&flipped), None, "bit {bit}");
+            assert_eq!(Header::decode(&bytes), Some(header));
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(Header::decode(&flipped), None, "bit {bit}");
+            }
         }
     }
 

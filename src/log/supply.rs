@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::panics::Bulkhead;
 
+use super::cipher::{Cipher, Keys};
 use super::segment::{self, Header};
 use super::storage::{Storage, StorageFile, is_full};
 
@@ -31,6 +32,8 @@ pub struct Fresh {
     pub header: Header,
     /// Its file.
     pub file: Arc<dyn StorageFile>,
+    /// What its records are encrypted with, if they are.
+    pub cipher: Option<Arc<Cipher>>,
 }
 
 #[derive(Debug)]
@@ -91,11 +94,12 @@ fn salt() -> io::Result<u64> {
 
 /// Makes one segment; a small one if there is no room for more. What cannot fit is not tried, because the zeros of the
 /// attempt would take the last room from everybody for a while.
-pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan) -> io::Result<Fresh> {
+pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan, keys: &Keys) -> io::Result<Fresh> {
     let free = storage.space().map_or(u64::MAX, |space| space.free);
     let create = |size| {
-        let header = Header { sequence, salt: salt()?, size, start: plan.start };
-        Ok(Fresh { header, file: segment::create(storage, header)? })
+        let header = Header { sequence, salt: salt()?, size, start: plan.start, binding: keys.bind()? };
+        let cipher = keys.cipher(sequence, header.binding.as_ref())?;
+        Ok(Fresh { header, file: segment::create(storage, header)?, cipher })
     };
     let size = plan.size_for(free).ok_or(io::ErrorKind::StorageFull)?;
     match create(size) {
@@ -107,13 +111,13 @@ pub fn make(storage: &dyn Storage, sequence: u32, plan: Plan) -> io::Result<Fres
 
 impl Supply {
     /// Starts the thread; it makes the first segment at once.
-    pub fn start(storage: Arc<dyn Storage>, wall: Bulkhead, plan: Plan) -> io::Result<Self> {
+    pub fn start(storage: Arc<dyn Storage>, wall: Bulkhead, plan: Plan, keys: Keys) -> io::Result<Self> {
         let making = next_size(&*storage, plan);
         let state = Mutex::new(State { ready: None, failure: None, making, stopping: false, plan });
         let shared = Arc::new(Shared { state, changed: Condvar::new() });
         let thread = std::thread::Builder::new().name("spool-supply".into()).spawn({
             let (shared, storage) = (shared.clone(), storage.clone());
-            move || run(&shared, &*storage, &wall)
+            move || run(&shared, &*storage, &wall, &keys)
         })?;
         Ok(Self { storage, shared, thread: Mutex::new(Some(thread)) })
     }
@@ -190,14 +194,14 @@ fn next_size(storage: &dyn Storage, plan: Plan) -> u64 {
     plan.size_for(free).unwrap_or_default()
 }
 
-fn run(shared: &Shared, storage: &dyn Storage, wall: &Bulkhead) {
+fn run(shared: &Shared, storage: &dyn Storage, wall: &Bulkhead, keys: &Keys) {
     let mut sequence = shared.state.lock().plan.first;
     loop {
         let made = wall.call(|| {
             let plan = shared.state.lock().plan;
             let next = next_size(storage, plan);
             shared.state.lock().making = next;
-            make(storage, sequence, plan)
+            make(storage, sequence, plan, keys)
         });
         // Tried again like what an error prevented.
         let made = made.unwrap_or_else(|panic| Err(io::Error::other(panic)));

@@ -7,15 +7,19 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::Position;
+use super::cipher::{Cipher, TAG};
 use super::index;
 use super::record::{self, Lengths};
+use super::sealed;
 use super::segment::{BATCH, Batch, FIRST, Header};
 use super::storage::StorageFile;
 use super::supply::Fresh;
-use super::wire::aligned;
+use super::wire::{aligned, put_at};
 use super::writer::{Entry, Small};
 
 const PADDING: [u8; 8] = [0; 8];
+/// A buffer for encrypted batches that has become larger than this is not kept.
+const KEPT: usize = 4 << 20;
 
 /// The segment that is written to.
 #[derive(Debug)]
@@ -62,8 +66,8 @@ impl Open {
 
     /// Stands for the first segment, `sequence`, while the disk has no room for it: nothing fits.
     fn none(sequence: u32) -> Self {
-        let header = Header { sequence, salt: 0, size: FIRST, start: 0 };
-        let open = Self::new(Fresh { header, file: Arc::new(NoFile) });
+        let header = Header { sequence, salt: 0, size: FIRST, start: 0, binding: None };
+        let open = Self::new(Fresh { header, file: Arc::new(NoFile), cipher: None });
         // At `FIRST` a record that does not fit would be taken for one that fits nowhere.
         Self { offset: FIRST + 1, is_none: true, ..open }
     }
@@ -99,11 +103,14 @@ pub(super) struct Tail {
     pub synced: Position,
     /// A write failed: the committer must start a new segment before anything else is written.
     pub broken: bool,
+    /// Where a batch is encrypted; empty between two.
+    ciphertext: Vec<u8>,
 }
 
 /// How many octets an entry takes in a segment.
 pub(super) fn entry_octets(entry: &Entry) -> u64 {
-    aligned(entry.meta.len() as u64 + entry.content.len() as u64)
+    let lengths = Lengths::read(&entry.meta).map(Lengths::total);
+    lengths.unwrap_or_else(|| aligned(entry.meta.len() as u64 + entry.content.len() as u64))
 }
 
 impl Tail {
@@ -111,7 +118,7 @@ impl Tail {
     pub fn new(first: u32, fresh: Option<Fresh>) -> Self {
         let open = fresh.map_or_else(|| Open::none(first), Open::new);
         let synced = Position { segment: first, offset: FIRST };
-        Self { open, retired: Vec::new(), unsynced: Vec::new(), synced, broken: false }
+        Self { open, retired: Vec::new(), unsynced: Vec::new(), synced, broken: false, ciphertext: Vec::new() }
     }
 
     /// Goes on in a new segment; the old one awaits its last sync.
@@ -127,6 +134,9 @@ impl Tail {
     /// Writes one batch: the small records, then the entries. The caller has checked that it fits. Returns the offset of
     /// each entry through `placed`.
     pub fn write(&mut self, small: &mut [u8], entries: &mut [Entry], placed: &mut Vec<u64>) -> io::Result<()> {
+        if let Some(cipher) = self.open.fresh.cipher.clone() {
+            return self.write_sealed(&cipher, small, entries, placed);
+        }
         let open = &mut self.open;
         let seal = open.fresh.header.seal();
         let start = open.offset;
@@ -166,6 +176,66 @@ impl Tail {
         open.offset = at;
         open.batches += 1;
         Ok(())
+    }
+
+    /// The same in an encrypted segment. What was handed in stays plain: should the write fail, it is encrypted anew for
+    /// another place. The nonces from here on are used up then, so the tail is broken from the beginning of this to its
+    /// good end, whatever comes in between.
+    fn write_sealed(
+        &mut self,
+        cipher: &Cipher,
+        small: &mut [u8],
+        entries: &[Entry],
+        placed: &mut Vec<u64>,
+    ) -> io::Result<()> {
+        self.broken = true;
+        let mut out = std::mem::take(&mut self.ciphertext);
+        out.clear();
+        out.resize(BATCH, 0);
+        let open = &mut self.open;
+        let (start, seal) = (open.offset, open.fresh.header.seal());
+        let mut is_sound = true;
+        let mut encrypt = |out: &mut Vec<u8>, from: usize| {
+            out.resize(out.len().next_multiple_of(8), 0);
+            let at = start + from as u64;
+            let record = out.get_mut(from..).unwrap_or_default();
+            is_sound &= sealed::seal(record, cipher, seal, at);
+            let meta = Lengths::read(record).map_or(0, |lengths| lengths.meta as usize);
+            index::note(&mut open.index, at, record.get(..meta).unwrap_or_default());
+            at
+        };
+        for_each_frame(small, |frame| {
+            let from = out.len();
+            out.extend_from_slice(frame);
+            encrypt(&mut out, from);
+        });
+        for entry in entries {
+            let from = out.len();
+            out.extend_from_slice(&entry.meta);
+            out.extend_from_slice(&entry.content);
+            if !entry.content.is_empty() {
+                out.resize(out.len() + TAG, 0);
+            }
+            placed.push(encrypt(&mut out, from));
+        }
+        let length = (out.len() - BATCH) as u64;
+        let batch = Batch { number: open.batches, length, offset: start, synced: self.synced };
+        put_at(&mut out, 0, &batch.encode(seal));
+        let file: Arc<dyn StorageFile> = open.fresh.file.clone();
+        let written = if is_sound {
+            file.write_at(&[IoSlice::new(&out)], start)
+        } else {
+            Err(io::Error::other("a record could not be encrypted"))
+        };
+        if written.is_ok() {
+            open.offset = start + out.len() as u64;
+            open.batches += 1;
+            self.broken = false;
+        }
+        if out.capacity() <= KEPT {
+            self.ciphertext = out;
+        }
+        written
     }
 }
 

@@ -83,7 +83,14 @@ mod tests {
     fn writer(storage: &Simulated) -> Writer {
         let settings = Settings { sync: true, withdraw: |_, _| {} };
         let plan = Plan { first: 1, size: 256 << 10, start: 1, spare: 0 };
-        Writer::start(settings, std::sync::Arc::new(storage.clone()), plan, std::sync::Arc::new(Nobody)).unwrap()
+        Writer::start(
+            settings,
+            std::sync::Arc::new(storage.clone()),
+            plan,
+            super::super::cipher::Keys::default(),
+            std::sync::Arc::new(Nobody),
+        )
+        .unwrap()
     }
 
     type Answer = oneshot::Receiver<Result<Position, CommitError>>;

@@ -25,11 +25,14 @@ use tokio::sync::oneshot;
 use crate::panics::Bulkhead;
 
 use super::Position;
+use super::cipher::Keys;
 use super::committer;
+use super::sealed;
 use super::storage::{Storage, is_full};
 use super::supply::{self, Plan, Supply};
 use super::tail::Tail;
 use super::turn::Turn;
+pub use super::watch::{Appended, Sealed, Watch};
 use crate::pulse::Pulse;
 
 /// Small records are written when there are this many octets of them.
@@ -98,54 +101,6 @@ pub(super) struct Small {
     pub refers: Vec<u32>,
 }
 
-/// What one batch added to a segment.
-#[derive(Clone, Copy, Debug)]
-pub struct Appended<'a> {
-    /// Which segment.
-    pub segment: u32,
-    /// Size of its file.
-    pub size: u64,
-    /// Where the batch ends.
-    pub end: u64,
-    /// Entries in it.
-    pub entries: u64,
-    /// Their octets.
-    pub octets: u64,
-    /// Segments whose records its records are about.
-    pub refers: &'a [u32],
-}
-
-/// A segment that nothing more will be written to.
-#[derive(Debug)]
-pub struct Sealed {
-    /// Its sequence.
-    pub segment: u32,
-    /// Its salt.
-    pub salt: u64,
-    /// Where its last batch ends.
-    pub end: u64,
-    /// Offset and header-and-fields of every record; `None` if the segment was given up.
-    pub index: Option<Vec<u8>>,
-}
-
-/// Told about the growth of the log; called with the tail locked, so it must be quick and not call back.
-pub trait Watch: Send + Sync {
-    /// A batch was written.
-    fn appended(&self, appended: &Appended<'_>);
-    /// A segment was finished and synced, or given up.
-    fn sealed(&self, sealed: Sealed);
-    /// An entry of this many octets is void: it was withdrawn.
-    fn withdrawn(&self, segment: u32, octets: u64);
-    /// A batch with entries was synced: how many, and how long write and sync took.
-    fn committed(&self, entries: usize, took: Duration);
-    /// The wall around whoever writes. A panic behind it is a fault: what the log holds then, nobody knows.
-    fn wall(&self) -> Bulkhead {
-        Bulkhead::default()
-    }
-    /// Files were synced, which took so long.
-    fn synced(&self, _took: Duration) {}
-}
-
 /// How the writer works.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -193,6 +148,8 @@ pub(super) enum Waiting {
 
 pub(super) struct Shared {
     pub settings: Settings,
+    /// All segments of this writer hold encrypted records: what is handed in gets room for the tags.
+    is_sealed: bool,
     pub pending: Mutex<Pending>,
     pub wake: Condvar,
     /// Taken before `pending`, never after it.
@@ -236,17 +193,26 @@ impl std::fmt::Debug for Writer {
 impl Writer {
     /// Makes the first segment, which must have a sequence above all existing ones, and starts the threads. On a full disk
     /// the first segment is made when there is room.
-    pub fn start(settings: Settings, storage: Arc<dyn Storage>, plan: Plan, watch: Arc<dyn Watch>) -> io::Result<Self> {
-        let first = match supply::make(&*storage, plan.first, plan) {
+    pub fn start(
+        settings: Settings,
+        storage: Arc<dyn Storage>,
+        plan: Plan,
+        keys: Keys,
+        watch: Arc<dyn Watch>,
+    ) -> io::Result<Self> {
+        let is_sealed = keys.writes();
+        let first = match supply::make(&*storage, plan.first, plan, &keys) {
             Err(error) if is_full(&error) => None,
             made => Some(made?),
         };
         let made = u32::from(first.is_some());
         let tail = Tail::new(plan.first, first);
         let wall = watch.wall();
-        let supply = Supply::start(storage, wall.clone(), Plan { first: plan.first.saturating_add(made), ..plan })?;
+        let plan = Plan { first: plan.first.saturating_add(made), ..plan };
+        let supply = Supply::start(storage, wall.clone(), plan, keys)?;
         let shared = Arc::new(Shared {
             settings,
+            is_sealed,
             pending: Mutex::default(),
             wake: Condvar::new(),
             tail: Mutex::new(tail),
@@ -286,7 +252,15 @@ impl Writer {
         turn
     }
 
-    fn push_entry(&self, entry: Entry) -> Option<MutexGuard<'_, Pending>> {
+    /// Octets that an entry will take in its segment: `meta` and `content` are those of [`Entry`].
+    pub fn octets(&self, meta: usize, content: usize) -> u64 {
+        sealed::octets(meta, content, self.shared.is_sealed)
+    }
+
+    fn push_entry(&self, mut entry: Entry) -> Option<MutexGuard<'_, Pending>> {
+        if self.shared.is_sealed {
+            sealed::widen(&mut entry.meta);
+        }
         let mut pending = self.shared.pending.lock();
         if pending.closing || self.shared.has_fault() {
             drop(pending);
@@ -436,13 +410,27 @@ impl Shared {
         }
     }
 
+    /// Appends what `encode` writes, as it will be in a segment.
+    fn encode(&self, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
+        let start = out.len();
+        encode(out);
+        if self.is_sealed {
+            sealed::widen_small(out, start);
+        }
+    }
+
+    /// Writes the record that withdraws the entry with this key.
+    pub fn withdraw(&self, key: u64, out: &mut Vec<u8>) {
+        self.encode(out, |out| (self.settings.withdraw)(key, out));
+    }
+
     /// Appends to the buffer of small records.
     fn push(&self, refers: u32, encode: impl FnOnce(&mut Vec<u8>)) -> Ticket {
         let mut pending = self.pending.lock();
         if self.has_fault() {
             return Ticket { number: u64::MAX, pending: 0 };
         }
-        encode(&mut pending.small.bytes);
+        self.encode(&mut pending.small.bytes, encode);
         if !pending.small.refers.contains(&refers) {
             pending.small.refers.push(refers);
         }

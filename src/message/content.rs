@@ -1,10 +1,24 @@
 //! The content of a message: in memory, or in a spill file when it is large.
 
+use std::fmt::Debug;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+/// Where the octets of a large content come from: a file, or what makes them out of one.
+pub trait ReadAt: Debug + Send + Sync {
+    /// Fills `buffer` with the octets from `offset` on. Blocks on the disk.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl ReadAt for File {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, buffer, offset)
+    }
+}
 
 /// Header section and body (RFC 5322), lines ended by CRLF, not dot-stuffed.
 #[derive(Clone, Debug)]
@@ -16,7 +30,7 @@ pub enum Content {
         /// What precedes the file's octets.
         prefix: Bytes,
         /// The open spill file.
-        file: Arc<File>,
+        file: Arc<dyn ReadAt>,
         /// Where the content begins in it.
         offset: u64,
         /// How many octets belong to the content.
@@ -39,7 +53,7 @@ impl Content {
     }
 
     /// Up to `most` octets from `from` on; empty at the end. Blocks on the disk for a file.
-    pub fn chunk(&self, from: u64, most: usize) -> std::io::Result<Bytes> {
+    pub fn chunk(&self, from: u64, most: usize) -> io::Result<Bytes> {
         match self {
             Self::Memory(bytes) => Ok(slice(bytes, from, most)),
             Self::File { prefix, file, offset, length } => {
@@ -50,7 +64,7 @@ impl Content {
                 let from = from - before;
                 let left = usize::try_from(length.saturating_sub(from)).unwrap_or(usize::MAX);
                 let mut buffer = vec![0; left.min(most)];
-                file.read_exact_at(&mut buffer, offset + from)?;
+                ReadAt::read_exact_at(&**file, &mut buffer, offset + from)?;
                 Ok(buffer.into())
             }
         }

@@ -308,6 +308,7 @@ mod tests {
             attempts: Attempts::Write,
             deadline: Duration::from_secs(60),
             cache: 0,
+            keys: spool::Keys::default(),
         };
         let storage = Arc::new(Simulated::new(1));
         let (spool, _) = Spool::open(settings, storage.clone(), clock, &registry).unwrap();

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::log::Position;
+use crate::log::cipher::Keys;
 use crate::log::disk::Disk;
-use crate::log::record::{Frame, Seal};
+use crate::log::record::Frame;
 use crate::log::segment;
 use crate::log::storage::Storage;
 use crate::message::MessageId;
@@ -87,14 +88,19 @@ impl CheckReport {
 }
 
 /// Checks the spool in a directory.
-pub fn check(path: &Path, full: bool) -> Result<CheckReport, CheckError> {
-    check_storage(Arc::new(Disk::new(path)), full)
+pub fn check(path: &Path, full: bool, keys: Keys) -> Result<CheckReport, CheckError> {
+    check_with(Arc::new(Disk::new(path)), full, keys)
 }
 
 /// Checks the spool in a storage.
 pub fn check_storage(storage: Arc<dyn Storage>, full: bool) -> Result<CheckReport, CheckError> {
+    check_with(storage, full, Keys::default())
+}
+
+/// Checks the spool in a storage that may be encrypted with these keys.
+pub fn check_with(storage: Arc<dyn Storage>, full: bool, keys: Keys) -> Result<CheckReport, CheckError> {
     let mut report = CheckReport::default();
-    let parts = read(storage.clone(), full, &mut report)?;
+    let parts = read(storage.clone(), full, keys, &mut report)?;
     report.quarantined = match storage.list(quarantine::DAMAGED) {
         // Somebody has put it away.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -117,10 +123,10 @@ pub fn check_storage(storage: Arc<dyn Storage>, full: bool) -> Result<CheckRepor
 }
 
 /// The figures of a spool without a daemon.
-pub fn stat(path: &Path) -> Result<Stat, CheckError> {
+pub fn stat(path: &Path, keys: Keys) -> Result<Stat, CheckError> {
     let mut report = CheckReport::default();
     let disk = Arc::new(Disk::new(path));
-    let parts = read(disk.clone(), false, &mut report)?;
+    let parts = read(disk.clone(), false, keys, &mut report)?;
     let mut stat = Stat {
         messages: parts.map.len() as u64,
         damaged: report.damaged.len() as u64,
@@ -137,9 +143,10 @@ struct Parts {
     ledger: Ledger,
 }
 
-fn read(storage: Arc<dyn Storage>, full: bool, report: &mut CheckReport) -> Result<Parts, CheckError> {
+fn read(storage: Arc<dyn Storage>, full: bool, keys: Keys, report: &mut CheckReport) -> Result<Parts, CheckError> {
     let registry = Registry::new().map_err(io::Error::other)?;
-    let parts = Parts { map: Map::default(), ledger: Ledger::new(storage.clone(), &registry, Box::new(|| {})) };
+    let ledger = Ledger::new(storage.clone(), keys, &registry, Box::new(|| {}));
+    let parts = Parts { map: Map::default(), ledger };
     let mut sequences = Vec::new();
     for entry in storage.list(segment::DIRECTORY)? {
         if let Some(sequence) = segment::sequence_of(&entry.name, "seg") {
@@ -158,7 +165,7 @@ fn read(storage: Arc<dyn Storage>, full: bool, report: &mut CheckReport) -> Resu
             report.covered += 1;
             continue;
         }
-        let source = match source::read(&*storage, sequence, full) {
+        let source = match source::read(&*storage, sequence, full, parts.ledger.keys()) {
             Ok(source) => source,
             // A running daemon may delete segments under us.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -194,21 +201,20 @@ fn fingerprint(id: MessageId, mut pending: Vec<Pending>) -> Vec<u8> {
 /// Whether a message's record and content agree with their checksums.
 fn is_sound(storage: &dyn Storage, ledger: &Ledger, id: MessageId, location: Location) -> Result<bool, CheckError> {
     let Position { segment, offset } = location.position;
-    let (file, seal): (_, Seal) = match ledger.reader(segment) {
+    let (file, opener) = match ledger.reader(segment) {
         Ok(reader) => reader,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(false),
         Err(error) => return Err(error.into()),
     };
     let mut bytes = vec![0; usize::try_from(location.octets).unwrap_or_default()];
     file.read_at(&mut bytes, offset)?;
-    let Some(frame) = Frame::read(&bytes, seal, offset) else { return Ok(false) };
-    let meta = frame.lengths.meta as usize;
-    let content = bytes.get(meta..meta.saturating_add(frame.lengths.content as usize)).unwrap_or_default();
-    if !frame.is_content(content, seal, offset) || codec::id(&frame) != Some(id) {
+    if opener.open(&mut bytes, offset).is_none() {
         return Ok(false);
     }
+    let Some(frame) = Frame::trusted(&bytes).filter(|frame| codec::id(frame) == Some(id)) else { return Ok(false) };
     let Some(place) = codec::spill(&frame) else { return Ok(true) };
     let Ok(file) = storage.open(&spill::path(place.file)) else { return Ok(false) };
+    let file = spill::reader(file, place.key, place.offset.saturating_add(place.length))?;
     Ok(checksum(&*file, place.offset, place.length).is_ok_and(|found| found == place.checksum))
 }
 
@@ -220,6 +226,6 @@ mod tests {
     fn a_directory_without_a_spool_is_an_error() {
         let root = tempfile::tempdir().unwrap();
 
-        assert!(check(root.path(), true).is_err());
+        assert!(check(root.path(), true, Keys::default()).is_err());
     }
 }

@@ -13,6 +13,7 @@ use crate::log::wire::{put_varint, take_varint, take_varint_u32};
 use crate::message::{BodyType, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Recipient, Ret};
 use crate::smtp::address::{Address, ReversePath};
 
+use super::chunks::SpillKey;
 use super::contract::{Event, Pending, RecipientEvent};
 
 /// An envelope with its content.
@@ -44,7 +45,7 @@ pub mod tag {
     pub const FLAGS: u64 = 7;
     /// ENVID.
     pub const ENVID: u64 = 8;
-    /// Where the content is when it is not in the record: see [`super::SpillPlace`].
+    /// Where the content is when it is not in the record: see [`super::SpillPlace`]; numbers, then the key if there is one.
     pub const SPILL: u64 = 9;
     /// An unfinished recipient of a copied message; the others are finished.
     pub const PENDING: u64 = 20;
@@ -83,6 +84,8 @@ pub struct SpillPlace {
     pub length: u64,
     /// Their CRC32C.
     pub checksum: u32,
+    /// What the file is encrypted with, if it is.
+    pub key: Option<SpillKey>,
 }
 
 fn flags(envelope: &Envelope) -> [u8; 6] {
@@ -131,9 +134,12 @@ pub fn put_envelope(builder: &mut Builder<'_>, id: MessageId, envelope: &Envelop
 
 /// Appends the place of a spilled content.
 pub fn put_spill(builder: &mut Builder<'_>, place: &SpillPlace) {
-    let mut value = Vec::with_capacity(32);
+    let mut value = Vec::with_capacity(64);
     for number in [place.file, place.offset, place.length, u64::from(place.checksum)] {
         put_varint(&mut value, number);
+    }
+    if let Some(key) = &place.key {
+        value.extend_from_slice(&key.0);
     }
     builder.field(tag::SPILL, &value);
 }
@@ -143,7 +149,8 @@ pub fn spill(frame: &Frame<'_>) -> Option<SpillPlace> {
     let mut value = frame.fields().find(tag::SPILL)?;
     let (file, offset) = (take_varint(&mut value)?, take_varint(&mut value)?);
     let (length, checksum) = (take_varint(&mut value)?, take_varint_u32(&mut value)?);
-    Some(SpillPlace { file, offset, length, checksum })
+    let key = value.first_chunk().map(|key| SpillKey(*key));
+    Some(SpillPlace { file, offset, length, checksum, key })
 }
 
 /// Appends events as fields.

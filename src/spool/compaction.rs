@@ -18,9 +18,9 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::log::index;
-use crate::log::record::{Frame, Seal};
+use crate::log::record::Frame;
+use crate::log::sealed::Opener;
 use crate::log::storage::{StorageFile, read_exact};
-use crate::log::wire::aligned;
 use crate::log::writer::{CommitError, Entry};
 use crate::log::{Position, record::HEADER};
 use crate::message::MessageId;
@@ -147,8 +147,8 @@ pub fn run(inner: &Inner, source: Source) -> io::Result<u64> {
 }
 
 fn empty(inner: &Inner, sequence: u32) -> io::Result<()> {
-    let (file, seal) = inner.ledger.reader(sequence)?;
-    let entries = source::entries(&*inner.storage, sequence)?;
+    let (file, opener) = inner.ledger.reader(sequence)?;
+    let entries = source::entries(&*inner.storage, sequence, inner.ledger.keys())?;
     let mut found = Vec::new();
     index::each(&entries, &mut |offset, frame| {
         if frame.kind() == codec::MESSAGE
@@ -164,7 +164,7 @@ fn empty(inner: &Inner, sequence: u32) -> io::Result<()> {
         if inner.map.shard(id).find(id) != Some(from) {
             continue;
         }
-        let copy = match lay_out(inner, id, from, &*file, seal)? {
+        let copy = match lay_out(inner, id, from, &*file, &opener)? {
             Laid::Out(copy) => copy,
             Laid::Busy => continue,
             Laid::Damaged => {
@@ -192,18 +192,13 @@ enum Laid {
     Damaged,
 }
 
-/// Hands a copy to the committer.
-fn lay_out(inner: &Inner, id: MessageId, from: Location, file: &dyn StorageFile, seal: Seal) -> io::Result<Laid> {
+/// Hands a copy to the committer, which encrypts it under the key of its own segment.
+fn lay_out(inner: &Inner, id: MessageId, from: Location, file: &dyn StorageFile, opener: &Opener) -> io::Result<Laid> {
     let offset = from.position.offset;
-    let bytes = Bytes::from(read_exact(file, offset, usize::try_from(from.octets).unwrap_or(HEADER))?);
-    let frame = Frame::read(&bytes, seal, offset);
-    let content = frame.and_then(|frame| {
-        let meta = frame.lengths.meta as usize;
-        let range = meta..meta.checked_add(frame.lengths.content as usize)?;
-        let plain = crc32c::crc32c(bytes.get(range.clone())?);
-        frame.has_checksum(plain, seal, offset).then_some((frame, bytes.slice(range), plain))
-    });
-    let Some((frame, content, checksum)) = content else {
+    let mut bytes = read_exact(file, offset, usize::try_from(from.octets).unwrap_or(HEADER))?;
+    let range = opener.open(&mut bytes, offset);
+    let bytes = Bytes::from(bytes);
+    let Some((frame, range)) = Frame::trusted(&bytes).zip(range) else {
         // Reading it reports it and copies it to quarantine.
         let _ = inner.read(id, from);
         return Ok(Laid::Damaged);
@@ -216,8 +211,11 @@ fn lay_out(inner: &Inner, id: MessageId, from: Location, file: &dyn StorageFile,
         }
         shard.pending(id)
     };
-    let meta = codec::copy(&frame, from.position.segment, &then, frame.lengths.content, checksum);
-    let octets = aligned(meta.len() as u64 + content.len() as u64);
+    let content = bytes.slice(range);
+    let checksum = crc32c::crc32c(&content);
+    let length = u32::try_from(content.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+    let meta = codec::copy(&frame, from.position.segment, &then, length, checksum);
+    let octets = inner.writer.octets(meta.len(), content.len());
     let refers = vec![from.position.segment];
     inner.writer.submit(Entry { meta, content, checksum, refers, withdrawal: None, done });
     Ok(Laid::Out(Copy { id, from, octets, then, done: receiver }))

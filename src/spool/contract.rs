@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::UnixTime;
+use crate::log::cipher::{Keys, MissingKey};
 use crate::message::{Content, Envelope, MessageId};
 
 /// How the spool is kept; made from the configuration by the daemon.
@@ -25,6 +26,8 @@ pub struct Settings {
     pub deadline: Duration,
     /// Memory for contents that were just accepted.
     pub cache: u64,
+    /// What is read and written with; no key by default.
+    pub keys: Keys,
 }
 
 /// What [`Spool::attempt`](super::Spool::attempt) waits for.
@@ -146,6 +149,9 @@ pub enum OpenError {
         /// What the disk said.
         error: std::io::Error,
     },
+    /// What is there cannot be read without another key. Nothing was touched.
+    #[error("cannot open the spool: {0}: give its key file in spool.key_files")]
+    Key(#[from] MissingKey),
     /// The first segment cannot be made, for another reason than a full disk.
     #[error("cannot start a new segment: {0}")]
     Start(std::io::Error),

@@ -207,6 +207,7 @@ mod tests {
     use super::super::contract::Event;
     use super::super::ledger::Segment;
     use super::*;
+    use crate::log::cipher::Keys;
     use crate::log::record::Builder;
     use crate::log::simulated::Simulated;
     use crate::metrics::Registry;
@@ -215,7 +216,7 @@ mod tests {
 
     fn ledger(existing: &[u32]) -> Ledger {
         let storage = Arc::new(Simulated::new(1));
-        let ledger = Ledger::new(storage, &Registry::new().unwrap(), Box::new(|| {}));
+        let ledger = Ledger::new(storage, Keys::default(), &Registry::new().unwrap(), Box::new(|| {}));
         for &sequence in existing {
             ledger.with(|segments| segments.insert(sequence, Segment::default()));
         }

@@ -15,7 +15,6 @@ use tokio::sync::oneshot;
 use crate::log::Position;
 use crate::log::record::Builder;
 use crate::log::storage::{Storage, is_full};
-use crate::log::wire::aligned;
 use crate::log::writer::{CommitError, Entry, Withdrawal, Writer};
 use crate::message::{Content, Message, MessageId};
 
@@ -196,14 +195,16 @@ impl Inner {
         let content = match &message.content {
             Content::Memory(bytes) if bytes.len() <= spill::THRESHOLD => bytes.clone(),
             Content::Memory(bytes) => {
-                let spilled = self.spills.create(message.id.0)?;
-                let written = spilled.file.write_at(&[io::IoSlice::new(bytes)], 0);
-                let settled = written.and_then(|()| self.settle(&spilled, 0, bytes.len() as u64));
-                if settled.is_err() {
+                let (spilled, written) = self.spills.put(message.id.0, bytes);
+                let settled = written.and_then(|()| {
+                    let spilled = spilled.as_ref().ok_or(io::ErrorKind::NotFound)?;
+                    self.settle(spilled, 0, bytes.len() as u64)
+                });
+                if let (Some(spilled), Err(_)) = (spilled, &settled) {
                     self.dead_spills.lock().push(spilled.number);
                 }
                 codec::put_spill(&mut builder, &settled?);
-                spill = Some(spilled.number);
+                spill = Some(message.id.0);
                 Bytes::new()
             }
             Content::File { prefix, file, offset, length } => {
@@ -221,12 +222,12 @@ impl Inner {
 
     /// Syncs a spill file and its name.
     fn settle(&self, spilled: &spill::Spilled, offset: u64, length: u64) -> io::Result<codec::SpillPlace> {
-        let checksum = read::checksum(&*spilled.file, offset, length)?;
+        let checksum = read::checksum(&*spilled.reader(offset + length)?, offset, length)?;
         if self.settings.load().sync {
             spilled.file.sync_data()?;
             self.storage.sync_dir(spill::DIRECTORY)?;
         }
-        Ok(codec::SpillPlace { file: spilled.number, offset, length, checksum })
+        Ok(codec::SpillPlace { file: spilled.number, offset, length, checksum, key: spilled.key })
     }
 
     /// Hands a record to the committer and waits until it is synced; the message is ours then. The caller settles it in
@@ -240,7 +241,7 @@ impl Inner {
     ) -> Result<u32, AcceptError> {
         let (done, receiver) = oneshot::channel();
         let Encoded { meta, content, checksum, spill } = encoded;
-        let octets = aligned(meta.len() as u64 + content.len() as u64);
+        let octets = self.writer.octets(meta.len(), content.len());
         let can_withdraw = withdrawal.is_some();
         let entry = Entry { meta, content, checksum, refers, withdrawal, done };
         if self.is_alone() {

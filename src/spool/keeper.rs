@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::log::index::{self, Index};
+use crate::log::segment;
 use crate::log::storage::Storage;
-use crate::log::{index, segment};
+use crate::log::writer::Sealed;
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
 
@@ -165,10 +167,10 @@ fn watch_space(inner: &Inner) {
 /// Gives sealed segments their indexes.
 pub fn write_indexes(inner: &Inner) {
     for sealed in inner.ledger.take_sealed() {
-        let Some(entries) = &sealed.index else { continue };
+        let Sealed { segment, salt, binding, end, index: Some(entries) } = sealed else { continue };
         // Without an index the segment is scanned at the next start.
-        if let Err(error) = index::write(&*inner.storage, sealed.segment, sealed.salt, sealed.end, entries) {
-            tracing::warn!(segment = sealed.segment, %error, "cannot write the index of a segment");
+        if let Err(error) = index::write(&*inner.storage, segment, &Index { salt, binding, end, entries }) {
+            tracing::warn!(segment, %error, "cannot write the index of a segment");
         }
     }
 }

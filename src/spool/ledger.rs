@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::log::cipher::Keys;
 use crate::log::index;
 use crate::log::record::Seal;
+use crate::log::sealed::Opener;
 use crate::log::segment::{self, Header};
 use crate::log::storage::{Storage, StorageFile};
 use crate::log::writer::{Appended, Sealed, Watch};
@@ -52,12 +54,13 @@ pub struct Segment {
     /// Holds a damaged message, so it cannot be emptied.
     pub is_pinned: bool,
     /// Its file once somebody has read from it, with the seal of its records.
-    pub reader: Option<(Arc<dyn StorageFile>, Seal)>,
+    pub reader: Option<(Arc<dyn StorageFile>, Opener)>,
 }
 
 /// All segments.
 pub struct Ledger {
     storage: Arc<dyn Storage>,
+    keys: Keys,
     segments: Mutex<BTreeMap<u32, Segment>>,
     /// Segments sealed but not indexed yet; taken by the keeper.
     sealed: Mutex<Vec<Sealed>>,
@@ -92,7 +95,7 @@ impl std::fmt::Debug for Ledger {
 
 impl Ledger {
     /// An empty ledger. `nudge` is called when a segment was sealed or has become empty.
-    pub fn new(storage: Arc<dyn Storage>, registry: &Registry, nudge: Box<dyn Fn() + Send + Sync>) -> Self {
+    pub fn new(storage: Arc<dyn Storage>, keys: Keys, registry: &Registry, nudge: Box<dyn Fn() + Send + Sync>) -> Self {
         let metrics = Metrics {
             batches: registry.counter("hikyaku_spool_batches_total", "Commits with messages.", &[]),
             messages: registry.counter("hikyaku_spool_committed_total", "Messages committed.", &[]),
@@ -111,7 +114,7 @@ impl Ledger {
         let wall = Bulkhead::new(registry, "committer");
         let (batches, octets) = (AtomicU64::new(0), AtomicU64::new(0));
         let (given_up, pace) = (AtomicU64::new(0), Pace::new(Instant::now()));
-        Self { storage, segments, sealed, nudge, batches, octets, given_up, pace, metrics, wall }
+        Self { storage, keys, segments, sealed, nudge, batches, octets, given_up, pace, metrics, wall }
     }
 
     /// Runs `body` with the table locked.
@@ -201,21 +204,27 @@ impl Ledger {
         }
     }
 
-    /// The open file of a segment, with what seals its records; [`io::ErrorKind::InvalidData`] if nobody knows that.
-    pub fn reader(&self, sequence: u32) -> io::Result<(Arc<dyn StorageFile>, Seal)> {
+    /// What segments are read with.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The open file of a segment, with what opens its records; [`io::ErrorKind::InvalidData`] if nobody knows that.
+    pub fn reader(&self, sequence: u32) -> io::Result<(Arc<dyn StorageFile>, Opener)> {
         if let Some(reader) = self.open_reader(sequence) {
             return Ok(reader);
         }
         let file = self.storage.open(&segment::path(sequence))?;
-        let seal = match Header::read(&*file, sequence)? {
-            Some(header) => header.seal(),
+        let (salt, binding) = match Header::read(&*file, sequence)? {
+            Some(header) => (header.salt, header.binding),
             // Both copies of the header are gone: the index knows the salt too.
             None => match index::read(&*self.storage, sequence, None)? {
-                Some(index) => Seal { salt: index.salt },
+                Some(index) => (index.salt, index.binding),
                 None => return Err(io::ErrorKind::InvalidData.into()),
             },
         };
-        let reader = (file, seal);
+        let cipher = self.keys.cipher(sequence, binding.as_ref())?;
+        let reader = (file, Opener { seal: Seal { salt }, cipher });
         if let Some(segment) = self.segments.lock().get_mut(&sequence) {
             segment.reader = Some(reader.clone());
         }
@@ -223,7 +232,7 @@ impl Ledger {
     }
 
     /// The same, if the file is open already.
-    pub fn open_reader(&self, sequence: u32) -> Option<(Arc<dyn StorageFile>, Seal)> {
+    pub fn open_reader(&self, sequence: u32) -> Option<(Arc<dyn StorageFile>, Opener)> {
         self.segments.lock().get(&sequence).and_then(|segment| segment.reader.clone())
     }
 

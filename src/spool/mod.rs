@@ -9,6 +9,7 @@
 
 mod check;
 mod checkpoint;
+mod chunks;
 pub mod codec;
 mod compaction;
 mod contract;
@@ -37,7 +38,8 @@ use crate::message::{Content, Envelope, Message, MessageId};
 use crate::panics::Panic;
 use crate::pulse::Pulse;
 
-pub use check::{CheckError, CheckReport, Region, check, check_storage, stat};
+pub use crate::log::cipher::{KeyId, Keys, MissingKey};
+pub use check::{CheckError, CheckReport, Region, check, check_storage, check_with, stat};
 pub use contract::*;
 use inner::{Active, Concluding, Inner};
 use map::Location;
@@ -199,11 +201,11 @@ impl Spool {
         self.inner.recovery_failure.lock().clone()
     }
 
-    /// Goes by other settings from now on, save the path and whether there are syncs. One segment of the size before is ready.
+    /// Goes by other settings from now on, save the path, the keys and whether there are syncs. One segment of the size before is ready.
     pub fn apply(&self, settings: Settings) {
         let inner = &self.inner;
         let before = inner.settings.load_full();
-        let settings = Settings { path: before.path.clone(), sync: before.sync, ..settings };
+        let settings = Settings { path: before.path.clone(), sync: before.sync, keys: before.keys.clone(), ..settings };
         if settings.cache != before.cache {
             inner.cache.set_capacity(settings.cache);
         }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
 use crate::clock::Clock;
+use crate::log::cipher::{Keys, MissingKey};
 use crate::log::index;
 use crate::log::segment::{self, Header};
 use crate::log::storage::Storage;
@@ -54,7 +55,8 @@ impl Spool {
         let directories = [segment::DIRECTORY, spill::DIRECTORY, quarantine::DAMAGED, quarantine::TAIL, STATE];
         storage.claim(&directories).map_err(OpenError::Claim)?;
         let survey = Survey::take(&*storage).map_err(OpenError::Read)?;
-        let last = survey.last_start(&*storage)?;
+        survey.has_keys(&*storage, &settings.keys)?;
+        let last = survey.last_start(&*storage, &settings.keys)?;
         let start = start::advance(&*storage, &survey.marks, last).map_err(OpenError::Start)?;
         let mut found = survey.found;
         // The mark tells the count of starts by now, so no header is needed for it.
@@ -88,13 +90,14 @@ impl Claimed {
             let keeper = keeper.clone();
             Box::new(move || keeper.nudge())
         };
-        let ledger = Arc::new(Ledger::new(storage.clone(), registry, nudge));
+        let ledger = Arc::new(Ledger::new(storage.clone(), settings.keys.clone(), registry, nudge));
         found.iter().for_each(|found| ledger.found(found.sequence, found.size));
         let space = storage.space().ok();
         let spare = space.map_or(0, |space| keeper::reserve(&settings, space.total));
         let plan = Plan { first, size: settings.segment_size, start, spare };
         let how = writer::Settings { sync: settings.sync, withdraw: codec::write_withdrawn };
-        let writer = Writer::start(how, storage.clone(), plan, ledger.clone()).map_err(OpenError::Start)?;
+        let writer = Writer::start(how, storage.clone(), plan, settings.keys.clone(), ledger.clone())
+            .map_err(OpenError::Start)?;
         let most_messages = usize::try_from(settings.cache / 1024).unwrap_or(usize::MAX).max(16);
         let room = Arc::new(Room::default());
         if let Some(mut space) = space {
@@ -106,7 +109,7 @@ impl Claimed {
         }
         let inner = Inner {
             cache: Cache::with_weighter(most_messages, settings.cache, Weigh),
-            spills: Spills::new(storage.clone(), room.clone()),
+            spills: Spills::new(storage.clone(), room.clone(), settings.keys.writes()),
             settings: ArcSwap::from_pointee(settings),
             storage,
             writer,
@@ -225,8 +228,21 @@ impl Survey {
         Ok(survey)
     }
 
+    /// Whether everything encrypted can be read with these keys: to be asked before anything is changed. A segment whose
+    /// header is gone is asked for by its index; without one it is damage.
+    fn has_keys(&self, storage: &dyn Storage, keys: &Keys) -> Result<(), MissingKey> {
+        for Found { sequence, header, .. } in &self.found {
+            let binding = match header {
+                Ok(Some(header)) => header.binding,
+                _ => index::read(storage, *sequence, None).ok().flatten().and_then(|index| index.binding),
+            };
+            keys.cipher(*sequence, binding.as_ref())?;
+        }
+        Ok(())
+    }
+
     /// The last start before this one.
-    fn last_start(&self, storage: &dyn Storage) -> Result<u32, OpenError> {
+    fn last_start(&self, storage: &dyn Storage, keys: &Keys) -> Result<u32, OpenError> {
         let mut last = start::in_spills(storage).map_err(OpenError::Read)?;
         last = last.max(self.marks.iter().copied().max().unwrap_or_default());
         for Found { sequence, header, .. } in &self.found {
@@ -237,7 +253,7 @@ impl Survey {
                     let (path, error) = (segment::path(*sequence), io::Error::new(error.kind(), error.to_string()));
                     return Err(OpenError::Header { path, error });
                 }
-                Ok(None) | Err(_) => start::in_index(storage, *sequence),
+                Ok(None) | Err(_) => start::in_index(storage, *sequence, keys),
             };
             last = last.max(start);
         }

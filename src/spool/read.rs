@@ -1,15 +1,16 @@
 //! Reading a message's record back. What does not agree with its checksums goes to quarantine.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::log::record::{Frame, HEADER, Lengths, Seal};
+use crate::log::record::{Frame, HEADER, Lengths};
+use crate::log::sealed::Opener;
 use crate::log::segment;
-use crate::log::storage::{StorageFile, read_exact};
-use crate::message::{Content, Envelope, Message, MessageId};
+use crate::log::storage::read_exact;
+use crate::message::{Content, Envelope, Message, MessageId, ReadAt};
 
 use super::contract::LoadError;
 use super::inner::Inner;
@@ -27,16 +28,12 @@ struct Record {
 
 impl Record {
     /// `None` if the octets do not agree with their checksums or are another message's.
-    fn read(id: MessageId, bytes: Vec<u8>, seal: Seal, offset: u64) -> Option<Self> {
+    fn read(id: MessageId, mut bytes: Vec<u8>, opener: &Opener, offset: u64) -> Option<Self> {
+        let content = opener.open(&mut bytes, offset)?;
         let bytes = Bytes::from(bytes);
-        let frame = Frame::read(&bytes, seal, offset)?;
-        let (meta, length) = (frame.lengths.meta as usize, frame.lengths.content as usize);
-        let inline = bytes.get(meta..meta + length)?;
-        if !frame.is_content(inline, seal, offset) || codec::id(&frame) != Some(id) {
-            return None;
-        }
+        let frame = Frame::trusted(&bytes).filter(|frame| codec::id(frame) == Some(id))?;
         let envelope = codec::envelope(&frame)?;
-        Some(Self { envelope, inline: bytes.slice(meta..meta + length), spill: codec::spill(&frame) })
+        Some(Self { envelope, inline: bytes.slice(content), spill: codec::spill(&frame) })
     }
 }
 
@@ -57,7 +54,7 @@ impl Inner {
     /// The envelope of a message, from the part of its record that has a checksum of its own: it may be whole although
     /// the content is damaged.
     pub fn read_envelope(&self, id: MessageId, location: Location) -> Result<Arc<Envelope>, LoadError> {
-        let (file, seal) = self.ledger.reader(location.position.segment).map_err(|error| match error.kind() {
+        let (file, opener) = self.ledger.reader(location.position.segment).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => LoadError::Damaged,
             _ => LoadError::Io(error),
         })?;
@@ -69,8 +66,8 @@ impl Inner {
             })
         };
         let lengths = Lengths::read(&octets(HEADER)?).ok_or(LoadError::Damaged)?;
-        let meta = octets(lengths.meta as usize)?;
-        let frame = Frame::read(&meta, seal, offset).filter(|frame| codec::id(frame) == Some(id));
+        let mut meta = octets(lengths.meta as usize)?;
+        let frame = opener.open_meta(&mut meta, offset).filter(|frame| codec::id(frame) == Some(id));
         frame.and_then(|frame| codec::envelope(&frame)).ok_or(LoadError::Damaged)
     }
 
@@ -91,7 +88,7 @@ impl Inner {
     }
 
     fn try_read(&self, id: MessageId, location: Location) -> Result<Message, LoadError> {
-        let (file, seal) = self.ledger.reader(location.position.segment).map_err(|error| match error.kind() {
+        let (file, opener) = self.ledger.reader(location.position.segment).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => LoadError::Damaged,
             _ => LoadError::Io(error),
         })?;
@@ -101,7 +98,7 @@ impl Inner {
             io::ErrorKind::UnexpectedEof => LoadError::Damaged,
             _ => LoadError::Io(error),
         })?;
-        let Record { envelope, inline, spill } = Record::read(id, bytes, seal, offset).ok_or(LoadError::Damaged)?;
+        let Record { envelope, inline, spill } = Record::read(id, bytes, &opener, offset).ok_or(LoadError::Damaged)?;
         let content = match spill {
             None => Content::Memory(inline),
             Some(place) => self.spilled(inline, place)?,
@@ -111,13 +108,13 @@ impl Inner {
 
     /// The message, if reading it does not wait for the disk. Whatever else is the matter, [`Inner::read`] tells.
     pub fn read_from_memory(&self, id: MessageId, location: Location) -> Option<Message> {
-        let (file, seal) = self.ledger.open_reader(location.position.segment)?;
+        let (file, opener) = self.ledger.open_reader(location.position.segment)?;
         let offset = location.position.offset;
         let mut bytes = vec![0; usize::try_from(location.octets).ok()?];
         if !file.read_from_memory(&mut bytes, offset) {
             return None;
         }
-        match Record::read(id, bytes, seal, offset)? {
+        match Record::read(id, bytes, &opener, offset)? {
             Record { envelope, inline, spill: None } => {
                 Some(Message { id, envelope, content: Content::Memory(inline) })
             }
@@ -130,28 +127,35 @@ impl Inner {
             io::ErrorKind::NotFound => LoadError::Damaged,
             _ => LoadError::Io(error),
         })?;
-        match checksum(&*file, place.offset, place.length) {
+        let codec::SpillPlace { offset, length, .. } = place;
+        let is_file = file.as_file().is_some();
+        let file = spill::reader(file, place.key, offset.saturating_add(length))?;
+        let is_damage = |error: &io::Error| matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData);
+        match checksum(&*file, offset, length) {
             Ok(found) if found == place.checksum => {}
-            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error.into()),
+            Err(error) if !is_damage(&error) => return Err(error.into()),
             _ => return Err(LoadError::Damaged),
         }
-        if let Some(file) = file.as_file() {
-            return Ok(Content::File { prefix, file, offset: place.offset, length: place.length });
+        if is_file {
+            return Ok(Content::File { prefix, file, offset, length });
         }
         let mut whole = prefix.to_vec();
-        let length = usize::try_from(place.length).map_err(|_| LoadError::Damaged)?;
-        whole.extend(read_exact(&*file, place.offset, length)?);
+        whole.resize(prefix.len() + usize::try_from(length).map_err(|_| LoadError::Damaged)?, 0);
+        file.read_exact_at(whole.get_mut(prefix.len()..).unwrap_or_default(), offset)?;
         Ok(Content::Memory(whole.into()))
     }
 }
 
-/// CRC32C of a part of a file.
-pub fn checksum(file: &dyn StorageFile, offset: u64, length: u64) -> io::Result<u32> {
+/// CRC32C of a part of a content.
+pub fn checksum(file: &dyn ReadAt, offset: u64, length: u64) -> io::Result<u32> {
     const PIECE: usize = 256 << 10;
     let (mut checksum, mut done) = (0, 0);
+    let mut buffer = vec![0; usize::try_from(length).unwrap_or(PIECE).min(PIECE)];
     while done < length {
         let piece = usize::try_from(length - done).unwrap_or(PIECE).min(PIECE);
-        checksum = crc32c::crc32c_append(checksum, &read_exact(file, offset + done, piece)?);
+        let Some(octets) = buffer.get_mut(..piece) else { break };
+        file.read_exact_at(octets, offset + done)?;
+        checksum = crc32c::crc32c_append(checksum, octets);
         done += piece as u64;
     }
     Ok(checksum)

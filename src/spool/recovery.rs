@@ -162,7 +162,7 @@ impl Pass<'_> {
         let inner = self.inner;
         let storage: &dyn Storage = &*inner.storage;
         let source = self.patiently(|| {
-            let source = source::read(storage, sequence, false)?;
+            let source = source::read(storage, sequence, false, inner.ledger.keys())?;
             if source.as_ref().is_some_and(|source| !source.is_indexed) && inner.settings.load().sync {
                 // After a kill it may be in the kernel's memory only, and what is said from now on relies on it.
                 storage.open(&segment::path(sequence))?.sync_data()?;
@@ -238,7 +238,7 @@ impl Pass<'_> {
         let read;
         let entries = match &scanned {
             Some(source) => &source.entries,
-            None => match self.patiently(|| source::entries(&*inner.storage, sequence)) {
+            None => match self.patiently(|| source::entries(&*inner.storage, sequence, inner.ledger.keys())) {
                 Ok(entries) => {
                     read = entries;
                     &read
@@ -275,8 +275,7 @@ impl Pass<'_> {
             if self.inner.ledger.with(|segments| segments.get(&sequence).is_some_and(|segment| segment.must_stay)) {
                 continue;
             }
-            let (salt, end, entries) = (source.salt, source.end, source.entries);
-            if let Err(error) = index::write(&*self.inner.storage, sequence, salt, end, &entries) {
+            if let Err(error) = index::write(&*self.inner.storage, sequence, &source.into_index()) {
                 tracing::warn!(segment = sequence, %error, "cannot write the index of a segment");
             }
         }

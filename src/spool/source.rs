@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 
+use crate::log::cipher::{Binding, Keys};
 use crate::log::index::{self, Index};
 use crate::log::scan;
 use crate::log::segment::{self, FIRST, Header};
@@ -11,12 +12,16 @@ use crate::log::storage::{Storage, read_exact};
 /// Records of a segment.
 #[derive(Debug)]
 pub struct Source {
-    /// Offset, header and fields of every record, for [`index::each`].
+    /// Offset, header and fields of every record, decrypted, for [`index::each`].
     pub entries: Vec<u8>,
+    /// The same as they are stored, if they are encrypted and there is no index.
+    pub stored: Option<Vec<u8>>,
     /// End of the last batch.
     pub end: u64,
     /// Of the segment.
     pub salt: u64,
+    /// What the segment is encrypted with, if it is.
+    pub binding: Option<Binding>,
     /// What could not be read: the part, and whether it had been synced. Of the header only if an index was used.
     pub unreadable: Vec<(Range<u64>, bool)>,
     /// Whether the entries come from an index.
@@ -24,7 +29,8 @@ pub struct Source {
 }
 
 /// Reads a segment by its index, or scans it if there is none or `full`. `None` if neither header nor index can be read.
-pub fn read(storage: &dyn Storage, sequence: u32, full: bool) -> io::Result<Option<Source>> {
+/// Of an encrypted segment the key must be among `keys`: otherwise it is [`io::ErrorKind::PermissionDenied`], never damage.
+pub fn read(storage: &dyn Storage, sequence: u32, full: bool, keys: &Keys) -> io::Result<Option<Source>> {
     let file = storage.open(&segment::path(sequence))?;
     let copies = Header::copies(&*file)?;
     let header = Header::of(&copies, sequence);
@@ -35,8 +41,9 @@ pub fn read(storage: &dyn Storage, sequence: u32, full: bool) -> io::Result<Opti
         Err(_) if header.is_some() => None,
         index => index?,
     };
-    if let Some(Index { salt, end, entries }) = index {
-        return Ok(Some(Source { entries, end, salt, unreadable, is_indexed: true }));
+    if let Some(Index { salt, binding, end, entries }) = index {
+        let source = Source { entries, stored: None, end, salt, binding, unreadable, is_indexed: true };
+        return Ok(Some(source.open(sequence, keys)?));
     }
     let Some(header) = header else { return Ok(None) };
     let bytes = whole(storage, sequence)?;
@@ -53,7 +60,29 @@ pub fn read(storage: &dyn Storage, sequence: u32, full: bool) -> io::Result<Opti
         // Segments have their full size before anything is written to them: this one was cut.
         unreadable.push((length..header.size, true));
     }
-    Ok(Some(Source { entries, end: seen.end, salt: header.salt, unreadable, is_indexed: false }))
+    let (end, salt, binding) = (seen.end, header.salt, header.binding);
+    let source = Source { entries, stored: None, end, salt, binding, unreadable, is_indexed: false };
+    Ok(Some(source.open(sequence, keys)?))
+}
+
+impl Source {
+    /// Decrypts the entries. One whose checksum is right and that does not open was not written so by us: it counts as
+    /// damage wherever it lies.
+    fn open(mut self, sequence: u32, keys: &Keys) -> io::Result<Self> {
+        if let Some(cipher) = keys.cipher(sequence, self.binding.as_ref())? {
+            let (plain, damaged) = index::open(&self.entries, &cipher);
+            let stored = std::mem::replace(&mut self.entries, plain);
+            self.stored = (!self.is_indexed).then_some(stored);
+            self.unreadable.extend(damaged.into_iter().map(|range| (range, true)));
+        }
+        Ok(self)
+    }
+
+    /// The index of the segment.
+    pub fn into_index(self) -> Index {
+        let Self { entries, stored, end, salt, binding, .. } = self;
+        Index { salt, binding, end, entries: stored.unwrap_or(entries) }
+    }
 }
 
 /// Headers are synced before anything else is written, so both copies must be right. With the header of another segment
@@ -67,8 +96,8 @@ fn damage_of_header(copies: &[Option<Header>], header: Option<&Header>, size: u6
 }
 
 /// The entries of a segment that must be readable.
-pub fn entries(storage: &dyn Storage, sequence: u32) -> io::Result<Vec<u8>> {
-    let source = read(storage, sequence, false)?.ok_or(io::ErrorKind::InvalidData)?;
+pub fn entries(storage: &dyn Storage, sequence: u32, keys: &Keys) -> io::Result<Vec<u8>> {
+    let source = read(storage, sequence, false, keys)?.ok_or(io::ErrorKind::InvalidData)?;
     Ok(source.entries)
 }
 

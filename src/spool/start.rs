@@ -7,6 +7,7 @@
 
 use std::io;
 
+use crate::log::cipher::Keys;
 use crate::log::index;
 use crate::log::segment::DIRECTORY;
 use crate::log::storage::{Storage, is_full};
@@ -42,10 +43,16 @@ pub fn advance(storage: &dyn Storage, marks: &[u32], last: u32) -> io::Result<u3
 }
 
 /// The highest start that the index of a segment knows of; 0 without a readable index.
-pub fn in_index(storage: &dyn Storage, sequence: u32) -> u32 {
+pub fn in_index(storage: &dyn Storage, sequence: u32, keys: &Keys) -> u32 {
     let Ok(Some(index)) = index::read(storage, sequence, None) else { return 0 };
+    let entries = match keys.cipher(sequence, index.binding.as_ref()) {
+        Ok(None) => index.entries,
+        Ok(Some(cipher)) => index::open(&index.entries, &cipher).0,
+        // Such a spool is not opened.
+        Err(_) => return 0,
+    };
     let mut last = 0;
-    index::each(&index.entries, &mut |_, frame| last = last.max(codec::id(frame).map_or(0, MessageId::start)));
+    index::each(&entries, &mut |_, frame| last = last.max(codec::id(frame).map_or(0, MessageId::start)));
     last
 }
 

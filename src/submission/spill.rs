@@ -48,9 +48,9 @@ impl Spill {
         self.hash.take()
     }
 
-    /// The content that begins with `prefix` and goes on in the file.
+    /// The content that begins with `prefix` and goes on in the file; `None` if it could not be written.
     pub(super) fn content(self, prefix: Bytes) -> Option<Content> {
-        self.file.map(|file| file.content(prefix, 0))
+        self.file.and_then(|file| file.content(prefix, 0).ok())
     }
 }
 

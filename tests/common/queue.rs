@@ -210,6 +210,7 @@ pub fn spool_settings() -> hikyaku::spool::Settings {
         attempts: Attempts::Write,
         deadline: Duration::from_secs(60),
         cache: 16 << 20,
+        keys: hikyaku::spool::Keys::default(),
     }
 }
 

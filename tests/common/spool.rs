@@ -12,8 +12,9 @@ use hikyaku::message::{Content, Envelope, MessageId, Recipient};
 use hikyaku::metrics::Registry;
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::spool::{
-    Attempts, Event, NewMessage, OpenError, RecipientEvent, Recovered, Recovery, RecoveryReport, Settings, Spool,
+    Attempts, Event, Keys, NewMessage, OpenError, RecipientEvent, Recovered, Recovery, RecoveryReport, Settings, Spool,
 };
+use hikyaku::trusted::key::Secret;
 
 pub fn settings() -> Settings {
     Settings {
@@ -24,7 +25,13 @@ pub fn settings() -> Settings {
         attempts: Attempts::Write,
         deadline: Duration::from_secs(60),
         cache: 0,
+        keys: Keys::default(),
     }
+}
+
+/// Keys by their numbers, the first of which writes if `writes`.
+pub fn keys(numbers: &[u8], writes: bool) -> Keys {
+    Keys::new(numbers.iter().map(|number| Secret::new([*number; 32])), writes)
 }
 
 pub fn try_open(storage: Arc<dyn Storage>, settings: Settings) -> Result<(Spool, Recovery), OpenError> {

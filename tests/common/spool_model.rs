@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use hikyaku::log::simulated::{Random, Simulated};
 use hikyaku::message::MessageId;
-use hikyaku::spool::{AcceptError, Event, LoadError, Recovered, Recovery, RecoveryReport, Settings, Spool};
+use hikyaku::spool::{AcceptError, Event, Keys, LoadError, Recovered, Recovery, RecoveryReport, Settings, Spool};
 
-use super::common::{content, deferred, delivered, envelope, message, octets, recover, settings, try_open};
+use super::common::{content, deferred, delivered, envelope, keys, message, octets, recover, settings, try_open};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -46,6 +46,8 @@ impl Known {
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     pub messages: BTreeMap<MessageId, Known>,
+    /// Each life has other keys, or none to write with.
+    pub has_keys: bool,
 }
 
 pub fn small_segments() -> Settings {
@@ -194,8 +196,8 @@ impl Model {
     }
 }
 
-pub fn start(storage: &Simulated) -> Option<(Spool, Recovery)> {
-    try_open(Arc::new(storage.clone()), small_segments()).ok()
+pub fn start(storage: &Simulated, keys: Keys) -> Option<(Spool, Recovery)> {
+    try_open(Arc::new(storage.clone()), Settings { keys, ..small_segments() }).ok()
 }
 
 /// Raises at once what can be read: a dead storage does not come back.
@@ -205,7 +207,13 @@ fn raise(recovery: Recovery) -> (Vec<Recovered>, RecoveryReport) {
 
 /// One life of a spool: recovery, check, load. The storage may die at any moment of it.
 pub fn live(model: &mut Model, storage: &Simulated, random: &mut Random, count: u64, orderly: bool) {
-    let Some((spool, recovery)) = start(storage) else { return };
+    let keys = match model.has_keys.then(|| random.below(4)) {
+        None => Keys::default(),
+        Some(0) => keys(&[1, 2], false),
+        Some(1) => keys(&[2, 1], true),
+        Some(_) => keys(&[1, 2], true),
+    };
+    let Some((spool, recovery)) = start(storage, keys) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // Half of the loads begin before recovery is over, as in the daemon; their messages are not in its way.
     let early = random.below(2) == 0;

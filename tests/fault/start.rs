@@ -48,6 +48,7 @@ fn settings(path: &Path) -> Settings {
         attempts: Attempts::Write,
         deadline: Duration::from_secs(60),
         cache: 0,
+        keys: hikyaku::spool::Keys::default(),
     }
 }
 

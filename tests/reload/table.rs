@@ -90,6 +90,7 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "admin.socket" => text(&format!("{place}/other.sock")),
         "journal.path" => text(&format!("{place}/other")),
         "spool.attempts" => text("sync"),
+        "spool.key_files" => texts(&format!("{place}/other.key")),
         "spool.deadline" => text("2m"),
         "listener.address" | "metrics.address" => text("127.0.0.2:0"),
         "listener.networks" | "listener.proxy_networks" | "dns.allow_networks" => texts("10.0.0.0/8"),

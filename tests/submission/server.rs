@@ -110,6 +110,7 @@ fn spool_settings() -> spool::Settings {
         attempts: Attempts::Write,
         deadline: Duration::from_secs(60),
         cache: 0,
+        keys: hikyaku::spool::Keys::default(),
     }
 }
 

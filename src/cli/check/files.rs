@@ -17,7 +17,7 @@ use crate::cli::table::octets;
 use crate::config::Config;
 use crate::log::disk::Disk;
 use crate::state::{OpenError, Orders, Pins, PinsOpenError};
-use crate::trusted;
+use crate::trusted::{self, key};
 use crate::users::{FileError, Table};
 
 /// Write permission of others than the owner.
@@ -48,6 +48,9 @@ pub(super) fn look(path: &Path, config: &Config, found: &mut Findings) {
         users(path, daemon.as_ref(), found);
     }
     spool(&config.spool.path, daemon.as_ref(), found);
+    for path in &config.spool.key_files {
+        secret("spool.key_files", path, daemon.as_ref(), found);
+    }
     disk(config, found);
     if config.journal.enabled {
         journal(config, daemon.as_ref(), found);
@@ -180,6 +183,20 @@ fn reread(path: &Path, daemon: &Daemon, found: &mut Findings) {
     if daemon.is_configured && path.is_absolute() && !daemon.may(path, READ) {
         let (path, user) = (path.display(), daemon.user);
         found.warnings.push(format!("{path}: user {user} cannot read it: every reload will fail; chmod or chgrp"));
+    }
+}
+
+/// A key file that the daemon would not take.
+fn secret(key: &str, path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
+    match key::read(path) {
+        // Who checks is not who will read it.
+        Err(key::Error::File(trusted::Error::Owner { owner, .. }))
+            if daemon.is_some_and(|daemon| daemon.is_configured && daemon.user == owner) => {}
+        Err(error) => found.errors.push(format!("{key}: {error}: the daemon will not start")),
+        Ok(_) => {}
+    }
+    if let Some(daemon) = daemon.filter(|daemon| path.exists() && !daemon.may(path, READ)) {
+        daemon.tell(format!("{key}: user {} cannot read {}", daemon.user, path.display()), found);
     }
 }
 
