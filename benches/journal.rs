@@ -80,6 +80,7 @@ fn open(folder: &std::path::Path, max_size: u64) -> Journal {
         keep: Duration::from_secs(86_400),
         max_total: None,
         buffer: 256 << 20,
+        mask: hikyaku::mask::Mask::None,
     };
     Journal::open(settings, 1, Clock::system(), &Registry::new().unwrap()).unwrap()
 }

@@ -54,7 +54,7 @@ pub use drain::Remains;
 use front::Front;
 pub use limits::site_limits;
 pub use reload::{ReloadError, SetLogFilter};
-pub use settings::{dns as dns_settings, is_local};
+pub use settings::{dns as dns_settings, is_local, mask};
 use sockets::Listening;
 pub use sockets::Sockets;
 pub use watchdog::Watchdog;
@@ -127,6 +127,9 @@ pub enum Error {
     /// A key of the spool cannot be read.
     #[error("spool.key_files: {0}")]
     SpoolKey(trusted::key::Error),
+    /// The key of masks cannot be read.
+    #[error("privacy.key_file: {0}")]
+    MaskKey(trusted::key::Error),
     /// The orders of an earlier run cannot be taken up.
     #[error("{}", error.of_spool(spool))]
     Orders {
@@ -275,7 +278,7 @@ impl Daemon {
         let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics)?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname, sts.clone())?, clock, &registry)?);
-        let journal = journal_of(&config, claimed.start(), clock, &registry)?;
+        let journal = settings::open_journal(&config, claimed.start(), clock, &registry)?;
         let signer = signer(ring, clock, &registry)?;
         let (spool, recovery) = claimed.open(&registry)?;
         let queue_settings = settings::queue(&config, &hostname, threads, &classifier);
@@ -506,14 +509,6 @@ fn signer(ring: Arc<Ring>, clock: Clock, registry: &Registry) -> Result<Signer, 
     signer.prepare(&ring).map_err(Error::Thread)?;
     signer.apply(ring);
     Ok(signer)
-}
-
-/// The journal, if there is one.
-fn journal_of(config: &Config, start: u32, clock: Clock, registry: &Registry) -> Result<Journal, Error> {
-    if !config.journal.enabled {
-        return Ok(Journal::off());
-    }
-    Ok(Journal::open(settings::journal(config), start, clock, registry)?)
 }
 
 /// Has the queue deliver; the task that is given tells if it ends before its time.

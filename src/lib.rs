@@ -32,6 +32,7 @@ pub mod dns;
 pub mod journal;
 pub mod limit;
 pub mod log;
+pub mod mask;
 pub mod message;
 pub mod metrics;
 pub mod panics;

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 14] = [
     &["bounce", "dkim", "limit", "log", "tls", "users"],
     &["reply", "provider"],
     &["journal"],
-    &["message"],
+    &["mask", "message"],
     &["smtp"],
     &["config::units"],
     &["panics"],

@@ -28,6 +28,7 @@ use crate::demo::receivers::Receivers;
 use crate::demo::report::Report;
 use crate::demo::responder::{Responder, Zone};
 use crate::demo::sites::{LIMITED_ADDRESS, LIMITED_DOMAIN, SITES};
+use crate::mask::Mask;
 
 /// Options of `demo`.
 #[derive(Debug, clap::Args)]
@@ -63,7 +64,7 @@ const MEAN_SIZE: u64 = 14_000;
 
 impl Demo {
     pub(super) fn execute(self) -> exit::Result {
-        let _ = start_log(&Logging { filter: self.log.clone(), ..Logging::default() })?;
+        let _ = start_log(&Logging { filter: self.log.clone(), ..Logging::default() }, Mask::None)?;
         let runtime = runtime(0)?;
         let result = runtime.block_on(self.interruptible());
         runtime.shutdown_background();

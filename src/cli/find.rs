@@ -103,6 +103,7 @@ impl Find {
             domain: text(&selection.domain),
             events: ENDS.to_vec(),
             limit: usize::try_from(self.limit).unwrap_or(usize::MAX),
+            mask: self.place.mask()?,
             ..Query::default()
         })
     }

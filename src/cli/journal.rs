@@ -12,16 +12,21 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::check::DEFAULT_CONFIG;
 use super::exit::{self, Exit, Failure};
 use super::out::{self, Out};
 use super::places::{Named, Socket};
 use super::table::{Table, below, extra, long, octets, plain, text, thousands};
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::config::units::Span;
+use crate::daemon::mask;
 use crate::journal::follow::{Damaged, From, Missing};
 use crate::journal::search::{Hits, Progress};
 use crate::journal::{Follower, Kind, Query, Record, search, time};
+use crate::mask::Mask;
 use crate::message::MessageId;
+use crate::trusted::key;
 
 /// Between two looks at whether there is more.
 const LOOK: Duration = Duration::from_millis(100);
@@ -42,13 +47,32 @@ pub(super) enum Journal {
 pub(super) struct Place {
     /// The journal's directory [default: journal.path of the configuration]
     #[arg(long, value_name = "DIR")]
-    path: Option<PathBuf>,
+    pub path: Option<PathBuf>,
     /// The configuration file [default: what the daemon at --socket says, else /etc/hikyaku/config.toml]
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub config: Option<PathBuf>,
+    /// The key that addresses are masked with [default: privacy.key_file of the configuration, if that can be read]
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
 }
 
 impl Place {
+    /// How addresses in the journal may be masked. Without a key that can be read they are looked for as they are.
+    pub(super) fn mask(&self) -> Result<Mask, Failure> {
+        if let Some(path) = &self.key_file {
+            return Ok(Mask::hash(&key::read(path).map_err(anyhow::Error::from).map_err(Failure::usage)?));
+        }
+        let config = Config::load(self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG)));
+        let Ok(config) = config else { return Ok(Mask::None) };
+        match mask(&config) {
+            Ok(mask) => Ok(mask),
+            Err(error) => {
+                out::remark_line(format_args!("hikyaku: masked addresses are not found: privacy.key_file: {error}"));
+                Ok(Mask::None)
+            }
+        }
+    }
+
     pub(super) async fn folder(&self, socket: Option<&Path>) -> Result<PathBuf, Failure> {
         let named = Named { place: self.path.as_deref(), config: self.config.as_deref(), socket };
         named.find(|config| config.journal.path, |places| places.journal).await
@@ -299,6 +323,7 @@ fn changed_limit(record: &Record<'_>) -> String {
 impl Search {
     async fn execute(self) -> exit::Result {
         let folder = self.place.folder(self.socket.socket.as_deref()).await?;
+        let mask = self.place.mask()?;
         let query = Query {
             recipient: self.recipient,
             sender: self.sender,
@@ -310,6 +335,8 @@ impl Search {
             since: self.since,
             until: self.until,
             limit: usize::try_from(self.limit).unwrap_or(usize::MAX),
+            mask,
+            id: None,
         };
         let hits =
             searched(&folder, &query).with_context(|| format!("cannot read the journal in {}", folder.display()))?;

@@ -26,6 +26,7 @@ mod privileges;
 mod queue;
 mod reload;
 mod reply;
+mod reveal;
 mod run;
 mod selection;
 mod simulate;
@@ -100,6 +101,8 @@ enum Command {
     /// Ask what a receiver's reply means
     #[command(subcommand)]
     Reply(reply::Reply),
+    /// Show addresses that were masked, to who holds the key; asks no daemon
+    Reveal(reveal::Reveal),
     /// Ask what TLS a domain's mail goes out by
     #[command(subcommand)]
     Tls(tls::Tls),
@@ -173,6 +176,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Message(command) => wait(command.execute()),
         Command::Journal(command) => wait(command.execute()),
         Command::Reply(command) => command.execute(),
+        Command::Reveal(command) => command.execute(),
         Command::Tls(command) => command.execute(),
         Command::Dkim(command) => command.execute(),
         Command::Spool(command) => wait(command.execute()),

@@ -4,7 +4,7 @@
 //! is synced and closed. A second one ends at once with exit code 1, which is safe: the spool is made for it. SIGHUP reads
 //! the configuration file again, as `hikyaku reload` does.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -21,7 +21,8 @@ use super::notify::{self, notify};
 use super::privileges;
 use crate::admin::{Left, ReloadRefused, Reloaded};
 use crate::config::{Config, LogFormat, Logging};
-use crate::daemon::{Attachment, Daemon, SetLogFilter, Sockets};
+use crate::daemon::{Attachment, Daemon, SetLogFilter, Sockets, mask};
+use crate::mask::Mask;
 use crate::panics;
 
 /// Requests for a reload that wait while one is under way; more wait at their end.
@@ -40,7 +41,8 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(self) -> exit::Result {
         let config = Config::load(&self.config).map_err(Failure::usage)?;
-        let set_log_filter = start_log(&config.log)?;
+        let mask = mask(&config).map_err(anyhow::Error::from).map_err(Failure::usage)?;
+        let set_log_filter = start_log(&config.log, mask)?;
         panics::log_panics();
         raise_descriptor_limit();
         // While there is one thread: what was handed over is in the environment, and rights are those of a thread.
@@ -168,12 +170,29 @@ pub(super) fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure
     Ok(builder.enable_all().thread_name("hikyaku").build().context("cannot start the runtime")?)
 }
 
+/// Standard error, with addresses masked. What is written at once is an event.
+struct Masked(Mask);
+
+impl Write for Masked {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        if self.0.is_none() {
+            return io::stderr().write(event);
+        }
+        io::stderr().write_all(self.0.text(&String::from_utf8_lossy(event)).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
 /// Sends the daemon's log to standard error; gives what changes its filter.
-pub(super) fn start_log(settings: &Logging) -> Result<SetLogFilter, Failure> {
+pub(super) fn start_log(settings: &Logging, mask: Mask) -> Result<SetLogFilter, Failure> {
     let filter = EnvFilter::try_new(&settings.filter)
         .with_context(|| format!("log.filter: {:?} is not a filter", settings.filter))
         .map_err(Failure::usage)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || Masked(mask.clone()));
     match settings.format {
         LogFormat::Text => {
             let log = log.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();

@@ -10,7 +10,7 @@ use toml::Value;
 use super::{Config, Dkim, LimitRule, Warmup};
 
 /// Options that hold until the next start; every other one a reload applies.
-pub const NEEDS_RESTART: [&str; 16] = [
+pub const NEEDS_RESTART: [&str; 18] = [
     "user",
     "group",
     "sandbox",
@@ -27,6 +27,8 @@ pub const NEEDS_RESTART: [&str; 16] = [
     "journal.max_total",
     "journal.buffer",
     "log.format",
+    "privacy.mask",
+    "privacy.key_file",
 ];
 
 /// One option, or one item of a list, that differs.
@@ -70,6 +72,7 @@ impl Config {
         self.spool.encrypt = running.spool.encrypt;
         self.journal = running.journal.clone();
         self.log.format = running.log.format;
+        self.privacy = running.privacy.clone();
         self
     }
 }
@@ -198,7 +201,8 @@ mod tests {
         let running = Config::default();
         let text = "threads = 7\nuser = \"root\"\ngroup = \"root\"\nsandbox = \"off\"\n[spool]\npath = \"/elsewhere\"\nsync = false\n\
                     key_files = [\"/k\"]\nencrypt = false\nreserve = \"2GiB\"\n[journal]\nenabled = false\npath = \"/elsewhere\"\nmax_size = \"1MiB\"\n\
-                    max_age = \"1h\"\nkeep = \"2d\"\nmax_total = \"1GiB\"\nbuffer = \"1MiB\"\n[log]\nformat = \"json\"\n";
+                    max_age = \"1h\"\nkeep = \"2d\"\nmax_total = \"1GiB\"\nbuffer = \"1MiB\"\n[log]\nformat = \"json\"\n\
+                    [privacy]\nmask = \"hash\"\nkey_file = \"/k\"\n";
         let next = Config::parse(text, std::path::Path::new("x")).unwrap();
 
         let told = running.changes(&next).into_iter().filter(Change::needs_restart).count();

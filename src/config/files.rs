@@ -11,7 +11,8 @@ impl Config {
         let authorities = self.listeners.iter().map(|listener| &listener.client_ca);
         let certificates = self.certificates.iter().flat_map(|certificate| [&certificate.chain, &certificate.key]);
         let keys = self.dkim.iter().map(|key| &key.key);
-        let all = single.into_iter().chain(authorities).chain(certificates).chain(keys);
+        let secrets = self.spool.key_files.iter().chain([&self.privacy.key_file]);
+        let all = single.into_iter().chain(authorities).chain(certificates).chain(keys).chain(secrets);
         all.filter(|path| !path.as_os_str().is_empty()).map(PathBuf::as_path).collect()
     }
 }

@@ -13,6 +13,7 @@ pub mod journal;
 pub mod limits;
 pub mod listen;
 pub mod names;
+pub mod privacy;
 pub mod queue;
 mod ranges;
 pub mod replies;
@@ -34,6 +35,7 @@ pub use egress::{Pool, PoolMember, Source};
 pub use journal::Journal;
 pub use limits::{LimitRule, Limits, RuleScope};
 pub use listen::{BareLineEnd, Lane, Listener, ListenerTls, Mode};
+pub use privacy::{MaskMode, Privacy};
 pub use queue::{InDoubt, Queue, Retry, TenantRule};
 pub use replies::Replies;
 pub use service::{Admin, LogFormat, Logging, Metrics, Sandbox};
@@ -59,6 +61,8 @@ pub struct Config {
     pub threads: usize,
     /// The durable spool.
     pub spool: Spool,
+    /// How addresses are shown.
+    pub privacy: Privacy,
     /// Where messages are accepted.
     #[serde(rename = "listener")]
     pub listeners: Vec<Listener>,
@@ -114,6 +118,7 @@ impl Default for Config {
             sandbox: Sandbox::default(),
             threads: 0,
             spool: Spool::default(),
+            privacy: Privacy::default(),
             listeners: vec![Listener::default()],
             certificates: Vec::new(),
             users: Users::default(),
@@ -260,6 +265,7 @@ impl Config {
         complaints.unless(self.group.is_empty() || !self.user.is_empty(), "group", text);
         complaints.range("threads", &self.threads, &0, &1024);
         self.spool.check(complaints);
+        self.privacy.check(complaints);
         complaints.unless(!self.listeners.is_empty(), "listener", "at least one [[listener]] is needed");
         for (index, listener) in self.listeners.iter().enumerate() {
             listener.check(&format!("listener[{index}]"), complaints);

@@ -6,11 +6,17 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::journal::Journal;
+use crate::mask::Mask;
 use crate::message::Lane;
+use crate::metrics::Registry;
 use crate::reply::LazyClassifier;
 use crate::trusted::key;
 use crate::{delivery, dns, journal, queue, spool, submission, users};
+
+use super::Error;
 
 use super::limits;
 
@@ -38,6 +44,26 @@ pub(super) fn spool(config: &Config) -> spool::Settings {
     }
 }
 
+/// The journal, if there is one.
+pub(super) fn open_journal(config: &Config, start: u32, clock: Clock, registry: &Registry) -> Result<Journal, Error> {
+    let mask = mask(config).map_err(Error::MaskKey)?;
+    match config.journal.enabled {
+        true => Ok(Journal::open(journal::Settings { mask, ..journal(config) }, start, clock, registry)?),
+        false if mask.is_none() => Ok(Journal::off()),
+        false => Ok(Journal::off_masked()),
+    }
+}
+
+/// How addresses are shown, with the key if there is one.
+pub fn mask(config: &Config) -> Result<Mask, key::Error> {
+    let section = &config.privacy;
+    Ok(match section.mask {
+        config::MaskMode::None => Mask::None,
+        config::MaskMode::Partial => Mask::Partial,
+        config::MaskMode::Hash => Mask::hash(&key::read(&section.key_file)?),
+    })
+}
+
 /// The keys of the spool, from their files.
 pub(super) fn spool_keys(config: &Config) -> Result<spool::Keys, key::Error> {
     let secrets: Vec<_> = config.spool.key_files.iter().map(|path| key::read(path)).collect::<Result<_, _>>()?;
@@ -60,6 +86,7 @@ pub(super) fn journal(config: &Config) -> journal::Settings {
         keep: section.keep.0,
         max_total: Some(section.max_total.0).filter(|most| *most > 0),
         buffer: usize::try_from(section.buffer.0).unwrap_or(usize::MAX),
+        mask: Mask::None,
     }
 }
 

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::mask::Mask;
+
 use super::event::{Event, Kind};
 use super::id::EventId;
 use super::line::{Line, key};
@@ -84,7 +86,7 @@ impl Buffer {
     }
 
     /// Takes an event; whether the writer is to be woken, and whether the event is lost.
-    pub fn put(&mut self, event: &Event<'_>, at: Duration) -> (bool, bool) {
+    pub fn put(&mut self, event: &Event<'_>, at: Duration, mask: &Mask) -> (bool, bool) {
         let before = self.lines.len();
         if before >= self.most {
             add(&mut self.lost, 1, at, at);
@@ -92,7 +94,7 @@ impl Buffer {
             return (std::mem::take(&mut self.is_awaited), true);
         }
         let id = self.next_id();
-        event.write(&mut self.lines, id, at);
+        event.write(&mut self.lines, id, at, mask);
         self.count_kind(event.kind());
         let is_enough = before < ENOUGH && self.lines.len() >= ENOUGH;
         (std::mem::take(&mut self.is_awaited) || is_enough, false)
@@ -164,7 +166,7 @@ pub(super) struct Gap<'a> {
 
 /// Appends the line of a gap.
 pub(super) fn gap(out: &mut Vec<u8>, id: EventId, now: Duration, gap: &Gap<'_>) {
-    let mut line = Line::begin(out, id, now, Kind::Gap.as_str());
+    let mut line = Line::begin(out, id, now, Kind::Gap.as_str(), &Mask::None);
     if let Some(count) = gap.count {
         line.number(key!("count"), count);
     }
@@ -178,7 +180,7 @@ pub(super) fn gap(out: &mut Vec<u8>, id: EventId, now: Duration, gap: &Gap<'_>) 
 
 /// Appends the line that a file begins with. `previous` is the last event before it, as far as there is one.
 pub(super) fn header(out: &mut Vec<u8>, id: EventId, now: Duration, previous: Option<EventId>) {
-    let mut line = Line::begin(out, id, now, Kind::File.as_str());
+    let mut line = Line::begin(out, id, now, Kind::File.as_str(), &Mask::None);
     if let Some(previous) = previous {
         line.id(key!("previous"), previous);
     }
@@ -206,9 +208,9 @@ mod tests {
         let at = Duration::from_secs;
         let mut buffer = Buffer::new(3, 1);
 
-        let put: Vec<_> = (1..=4).map(|second| buffer.put(&ORDER, at(second)).1).collect();
+        let put: Vec<_> = (1..=4).map(|second| buffer.put(&ORDER, at(second), &Mask::None).1).collect();
         let taken = buffer.take(Vec::new(), at(9), "slow", |_| false);
-        let is_lost_after = buffer.put(&ORDER, at(10)).1;
+        let is_lost_after = buffer.put(&ORDER, at(10), &Mask::None).1;
 
         assert_eq!(put, [false, true, true, true]);
         assert!(!is_lost_after);
@@ -223,7 +225,7 @@ mod tests {
     #[test]
     fn the_id_of_a_new_file_lies_between_what_was_taken_and_what_comes() {
         let mut buffer = Buffer::new(1, 1_000);
-        buffer.put(&ORDER, Duration::ZERO);
+        buffer.put(&ORDER, Duration::ZERO, &Mask::None);
 
         let taken = buffer.take(Vec::new(), Duration::ZERO, "", |_| true);
         let next = buffer.next_id();
@@ -236,7 +238,7 @@ mod tests {
         let mut buffer = Buffer::new(1, 1 << 20);
         buffer.is_awaited = true;
 
-        let woken = (0..5_000).filter(|_| buffer.put(&ORDER, Duration::ZERO).0).count();
+        let woken = (0..5_000).filter(|_| buffer.put(&ORDER, Duration::ZERO, &Mask::None).0).count();
 
         assert_eq!(woken, 2);
         assert!(buffer.is_enough());

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::clock::UnixTime;
+use crate::mask::Mask;
 use crate::message::{Envelope, Kind as MessageKind, MessageId, Recipient, Report};
 
 use super::id::EventId;
@@ -252,22 +253,22 @@ impl Event<'_> {
     }
 
     /// Appends its line.
-    pub(super) fn write(&self, out: &mut Vec<u8>, id: EventId, at: Duration) {
-        let mut line = Line::begin(out, id, at, self.kind().as_str());
+    pub(super) fn write(&self, out: &mut Vec<u8>, id: EventId, at: Duration, mask: &Mask) {
+        let mut line = Line::begin(out, id, at, self.kind().as_str(), mask);
         match self {
             Self::Received { subject, size, client, user } => {
                 subject.write(&mut line);
                 if let Some(client) = client {
                     line.address(key!("client"), *client);
                 }
-                line.text_if(key!("user"), user.unwrap_or_default());
+                line.free_if(key!("user"), user.unwrap_or_default());
                 line.number(key!("size"), *size);
                 subject.write_accepted(&mut line);
             }
             Self::Decided(decision) => decision.write(&mut line, at),
             Self::Held { subject, reason, order } | Self::Deleted { subject, reason, order } => {
                 subject.write(&mut line);
-                line.text(key!("reason"), reason);
+                line.free(key!("reason"), reason);
                 line.text_if(key!("order"), order);
                 subject.write_accepted(&mut line);
             }
@@ -294,13 +295,19 @@ impl LimitChange<'_> {
                 line.decimal(key, value);
             }
         }
-        line.text(key!("reason"), self.reason);
+        line.free(key!("reason"), self.reason);
     }
 }
 
 impl Subject<'_> {
     fn recipient(&self) -> Option<&Recipient> {
         self.envelope?.recipients.get(usize::try_from(self.recipient).ok()?)
+    }
+
+    /// What a text about it may name.
+    fn addresses(&self) -> [&str; 2] {
+        let recipient = self.recipient().map_or("", |recipient| recipient.forward_path.as_str());
+        [recipient, self.envelope.map_or("", |envelope| envelope.reverse_path.as_str())]
     }
 
     fn write(&self, line: &mut Line<'_>) {
@@ -312,11 +319,11 @@ impl Subject<'_> {
             if envelope.kind == MessageKind::Dsn {
                 line.text(key!("message_kind"), "dsn");
             }
-            line.text(key!("reverse_path"), envelope.reverse_path.as_str());
+            line.mailbox(key!("reverse_path"), envelope.reverse_path.as_str());
         }
         match self.recipient() {
             Some(recipient) => {
-                line.text(key!("recipient"), recipient.forward_path.as_str());
+                line.mailbox(key!("recipient"), recipient.forward_path.as_str());
                 line.text(key!("domain"), recipient.forward_path.domain());
             }
             None => line.number(key!("recipient_index"), self.recipient.into()),
@@ -354,7 +361,7 @@ impl Decision<'_> {
         if let Some(status) = reply.status {
             line.status(key!("enhanced_status"), status);
         }
-        line.text(key!("reply_text"), &reply.text);
+        line.free_about(key!("reply_text"), &reply.text, || self.subject.addresses());
         if let Some(Refusal { class, rule, permanent, list }) = self.refusal {
             line.text(key!("class"), class);
             line.text(key!("rule"), rule);
@@ -387,10 +394,10 @@ impl Order<'_> {
     fn write(&self, line: &mut Line<'_>) {
         line.text(key!("order"), self.id);
         line.text(key!("action"), self.action);
-        line.text(key!("filter"), self.filter);
+        line.free(key!("filter"), self.filter);
         line.text_if(key!("egress_source"), self.source);
-        line.text_if(key!("reason"), self.reason);
-        line.text_if(key!("who"), self.who);
+        line.free_if(key!("reason"), self.reason);
+        line.free_if(key!("who"), self.who);
         if let Some(until) = self.until {
             line.seconds(key!("until"), until);
         }

@@ -308,7 +308,8 @@ mod tests {
         let mut out = Vec::new();
         header(&mut out, EventId(first), Duration::ZERO, previous.map(EventId));
         let order = Order { id: "1", action: "hold", filter: "", source: "", reason: "", who: "", until: None };
-        ids.iter().for_each(|id| Event::Order(order).write(&mut out, EventId(*id), Duration::ZERO));
+        ids.iter()
+            .for_each(|id| Event::Order(order).write(&mut out, EventId(*id), Duration::ZERO, &crate::mask::Mask::None));
         std::fs::write(folder::plain_path(folder, EventId(first)), out).unwrap();
     }
 

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::clock::UnixTime;
+use crate::mask::Mask;
 use crate::smtp::status::Status;
 use crate::text::{self, decimal};
 use crate::unseen::is_unseen;
@@ -24,11 +25,11 @@ macro_rules! key {
 pub(super) use key;
 
 /// A line that is being written.
-pub(super) struct Line<'a>(&'a mut Vec<u8>);
+pub(super) struct Line<'a>(&'a mut Vec<u8>, &'a Mask);
 
 impl<'a> Line<'a> {
     /// Begins it with the fields that every line has.
-    pub fn begin(out: &'a mut Vec<u8>, id: EventId, at: Duration, event: &str) -> Self {
+    pub fn begin(out: &'a mut Vec<u8>, id: EventId, at: Duration, event: &str, mask: &'a Mask) -> Self {
         out.extend_from_slice(b"{\"v\":1,\"id\":\"");
         id.write(out);
         out.extend_from_slice(b"\",\"time\":\"");
@@ -36,7 +37,7 @@ impl<'a> Line<'a> {
         out.extend_from_slice(b"\",\"event\":\"");
         out.extend_from_slice(event.as_bytes());
         out.push(b'"');
-        Self(out)
+        Self(out, mask)
     }
 
     /// Ends it.
@@ -54,6 +55,34 @@ impl<'a> Line<'a> {
         if !value.is_empty() {
             self.text(key, value);
         }
+    }
+
+    /// An address of mail, masked.
+    pub fn mailbox(&mut self, key: &str, value: &str) {
+        let shown = self.1.masked(value);
+        self.text(key, &shown);
+    }
+
+    /// A text that may have addresses in it, which are masked.
+    pub fn free(&mut self, key: &str, value: &str) {
+        let shown = self.1.text(value);
+        self.text(key, &shown);
+    }
+
+    /// The same, unless there is nothing to say.
+    pub fn free_if(&mut self, key: &str, value: &str) {
+        if !value.is_empty() {
+            self.free(key, value);
+        }
+    }
+
+    /// The same about these addresses.
+    pub fn free_about<'t>(&mut self, key: &str, value: &str, addresses: impl FnOnce() -> [&'t str; 2]) {
+        if self.1.is_none() {
+            return self.text(key, value);
+        }
+        let shown = self.1.text_about(value, &addresses());
+        self.text(key, &shown);
     }
 
     /// An identity of 13 digits.
@@ -159,7 +188,7 @@ mod tests {
 
     fn line(write: impl FnOnce(&mut Line<'_>)) -> (String, serde_json::Value) {
         let mut out = Vec::new();
-        let mut line = Line::begin(&mut out, EventId(1), Duration::from_millis(1_500), "test");
+        let mut line = Line::begin(&mut out, EventId(1), Duration::from_millis(1_500), "test", &Mask::None);
         write(&mut line);
         line.end();
         let text = String::from_utf8(out).unwrap();

@@ -43,6 +43,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Clock;
+use crate::mask::Mask;
 use crate::metrics::Registry;
 
 use buffer::Buffer;
@@ -69,6 +70,8 @@ pub struct Settings {
     pub max_total: Option<u64>,
     /// Octets in memory for lines that the disk has not taken.
     pub buffer: usize,
+    /// How addresses are written.
+    pub mask: Mask,
 }
 
 /// Why the journal cannot be opened.
@@ -119,7 +122,14 @@ pub struct Loss {
 /// The handle that events are told to. Cheap to clone. The writer ends when the last one is dropped, or by
 /// [`Journal::close`].
 #[derive(Clone, Debug)]
-pub struct Journal(Option<Arc<Handle>>);
+pub struct Journal(Option<Arc<Handle>>, Masks);
+
+/// Whether addresses are masked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Masks {
+    Yes,
+    No,
+}
 
 #[derive(Debug)]
 struct Handle {
@@ -145,12 +155,13 @@ struct Shared {
 impl Journal {
     /// One that forgets everything it is told.
     pub fn off() -> Self {
-        Self(None)
+        Self(None, Masks::No)
     }
 
     /// Opens the journal and starts its threads. `start` is the count of starts that the spool keeps; the ids of this
     /// run begin with it, or with the next one that no file here has had. A full disk is no error: it is waited for.
     pub fn open(settings: Settings, start: u32, clock: Clock, registry: &Registry) -> Result<Self, Error> {
+        let masks = if settings.mask.is_none() { Masks::No } else { Masks::Yes };
         let path = settings.path.clone();
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::WouldBlock => Error::Locked { path: path.clone() },
@@ -180,7 +191,17 @@ impl Journal {
             thread("journal-keeper", Box::new(move || keeper::run(&shared)))?,
         ];
         handle.threads.lock().extend(threads);
-        Ok(Self(Some(handle)))
+        Ok(Self(Some(handle), masks))
+    }
+
+    /// The same where addresses are masked, though nothing is written.
+    pub fn off_masked() -> Self {
+        Self(None, Masks::Yes)
+    }
+
+    /// Whether addresses are masked: then no text that may name a mailbox belongs into the log.
+    pub fn is_masked(&self) -> bool {
+        self.1 == Masks::Yes
     }
 
     /// Whether anything is kept of what it is told.
@@ -233,7 +254,7 @@ impl Shared {
         let mut buffer = self.buffer.lock();
         // Read under the lock: times never go back from line to line.
         let at = self.clock.wall_precise();
-        let (must_wake, is_lost) = buffer.put(event, at);
+        let (must_wake, is_lost) = buffer.put(event, at, &self.settings.mask);
         drop(buffer);
         if must_wake {
             self.wake.notify_one();
@@ -262,6 +283,7 @@ mod tests {
             keep: Duration::from_secs(3_600),
             max_total: None,
             buffer: 1 << 20,
+            mask: Mask::None,
         }
     }
 

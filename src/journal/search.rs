@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use memchr::memmem::Finder;
 
+use crate::mask::Mask;
 use crate::message::MessageId;
 use crate::smtp::address::Address;
 
@@ -48,6 +49,10 @@ pub struct Query {
     pub until: Option<Duration>,
     /// The newest so many.
     pub limit: usize,
+    /// The event itself.
+    pub id: Option<EventId>,
+    /// How addresses may have been masked: they are looked for in that form as well.
+    pub mask: Mask,
 }
 
 impl Default for Query {
@@ -63,6 +68,8 @@ impl Default for Query {
             since: None,
             until: None,
             limit: 100,
+            id: None,
+            mask: Mask::None,
         }
     }
 }
@@ -95,25 +102,40 @@ pub struct Progress {
 
 /// What a line must have.
 struct Condition {
-    /// From the field's name on, as it stands in the line; to the end of its value, unless there is a tail.
-    head: Finder<'static>,
+    /// From the field's name on, as it stands in the line; to the end of its value, unless there is a tail. One of them.
+    heads: Vec<Finder<'static>>,
     /// How the value ends.
     tail: Option<(&'static str, Vec<u8>)>,
 }
 
 impl Condition {
     fn is(name: &str, value: &str) -> Self {
-        let needle = [format!("\"{name}\":\"").as_bytes(), &escaped(value), b"\""].concat();
-        Self { head: Finder::new(&needle).into_owned(), tail: None }
+        Self::is_one_of(name, &[value])
+    }
+
+    fn is_one_of(name: &str, values: &[&str]) -> Self {
+        let needle = |value: &&str| {
+            let needle = [format!("\"{name}\":\"").as_bytes(), &escaped(value), b"\""].concat();
+            Finder::new(&needle).into_owned()
+        };
+        Self { heads: values.iter().map(needle).collect(), tail: None }
+    }
+
+    /// An address, as it stands or as it was masked.
+    fn is_address(name: &str, address: &str, mask: &Mask) -> Self {
+        match mask.masked(address) {
+            masked if masked == address => Self::is(name, address),
+            masked => Self::is_one_of(name, &[address, &masked]),
+        }
     }
 
     fn ends_with(name: &'static str, tail: &str) -> Self {
         let needle = format!("\"{name}\":\"");
-        Self { head: Finder::new(needle.as_bytes()).into_owned(), tail: Some((name, escaped(tail))) }
+        Self { heads: vec![Finder::new(needle.as_bytes()).into_owned()], tail: Some((name, escaped(tail))) }
     }
 
     fn holds_in(&self, record: &Record<'_>) -> bool {
-        self.head.find(record.bytes()).is_some()
+        self.heads.iter().any(|head| head.find(record.bytes()).is_some())
             && self.tail.as_ref().is_none_or(|(name, tail)| {
                 record.raw(name).is_some_and(|value| value.len() > tail.len() && value.ends_with(tail))
             })
@@ -121,11 +143,11 @@ impl Condition {
 }
 
 /// The reverse-path as a selection has it: an address, one of a domain, or the null one.
-fn sender_condition(sender: &str) -> Condition {
+fn sender_condition(sender: &str, mask: &Mask) -> Condition {
     match sender.strip_prefix('@') {
         Some(domain) => Condition::ends_with("reverse_path", &format!("@{}", domain_form(domain))),
         None if sender == "<>" => Condition::is("reverse_path", ""),
-        None => Condition::is("reverse_path", &address_form(sender)),
+        None => Condition::is_address("reverse_path", &address_form(sender), mask),
     }
 }
 
@@ -155,11 +177,12 @@ struct Filter<'a> {
 
 impl<'a> Filter<'a> {
     fn new(query: &'a Query) -> Self {
-        let Query { recipient, sender, message, tenant, campaign, domain, .. } = query;
+        let Query { id, recipient, sender, message, tenant, campaign, domain, mask, .. } = query;
         let conditions = [
             message.map(|id| Condition::is("message_id", &id.to_string())),
-            recipient.as_ref().map(|path| Condition::is("recipient", &address_form(path))),
-            sender.as_deref().map(sender_condition),
+            recipient.as_ref().map(|path| Condition::is_address("recipient", &address_form(path), mask)),
+            sender.as_deref().map(|sender| sender_condition(sender, mask)),
+            id.map(|id| Condition::is("id", &id.to_string())),
             domain.as_deref().map(domain_condition),
             tenant.as_ref().map(|name| Condition::is("tenant", name)),
             campaign.as_ref().map(|name| Condition::is("campaign", name)),

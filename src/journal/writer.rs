@@ -388,6 +388,7 @@ mod tests {
             keep: Duration::from_secs(3_600),
             max_total: None,
             buffer: 1 << 20,
+            mask: crate::mask::Mask::None,
         };
         folder::make(folder).unwrap();
         let shared = Shared {
@@ -405,7 +406,7 @@ mod tests {
     fn write_events(writer: &mut Writer, count: u64) {
         let order = Order { id: "1", action: "hold", filter: "", source: "", reason: "", who: "", until: None };
         for _ in 0..count {
-            writer.shared.buffer.lock().put(&Event::Order(order), Duration::ZERO);
+            writer.shared.buffer.lock().put(&Event::Order(order), Duration::ZERO, &crate::mask::Mask::None);
         }
         let taken = writer.take(Vec::new());
         assert!(writer.write(&taken.lines));

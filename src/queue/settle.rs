@@ -409,7 +409,12 @@ impl Engine {
         }
         if entry.marks.has(Marks::FROM_NULL) {
             // The end of what its reverse-path would have been told: only the log has it.
-            tracing::warn!(message_id = %entry.id, recipient = entry.recipient, reason = %describe(&report),
+            // A reply often names the mailbox, whose address is not known here.
+            let reason = match self.journal.is_masked() {
+                true => format!("{}: {}", report.phase.as_str(), report.reply.code),
+                false => describe(&report),
+            };
+            tracing::warn!(message_id = %entry.id, recipient = entry.recipient, reason,
                 "a message from the null reverse-path (a DSN) could not be delivered");
         }
         self.finish(entry, event, ledger);

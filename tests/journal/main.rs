@@ -6,6 +6,7 @@ mod disk;
 mod follow;
 mod kinds;
 mod loss;
+mod masked;
 mod receiver;
 #[path = "../common/skip.rs"]
 mod skip;

@@ -5,6 +5,7 @@
 //! | `bounce` | 550 to RCPT |
 //! | `defer` | 450 to RCPT |
 //! | `throttle` | 421 to RCPT |
+//! | `quote-bounce`, `quote-defer` | 550 or 450 to RCPT, whose text names the address in several ways |
 //! | `silent` | no reply to the end of data |
 //! | anything else | 250 |
 
@@ -71,12 +72,21 @@ impl Drop for Receiver {
     }
 }
 
+/// A refusal as receivers word them.
+fn quote(path: &str) -> String {
+    let (local, domain) = path.split_once('@').unwrap_or((path, ""));
+    let code = if path.contains("bounce") { "550 5.1.1" } else { "450 4.2.1" };
+    let upper = local.to_uppercase();
+    format!("{code} <{path}>: {local} unknown; {upper}@{domain}, see https://x.test/?{local}%40{domain} ({local})")
+}
+
 fn serve(stream: TcpStream, counts: &Counts) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     writer.write_all(b"220 mx.test ESMTP\r\n")?;
     let (mut line, mut is_silent) = (String::new(), false);
+    let mut quoting;
     loop {
         line.clear();
         if reader.read_line(&mut line)? == 0 {
@@ -88,7 +98,8 @@ fn serve(stream: TcpStream, counts: &Counts) -> Result<()> {
             "RCPT" => {
                 let path = line.split(['<', '>']).nth(1).unwrap_or_default();
                 is_silent = path.starts_with("silent");
-                [("bounce", BOUNCE), ("defer", DEFER), ("throttle", THROTTLE)]
+                quoting = quote(path);
+                [("bounce", BOUNCE), ("defer", DEFER), ("throttle", THROTTLE), ("quote", &quoting)]
                     .into_iter()
                     .find_map(|(name, reply)| path.starts_with(name).then_some(reply))
                     .unwrap_or("250 2.1.5 ok")

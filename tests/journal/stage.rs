@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -66,9 +66,16 @@ impl Stage {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (tell, told) = mpsc::channel();
         let stderr = child.stderr.take().unwrap();
-        thread::spawn(move || read_log(stderr, &tell));
+        let log = Arc::new(Mutex::new(String::new()));
+        let kept = log.clone();
+        thread::spawn(move || read_log(stderr, &tell, &kept));
         let address = told.recv_timeout(PATIENCE).expect("the daemon does not listen");
-        Daemon { child, address }
+        Daemon { child, address, log }
+    }
+
+    /// Any command of the program.
+    pub fn program(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_hikyaku")).args(arguments).env_remove("HIKYAKU_SOCKET").output().unwrap()
     }
 
     /// What `hikyaku status` shows.
@@ -153,6 +160,8 @@ pub fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
 pub struct Daemon {
     child: Child,
     pub address: SocketAddr,
+    /// What it has logged so far.
+    pub log: Arc<Mutex<String>>,
 }
 
 impl Daemon {
@@ -184,10 +193,11 @@ impl Drop for Daemon {
     }
 }
 
-fn read_log(stderr: ChildStderr, tell: &mpsc::Sender<SocketAddr>) {
+fn read_log(stderr: ChildStderr, tell: &mpsc::Sender<SocketAddr>, log: &Mutex<String>) {
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         // Shown with the output of a test that fails.
         println!("{line}");
+        log.lock().unwrap().push_str(&format!("{line}\n"));
         let Ok(event) = serde_json::from_str::<Value>(&line) else { continue };
         if event["message"] == "listening for submissions" {
             let _ = tell.send(event["address"].as_str().unwrap().parse().unwrap());

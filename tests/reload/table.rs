@@ -89,6 +89,8 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "spool.path" => text(&format!("{place}/other")),
         "admin.socket" => text(&format!("{place}/other.sock")),
         "journal.path" => text(&format!("{place}/other")),
+        "privacy.mask" => text("partial"),
+        "privacy.key_file" => text(&format!("{place}/other.key")),
         "spool.attempts" => text("sync"),
         "spool.key_files" => texts(&format!("{place}/other.key")),
         "spool.deadline" => text("2m"),

@@ -51,6 +51,9 @@ pub(super) fn look(path: &Path, config: &Config, found: &mut Findings) {
     for path in &config.spool.key_files {
         secret("spool.key_files", path, daemon.as_ref(), found);
     }
+    if !config.privacy.key_file.as_os_str().is_empty() {
+        secret("privacy.key_file", &config.privacy.key_file, daemon.as_ref(), found);
+    }
     disk(config, found);
     if config.journal.enabled {
         journal(config, daemon.as_ref(), found);
