@@ -5,8 +5,10 @@
 
 mod accounts;
 mod certificates;
+mod desk;
 mod doors;
 mod drain;
+mod error;
 mod front;
 mod gauges;
 mod limits;
@@ -30,13 +32,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::names::is_host_name;
 use crate::config::{Config, ConfigError};
 use crate::delivery::Deliverer;
 use crate::dkim::{Ring, Signer};
 use crate::dns::Planner;
-use crate::journal::{self, Journal};
+use crate::journal::Journal;
 use crate::log::disk::Disk;
 use crate::metrics::Registry;
 use crate::metrics::process::Process;
@@ -45,12 +48,13 @@ use crate::queue::{Courier, Queue};
 use crate::reply::LazyClassifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
 use crate::state::{LearntStore, Note, Orders, Pins};
-use crate::tls::Certificates;
+use crate::tls::{Acceptor, Certificates};
 use crate::users::Users;
-use crate::{admin, delivery, dns, spool, state, submission, trusted, users};
+use crate::{admin, dns, submission};
 
 use doors::Doors;
 pub use drain::Remains;
+pub use error::Error;
 use front::Front;
 pub use limits::site_limits;
 pub use reload::{ReloadError, SetLogFilter};
@@ -64,116 +68,6 @@ use watchdog::{Part, Parts, Sign};
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Lines of log about recipients in doubt: one transaction at each of 2,000 connections, and 5 ms of outcomes.
 const MAX_NAMED_DOUBTS: usize = 20_000;
-
-/// Why the daemon does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A listener cannot be bound.
-    #[error("cannot listen on {address}: {error}")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// A port below 1024 cannot be bound.
-    #[error(
-        "cannot listen on {0}: ports below 1024 need a socket unit, CAP_NET_BIND_SERVICE, or a start as root with `user`"
-    )]
-    Privileged(SocketAddr),
-    /// A socket that was handed over is of no use.
-    #[error("socket {number} of LISTEN_FDS ({name:?}): {error}")]
-    Inherited {
-        /// Its place, from 0.
-        number: usize,
-        /// `FileDescriptorName=` of its unit.
-        name: String,
-        /// What is wrong with it.
-        error: io::Error,
-    },
-    /// A socket that was handed over and is not configured.
-    #[error(
-        "a socket on {address} named {name:?} was handed over, and no listener has this address or `socket_name`, or it \
-         has a socket already"
-    )]
-    Unknown {
-        /// Where it listens.
-        address: SocketAddr,
-        /// `FileDescriptorName=` of its unit.
-        name: String,
-    },
-    /// A reload would take a socket away that a socket unit keeps open: clients would connect, and nobody would answer.
-    #[error(
-        "{key}: the socket on {address} was handed over by its socket unit, which decides its address: change the unit and \
-         the configuration, and restart"
-    )]
-    HandedOver {
-        /// The option.
-        key: &'static str,
-        /// Where it listens.
-        address: SocketAddr,
-    },
-    /// The admin socket cannot be bound.
-    #[error("cannot make the admin socket {}: {error}", path.display())]
-    Socket {
-        /// Where.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The spool cannot be opened.
-    #[error(transparent)]
-    Spool(#[from] spool::OpenError),
-    /// A key of the spool cannot be read.
-    #[error("spool.key_files: {0}")]
-    SpoolKey(trusted::key::Error),
-    /// The key of masks cannot be read.
-    #[error("privacy.key_file: {0}")]
-    MaskKey(trusted::key::Error),
-    /// The orders of an earlier run cannot be taken up.
-    #[error("{}", error.of_spool(spool))]
-    Orders {
-        /// The spool that has their file.
-        spool: PathBuf,
-        /// What is wrong with it.
-        error: state::OpenError,
-    },
-    /// The pins of an earlier run cannot be taken up.
-    #[error("{}", error.of_spool(spool))]
-    Pins {
-        /// The spool that has their file.
-        spool: PathBuf,
-        /// What is wrong with it.
-        error: state::PinsOpenError,
-    },
-    /// The journal cannot be opened.
-    #[error(transparent)]
-    Journal(#[from] journal::Error),
-    /// Rules about replies cannot be read or used.
-    #[error(transparent)]
-    Rules(#[from] ConfigError),
-    /// The users file cannot be used.
-    #[error(transparent)]
-    Users(#[from] users::FileError),
-    /// Keys cannot be made.
-    #[error(transparent)]
-    Random(#[from] users::NoRandom),
-    /// A route is wrong.
-    #[error("route: {0}")]
-    Route(#[from] dns::settings::NextHopError),
-    /// Resolvers cannot be set up.
-    #[error(transparent)]
-    Dns(#[from] dns::Error),
-    /// The client side of TLS cannot be set up.
-    #[error(transparent)]
-    Delivery(#[from] delivery::Error),
-    /// Histograms have no buckets.
-    #[error("metrics: {0}")]
-    Metrics(#[from] metrics_exporter_prometheus::BuildError),
-    /// A task of the daemon itself cannot be started.
-    #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
-}
 
 /// MTA-STS policies in a file of the state.
 #[derive(Debug)]
@@ -214,6 +108,10 @@ pub struct Daemon {
     users: Users,
     /// Where it is written down what they have sent.
     sent: Note,
+    /// Who may use the admin interface over TCP.
+    tokens: admin::Tokens,
+    /// What was changed, and by whom.
+    audit: Audit,
     /// What tells what refusals mean.
     classifier: LazyClassifier,
     /// What listeners prove their names by.
@@ -235,6 +133,8 @@ pub struct Daemon {
     recovery: Option<thread::JoinHandle<()>>,
     metrics: Option<reload::Server<SocketAddr>>,
     admin: Option<reload::Server<PathBuf>>,
+    /// The same over TCP.
+    desks: Vec<desk::Desk>,
 }
 
 impl std::fmt::Debug for Daemon {
@@ -261,8 +161,9 @@ impl Daemon {
 
         // Whatever another process or a damaged file can spoil comes before the log makes its first segments.
         let files = reload::read(config, None, Path::new("configuration"))?;
-        let reload::Files { config, classifier, certificates, tls, ring } = files;
+        let reload::Files { config, classifier, certificates, tls, admin_tls, ring } = files;
         let accounts = accounts::prepare(&config).await?;
+        let tokens = admin::Tokens::new(accounts::prepare_tokens(&config).await?, clock, &registry)?;
         let front = Front::start()?;
         let bound = doors::bound(sockets.listeners, &config, tls, &front)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
@@ -275,8 +176,9 @@ impl Daemon {
         let sent = Note::of_allowances(disk.clone());
         let users = accounts::begin(accounts, &sent, clock, &registry)?;
         let sts = Arc::new(KeptPolicies(Note::of_sts(disk.clone())));
+        let audit = Audit::open(settings::audit(&config), Note::of_audit(disk.clone()), clock, &registry);
         let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
-        let watched = Watched::bind(&config, sockets.metrics)?;
+        let watched = Watched::bind(&config, sockets.metrics, (sockets.admin, admin_tls))?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname, sts.clone())?, clock, &registry)?);
         let journal = settings::open_journal(&config, claimed.start(), clock, &registry)?;
         let signer = signer(ring, clock, &registry)?;
@@ -297,7 +199,7 @@ impl Daemon {
             .with_users(users.clone())
             .with_signer(signer.clone());
         let parts = Parts::default();
-        let mut daemon = Self {
+        let daemon = Self {
             threads,
             spool,
             queue,
@@ -315,6 +217,8 @@ impl Daemon {
             certificates: Arc::new(ArcSwap::new(certificates)),
             users,
             sent,
+            tokens,
+            audit,
             sts,
             registry,
             stop_watching: CancellationToken::new(),
@@ -322,14 +226,27 @@ impl Daemon {
             recovery: None,
             metrics: None,
             admin: None,
+            desks: Vec::new(),
             config,
         };
-        daemon.recovery = Some(or_abandon(&daemon.spool, daemon.recover(recovery)).await?);
-        daemon.watch(watched, clock);
-        daemon.watch_users();
-        daemon.doors.commit(bound, &daemon.config, &hostname);
-        daemon.note_parts();
-        Ok(daemon)
+        daemon.set_going(recovery, watched, bound, &hostname, clock).await
+    }
+
+    /// Begins to recover, to be watched and to listen.
+    async fn set_going(
+        mut self,
+        recovery: Recovery,
+        watched: Watched,
+        bound: doors::Prepared,
+        hostname: &Arc<str>,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        self.recovery = Some(or_abandon(&self.spool, self.recover(recovery)).await?);
+        self.watch(watched, clock);
+        self.watch_users();
+        self.doors.commit(bound, &self.config, hostname);
+        self.note_parts();
+        Ok(self)
     }
 
     /// Where mail can be submitted, in the order of the configuration.
@@ -360,6 +277,11 @@ impl Daemon {
     /// The spool.
     pub fn spool(&self) -> &Spool {
         &self.spool
+    }
+
+    /// What was changed, and by whom.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// Its metrics.
@@ -407,6 +329,7 @@ impl Daemon {
         if let Some(socket) = watched.admin {
             self.serve_admin(socket);
         }
+        self.commit_desks(watched.desks, watched.desk_tls);
         if let Some((listener, is_shared)) = watched.metrics {
             self.serve_metrics(listener, is_shared);
         }
@@ -424,8 +347,9 @@ impl Daemon {
     /// Looks at the users file, and writes down what users have sent.
     fn watch_users(&mut self) {
         let note = self.sent.clone();
-        let (users, registry, stop) = (self.users.clone(), self.registry.clone(), self.stop_watching.clone());
-        self.watchers.spawn(accounts::watch(users, note, registry, stop));
+        let (users, tokens, audit) = (self.users.clone(), self.tokens.clone(), self.audit.clone());
+        let (registry, stop) = (self.registry.clone(), self.stop_watching.clone());
+        self.watchers.spawn(accounts::watch(users, tokens, audit, note, registry, stop));
     }
 
     /// Everything but the accept loops that the watchdog is to look at.
@@ -468,6 +392,8 @@ impl Daemon {
             queue: self.queue.clone(),
             journal: self.journal.clone(),
             users: self.users.clone(),
+            tokens: self.tokens.clone(),
+            audit: self.audit.clone(),
             panics: self.registry.panics(),
             still: self.parts.still.clone(),
             wall: Bulkhead::new(&self.registry, "admin"),
@@ -484,12 +410,18 @@ fn absolute(path: &Path) -> PathBuf {
 /// The sockets that the daemon is watched by, bound.
 struct Watched {
     admin: Option<admin::AdminSocket>,
+    desks: Vec<desk::Place>,
+    desk_tls: Option<Arc<Acceptor>>,
     /// And whether it was handed over.
     metrics: Option<(TcpListener, bool)>,
 }
 
 impl Watched {
-    fn bind(config: &Config, metrics: Option<Listening>) -> Result<Self, Error> {
+    fn bind(
+        config: &Config,
+        metrics: Option<Listening>,
+        (desks, desk_tls): (Vec<Listening>, Option<Arc<Acceptor>>),
+    ) -> Result<Self, Error> {
         let path = config.admin.socket.clone();
         let admin = match path.as_os_str().is_empty() {
             true => None,
@@ -498,7 +430,10 @@ impl Watched {
         let address = config.metrics.address;
         let taken = |Listening { socket, is_shared }| Ok((TcpListener::from_std(socket)?, is_shared));
         let metrics = metrics.map(taken).transpose();
-        Ok(Self { admin, metrics: metrics.map_err(|error| Error::Listen { address, error })? })
+        let desks = desks.into_iter().zip(&config.admin.listen);
+        let desks: Result<_, _> = desks.map(|(socket, address)| desk::Place::bound(*address, socket)).collect();
+        let metrics = metrics.map_err(|error| Error::Listen { address, error })?;
+        Ok(Self { admin, desks: desks?, desk_tls, metrics })
     }
 }
 

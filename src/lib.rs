@@ -11,7 +11,7 @@
 //! 7. a message without unfinished recipients is dead, and its segment is deleted or compacted.
 //!
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
-//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`], [`simulate`] →
+//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`], [`simulate`], [`audit`] →
 //! [`spool`], [`state`], [`dns`] → [`bounce`], [`dkim`], [`limit`], [`log`], [`tls`], [`users`] → [`reply`], [`provider`] →
 //! [`journal`] → [`message`] →
 //! [`smtp`] → [`config::units`] → [`panics`] → [`clock`], [`metrics`], [`pulse`].
@@ -20,6 +20,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 pub mod admin;
+pub mod audit;
 pub mod bounce;
 pub mod cli;
 pub mod clock;

@@ -9,7 +9,7 @@ const LAYERS: [&[&str]; 14] = [
     &["daemon"],
     &["config"],
     &["submission", "delivery", "admin", "demo"],
-    &["queue", "simulate"],
+    &["queue", "simulate", "audit"],
     &["spool", "state", "dns"],
     &["bounce", "dkim", "limit", "log", "tls", "users"],
     &["reply", "provider"],

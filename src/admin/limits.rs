@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use super::error::Refusal;
-use super::server::Peer;
+use super::guard::{Peer, Trail};
 use crate::limit::controller::What;
 use crate::queue::limit_views::{
-    ChangeView, ExplainError, Explained, Forgotten, PathFilter, PathLimits, Question, Repinned, Reset, UndoError, Unpin,
+    ChangeView, ExplainError, Explained, Forgotten, PathFilter, PathLimits, PinView, Question, Repinned, Reset,
+    UndoError, Unpin,
 };
 use crate::smtp::address::Address;
 use crate::state::{PinError, PinRequest, Pinned, PlaceError, check_text};
@@ -139,24 +140,34 @@ fn is_host_name(text: &str) -> bool {
 pub(super) async fn pin(
     Shared(state): Shared<State>,
     Extension(peer): Extension<Peer>,
+    Extension(trail): Extension<Trail>,
     request: Result<Json<PinRequest>, JsonRejection>,
 ) -> Result<Json<Repinned>, Refusal> {
     let Json(request) = request?;
     let site = state.queue.site_meant(&request.site).await?.into();
     let request = PinRequest { by: who(&request.by, peer)?.into(), site, ..request };
-    Ok(Json(tokio::task::spawn_blocking(move || state.queue.pin(request)).await??))
+    let pin = move || {
+        trail.before(&pins_of(&state, &request.site));
+        state.queue.pin(request)
+    };
+    Ok(Json(tokio::task::spawn_blocking(pin).await??))
 }
 
 /// Ends pins.
 pub(super) async fn unpin(
     Shared(state): Shared<State>,
     Extension(peer): Extension<Peer>,
+    Extension(trail): Extension<Trail>,
     request: Result<Json<UnpinRequest>, JsonRejection>,
 ) -> Result<Json<Repinned>, Refusal> {
     let Json(UnpinRequest { site, source, limit, by }) = request?;
     let site = state.queue.pinned_site(&named(site)?).await;
     let request = Unpin { site, source, limit, by: who(&by, peer)? };
-    let ended = tokio::task::spawn_blocking(move || state.queue.unpin(&request)).await?.map_err(PinError::Store)?;
+    let unpin = move || {
+        trail.before(&pins_of(&state, &request.site));
+        state.queue.unpin(&request)
+    };
+    let ended = tokio::task::spawn_blocking(unpin).await?.map_err(PinError::Store)?;
     if ended.pins.is_empty() {
         let told = format!("no such limit is pinned at {:?}", ended.site);
         return Err(Refusal::new(StatusCode::NOT_FOUND, told, "`hikyaku limits show` tells which are"));
@@ -168,6 +179,7 @@ pub(super) async fn unpin(
 pub(super) async fn reset(
     Shared(state): Shared<State>,
     Extension(peer): Extension<Peer>,
+    Extension(trail): Extension<Trail>,
     request: Result<Json<ResetRequest>, JsonRejection>,
 ) -> Result<Json<Forgotten>, Refusal> {
     let Json(ResetRequest { site, source, limit, by }) = request?;
@@ -182,8 +194,11 @@ pub(super) async fn reset(
     let site = named(site)?;
     let site = state.queue.site_meant(&site).await.unwrap_or(site);
     let request = Reset { site, source, limit, by: who(&by, peer)? };
-    let reset = tokio::task::spawn_blocking(move || state.queue.reset_limits(&request)).await?;
-    let forgotten = reset.map_err(PinError::Store)?;
+    let reset = move || {
+        trail.before(&paths_of(&state, &request.site, request.source.clone()));
+        state.queue.reset_limits(&request)
+    };
+    let forgotten = tokio::task::spawn_blocking(reset).await?.map_err(PinError::Store)?;
     if forgotten.paths == 0 && forgotten.kept == 0 {
         let told = format!("nothing is learnt about {:?}", forgotten.site);
         return Err(Refusal::new(StatusCode::NOT_FOUND, told, "`hikyaku limits show` tells where something is"));
@@ -195,11 +210,35 @@ pub(super) async fn reset(
 pub(super) async fn undo(
     Shared(state): Shared<State>,
     Extension(peer): Extension<Peer>,
+    Extension(trail): Extension<Trail>,
     request: Result<Json<UndoRequest>, JsonRejection>,
 ) -> Result<Json<Vec<ChangeView>>, Refusal> {
     let Json(UndoRequest { id, by }) = request?;
     let by = who(&by, peer)?;
-    Ok(Json(tokio::task::spawn_blocking(move || state.queue.undo_change(id, &by)).await??))
+    let undo = move || {
+        let all = PathFilter { site: None, source: None, limit: MOST };
+        if let Some(change) = state.queue.limit_changes(&all).into_iter().find(|change| change.id == id) {
+            trail.before(&change);
+        }
+        state.queue.undo_change(id, &by)
+    };
+    Ok(Json(tokio::task::spawn_blocking(undo).await??))
+}
+
+/// What is known of the paths of a site.
+fn paths_of(state: &State, site: &str, source: Option<String>) -> Vec<PathLimits> {
+    state.queue.path_limits(&PathFilter { site: Some(site.to_owned()), source, limit: DEFAULT_LIMIT })
+}
+
+/// What is pinned at a site, each pin once.
+fn pins_of(state: &State, site: &str) -> Vec<PinView> {
+    let mut found: Vec<PinView> = Vec::new();
+    for pin in paths_of(state, site, None).into_iter().flat_map(|path| path.pins) {
+        if !found.contains(&pin) {
+            found.push(pin);
+        }
+    }
+    found
 }
 
 fn named(site: String) -> Result<String, Refusal> {
@@ -207,17 +246,12 @@ fn named(site: String) -> Result<String, Refusal> {
     Some(site).filter(|site| !site.is_empty()).ok_or_else(nameless)
 }
 
-/// Who asks: as he calls himself, and as the kernel knows him.
-pub(super) fn who(by: &str, Peer { user }: Peer) -> Result<String, Refusal> {
+/// Who asks: as he calls himself, and as the kernel or his token knows him.
+pub(super) fn who(by: &str, peer: Peer) -> Result<String, Refusal> {
     check_text("by", by).map_err(PinError::Text)?;
-    Ok(match user {
-        Some(user) => {
-            let known = format!("uid {user}");
-            // Who has no name calls himself so.
-            if by.is_empty() || by == known { known } else { format!("{by} ({known})") }
-        }
-        None => by.to_owned(),
-    })
+    let Some(known) = peer.known() else { return Ok(by.to_owned()) };
+    // Who has no name calls himself so.
+    Ok(if by.is_empty() || by == known { known } else { format!("{by} ({known})") })
 }
 
 impl From<PinError> for Refusal {
@@ -263,7 +297,7 @@ mod tests {
 
     #[test]
     fn who_asks_is_told_once() {
-        let told = |by, user| who(by, Peer { user }).ok();
+        let told = |by, user| who(by, Peer { user, ..Peer::default() }).ok();
 
         assert_eq!(told("ops", Some(7)).as_deref(), Some("ops (uid 7)"));
         assert_eq!([told("uid 7", Some(7)), told("", Some(7))].map(Option::unwrap), ["uid 7", "uid 7"]);

@@ -1,6 +1,7 @@
-//! The admin interface: HTTP and JSON on a Unix socket, and the Prometheus listener.
+//! The admin interface: HTTP and JSON on a Unix socket and over TCP, and the Prometheus listener.
 //!
-//! The daemon binds with [`bind_unix`], then runs [`serve_unix`] and [`serve_metrics`] until their token is cancelled.
+//! The daemon binds with [`bind_unix`], then runs [`serve_unix`], [`serve_tcp`] and [`serve_metrics`] until they are
+//! cancelled.
 //! The command line is a client of the same interface, so whatever it shows a program can read too:
 //!
 //! | path | answer |
@@ -32,19 +33,24 @@
 //! | `/v1/message/ID` | [`MessageView`] |
 //!
 //! Errors are [`Problem`]s: what is wrong and what to do. The socket is mode 0600: whoever may open it may do
-//! everything. Nothing here is on a message's path.
+//! everything. Over TCP a request needs a token ([`Tokens`]) whose [`Role`] the endpoint takes ([`endpoints()`]). Nothing
+//! here is on a message's path.
 
 mod control;
+mod endpoints;
 mod error;
+mod guard;
 mod health;
 mod limits;
 mod message_view;
 mod orders;
 mod overview;
 mod queue_view;
+mod role;
 mod seats;
 mod server;
 mod socket;
+pub mod tokens;
 mod trouble;
 mod warmup;
 
@@ -53,11 +59,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use axum::Router;
-use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{self, Audit};
 use crate::journal::Journal;
 use crate::panics::Bulkhead;
 use crate::pulse::Standstill;
@@ -67,13 +72,16 @@ use crate::spool::{Spool, Stat};
 use crate::users::Users;
 
 pub use control::{Change, Control, Drain, Draining, Left, Reload, ReloadRefused, Reloaded};
+pub use endpoints::{Endpoint, endpoints};
 pub use error::Problem;
 pub use limits::{ResetRequest, UndoRequest, UnpinRequest};
 pub use message_view::{MessageView, RecipientView};
 pub use orders::Flush;
 pub use overview::Process;
-pub use server::{serve_metrics, serve_unix};
+pub use role::{NoRole, Role};
+pub use server::{TcpDoor, serve_metrics, serve_tcp, serve_unix};
 pub use socket::{AdminSocket, bind_unix};
+pub use tokens::Tokens;
 pub use trouble::Trouble;
 pub use warmup::{LONGEST as LONGEST_PAUSE, SteerRequest};
 
@@ -99,6 +107,10 @@ pub struct State {
     pub journal: Journal,
     /// Who may authenticate.
     pub users: Users,
+    /// Who may use this interface over TCP.
+    pub tokens: Tokens,
+    /// What was changed, and by whom.
+    pub audit: Audit,
     /// Panics caught since the start.
     pub panics: Arc<AtomicU64>,
     /// Parts that do not move.
@@ -146,36 +158,6 @@ pub struct Status {
     pub spool: Stat,
     /// What the process takes from its machine.
     pub process: Process,
-}
-
-fn router(state: State) -> Router {
-    Router::new()
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/v1/status", get(overview::status))
-        .route("/v1/reload", post(control::reload))
-        .route("/v1/spool", get(health::spool))
-        .route("/v1/places", get(health::places))
-        .route("/v1/message/{id}", get(message_view::message))
-        .route("/v1/queue", get(queue_view::view))
-        .route("/v1/queue/site", get(queue_view::site))
-        .route("/v1/pools", get(queue_view::pools))
-        .route("/v1/queue/entries", get(queue_view::entries))
-        .route("/v1/queue/count", get(orders::count))
-        .route("/v1/queue/flush", post(orders::flush))
-        .route("/v1/orders", get(orders::list).post(orders::place))
-        .route("/v1/orders/{id}", get(orders::show).delete(orders::undo))
-        .route("/v1/limits", get(limits::list))
-        .route("/v1/limits/history", get(limits::history))
-        .route("/v1/limits/explain", get(limits::explain))
-        .route("/v1/limits/pin", post(limits::pin))
-        .route("/v1/limits/unpin", post(limits::unpin))
-        .route("/v1/limits/reset", post(limits::reset))
-        .route("/v1/limits/undo", post(limits::undo))
-        .route("/v1/warmup", get(warmup::list))
-        .route("/v1/warmup/pause", post(warmup::pause))
-        .route("/v1/warmup/resume", post(warmup::resume))
-        .fallback(error::no_such_path)
-        .method_not_allowed_fallback(error::no_such_method)
-        .with_state(state)
+    /// The end of the audit log.
+    pub audit: audit::State,
 }

@@ -1,13 +1,15 @@
 //! Operators' orders: placing, listing and undoing them, and having deferred mail tried now.
 
-use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State as Shared};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
 use super::State;
 use super::error::Refusal;
+use super::guard::{Peer, Trail};
+use super::limits::who;
 use super::queue_view::Selected;
 use crate::queue::{Counts, Flushed, OrderView, Placed, Undone};
 use crate::state::{OrderId, PlaceError, Request, Selection};
@@ -38,17 +40,27 @@ pub(super) async fn show(Shared(state): Shared<State>, id: Id) -> Result<Json<Or
 /// Places one; the answer comes when it stands and has been applied to what is queued.
 pub(super) async fn place(
     Shared(state): Shared<State>,
+    Extension(peer): Extension<Peer>,
     request: Result<Json<Request>, JsonRejection>,
 ) -> Result<Json<Placed>, Refusal> {
     let Json(request) = request?;
+    let by = if peer.token.is_some() { who(&request.by, peer)?.into() } else { request.by };
+    let request = Request { by, ..request };
     Ok(Json(tokio::task::spawn_blocking(move || state.queue.place(request)).await??))
 }
 
 /// Ends one.
-pub(super) async fn undo(Shared(state): Shared<State>, id: Id) -> Result<Json<Undone>, Refusal> {
+pub(super) async fn undo(
+    Shared(state): Shared<State>,
+    Extension(trail): Extension<Trail>,
+    id: Id,
+) -> Result<Json<Undone>, Refusal> {
     let id = parse(id)?;
     let undone = tokio::task::spawn_blocking(move || state.queue.undo(id)).await?;
     let undone = undone.map_err(PlaceError::Store)?;
+    if let Some(undone) = &undone {
+        trail.before(&undone.order);
+    }
     undone.map(Json).ok_or_else(|| no_such_order(id))
 }
 
@@ -64,11 +76,16 @@ pub(super) async fn count(
 /// Has deferred recipients tried now.
 pub(super) async fn flush(
     Shared(state): Shared<State>,
+    Extension(trail): Extension<Trail>,
     flush: Result<Json<Flush>, JsonRejection>,
 ) -> Result<Json<Flushed>, Refusal> {
     let Json(Flush { selection, held }) = flush?;
     let selection = selection.checked()?;
-    Ok(Json(tokio::task::spawn_blocking(move || state.queue.flush(&selection, held)).await?))
+    let flush = move || {
+        trail.before(&state.queue.count(&selection));
+        state.queue.flush(&selection, held)
+    };
+    Ok(Json(tokio::task::spawn_blocking(flush).await?))
 }
 
 type Id = Result<Path<String>, PathRejection>;

@@ -43,7 +43,7 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
     let look = move || {
         // Addresses come and go with interfaces: asked of the kernel at each look, a bind each.
         let (outline, spool, process) = (state.queue.outline(), state.spool.stat(), Process::look());
-        let not_ready = not_ready(&state);
+        let (not_ready, audit) = (not_ready(&state), state.audit.state());
         let signs = Signs {
             not_ready: not_ready.as_ref(),
             is_recovery_failed: state.spool.recovery_failure().is_some(),
@@ -53,6 +53,8 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
             certificates: state.control.certificates.lock().clone(),
             foreign: foreign_addresses(&outline.sources),
             users: state.users.state().error,
+            tokens: state.tokens.error(),
+            audit: audit.clone(),
             panics: state.panics.load(Ordering::Relaxed),
         };
         let is_stopping = state.stopping.is_cancelled();
@@ -69,6 +71,7 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Result<Json<Status>,
             outline,
             spool,
             process,
+            audit,
         }
     };
     Ok(Json(tokio::task::spawn_blocking(look).await?))

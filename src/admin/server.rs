@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use axum::extract::State as Shared;
 use axum::http::header;
-use axum::middleware::map_response_with_state;
+use axum::middleware::{from_fn_with_state, map_response_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
@@ -29,10 +30,13 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::endpoints::router;
+use super::guard::{Peer, identify};
 use super::seats::{Seat, Seats};
-use super::{AdminSocket, LARGEST_BODY, State, error, router};
+use super::{AdminSocket, LARGEST_BODY, State, error};
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
+use crate::tls::Acceptor;
 
 /// Connections a listener serves at once.
 const CONNECTIONS: usize = 64;
@@ -55,6 +59,22 @@ pub async fn serve_unix(socket: AdminSocket, state: State, stop: CancellationTok
     serve(socket, router(state), wall, stop).await;
 }
 
+/// A TCP listener of the admin interface.
+#[derive(Debug)]
+pub struct TcpDoor {
+    /// Bound.
+    pub listener: TcpListener,
+    /// Does the handshakes; none: it is spoken in clear, which only loopback is for. Replaced by reloads.
+    pub tls: Arc<ArcSwapOption<Acceptor>>,
+}
+
+/// Serves the admin interface over TCP, to who shows a token, until `stop`.
+pub async fn serve_tcp(door: TcpDoor, state: State, stop: CancellationToken) {
+    let (wall, tokens) = (state.wall.clone(), state.tokens.clone());
+    let router = router(state).layer(from_fn_with_state(tokens, identify));
+    serve(door, router, wall, stop).await;
+}
+
 /// Serves `/metrics` in Prometheus' text format until `stop`.
 pub async fn serve_metrics(listener: TcpListener, registry: Registry, stop: CancellationToken) {
     let wall = Bulkhead::new(&registry, "admin");
@@ -71,13 +91,6 @@ async fn metrics(Shared(registry): Shared<Registry>) -> Result<impl IntoResponse
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
-/// Who is at the other end; goes with each request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer {
-    /// As the kernel tells it (SO_PEERCRED); none: it does not.
-    pub user: Option<u32>,
-}
-
 /// What both kinds of listener have in common.
 trait Listen: Sync {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -85,13 +98,18 @@ trait Listen: Sync {
     fn peer(stream: &Self::Stream) -> Peer;
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
+
+    /// What the next connection begins with, if it is under TLS.
+    fn tls(&self) -> Option<Arc<Acceptor>> {
+        None
+    }
 }
 
 impl Listen for AdminSocket {
     type Stream = UnixStream;
 
     fn peer(stream: &UnixStream) -> Peer {
-        Peer { user: stream.peer_cred().ok().map(|credentials| credentials.uid()) }
+        Peer { user: stream.peer_cred().ok().map(|credentials| credentials.uid()), ..Peer::default() }
     }
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
@@ -102,12 +120,28 @@ impl Listen for AdminSocket {
 impl Listen for TcpListener {
     type Stream = TcpStream;
 
-    fn peer(_: &TcpStream) -> Peer {
-        Peer { user: None }
+    fn peer(stream: &TcpStream) -> Peer {
+        Peer { address: stream.peer_addr().ok(), ..Peer::default() }
     }
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
         self.poll_accept(context).map_ok(|(stream, _)| stream)
+    }
+}
+
+impl Listen for TcpDoor {
+    type Stream = TcpStream;
+
+    fn peer(stream: &TcpStream) -> Peer {
+        TcpListener::peer(stream)
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+        Listen::poll(&self.listener, context)
+    }
+
+    fn tls(&self) -> Option<Arc<Acceptor>> {
+        self.tls.load_full()
     }
 }
 
@@ -125,7 +159,8 @@ async fn serve<L: Listen>(listener: L, router: Router, wall: Bulkhead, stop: Can
             Ok(stream) => {
                 let Some(seat) = stop.run_until_cancelled(seats.take()).await else { break };
                 let router = router.clone().layer(Extension(L::peer(&stream)));
-                connections.spawn(wall.run(converse(stream, router, seat, stop.clone())));
+                let conversation = begin(stream, listener.tls(), router, seat, stop.clone());
+                connections.spawn(wall.run(conversation));
             }
             Err(error) => {
                 tracing::warn!(%error, "admin interface cannot accept a connection");
@@ -136,6 +171,23 @@ async fn serve<L: Listen>(listener: L, router: Router, wall: Bulkhead, stop: Can
     // Its name is free for another one while requests are finished.
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// The handshake, if there is one, and then everything else.
+async fn begin<S>(stream: S, tls: Option<Arc<Acceptor>>, router: Router, seat: Seat, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Some(tls) = tls else { return converse(stream, router, seat, stop).await };
+    let secured = tokio::select! {
+        secured = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)) => secured,
+        () = seat.lost() => return,
+        () = stop.cancelled() => return,
+    };
+    // What a client does to its own handshake concerns nobody else.
+    if let Ok(Ok((stream, _))) = secured {
+        converse(stream, router, seat, stop).await;
+    }
 }
 
 async fn converse<S>(stream: S, router: Router, seat: Seat, stop: CancellationToken)

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::health::NotReady;
 use super::overview::Process;
+use crate::audit;
 use crate::journal::Health;
 use crate::queue::view::{Outline, OverdueView, PausedWarmup, is_held_by_receiver};
 use crate::spool::Stat;
@@ -43,6 +44,10 @@ pub(super) struct Signs<'a> {
     pub certificates: Vec<String>,
     /// Why the users file as it is now is not in force.
     pub users: Option<String>,
+    /// The same of the tokens' file.
+    pub tokens: Option<String>,
+    /// How the audit log is.
+    pub audit: audit::State,
     /// Egress sources with an address that this machine does not have.
     pub foreign: Vec<(String, IpAddr)>,
     /// Caught since the start.
@@ -87,6 +92,18 @@ pub(super) fn troubles(signs: &Signs<'_>, outline: &Outline, spool: &Stat, proce
     if let Some(reason) = &signs.users {
         let what = format!("the users file cannot be used, the one before holds: {}", in_a_line(reason));
         found.add(true, what, "hikyaku user list, which tells the same until it is right");
+    }
+    if let Some(reason) = &signs.tokens {
+        let what = format!("the tokens' file cannot be used, the one before holds: {}", in_a_line(reason));
+        found.add(true, what, "hikyaku token list, which tells the same until it is right");
+    }
+    if let Some(reason) = &signs.audit.failure {
+        let what = format!("the audit log cannot be written, and changes are refused: {reason}");
+        found.add(true, what, "the disk and the mode of admin.audit; docs/runbook.md, HikyakuAuditFailed");
+    }
+    if let Some(reason) = &signs.audit.broken {
+        let what = format!("the audit log's chain was found broken: {reason}");
+        found.add(true, what, "hikyaku audit verify; docs/runbook.md, HikyakuAuditBroken");
     }
     if let Some(most) = process.most_descriptors {
         let is_near = process.descriptors >= most - most / 10;

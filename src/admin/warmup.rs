@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use super::error::Refusal;
+use super::guard::{Peer, Trail};
 use super::limits::who;
-use super::server::Peer;
 use crate::queue::warmup_views::{SteerError, Steering, WarmupFilter, WarmupView};
 use crate::state::{PinError, check_text};
 
@@ -82,6 +82,7 @@ fn unknown(known: &[WarmupView]) -> Refusal {
 pub(super) async fn pause(
     Shared(state): Shared<State>,
     Extension(peer): Extension<Peer>,
+    Extension(trail): Extension<Trail>,
     request: Result<Json<SteerRequest>, JsonRejection>,
 ) -> Result<Json<WarmupView>, Refusal> {
     let Json(request) = request?;
@@ -90,29 +91,35 @@ pub(super) async fn pause(
         let allowed = format!("seconds is 1 to {}", LONGEST.as_secs());
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "so long no warm-up pauses", allowed));
     }
-    steer(state, peer, request, Some(lasts)).await
+    steer(state, (peer, trail), request, Some(lasts)).await
 }
 
 /// Has one go on.
 pub(super) async fn resume(
     Shared(state): Shared<State>,
     Extension(peer): Extension<Peer>,
+    Extension(trail): Extension<Trail>,
     request: Result<Json<SteerRequest>, JsonRejection>,
 ) -> Result<Json<WarmupView>, Refusal> {
     let Json(request) = request?;
-    steer(state, peer, request, None).await
+    steer(state, (peer, trail), request, None).await
 }
 
 async fn steer(
     state: State,
-    peer: Peer,
+    (peer, trail): (Peer, Trail),
     request: SteerRequest,
     pause: Option<Option<Duration>>,
 ) -> Result<Json<WarmupView>, Refusal> {
     let SteerRequest { source, provider, reason, by, .. } = request;
     check_text("reason", &reason).map_err(PinError::Text)?;
     let steering = Steering { source, provider, pause, by: who(&by, peer)?, reason };
-    Ok(Json(tokio::task::spawn_blocking(move || state.queue.steer_warmup(&steering)).await??))
+    let steer = move || {
+        let (source, provider) = (Some(steering.source.clone()), Some(steering.provider.clone()));
+        trail.before(&state.queue.warmups(&WarmupFilter { source, provider }));
+        state.queue.steer_warmup(&steering)
+    };
+    Ok(Json(tokio::task::spawn_blocking(steer).await??))
 }
 
 impl From<SteerError> for Refusal {

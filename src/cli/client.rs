@@ -1,19 +1,25 @@
-//! Client of the admin interface: HTTP and JSON over its Unix socket.
+//! Client of the admin interface: HTTP and JSON over its Unix socket, or over TCP with a token.
 //!
 //! One connection a request: the command asks once and ends.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 
+use super::at::Elsewhere;
 use crate::admin;
 
 /// A listing of a full queue is the slowest answer there is.
@@ -27,13 +33,18 @@ const LARGEST: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens, or we may not connect.
-    #[error("cannot reach the daemon at {socket}: {error}\n{}", advice(error))]
+    #[error("cannot reach the daemon at {socket}: {error}\n{}", advice(error, *is_elsewhere))]
     Unreachable {
         /// Where it was looked for.
         socket: String,
         /// The system's reason; not called `source`, or it would be told twice.
         error: io::Error,
+        /// It was asked over TCP.
+        is_elsewhere: bool,
     },
+    /// The options that say where it is are wrong.
+    #[error("{0}")]
+    Usage(String),
     /// The daemon answered with an error.
     #[error("{error}{}", hint.as_ref().map(|hint| format!("\n{hint}")).unwrap_or_default())]
     Refused {
@@ -54,7 +65,10 @@ pub enum ClientError {
     },
 }
 
-fn advice(error: &io::Error) -> &'static str {
+fn advice(error: &io::Error, is_elsewhere: bool) -> &'static str {
+    if is_elsewhere {
+        return "does it listen there? `admin.listen` of its configuration; --admin-ca names who vouches for its certificate";
+    }
     match error.kind() {
         io::ErrorKind::PermissionDenied => "the socket belongs to the daemon's user: use sudo or that user",
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -67,14 +81,28 @@ fn advice(error: &io::Error) -> &'static str {
 /// Where the daemon listens.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: PathBuf,
+    place: Place,
     timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Socket(PathBuf),
+    Elsewhere(Arc<Elsewhere>),
+    /// It was named in a way that is told as soon as it is asked.
+    Wrong(String),
 }
 
 impl Client {
     /// A client of the daemon at `socket`; connects only when asked something.
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), timeout: TIMEOUT }
+        Self { place: Place::Socket(socket.to_owned()), timeout: TIMEOUT }
+    }
+
+    /// A client of a daemon that is asked over TCP.
+    pub(super) fn elsewhere(place: Result<Elsewhere, String>) -> Self {
+        let place = place.map_or_else(Place::Wrong, |place| Place::Elsewhere(Arc::new(place)));
+        Self { place, timeout: TIMEOUT }
     }
 
     /// The same that waits so long for an answer.
@@ -111,18 +139,42 @@ impl Client {
     }
 
     async fn fetch(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| ClientError::Unreachable { socket: self.socket.display().to_string(), error })?;
+        let unreachable = |error, is_elsewhere| ClientError::Unreachable { socket: self.told(), error, is_elsewhere };
+        let mut request =
+            Request::builder().method(method).uri(path).header(hyper::header::CONTENT_TYPE, "application/json");
+        match &self.place {
+            Place::Wrong(text) => Err(ClientError::Usage(text.clone())),
+            Place::Socket(socket) => {
+                let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(error, false))?;
+                let request = request.header(hyper::header::HOST, "hikyaku").body(Full::new(body));
+                self.exchange(stream, request.map_err(|error| self.protocol(error))?).await
+            }
+            Place::Elsewhere(place) => {
+                let bearer = format!("Bearer {}", place.token);
+                request = request.header(hyper::header::HOST, &place.authority);
+                let request = request.header(hyper::header::AUTHORIZATION, bearer).body(Full::new(body));
+                let request = request.map_err(|error| self.protocol(error))?;
+                let stream = TcpStream::connect(&place.authority).await.map_err(|error| unreachable(error, true))?;
+                let Some(roots) = &place.roots else { return self.exchange(stream, request).await };
+                let roots =
+                    roots.get().await.map_err(|error| unreachable(io::Error::other(error.to_string()), true))?;
+                let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+                let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+                let config = config.map_err(|error| self.protocol(error))?.with_root_certificates(roots);
+                let name = ServerName::try_from(place.host.clone()).map_err(|error| self.protocol(error))?;
+                let config = TlsConnector::from(Arc::new(config.with_no_client_auth()));
+                let stream = config.connect(name, stream).await.map_err(|error| unreachable(error, true))?;
+                self.exchange(stream, request).await
+            }
+        }
+    }
+
+    async fn exchange<S>(&self, stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(error))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(hyper::header::HOST, "hikyaku")
-            .header(hyper::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|error| self.protocol(error))?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(|error| self.protocol(error))?;
             let status = response.status();
@@ -138,8 +190,17 @@ impl Client {
         }
     }
 
+    /// Where it is asked, for people.
+    fn told(&self) -> String {
+        match &self.place {
+            Place::Socket(socket) => socket.display().to_string(),
+            Place::Elsewhere(place) => place.url.clone(),
+            Place::Wrong(_) => String::new(),
+        }
+    }
+
     fn protocol(&self, reason: impl ToString) -> ClientError {
-        ClientError::Protocol { socket: self.socket.display().to_string(), reason: reason.to_string() }
+        ClientError::Protocol { socket: self.told(), reason: reason.to_string() }
     }
 }
 
@@ -168,7 +229,8 @@ mod tests {
 
     #[test]
     fn absent_daemon_is_told_once() {
-        let error = ClientError::Unreachable { socket: "/x".to_owned(), error: io::ErrorKind::NotFound.into() };
+        let error = io::ErrorKind::NotFound.into();
+        let error = ClientError::Unreachable { socket: "/x".to_owned(), error, is_elsewhere: false };
 
         assert_eq!(anyhow::Error::new(error).chain().count(), 1);
     }

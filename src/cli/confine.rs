@@ -1,6 +1,6 @@
 //! Landlock: from the start on the daemon reaches the folders that its configuration names, and little else.
 //!
-//! It may write to its spool, its journal and the folder of its admin socket. It may read the folders of the files that the
+//! It may write to its spool, its journal, its audit log and the folder of its admin socket. It may read the folders of the files that the
 //! configuration names (and of what those are symbolic links to, since certificates are renewed by exchanging links), and
 //! what the system's libraries read: `/etc`, `/usr`, the resolver's folder below `/run`, `/proc`, `/sys`. It can start no
 //! program. Sockets and signals are not restricted: whom it connects to is its business.
@@ -91,6 +91,7 @@ fn written(config: &Config) -> Vec<PathBuf> {
     if config.journal.enabled {
         folders.push(config.journal.path.clone());
     }
+    folders.push(config.audit_folder());
     if let Some(folder) = config.admin.socket.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         folders.push(folder.to_owned());
     }

@@ -59,6 +59,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         let error = error.into();
         let exit = match error.downcast_ref::<ClientError>() {
             Some(ClientError::Unreachable { .. } | ClientError::Protocol { .. }) => Exit::Unreachable,
+            Some(ClientError::Usage(_)) => Exit::Usage,
             _ => Exit::Problem,
         };
         Self { exit, error }

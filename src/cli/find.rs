@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use serde_json::{Value, json};
 
+use super::at::elsewhere;
 use super::client::ClientError;
 use super::exit::{Exit, Failure};
 use super::journal::{Place, print_table, searched, tell_damage};
@@ -80,7 +81,14 @@ impl Find {
 
     /// Where the journal is; the inner error is not about the usage.
     async fn folder(&self) -> Result<Result<PathBuf, Failure>, Failure> {
-        match self.place.folder(Some(&self.remote.place())).await {
+        let Some(socket) = self.remote.at.socket() else {
+            // The journal that a daemon elsewhere names is a file of its machine.
+            return match self.place.is_named() {
+                true => Ok(self.place.folder(None).await),
+                false => Err(Failure::usage(elsewhere("the journal"))),
+            };
+        };
+        match self.place.folder(Some(&socket)).await {
             Err(failure) if failure.exit == Exit::Usage => Err(failure),
             // The daemon is down: the usual configuration tells, if it is there.
             Err(failure) if failure.exit == Exit::Unreachable => Ok(self.place.usual().map_err(|_| failure)),

@@ -73,6 +73,11 @@ impl Place {
         }
     }
 
+    /// Whether an option says it.
+    pub(super) fn is_named(&self) -> bool {
+        self.path.is_some() || self.config.is_some()
+    }
+
     pub(super) async fn folder(&self, socket: Option<&Path>) -> Result<PathBuf, Failure> {
         let named = Named { place: self.path.as_deref(), config: self.config.as_deref(), socket };
         named.find(|config| config.journal.path, |places| places.journal).await
@@ -170,7 +175,8 @@ fn from(text: &str) -> Result<From, String> {
     }
 }
 
-fn moment(text: &str) -> Result<Duration, String> {
+/// A time, or an age, as the time since 1970.
+pub(super) fn moment(text: &str) -> Result<Duration, String> {
     let ago = text.parse::<Span>().ok().map(|span| Clock::system().wall_precise().saturating_sub(span.0));
     ago.or_else(|| time::parse(text))
         .ok_or_else(|| "not a time such as 2026-11-25T19:04:45Z, and not an age".to_owned())

@@ -3,6 +3,8 @@
 //! Exit codes are in [`exit`]. Errors go to standard error, results to standard output; `--json` prints exactly what
 //! the admin interface answered.
 
+mod at;
+mod audit;
 mod bench;
 mod check;
 pub mod client;
@@ -36,16 +38,17 @@ mod spool;
 mod status;
 pub mod table;
 mod tls;
+mod token;
 mod top;
 mod user;
 mod warmup;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
+use at::At;
 use client::Client;
 use exit::{Exit, Failure};
 
@@ -92,6 +95,12 @@ enum Command {
     /// See and change who may authenticate: the users file
     #[command(subcommand)]
     User(user::User),
+    /// See and change who may use the admin interface over TCP: the tokens' file
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// See who has changed what through the admin interface, and check that record
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Look at single messages, and end them
     #[command(subcommand)]
     Message(message::Message),
@@ -127,9 +136,8 @@ enum Command {
 /// Which daemon to ask, and how to print.
 #[derive(Clone, Debug, Args)]
 pub struct Remote {
-    /// Admin socket of the daemon [default: HIKYAKU_SOCKET, else the built-in one]
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
@@ -137,18 +145,8 @@ pub struct Remote {
 
 impl Remote {
     fn client(&self) -> Client {
-        Client::new(&self.place())
+        self.at.client()
     }
-
-    /// Where the daemon is asked.
-    fn place(&self) -> PathBuf {
-        socket_named(self.socket.as_deref()).unwrap_or_else(|| crate::admin::DEFAULT_SOCKET.into())
-    }
-}
-
-/// The socket that an option or the environment names.
-fn socket_named(option: Option<&Path>) -> Option<PathBuf> {
-    option.map(Path::to_owned).or_else(|| std::env::var_os("HIKYAKU_SOCKET").map(PathBuf::from))
 }
 
 impl Remote {
@@ -173,6 +171,8 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Limits(command) => wait(command.execute()),
         Command::Warmup(command) => wait(command.execute()),
         Command::User(command) => command.execute(),
+        Command::Token(command) => command.execute(),
+        Command::Audit(command) => command.execute(),
         Command::Message(command) => wait(command.execute()),
         Command::Journal(command) => wait(command.execute()),
         Command::Reply(command) => command.execute(),

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::at::{elsewhere, is_elsewhere_by_environment, socket_named};
 use super::check::DEFAULT_CONFIG;
+use super::client;
 use super::exit::Failure;
 use super::patience::patiently;
-use super::{client, socket_named};
 use crate::admin::Places;
 use crate::config::Config;
 
@@ -36,6 +37,9 @@ impl Named<'_> {
     ) -> Result<PathBuf, Failure> {
         if let Some(place) = self.place {
             return Ok(place.to_owned());
+        }
+        if self.config.is_none() && self.socket.is_none() && is_elsewhere_by_environment() {
+            return Err(Failure::usage(elsewhere("what this reads")));
         }
         if self.config.is_none()
             && let Some(socket) = socket_named(self.socket)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
@@ -20,6 +21,7 @@ use super::exit::{self, Exit, Failure};
 use super::notify::{self, notify};
 use super::privileges;
 use crate::admin::{Left, ReloadRefused, Reloaded};
+use crate::audit::Audit;
 use crate::config::{Config, LogFormat, Logging};
 use crate::daemon::{Attachment, Daemon, SetLogFilter, Sockets, mask};
 use crate::mask::Mask;
@@ -84,14 +86,27 @@ async fn serve(
             answer = reloaded(&mut daemon, file) => answer.map_err(|refused| explained(refused, is_confined)),
             () = signals.termination() => break,
         };
-        if let Some(asked) = asked {
+        match asked {
             // Who asked may have gone; the log tells it anyway.
-            let _ = asked.send(answer);
+            Some(asked) => drop(asked.send(answer)),
+            // What the admin interface asks for it records itself.
+            None => note_reload(daemon.audit().clone(), answer).await,
         }
     }
     // Who asks from now on is told that we are stopping.
     drop(requests);
     drain(daemon, signals).await
+}
+
+/// Puts a reload that a signal asked for on record.
+async fn note_reload(audit: Audit, answer: Result<Reloaded, ReloadRefused>) {
+    let told = match answer {
+        Ok(reloaded) => json!({ "by": "SIGHUP", "result": reloaded }),
+        Err(ReloadRefused::File(error) | ReloadRefused::Unavailable(error)) => {
+            json!({ "by": "SIGHUP", "error": error })
+        }
+    };
+    let _ = tokio::task::spawn_blocking(move || audit.note("reload", told)).await;
 }
 
 /// Has the daemon read its file again; tells systemd.

@@ -16,11 +16,12 @@ use ratatui::crossterm::event::{self, Event};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::at::At;
 use super::client::{self, Client, ClientError};
 use super::exit::{self, Exit, Failure};
 use super::patience::patiently;
 use super::run::Signals;
-use super::{Remote, wait};
+use super::wait;
 use screen::{Reaction, Screen};
 
 /// Options of `top`.
@@ -29,9 +30,8 @@ pub(super) struct Top {
     /// Seconds between two looks
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = interval)]
     interval: f64,
-    /// Admin socket of the daemon [default: HIKYAKU_SOCKET, else the built-in one]
-    #[arg(long, value_name = "PATH")]
-    socket: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    at: At,
 }
 
 /// How long a wait for a key lasts at most before it is seen that nobody waits any more.
@@ -50,7 +50,7 @@ impl Top {
             let told = "top needs a terminal; for pipes there are `hikyaku status --json` and `hikyaku sites --json`";
             return Err(Failure::usage(anyhow!(told)));
         }
-        let client = Remote { socket: self.socket.clone(), json: false }.client().within(client::SHORT);
+        let client = self.at.client().within(client::SHORT);
         let every = Duration::from_secs_f64(self.interval);
         wait(async move {
             // Asked before the screen is taken: an absent daemon is told in a line.

@@ -10,7 +10,7 @@ use toml::Value;
 use super::{Config, Dkim, LimitRule, Warmup};
 
 /// Options that hold until the next start; every other one a reload applies.
-pub const NEEDS_RESTART: [&str; 18] = [
+pub const NEEDS_RESTART: [&str; 20] = [
     "user",
     "group",
     "sandbox",
@@ -19,6 +19,8 @@ pub const NEEDS_RESTART: [&str; 18] = [
     "spool.sync",
     "spool.key_files",
     "spool.encrypt",
+    "admin.audit",
+    "admin.audit_max_size",
     "journal.enabled",
     "journal.path",
     "journal.max_size",
@@ -71,6 +73,8 @@ impl Config {
         self.spool.key_files = running.spool.key_files.clone();
         self.spool.encrypt = running.spool.encrypt;
         self.journal = running.journal.clone();
+        self.admin.audit = running.admin.audit.clone();
+        self.admin.audit_max_size = running.admin.audit_max_size;
         self.log.format = running.log.format;
         self.privacy = running.privacy.clone();
         self
@@ -201,8 +205,8 @@ mod tests {
         let running = Config::default();
         let text = "threads = 7\nuser = \"root\"\ngroup = \"root\"\nsandbox = \"off\"\n[spool]\npath = \"/elsewhere\"\nsync = false\n\
                     key_files = [\"/k\"]\nencrypt = false\nreserve = \"2GiB\"\n[journal]\nenabled = false\npath = \"/elsewhere\"\nmax_size = \"1MiB\"\n\
-                    max_age = \"1h\"\nkeep = \"2d\"\nmax_total = \"1GiB\"\nbuffer = \"1MiB\"\n[log]\nformat = \"json\"\n\
-                    [privacy]\nmask = \"hash\"\nkey_file = \"/k\"\n";
+                    max_age = \"1h\"\nkeep = \"2d\"\nmax_total = \"1GiB\"\nbuffer = \"1MiB\"\n[admin]\naudit = \"/elsewhere\"\n\
+                    audit_max_size = \"1MiB\"\n[log]\nformat = \"json\"\n[privacy]\nmask = \"hash\"\nkey_file = \"/k\"\n";
         let next = Config::parse(text, std::path::Path::new("x")).unwrap();
 
         let told = running.changes(&next).into_iter().filter(Change::needs_restart).count();

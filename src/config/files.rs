@@ -7,7 +7,8 @@ use super::Config;
 impl Config {
     /// The files that the daemon reads because the configuration names them, at its start or later.
     pub fn files(&self) -> Vec<&Path> {
-        let single = [&self.users.file, &self.replies.rules, &self.delivery.tls_ca, &self.dns.trust_anchor];
+        let single =
+            [&self.users.file, &self.admin.tokens, &self.replies.rules, &self.delivery.tls_ca, &self.dns.trust_anchor];
         let authorities = self.listeners.iter().map(|listener| &listener.client_ca);
         let certificates = self.certificates.iter().flat_map(|certificate| [&certificate.chain, &certificate.key]);
         let keys = self.dkim.iter().map(|key| &key.key);

@@ -255,6 +255,14 @@ impl Config {
         complaints.found
     }
 
+    /// The directory of the audit log.
+    pub fn audit_folder(&self) -> PathBuf {
+        match self.admin.audit.as_os_str().is_empty() {
+            true => self.spool.path.join("audit"),
+            false => self.admin.audit.clone(),
+        }
+    }
+
     fn check(&self, complaints: &mut Complaints) {
         if !self.hostname.is_empty() {
             complaints.host_name("hostname", &self.hostname);
@@ -283,6 +291,8 @@ impl Config {
             let can = listener.tls == ListenerTls::None || !self.certificates.is_empty();
             complaints.unless(can, format!("listener[{index}].tls"), text);
         }
+        let text = "needs a [[certificate]]; allowed: false, or a certificate too";
+        complaints.unless(!self.admin.tls || !self.certificates.is_empty(), "admin.tls", text);
         self.queue.check(complaints);
         self.retry.check(complaints);
         self.delivery.check(complaints);
@@ -308,6 +318,8 @@ impl Config {
         let listeners = self.listeners.iter().enumerate();
         let mut places: Vec<(String, SocketAddr)> =
             listeners.map(|(index, listener)| (format!("listener[{index}].address"), listener.address)).collect();
+        let desks = self.admin.listen.iter().enumerate();
+        places.extend(desks.map(|(index, address)| (format!("admin.listen[{index}]"), *address)));
         if self.metrics.enabled {
             places.push(("metrics.address".to_owned(), self.metrics.address));
         }
@@ -393,6 +405,7 @@ mod tests {
     #[test]
     fn what_cannot_be_bound_or_stands_twice_is_refused() {
         let listener = |address: &str| format!("[[listener]]\naddress = \"{address}\"\n");
+        let desk = |address: &str| format!("[admin]\nlisten = [\"{address}\"]\ntokens = \"/t\"\n");
         let site = "[[limits.rule]]\nsite = \"a\"\nconnections = 1\n";
         let route = "[[route]]\ndomain = \"a.test\"\nnext_hop = \"discard\"\n";
         for (text, key) in [
@@ -418,6 +431,12 @@ mod tests {
             ("[journal]\nbuffer = \"1KiB\"\n".to_owned(), "journal.buffer"),
             ("[admin]\nsocket = \"/a\\u001bb\"\n".to_owned(), "admin.socket"),
             ("[log]\nfilter = \"a=b=c\"\n".to_owned(), "log.filter"),
+            (desk("192.0.2.1:8025"), "admin.listen[0]"),
+            (desk("0.0.0.0:8025"), "admin.listen[0]"),
+            (desk("192.0.2.1:8025") + "tls = true\n", "admin.tls"),
+            (desk("127.0.0.1:8025").replace("/t", "t"), "admin.tokens"),
+            (desk("127.0.0.1:8025").replace("/t", ""), "admin.tokens"),
+            (desk("127.0.0.1:9225"), "metrics.address"),
         ] {
             let said = complaint(&text);
 

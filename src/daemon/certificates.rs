@@ -30,6 +30,13 @@ pub(super) fn load(config: &Config, before: Option<&Arc<Certificates>>) -> Resul
     }
 }
 
+/// TLS of the admin interface, if it has some.
+pub(super) fn of_admin(config: &Config, certificates: &Arc<Certificates>) -> Result<Option<Arc<Acceptor>>, LoadError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let acceptor = config.admin.tls.then(|| Acceptor::new(Arc::clone(certificates), provider, None)).transpose()?;
+    Ok(acceptor.map(Arc::new))
+}
+
 /// TLS of each listener, in the order of the configuration. Blocks on the disk.
 pub(super) fn of_listeners(
     config: &Config,

@@ -15,7 +15,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, AdminSocket, ReloadRefused, Reloaded};
+use crate::admin::{self, AdminSocket, ReloadRefused, Reloaded, tokens};
+use crate::config;
 use crate::config::changes::Change;
 use crate::config::{Config, ConfigError};
 use crate::dkim::Ring;
@@ -24,12 +25,12 @@ use crate::dns::network::is_local;
 use crate::metrics::Registry;
 use crate::reply::LazyClassifier;
 use crate::submission;
-use crate::tls::Certificates;
+use crate::tls::{Acceptor, Certificates};
 use crate::users;
 
 use super::doors::Prepared;
 use super::watchdog::beating;
-use super::{Daemon, Error, accounts, certificates, hostname, settings};
+use super::{Daemon, Error, accounts, certificates, desk, hostname, settings};
 
 /// How long the file is read at most.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -120,6 +121,8 @@ pub(super) struct Files {
     pub certificates: Arc<Certificates>,
     /// TLS of each listener.
     pub tls: Vec<Option<submission::Tls>>,
+    /// TLS of the admin interface.
+    pub admin_tls: Option<Arc<Acceptor>>,
     /// The keys that sign.
     pub ring: Arc<Ring>,
 }
@@ -128,11 +131,13 @@ pub(super) struct Files {
 struct Preparation {
     doors: Prepared,
     admin: Next<AdminSocket>,
+    desks: Vec<desk::Place>,
     metrics: Next<TcpListener>,
     planner: Option<Arc<Planner>>,
     hostname: Arc<str>,
     /// None: the file and what is made of it stay.
     users: Option<users::Prepared>,
+    tokens: Option<tokens::Prepared>,
 }
 
 impl Daemon {
@@ -194,10 +199,10 @@ impl Daemon {
     }
 
     async fn take_on(&mut self, files: Files) -> Result<(Vec<Change>, Vec<Change>), Error> {
-        let Files { config, classifier, certificates, tls, ring } = files;
+        let Files { config, classifier, certificates, tls, admin_tls, ring } = files;
         // A bad one leaves the one before in force, and is told by `status`, as between reloads.
-        let users = self.users.clone();
-        let _ = tokio::task::spawn_blocking(move || users.look()).await;
+        let (users, tokens, audit) = (self.users.clone(), self.tokens.clone(), self.audit.clone());
+        let _ = tokio::task::spawn_blocking(move || accounts::look(&users, &tokens, &audit)).await;
         let changes = self.config.changes(&config);
         let (needs_restart, mut changed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::needs_restart);
         if self.config.replies == config.replies && !classifier.is_as(&self.classifier) {
@@ -219,7 +224,7 @@ impl Daemon {
         self.signer.apply(ring);
         self.classifier = classifier;
         self.certificates.store(certificates);
-        self.commit(preparation, config);
+        self.commit(preparation, config, admin_tls);
         Ok((changed, needs_restart))
     }
 
@@ -236,8 +241,16 @@ impl Daemon {
             true => None,
             false => Some(accounts::prepare(config).await?),
         };
+        let is_same = |one: &config::Admin, other: &config::Admin| {
+            (&one.tokens, &one.networks) == (&other.tokens, &other.networks)
+        };
+        let tokens = match is_same(&self.config.admin, &config.admin) {
+            true => None,
+            false => Some(accounts::prepare_tokens(config).await?),
+        };
         let (admin, metrics) = (self.prepare_admin(config)?, self.prepare_metrics(config).await?);
-        Ok(Preparation { doors: self.doors.prepare(config, tls)?, admin, metrics, planner, hostname, users })
+        let (doors, desks) = (self.doors.prepare(config, tls)?, self.prepare_desks(config)?);
+        Ok(Preparation { doors, admin, desks, metrics, planner, hostname, users, tokens })
     }
 
     fn prepare_admin(&self, config: &Config) -> Result<Next<AdminSocket>, Error> {
@@ -268,8 +281,11 @@ impl Daemon {
     }
 
     /// Puts everything into use.
-    fn commit(&mut self, preparation: Preparation, config: Config) {
-        let Preparation { doors, admin, metrics, planner, hostname, users } = preparation;
+    fn commit(&mut self, preparation: Preparation, config: Config, admin_tls: Option<Arc<Acceptor>>) {
+        let Preparation { doors, admin, desks, metrics, planner, hostname, users, tokens } = preparation;
+        if let Some(tokens) = tokens {
+            self.tokens.apply(tokens);
+        }
         if let Some(users) = users {
             self.users.apply(users);
         }
@@ -280,6 +296,7 @@ impl Daemon {
         self.queue.apply(queue, planner);
         self.doors.commit(doors, &config, &hostname);
         self.commit_admin(admin);
+        self.commit_desks(desks, admin_tls);
         self.commit_metrics(metrics);
         if let Some(set) = &self.set_log_filter
             && config.log.filter != self.config.log.filter
@@ -344,8 +361,9 @@ pub(super) fn read(config: Config, before: Option<&Arc<Certificates>>, path: &Pa
     let classifier = config.replies.classifier()?;
     let certificates = certificates::load(&config, before).map_err(failed)?;
     let tls = certificates::of_listeners(&config, &certificates).map_err(failed)?;
+    let admin_tls = certificates::of_admin(&config, &certificates).map_err(failed)?;
     let ring = Arc::new(config.ring()?);
-    Ok(Files { config, classifier, certificates, tls, ring })
+    Ok(Files { config, classifier, certificates, tls, admin_tls, ring })
 }
 
 /// Egress addresses that this machine does not have.

@@ -14,7 +14,7 @@ use crate::message::Lane;
 use crate::metrics::Registry;
 use crate::reply::LazyClassifier;
 use crate::trusted::key;
-use crate::{delivery, dns, journal, queue, spool, submission, users};
+use crate::{audit, delivery, dns, journal, queue, spool, submission, users};
 
 use super::Error;
 
@@ -309,6 +309,10 @@ fn egress_pool(config: &Config, pool: &config::Pool) -> queue::EgressPool {
     let index = |name: &str| config.sources.iter().position(|source| source.name == name);
     let members = pool.sources.iter().filter_map(|member| Some((index(&member.source)?, member.weight))).collect();
     queue::EgressPool { name: pool.name.as_str().into(), members }
+}
+
+pub(super) fn audit(config: &Config) -> audit::Settings {
+    audit::Settings { folder: config.audit_folder(), max_size: config.admin.audit_max_size.0 }
 }
 
 pub(super) fn delivery(config: &Config, classifier: &LazyClassifier) -> delivery::Settings {

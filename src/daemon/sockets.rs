@@ -1,7 +1,7 @@
 //! The TCP sockets of a daemon, bound before it is built: while the process may still do so, and before it has threads.
 //!
 //! [`Sockets::inherit`] takes those that systemd has bound (sd_listen_fds(3): `LISTEN_FDS`, `LISTEN_FDNAMES`) and binds the
-//! rest. A socket that was handed over belongs to the listener (or `/metrics`) with its address, else to the listener with
+//! rest. A socket that was handed over belongs to the listener (or `/metrics`, or `admin.listen`) with its address, else to the listener with
 //! its name in `socket_name`. One that belongs to none is an error: clients would connect to it and nobody would answer.
 
 use std::io;
@@ -22,6 +22,8 @@ const UNPRIVILEGED: u16 = 1024;
 pub struct Sockets {
     /// One for each listener.
     pub(super) listeners: Vec<Listening>,
+    /// One for each address of the admin interface.
+    pub(super) admin: Vec<Listening>,
     /// For `/metrics`, if that is enabled.
     pub(super) metrics: Option<Listening>,
 }
@@ -79,6 +81,7 @@ impl Sockets {
             Some(Listening::inherited(inherited.swap_remove(place).socket))
         };
         let mut listeners: Vec<_> = config.listeners.iter().map(|listener| by_address(listener.address)).collect();
+        let admin: Vec<_> = config.admin.listen.iter().map(|address| by_address(*address)).collect();
         let mut metrics = if config.metrics.enabled { by_address(config.metrics.address) } else { None };
         for (place, listener) in listeners.iter_mut().zip(&config.listeners) {
             let is_its = |socket: &Inherited| !socket.name.is_empty() && socket.name == listener.socket_name;
@@ -96,10 +99,14 @@ impl Sockets {
         let listeners = listeners
             .map(|(found, address)| found.map_or_else(|| Listening::at(address), Ok))
             .collect::<Result<_, _>>()?;
+        let admin = admin.into_iter().zip(&config.admin.listen);
+        let admin = admin
+            .map(|(found, address)| found.map_or_else(|| Listening::at(*address), Ok))
+            .collect::<Result<_, _>>()?;
         if config.metrics.enabled && metrics.is_none() {
             metrics = Some(Listening::at(config.metrics.address)?);
         }
-        Ok(Self { listeners, metrics })
+        Ok(Self { listeners, admin, metrics })
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn seconds(time: Duration) -> String {
 }
 
 /// Appends `2026-11-25T19:04:45.123Z`; the time is since 1970-01-01 UTC.
-pub(super) fn write_millis(out: &mut Vec<u8>, time: Duration) {
+pub fn write_millis(out: &mut Vec<u8>, time: Duration) {
     out.extend_from_slice(&to_the_second(UnixTime(u32::try_from(time.as_secs()).unwrap_or(u32::MAX))));
     let [_, a, b, c] = four(time.subsec_millis());
     out.extend_from_slice(&[b'.', a, b, c, b'Z']);

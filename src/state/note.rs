@@ -34,6 +34,11 @@ impl Note {
         Self { storage: Some(storage), file: "state/allowances", about }
     }
 
+    /// The end of the audit log. Without it a cut-off end of the log cannot be told.
+    pub fn of_audit(storage: Arc<dyn Storage>) -> Self {
+        Self { storage: Some(storage), file: "state/audit", about: "where the audit log ended" }
+    }
+
     /// The MTA-STS policies that were fetched. Without them domains are as unprotected as at the first look.
     pub fn of_sts(storage: Arc<dyn Storage>) -> Self {
         let about = "which MTA-STS policies hold: they are fetched again";

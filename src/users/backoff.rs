@@ -27,7 +27,7 @@ const ENTRIES: usize = 65_536;
 type Row = [u8; 16];
 
 /// Counts of failures.
-pub(super) struct BackOff {
+pub(crate) struct BackOff {
     key: hmac::Key,
     tables: Mutex<Tables>,
 }

@@ -109,6 +109,15 @@ pub enum EditError {
 /// Makes a change; the file is on stable storage then, or as it was. Whoever changes it at the same time waits. A file that
 /// is new gets the group that reads it. Blocks.
 pub fn edit(path: &Path, edit: &Edit, reader: Option<u32>) -> Result<(), EditError> {
+    rewrite(path, reader, |before| edited(before, edit, path))
+}
+
+/// The same for any file of secrets: `change` gives its new text.
+pub fn rewrite<E: From<EditError>>(
+    path: &Path,
+    reader: Option<u32>,
+    change: impl FnOnce(&str) -> Result<String, E>,
+) -> Result<(), E> {
     let failed = |error| EditError::Write { path: path.to_owned(), error };
     // A link is followed: what it names is replaced, not the link.
     let real = if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
@@ -124,9 +133,9 @@ pub fn edit(path: &Path, edit: &Edit, reader: Option<u32>) -> Result<(), EditErr
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         _ => text(&real)?,
     };
-    let after = edited(&before, edit, path)?;
+    let after = change(&before)?;
     replace(&real, folder, &after, reader).map_err(failed)?;
-    lock.sync_all().map_err(failed)
+    Ok(lock.sync_all().map_err(failed)?)
 }
 
 /// Everybody of a file, for who may change it. Blocks on the disk.
@@ -134,7 +143,8 @@ pub fn read(path: &Path) -> Result<Table, EditError> {
     Ok(Table::parse(&text(path)?, path)?)
 }
 
-fn text(path: &Path) -> Result<String, EditError> {
+/// The text of a file of secrets, for who may change it. Blocks on the disk.
+pub fn text(path: &Path) -> Result<String, EditError> {
     let content = match trusted::read(path, Holds::Secret) {
         // The daemon's user may own it, and root change it.
         Err(trusted::Error::Owner { .. }) if rustix::process::geteuid().is_root() => {

@@ -9,7 +9,7 @@
 //! tell the reason. The one difference left: hashes of another cost than most of the file's take another time.
 
 pub mod allowance;
-mod backoff;
+pub(crate) mod backoff;
 mod cache;
 pub mod edit;
 pub mod file;
@@ -97,10 +97,10 @@ struct Source {
 
 /// What tells that a file has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp([i64; 6]);
+pub(crate) struct Stamp([i64; 6]);
 
 impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let of = |metadata: Metadata| {
             let number = |value: u64| i64::from_ne_bytes(value.to_ne_bytes());
             let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
@@ -195,35 +195,38 @@ impl Users {
         inner.is_strict.store(policy == SenderPolicy::Enforce, Ordering::Relaxed);
     }
 
-    /// Reads the file again if it has changed. A bad one changes nothing, and is told once. Blocks on the disk.
-    pub fn look(&self) {
+    /// Reads the file again if it has changed; gives how many users there were and are. A bad one changes nothing, and is
+    /// told once. Blocks on the disk.
+    pub fn look(&self) -> Option<Result<(usize, usize), String>> {
         let (path, before) = {
             let source = self.inner.source.lock();
-            let Some(path) = source.path.clone() else { return };
-            (path, source.stamp)
+            (source.path.clone()?, source.stamp)
         };
         let stamp = Stamp::of(&path);
         if stamp == before && stamp.is_some() {
-            return;
+            return None;
         }
         match prepare(Some(&path), self.policy()) {
             Ok(prepared) => {
-                let users = prepared.table.len();
+                let (before, users) = (self.inner.table.load().len(), prepared.table.len());
                 self.apply(prepared);
                 tracing::info!(path = %path.display(), users, "the users file has been read again");
+                Some(Ok((before, users)))
             }
-            Err(error) => self.hold(stamp, error.to_string()),
+            Err(error) => self.hold(stamp, error.to_string()).map(Err),
         }
     }
 
-    fn hold(&self, stamp: Option<Stamp>, error: String) {
+    fn hold(&self, stamp: Option<Stamp>, error: String) -> Option<String> {
         let mut source = self.inner.source.lock();
         source.stamp = stamp;
         self.inner.metrics.file(false, self.inner.table.load().len());
-        if source.error.as_ref() != Some(&error) {
+        let is_new = source.error.as_ref() != Some(&error);
+        if is_new {
             tracing::error!(%error, "the users file cannot be used; the one before stays in force");
-            source.error = Some(error);
+            source.error = Some(error.clone());
         }
+        is_new.then_some(error)
     }
 
     /// How the file is.

@@ -38,7 +38,7 @@ fn base(place: &str) -> String {
     }
     format!(
         "hostname = \"old.test\"\nuser = \"a\"\n[spool]\npath = \"{place}/spool\"\nsegment_size = \"1MiB\"\nreserve = \"1MiB\"\n\
-         [journal]\npath = \"{place}/journal\"\n[admin]\nsocket = \"{place}/admin.sock\"\n[metrics]\naddress = \"127.0.0.1:0\"\n\
+         [journal]\npath = \"{place}/journal\"\n[admin]\nsocket = \"{place}/admin.sock\"\nlisten = [\"127.0.0.1:0\"]\ntokens = \"{place}/0.tokens\"\n[metrics]\naddress = \"127.0.0.1:0\"\n\
          [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"starttls\"\nauth = true\nclient_certificates = true\n[users]\nfile = \"{place}/0.users\"\n[[certificate]]\n\
          chain = \"{place}/0.pem\"\nkey = \"{place}/0.key\"\n[limits]\nsite_rate = \"1/s\"\nrate = \"1/s\"\n\
          bytes = \"1MB/s\"\n[[limits.rule]]\nsite = \"a\"\nconnections = 1\nmessages_per_connection = 1\n\
@@ -88,14 +88,22 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
     match name {
         "spool.path" => text(&format!("{place}/other")),
         "admin.socket" => text(&format!("{place}/other.sock")),
-        "journal.path" => text(&format!("{place}/other")),
         "privacy.mask" => text("partial"),
         "privacy.key_file" => text(&format!("{place}/other.key")),
+        "journal.path" | "admin.audit" => text(&format!("{place}/other")),
+        "admin.listen" => texts("127.0.0.2:0"),
+        "admin.tokens" => {
+            let file = format!("{place}/tokens");
+            users(Path::new(&file));
+            text(&file)
+        }
         "spool.attempts" => text("sync"),
         "spool.key_files" => texts(&format!("{place}/other.key")),
         "spool.deadline" => text("2m"),
         "listener.address" | "metrics.address" => text("127.0.0.2:0"),
-        "listener.networks" | "listener.proxy_networks" | "dns.allow_networks" => texts("10.0.0.0/8"),
+        "listener.networks" | "listener.proxy_networks" | "dns.allow_networks" | "admin.networks" => {
+            texts("10.0.0.0/8")
+        }
         "listener.max_header_size" => text("2KiB"),
         "listener.postmaster" => text("p@a.test"),
         "listener.bare_line_end" => text("normalize"),
@@ -173,6 +181,7 @@ fn certificates(folder: &Path) {
         }
     }
     users(&folder.join("0.users"));
+    users(&folder.join("0.tokens"));
 }
 
 /// A file of no users.

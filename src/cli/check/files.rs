@@ -47,6 +47,9 @@ pub(super) fn look(path: &Path, config: &Config, found: &mut Findings) {
     if let Some(path) = config.users.path() {
         users(path, daemon.as_ref(), found);
     }
+    if let Some(path) = config.admin.tokens_path() {
+        tokens(path, daemon.as_ref(), found);
+    }
     spool(&config.spool.path, daemon.as_ref(), found);
     for path in &config.spool.key_files {
         secret("spool.key_files", path, daemon.as_ref(), found);
@@ -219,6 +222,25 @@ fn users(path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
     }
     if let Some(daemon) = daemon.filter(|daemon| path.exists() && !daemon.may(path, READ)) {
         daemon.tell(format!("users.file: user {} cannot read {}", daemon.user, path.display()), found);
+    }
+}
+
+/// The same of a tokens' file.
+fn tokens(path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
+    use crate::admin::tokens::{FileError, Table};
+    let read = match Table::read(path) {
+        Err(FileError::Read(trusted::Error::Owner { owner, .. }))
+            if daemon.is_some_and(|daemon| daemon.is_configured && daemon.user == owner) =>
+        {
+            fs::read(path).map_or(Ok(Table::default()), |content| Table::parse(&content, path))
+        }
+        read => read,
+    };
+    if let Err(error) = read {
+        found.errors.push(format!("admin.tokens: {error}: the daemon will not start"));
+    }
+    if let Some(daemon) = daemon.filter(|daemon| path.exists() && !daemon.may(path, READ)) {
+        daemon.tell(format!("admin.tokens: user {} cannot read {}", daemon.user, path.display()), found);
     }
 }
 
