@@ -48,6 +48,7 @@ fn report() -> Report {
             cipher: "TLS13_AES_256_GCM_SHA384",
             proof: hikyaku::message::Proof::None,
         }),
+        tls_policy: None,
         relayed_dsn: false,
         in_doubt: false,
         hung_up: false,
@@ -56,7 +57,7 @@ fn report() -> Report {
 
 fn tell(journal: &Journal, id: u64, envelope: &Envelope, report: &Report, clock: &Clock) {
     let subject = Subject { id: MessageId(id), envelope: Some(envelope), recipient: 0, site: None };
-    journal.tell(&Event::Received { subject, size: 10_240, client: Some([127, 0, 0, 1].into()), user: None });
+    journal.tell(&Event::Received { subject, size: 10_240, client: Some([127, 0, 0, 1].into()), user: None, dkim: "" });
     journal.tell(&Event::Decided(Decision {
         subject: Subject { site: Some("mx1.mail.example.test"), ..subject },
         verdict: Verdict::Delivered,

@@ -15,9 +15,9 @@ mod limits;
 mod reload;
 mod settings;
 mod sockets;
+mod tls_reports;
 mod watchdog;
 
-use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
 use crate::state::{LearntStore, Note, Orders, Pins};
 use crate::tls::{Acceptor, Certificates};
 use crate::users::Users;
-use crate::{admin, dns, submission};
+use crate::{admin, spool, submission};
 
 use doors::Doors;
 pub use drain::Remains;
@@ -61,6 +61,8 @@ pub use reload::{ReloadError, SetLogFilter};
 pub use settings::{dns as dns_settings, is_local, mask};
 use sockets::Listening;
 pub use sockets::Sockets;
+use tls_reports::KeptPolicies;
+pub use tls_reports::TlsReports;
 pub use watchdog::Watchdog;
 use watchdog::{Part, Parts, Sign};
 
@@ -68,20 +70,6 @@ use watchdog::{Part, Parts, Sign};
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Lines of log about recipients in doubt: one transaction at each of 2,000 connections, and 5 ms of outcomes.
 const MAX_NAMED_DOUBTS: usize = 20_000;
-
-/// MTA-STS policies in a file of the state.
-#[derive(Debug)]
-struct KeptPolicies(Note);
-
-impl dns::Keeper for KeptPolicies {
-    fn read(&self) -> Option<Vec<u8>> {
-        self.0.read()
-    }
-
-    fn replace(&self, content: &[u8]) -> io::Result<()> {
-        self.0.replace(content)
-    }
-}
 
 /// What a process gives to the one daemon that it runs from a file.
 pub struct Attachment {
@@ -118,6 +106,10 @@ pub struct Daemon {
     certificates: Arc<ArcSwap<Certificates>>,
     /// Keeps MTA-STS policies.
     sts: Arc<KeptPolicies>,
+    /// Tells domains how TLS with them goes.
+    tls_reports: TlsReports,
+    /// Where it is written down how it went.
+    tls_note: Note,
     doors: Doors,
     control: admin::Control,
     started: Instant,
@@ -171,13 +163,11 @@ impl Daemon {
         let claimed = Spool::claim(spool::Settings { keys, ..settings::spool(&config) }, disk.clone())?;
         let spool = config.spool.path.clone();
         let pins = Pins::open(disk.clone()).map_err(|error| Error::Pins { spool: spool.clone(), error })?;
-        let spent = Note::of_spent(disk.clone());
-        let warmups = Note::of_warmups(disk.clone());
         let sent = Note::of_allowances(disk.clone());
         let users = accounts::begin(accounts, &sent, clock, &registry)?;
-        let sts = Arc::new(KeptPolicies(Note::of_sts(disk.clone())));
+        let (tls_note, tally, sts) = tls_reports::begin(&config, &disk, clock, &registry);
         let audit = Audit::open(settings::audit(&config), Note::of_audit(disk.clone()), clock, &registry);
-        let orders = Orders::open(disk, clock.wall()).map_err(|error| Error::Orders { spool, error })?;
+        let orders = Orders::open(disk.clone(), clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics, (sockets.admin, admin_tls))?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname, sts.clone())?, clock, &registry)?);
         let journal = settings::open_journal(&config, claimed.start(), clock, &registry)?;
@@ -189,15 +179,17 @@ impl Daemon {
             .with_journal(journal.clone())
             .with_signer(signer.clone())
             .with_learnt(learnt)
-            .with_spent(spent)
-            .with_warmups(warmups)
+            .with_spent(Note::of_spent(disk.clone()))
+            .with_warmups(Note::of_warmups(disk))
             .with_pins(pins);
-        let deliverer = Deliverer::new(settings::delivery(&config, &classifier), spool.clone(), clock, &registry);
+        let deliverer =
+            Deliverer::new(settings::delivery(&config, &classifier, &tally), spool.clone(), clock, &registry);
         let deliverer = or_abandon(&spool, deliverer.map_err(Error::from)).await?;
         let watchers = scheduling(&queue, &deliverer);
         let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry)
             .with_users(users.clone())
             .with_signer(signer.clone());
+        let tls_reports = tls_reports::of(tally, (spool.clone(), queue.clone(), signer.clone()), clock, &registry);
         let parts = Parts::default();
         let daemon = Self {
             threads,
@@ -220,6 +212,8 @@ impl Daemon {
             tokens,
             audit,
             sts,
+            tls_reports,
+            tls_note,
             registry,
             stop_watching: CancellationToken::new(),
             watchers,
@@ -344,12 +338,13 @@ impl Daemon {
         self.watchers.spawn(upkeep(registry, spool, gauges, process, clock, stop));
     }
 
-    /// Looks at the users file, and writes down what users have sent.
+    /// Looks at the users file, and writes down what users have sent; reports how TLS goes.
     fn watch_users(&mut self) {
         let note = self.sent.clone();
         let (users, tokens, audit) = (self.users.clone(), self.tokens.clone(), self.audit.clone());
         let (registry, stop) = (self.registry.clone(), self.stop_watching.clone());
-        self.watchers.spawn(accounts::watch(users, tokens, audit, note, registry, stop));
+        self.watchers.spawn(accounts::watch(users, tokens, audit, note, registry.clone(), stop.clone()));
+        self.watchers.spawn(self.tls_reports.clone().run(self.tls_note.clone(), registry, stop));
     }
 
     /// Everything but the accept loops that the watchdog is to look at.
@@ -394,6 +389,7 @@ impl Daemon {
             users: self.users.clone(),
             tokens: self.tokens.clone(),
             audit: self.audit.clone(),
+            tally: self.tls_reports.tally().clone(),
             panics: self.registry.panics(),
             still: self.parts.still.clone(),
             wall: Bulkhead::new(&self.registry, "admin"),

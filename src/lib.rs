@@ -12,7 +12,7 @@
 //!
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
 //! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`], [`simulate`], [`audit`] →
-//! [`spool`], [`state`], [`dns`] → [`bounce`], [`dkim`], [`limit`], [`log`], [`tls`], [`users`] → [`reply`], [`provider`] →
+//! [`spool`], [`state`], [`dns`] → [`bounce`], [`dkim`], [`limit`], [`log`], [`tls`], [`tlsrpt`], [`users`] → [`reply`], [`provider`] →
 //! [`journal`] → [`message`] →
 //! [`smtp`] → [`config::units`] → [`panics`] → [`clock`], [`metrics`], [`pulse`].
 
@@ -48,6 +48,7 @@ pub mod state;
 pub mod submission;
 pub mod text;
 pub mod tls;
+pub mod tlsrpt;
 pub mod trusted;
 pub mod unseen;
 pub mod users;

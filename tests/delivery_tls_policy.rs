@@ -6,6 +6,7 @@ mod errand;
 #[path = "common/fake_mx.rs"]
 mod fake_mx;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -13,8 +14,8 @@ use errand::{Log, Run, errand};
 use fake_mx::{Act, Certificate, FakeMx, Running, Step};
 use hikyaku::dns::security::{HostDane, Matching, Security, Tlsa};
 use hikyaku::dns::sts::Policy;
-use hikyaku::dns::{Plan, TlsPolicy};
-use hikyaku::message::{Outcome, Phase, Proof};
+use hikyaku::dns::{MxProof, Plan, TlsPolicy, Transport};
+use hikyaku::message::{Outcome, Phase, Proof, TlsWish};
 use hikyaku::smtp::status::Status;
 use rustls::server::ParsedCertificate;
 
@@ -366,4 +367,151 @@ async fn a_host_whose_tls_is_not_good_enough_is_left_for_the_next_one() {
 
     assert_eq!(came(&log, &b), Came::Encrypted(Proof::Pkix));
     assert_eq!(a.transactions().len(), 0);
+}
+
+/// A receiver under TLS that announces REQUIRETLS, or does not.
+async fn relay(certificate: Certificate, address: IpAddr, port: u16, knows_requiretls: bool) -> Running {
+    let extensions: &[&str] =
+        if knows_requiretls { &["STARTTLS", "REQUIRETLS", "PIPELINING"] } else { &["STARTTLS", "PIPELINING"] };
+    FakeMx::with(extensions).certificate(certificate).start_at(address, port).await
+}
+
+/// What is done to the plan.
+type Change = fn(&mut Plan);
+
+fn loopback(last: u8) -> IpAddr {
+    IpAddr::from([127, 5, 2, last])
+}
+
+fn known(plan: &mut Plan) {
+    plan.mx_proof = MxProof::Known;
+}
+
+/// The status that the message bounced by.
+fn bounced(log: &Log) -> (Phase, Status) {
+    match (&log.reports[..], &log.failed[..]) {
+        ([(1, outcomes)], []) => match &outcomes[..] {
+            [Outcome::Bounced(report)] => (report.phase, report.reply.status.unwrap()),
+            _ => panic!("{log:?}"),
+        },
+        ([], [(1, Outcome::Bounced(report))]) => (report.phase, report.reply.status.unwrap()),
+        _ => panic!("{log:?}"),
+    }
+}
+
+#[tokio::test]
+async fn requiretls_goes_to_a_verified_host_of_a_known_name_that_offers_it_and_is_passed_on() {
+    let ways: [(&str, Change, Certificate, Proof); 5] = [
+        ("signed MX records", known, Certificate::Good, Proof::Pkix),
+        ("MTA-STS", |plan| plan.security = sts("testing", "*.example.test"), Certificate::Good, Proof::Pkix),
+        ("a route", |plan| plan.transport = Transport::Relay, Certificate::Good, Proof::Pkix),
+        ("no MX records", |plan| plan.domain = "mx0.example.test".into(), Certificate::Good, Proof::Pkix),
+        (
+            "DANE",
+            |plan| {
+                let own = record(Certificate::SelfSigned, 0, false, true, Matching::Sha256);
+                (plan.mx_proof, plan.security) = (MxProof::Known, dane("mx0.example.test", [own]));
+            },
+            Certificate::SelfSigned,
+            Proof::Dane,
+        ),
+    ];
+    for (way, change, certificate, proof) in ways {
+        let mx = relay(certificate, IpAddr::from([127, 0, 0, 1]), 0, true).await;
+
+        let asking = errand(1, CONTENT).asking(TlsWish::Required, false);
+        let log = Run::to(&[&mx]).plan(change).ready([asking]).go().await;
+
+        assert_eq!(came(&log, &mx), Came::Encrypted(proof), "{way}");
+        assert!(mx.transactions()[0].mail.ends_with(" REQUIRETLS"), "{way}: {:?}", mx.transactions());
+    }
+    // Who does not ask for it does not say it.
+    let mx = relay(Certificate::Good, IpAddr::from([127, 0, 0, 1]), 0, true).await;
+    let log = Run::to(&[&mx]).plan(known).ready([errand(1, CONTENT)]).go().await;
+    assert_eq!(came(&log, &mx), Came::Encrypted(Proof::None));
+    assert!(!mx.transactions()[0].mail.contains("REQUIRETLS"));
+}
+
+#[tokio::test]
+async fn where_tls_cannot_be_had_as_requiretls_wants_it_the_message_bounces_and_nothing_is_sent() {
+    for wrong in ALL.into_iter().filter(|wrong| *wrong != Wrong::Nothing) {
+        let mx = wrong.start().await;
+        let asking = errand(1, CONTENT).asking(TlsWish::Required, false);
+        let log = Run::to(&[&mx]).plan(known).ready([asking]).go().await;
+
+        assert!(!mx.commands().iter().any(|command| command.starts_with("MAIL")), "{wrong:?}");
+        match wrong {
+            // What broke may work the next time.
+            Wrong::Stall | Wrong::Closes => assert!(matches!(came(&log, &mx), Came::Deferred(_)), "{wrong:?}"),
+            _ => assert_eq!(bounced(&log), (Phase::StartTls, Status::new(5, 7, 10)), "{wrong:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn requiretls_needs_to_know_who_the_host_is() {
+    let unproven: [Change; 3] =
+        [|_| {}, |plan| plan.security = sts("enforce", "*.other.test"), |plan| plan.tls = TlsPolicy::None];
+    for change in unproven {
+        let mx = relay(Certificate::Good, IpAddr::from([127, 0, 0, 1]), 0, true).await;
+        let asking = errand(1, CONTENT).asking(TlsWish::Required, false);
+        let log = Run::to(&[&mx]).plan(change).ready([asking]).go().await;
+        assert_eq!((bounced(&log), mx.connections()), ((Phase::StartTls, Status::new(5, 7, 10)), 0));
+    }
+    let mx = relay(Certificate::Good, IpAddr::from([127, 0, 0, 1]), 0, true).await;
+    let asking = errand(1, CONTENT).asking(TlsWish::Required, false);
+    let log = Run::to(&[&mx]).plan(|plan| plan.mx_proof = MxProof::Pending).ready([asking]).go().await;
+    assert_eq!(came(&log, &mx), FAILED, "a policy that cannot be had now may be had later");
+}
+
+#[tokio::test]
+async fn a_host_without_requiretls_is_left_for_the_next_one_and_when_there_is_none_the_message_bounces() {
+    let a = relay(Certificate::Good, loopback(1), 0, false).await;
+    let b = relay(Certificate::Good, loopback(2), a.address.port(), true).await;
+    let asking = || errand(1, CONTENT).asking(TlsWish::Required, false);
+
+    let log = Run::to(&[&a, &b]).plan(known).ready([asking()]).go().await;
+    assert_eq!((came(&log, &b), a.transactions().len()), (Came::Encrypted(Proof::Pkix), 0));
+    assert_eq!(a.commands().last().map(String::as_str), Some("QUIT"));
+
+    let c = relay(Certificate::Good, loopback(3), a.address.port(), false).await;
+    let log = Run::to(&[&a, &c]).plan(known).ready([asking()]).go().await;
+    assert_eq!(bounced(&log), (Phase::Mail, Status::new(5, 7, 30)));
+    assert_eq!(a.transactions().len() + c.transactions().len(), 0);
+}
+
+#[tokio::test]
+async fn a_dsn_prefers_requiretls_and_goes_without_it_rather_than_not_at_all() {
+    let asking = || errand(1, CONTENT).asking(TlsWish::Required, true);
+    for (certificate, knows, plan, proof) in [
+        (Certificate::Good, true, known as Change, Proof::Pkix),
+        (Certificate::Good, false, known, Proof::Pkix),
+        (Certificate::Expired, true, known, Proof::None),
+        (Certificate::Good, true, |_| {}, Proof::None),
+    ] {
+        let mx = relay(certificate, IpAddr::from([127, 0, 0, 1]), 0, knows).await;
+        let log = Run::to(&[&mx]).plan(plan).ready([asking()]).go().await;
+
+        assert_eq!(came(&log, &mx), Came::Encrypted(proof));
+        let says = mx.transactions()[0].mail.contains("REQUIRETLS");
+        assert_eq!(says, knows && proof == Proof::Pkix, "only to whom is known for who they are");
+    }
+}
+
+#[tokio::test]
+async fn a_waiver_goes_through_whatever_is_wrong_unless_the_operator_says_no() {
+    let asking = || errand(1, CONTENT).asking(TlsWish::Waived, false);
+    let security = [sts("enforce", "mx7.example.test"), security(HostDane::Unknown), None];
+    for (security, tls) in security.into_iter().zip([TlsPolicy::Opportunistic, TlsPolicy::Dane, TlsPolicy::Required]) {
+        let strict = |plan: &mut Plan| (plan.tls, plan.security) = (tls, security.clone());
+        for wrong in [Wrong::NotOffered, Wrong::Alert, Wrong::Expired] {
+            let mx = wrong.start().await;
+            let log = Run::to(&[&mx]).plan(strict).ready([asking()]).go().await;
+            let expected = if wrong == Wrong::Expired { Came::Encrypted(Proof::None) } else { Came::InClear };
+            assert_eq!(came(&log, &mx), expected, "{tls:?} {wrong:?}");
+        }
+        let mx = Wrong::NotOffered.start().await;
+        let run = Run::to(&[&mx]).plan(strict).settings(|settings| settings.honors_waivers = false);
+        assert!(matches!(came(&run.ready([asking()]).go().await, &mx), Came::Deferred(_)), "{tls:?}");
+    }
 }

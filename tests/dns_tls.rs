@@ -1,6 +1,10 @@
 //! What plans know of TLS: TLSA records from a signed zone, and MTA-STS policies from an HTTPS server, both on loopback.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+#[path = "common/daemon.rs"]
+mod client;
+#[path = "common/fake_mx.rs"]
+mod fake_mx;
 #[path = "common/policy_host.rs"]
 mod policy_host;
 #[path = "common/signed_zone.rs"]
@@ -8,11 +12,13 @@ mod signed_zone;
 
 use std::sync::Arc;
 
+use fake_mx::{Certificate, FakeMx};
 use hickory_proto::rr::RecordType;
 use hikyaku::clock::Clock;
+use hikyaku::daemon::Daemon;
 use hikyaku::dns::security::{HostDane, Security};
 use hikyaku::dns::sts::Mode;
-use hikyaku::dns::{Dnssec, Keeper, Plan, Planner, Roots, Settings, StsSettings, TlsPolicy};
+use hikyaku::dns::{Dnssec, Keeper, MxProof, Plan, Planner, Roots, Settings, StsSettings, TlsPolicy};
 use hikyaku::metrics::Registry;
 use hikyaku::smtp::status::Status;
 use parking_lot::Mutex;
@@ -21,8 +27,9 @@ use signed_zone::{Running, Signed};
 
 const DIGEST: [u8; 32] = [7; 32];
 
+/// What was kept, and failures.
 #[derive(Debug, Default)]
-struct Memory(Mutex<Option<Vec<u8>>>);
+struct Memory(Mutex<Option<Vec<u8>>>, Mutex<Vec<(String, &'static str)>>);
 
 impl Keeper for Memory {
     fn read(&self) -> Option<Vec<u8>> {
@@ -32,6 +39,10 @@ impl Keeper for Memory {
     fn replace(&self, content: &[u8]) -> std::io::Result<()> {
         *self.0.lock() = Some(content.to_vec());
         Ok(())
+    }
+
+    fn failed(&self, domain: &str, result: &'static str, _why: &str) {
+        self.1.lock().push((domain.to_owned(), result));
     }
 }
 
@@ -149,6 +160,22 @@ async fn without_signatures_of_mx_or_address_there_is_no_dane() {
 }
 
 #[tokio::test]
+async fn secure_mx_records_behind_an_alias_count_only_if_that_is_secure_too() {
+    let mut all = zone();
+    all.tlsa("mx0.example.test", (3, 1, 1), &DIGEST).cname("alias.test", "example.test");
+    all.insecure("insecure.test").cname("insecure.test", "example.test");
+    let dns = all.start().await;
+    let planner = planner(settings(&dns, Dnssec::On));
+
+    for (domain, is_known) in [("example.test", true), ("alias.test", true), ("insecure.test", false)] {
+        let plan = planner.plan(domain).await.unwrap();
+
+        assert_eq!(plan.mx_proof == MxProof::Known, is_known, "{domain}");
+        assert_eq!(of(&plan, "mx0.example.test").is_some(), is_known, "{domain}");
+    }
+}
+
+#[tokio::test]
 async fn a_domain_without_mx_records_has_the_tlsa_records_of_its_own_name() {
     let mut zone = Signed::new();
     zone.address("example.test", [127, 0, 0, 1]).tlsa("example.test", (3, 1, 1), &DIGEST);
@@ -194,7 +221,8 @@ async fn nothing_is_asked_for_where_the_policy_has_no_use_for_it() {
     let mut zone = zone();
     zone.tlsa("mx0.example.test", (3, 1, 1), &DIGEST).txt("_mta-sts.example.test", "v=STSv1; id=1;");
     let dns = zone.start().await;
-    for policy in [TlsPolicy::None, TlsPolicy::Verified] {
+    // Under `verified` the names in MX records must be known to be right: these alone are validated.
+    for (policy, is_validated) in [(TlsPolicy::None, false), (TlsPolicy::Verified, true)] {
         let sts = PolicyHost::start("").await;
         let settings = Settings {
             default_tls: policy,
@@ -202,10 +230,12 @@ async fn nothing_is_asked_for_where_the_policy_has_no_use_for_it() {
             ..settings(&dns, Dnssec::On)
         };
 
-        assert_eq!(plan(settings).await.security, None);
+        let plan = plan(settings).await;
+
+        assert_eq!((&plan.security, plan.mx_proof == MxProof::Known), (&None, is_validated));
+        let asked = [RecordType::TLSA, RecordType::TXT].map(|kind| dns.asked(kind));
+        assert_eq!((asked, dns.asked(RecordType::DNSKEY) > 0), ([0, 0], is_validated));
     }
-    let asked = [RecordType::TLSA, RecordType::TXT, RecordType::DNSKEY].map(|kind| dns.asked(kind));
-    assert_eq!(asked, [0, 0, 0]);
 }
 
 fn sts_settings(host: &PolicyHost, keeper: Arc<Memory>) -> StsSettings {
@@ -241,17 +271,22 @@ async fn an_mta_sts_policy_is_fetched_verified_and_part_of_the_plan() {
 #[tokio::test]
 async fn what_is_no_policy_or_cannot_be_trusted_is_as_none() {
     let long = format!("{POLICY}{}", "x: y\n".repeat(20_000));
-    for host in [
-        PolicyHost::start("version: STSv1\nmode: enforce\n").await,
-        PolicyHost::start(&long).await,
-        PolicyHost::start(POLICY).await.with_head("301 Moved\r\nLocation: https://mta-sts.example.test/x"),
-        PolicyHost::start(POLICY).await.with_head("200 OK\r\nContent-Type: text/html"),
-        PolicyHost::start("version: STSv1\nmode: none\nmax_age: 100\n").await,
-        PolicyHost::start_with(POLICY, include_bytes!("data/tls/expired.pem")).await,
-        PolicyHost::start_with(POLICY, include_bytes!("data/tls/wrong-name.pem")).await,
+    let moved = "301 Moved\r\nLocation: https://mta-sts.example.test/x";
+    let (fetch, invalid, untrusted) = ("sts-policy-fetch-error", "sts-policy-invalid", "sts-webpki-invalid");
+    for (host, failure) in [
+        (PolicyHost::start("version: STSv1\nmode: enforce\n").await, Some(invalid)),
+        (PolicyHost::start(&long).await, Some(fetch)),
+        (PolicyHost::start(POLICY).await.with_head(moved), Some(fetch)),
+        (PolicyHost::start(POLICY).await.with_head("200 OK\r\nContent-Type: text/html"), Some(invalid)),
+        (PolicyHost::start("version: STSv1\nmode: none\nmax_age: 100\n").await, None),
+        (PolicyHost::start_with(POLICY, include_bytes!("data/tls/expired.pem")).await, Some(untrusted)),
+        (PolicyHost::start_with(POLICY, include_bytes!("data/tls/wrong-name.pem")).await, Some(untrusted)),
     ] {
-        assert_eq!(by_sts(with_sts("a1"), &host, Arc::default()).await, None);
+        let keeper = Arc::<Memory>::default();
+        assert_eq!(by_sts(with_sts("a1"), &host, keeper.clone()).await, None);
         assert!(host.connections() == 1, "it was asked");
+        let told: Vec<_> = keeper.1.lock().iter().map(|(domain, result)| (domain.clone(), *result)).collect();
+        assert_eq!(told, Vec::from_iter(failure.map(|failure| ("example.test".to_owned(), failure))));
     }
 }
 
@@ -277,4 +312,161 @@ async fn a_known_policy_holds_over_a_restart_and_whatever_dns_and_its_host_say()
     let fresh = PolicyHost::start(&POLICY.replace("enforce", "testing")).await;
     let policy = by_sts(with_sts("b2"), &fresh, keeper).await.unwrap().sts.clone().unwrap();
     assert_eq!((&*policy.id, policy.mode), ("b2", Mode::Testing));
+}
+
+#[tokio::test]
+async fn a_report_is_posted_over_https_to_who_shows_the_right_certificate() {
+    let mut zone = with_sts("a1");
+    zone.address("other.example.test", [127, 0, 0, 1]);
+    let (host, dns) = (PolicyHost::start("").await, zone.start().await);
+    let settings = Settings { sts: Some(sts_settings(&host, Arc::default())), ..settings(&dns, Dnssec::Off) };
+    let planner = planner(settings);
+    let port = host.address.port();
+
+    let post = async |uri: String| planner.post(&uri, "application/tlsrpt+gzip", vec![0x1f, 0x8b].into()).await;
+    post(format!("https://mta-sts.example.test:{port}/v1?a=b")).await.unwrap();
+    let untrusted = post(format!("https://other.example.test:{port}/")).await.unwrap_err();
+
+    let posts = host.posts();
+    let [posted] = &posts[..] else { panic!("{posts:?}") };
+    assert!(
+        posted.starts_with("POST /v1?a=b HTTP/1.1\r\n") && posted.ends_with("\r\n\r\n\u{1f}\u{fffd}"),
+        "{posted:?}"
+    );
+    assert!(posted.contains("content-type: application/tlsrpt+gzip\r\n"), "{posted:?}");
+    assert!(untrusted.contains("NotValidForName"), "{untrusted}");
+    let refusing = host.with_head("500 No");
+    assert_eq!(
+        post(format!("https://mta-sts.example.test:{port}/")).await,
+        Err("the answer is 500 Internal Server Error".to_owned())
+    );
+    assert_eq!(refusing.posts().len(), 2);
+}
+
+#[tokio::test]
+async fn a_policy_is_fetched_again_a_day_later_though_nobody_sends() {
+    let (host, keeper) = (PolicyHost::start(&POLICY.replace("enforce", "testing")).await, Arc::<Memory>::default());
+    let now = Clock::system().wall().0;
+    let kept = |domain: &str, fetched: u32| {
+        serde_json::json!({"domain": domain, "id": "a1", "mode": "enforce", "mx": ["*.example.test"],
+            "max_age": 604_800, "fetched": fetched})
+    };
+    let all = [kept("example.test", now - 90_000), kept("fresh.test", now - 80_000), kept("old.test", now - 700_000)];
+    keeper.replace(&serde_json::to_vec(&all).unwrap()).unwrap();
+    let mut zone = with_sts("a1");
+    zone.txt("_mta-sts.fresh.test", "v=STSv1; id=b;").txt("_mta-sts.old.test", "v=STSv1; id=b;");
+    let dns = zone.start().await;
+
+    let _planner = planner(Settings { sts: Some(sts_settings(&host, keeper.clone())), ..settings(&dns, Dnssec::Off) });
+
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let is_renewed = || String::from_utf8_lossy(&keeper.read().unwrap()).contains("testing");
+    while !is_renewed() {
+        assert!(std::time::Instant::now() < end, "it is fetched and kept");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!((host.requests(), dns.asked(RecordType::TXT)), (1, 1), "neither one that is new nor one that is over");
+}
+
+/// What becomes of a message to `u@example.test`: what the journal says of its first outcome, and what the receiver got.
+struct Ended {
+    outcome: serde_json::Value,
+    got: Vec<fake_mx::Received>,
+}
+
+/// A whole daemon between a client in clear and a receiver with this certificate at `mx0.example.test`.
+async fn delivered(zone: Signed, known: Option<serde_json::Value>, certificate: Certificate, field: &str) -> Ended {
+    let mx = FakeMx::with(&["STARTTLS", "PIPELINING"]).certificate(certificate).start().await;
+    let (dns, folder) = (zone.start().await, tempfile::tempdir().unwrap());
+    if let Some(known) = known {
+        let disk = Arc::new(hikyaku::log::disk::Disk::new(folder.path().join("spool")));
+        std::fs::create_dir_all(folder.path().join("spool/state")).unwrap();
+        let note = hikyaku::state::Note::of_sts(disk);
+        note.replace(&serde_json::to_vec(&serde_json::json!([known])).unwrap()).unwrap();
+    }
+    let mut config = client::config(folder.path());
+    config.delivery.port = mx.address.port();
+    config.delivery.tls_ca = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tls/ca.pem").into();
+    config.dns.resolvers = vec![dns.address];
+    config.dns.dnssec = hikyaku::config::Dnssec::On;
+    config.dns.trust_anchor = dns.anchor.path().to_owned();
+    let daemon = Daemon::start(config).await.unwrap();
+    let server = daemon.submission_addresses()[0];
+    let said = client::submit(server, "s@c.test", &["u@example.test"], &format!("{field}Subject: x")).await;
+    assert!(said.starts_with("250"), "{said}");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let outcome = loop {
+        let lines: Vec<serde_json::Value> = std::fs::read_dir(folder.path().join("journal"))
+            .unwrap()
+            .filter_map(|file| std::fs::read_to_string(file.unwrap().path()).ok())
+            .flat_map(|text| text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<_>>())
+            .collect();
+        if let Some(outcome) = lines.into_iter().find(|line| line.get("step").is_some()) {
+            break outcome;
+        }
+        assert!(std::time::Instant::now() < end, "an outcome");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    let got = mx.transactions();
+    daemon.stop(std::time::Duration::from_secs(5)).await;
+    Ended { outcome, got }
+}
+
+impl Ended {
+    fn told(&self) -> [&str; 4] {
+        ["event", "tls_policy", "tls_verified", "enhanced_status"]
+            .map(|field| self.outcome[field].as_str().unwrap_or_default())
+    }
+}
+
+/// The SHA-256 of the public key of a receiver's certificate.
+fn key_of(certificate: Certificate) -> Vec<u8> {
+    let chain = certificate.chain();
+    let parsed = rustls::server::ParsedCertificate::try_from(&chain[0]).unwrap();
+    let key = parsed.subject_public_key_info();
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key).as_ref().to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_daemon_keeps_to_the_tlsa_records_of_a_signed_zone() {
+    let with = |digest: &[u8]| {
+        let mut zone = zone();
+        zone.tlsa("mx0.example.test", (3, 1, 1), digest);
+        zone
+    };
+    let own = key_of(Certificate::SelfSigned);
+
+    let good = delivered(with(&own), None, Certificate::SelfSigned, "").await;
+    let foreign = delivered(with(&DIGEST), None, Certificate::SelfSigned, "").await;
+    let waived = delivered(with(&DIGEST), None, Certificate::SelfSigned, "TLS-Required: No\r\n").await;
+
+    assert_eq!(
+        (good.told()[..3].to_vec(), good.got.len()),
+        (vec!["delivered", "dane", "dane"], 1),
+        "{:?}",
+        good.outcome
+    );
+    assert!(good.got[0].tls);
+    assert_eq!((foreign.told(), foreign.got.len()), (["deferred", "dane", "", "4.7.5"], 0), "{:?}", foreign.outcome);
+    let told = waived.told()[..3].to_vec();
+    assert_eq!((told, waived.got.len()), (vec!["delivered", "waived", "none"], 1), "{:?}", waived.outcome);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_daemon_keeps_to_an_mta_sts_policy_that_it_knows() {
+    let known = || {
+        let fetched = Clock::system().wall().0 - 60;
+        Some(serde_json::json!({"domain": "example.test", "id": "a1", "mode": "enforce", "mx": ["*.example.test"],
+            "max_age": 604_800, "fetched": fetched}))
+    };
+
+    let good = delivered(zone(), known(), Certificate::Good, "").await;
+    let wrong = delivered(zone(), known(), Certificate::WrongName, "").await;
+    let unknown = delivered(zone(), None, Certificate::WrongName, "").await;
+
+    let told = good.told()[..3].to_vec();
+    assert_eq!((told, good.got.len()), (vec!["delivered", "mta-sts", "pkix"], 1), "{:?}", good.outcome);
+    assert_eq!((wrong.told(), wrong.got.len()), (["deferred", "mta-sts", "", "4.7.5"], 0), "{:?}", wrong.outcome);
+    let told = unknown.told()[..3].to_vec();
+    assert_eq!((told, unknown.got.len()), (vec!["delivered", "opportunistic", "none"], 1), "{:?}", unknown.outcome);
 }

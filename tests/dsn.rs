@@ -42,6 +42,7 @@ fn replied(code: u16, status: Option<Status>, text: &str) -> Report {
         mx_host: Some(Arc::from("mx.b.test")),
         mx_address: Some(([192, 0, 2, 1], 25).into()),
         tls: None,
+        tls_policy: None,
         relayed_dsn: false,
         in_doubt: false,
         hung_up: false,
@@ -55,6 +56,7 @@ fn local(status: Status, text: &str) -> Report {
         mx_host: None,
         mx_address: None,
         tls: None,
+        tls_policy: None,
         relayed_dsn: false,
         in_doubt: false,
         hung_up: false,
@@ -291,6 +293,19 @@ fn ret_full_returns_the_content_octet_by_octet() {
         let Parsed { kinds, parts, .. } = parsed(&dsn);
         assert_eq!((kinds[2].as_str(), parts[2].as_str()), (expected, original));
     }
+}
+
+#[test]
+fn of_a_message_that_asks_for_requiretls_only_the_header_section_comes_back() {
+    let mut envelope = envelope("ann@sender.test", &["bob@b.test"]);
+    (envelope.ret, envelope.tls) = (Some(Ret::Full), hikyaku::message::TlsWish::Required);
+
+    let original = format!("{HEADER}\r\nsecret\r\n");
+    let dsn = generate(&envelope, &content(&original), Action::Failed, &[replied(550, None, "no")]);
+
+    let Parsed { kinds, parts, .. } = parsed(&dsn);
+    assert_eq!((kinds[2].as_str(), parts[2].as_str()), ("text/rfc822-headers", HEADER));
+    assert!(!dsn.contains("secret"));
 }
 
 #[test]

@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 14] = [
     &["submission", "delivery", "admin", "demo"],
     &["queue", "simulate", "audit"],
     &["spool", "state", "dns"],
-    &["bounce", "dkim", "limit", "log", "tls", "users"],
+    &["bounce", "dkim", "limit", "log", "tls", "tlsrpt", "users"],
     &["reply", "provider"],
     &["journal"],
     &["mask", "message"],

@@ -8,7 +8,9 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, post};
 
 use super::guard::{Guard, guard};
-use super::{Role, State, control, error, health, limits, message_view, orders, overview, queue_view, warmup};
+use super::{
+    Role, State, control, error, health, limits, message_view, orders, overview, queue_view, tls_reports, warmup,
+};
 
 /// One endpoint, classified.
 #[derive(Clone, Debug)]
@@ -71,6 +73,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         shows("/v1/limits", limits::list),
         shows("/v1/limits/history", limits::history),
         shows("/v1/limits/explain", limits::explain),
+        shows("/v1/tls/report", tls_reports::list),
         shows("/v1/warmup", warmup::list),
         changes("/v1/reload", "reload", Operator, control::reload),
         changes("/v1/queue/flush", "queue.flush", Operator, orders::flush),

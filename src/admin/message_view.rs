@@ -40,7 +40,7 @@ pub struct MessageView {
     pub campaign: String,
     /// `urgent`, `normal` or `bulk`.
     pub lane: String,
-    /// `submitted` or `dsn`.
+    /// `submitted`, `dsn` or `tls-report`.
     pub kind: String,
     /// Octets of content.
     pub size: u64,
@@ -48,6 +48,9 @@ pub struct MessageView {
     pub envid: Option<String>,
     /// RET= as it came.
     pub ret: Option<String>,
+    /// What it asks of TLS: `required` (REQUIRETLS), `waived` (`TLS-Required: No`), or nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
     /// Every recipient, in the order of RCPT.
     pub recipients: Vec<RecipientView>,
     /// The header section.
@@ -153,10 +156,12 @@ fn view(message: &Message, queued: &[EntryView], pending: &HashSet<u32>) -> Resu
         kind: match envelope.kind {
             Kind::Submitted => "submitted".to_owned(),
             Kind::Dsn => "dsn".to_owned(),
+            Kind::TlsReport => "tls-report".to_owned(),
         },
         size: message.content.len(),
         envid: envelope.envid.as_deref().map(str::to_owned),
         ret,
+        tls: Some(envelope.tls.as_str().to_owned()).filter(|tls| !tls.is_empty()),
         recipients: recipients(envelope, queued, pending),
         header: String::from_utf8_lossy(header.get(..end).unwrap_or_default()).into_owned(),
     })

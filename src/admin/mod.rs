@@ -50,6 +50,7 @@ mod role;
 mod seats;
 mod server;
 mod socket;
+mod tls_reports;
 pub mod tokens;
 mod trouble;
 mod warmup;
@@ -69,6 +70,7 @@ use crate::pulse::Standstill;
 use crate::queue::Queue;
 use crate::queue::view::{Outline, Totals};
 use crate::spool::{Spool, Stat};
+use crate::tlsrpt::Tally;
 use crate::users::Users;
 
 pub use control::{Change, Control, Drain, Draining, Left, Reload, ReloadRefused, Reloaded};
@@ -111,6 +113,8 @@ pub struct State {
     pub tokens: Tokens,
     /// What was changed, and by whom.
     pub audit: Audit,
+    /// How TLS sessions went.
+    pub tally: Tally,
     /// Panics caught since the start.
     pub panics: Arc<AtomicU64>,
     /// Parts that do not move.

@@ -27,7 +27,7 @@ use super::encoding;
 use super::field::{clean, date, folded, plain, xtext};
 use super::text;
 use crate::clock::UnixTime;
-use crate::message::{Content, Envelope, MessageId, Recipient, Report, Ret};
+use crate::message::{Content, Envelope, MessageId, Recipient, Report, Ret, TlsWish};
 use crate::smtp::address::ReversePath;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
@@ -312,6 +312,8 @@ impl Returned {
     fn read(request: &Request<'_>, content: &Content) -> io::Result<Self> {
         let is_whole = request.action() == Action::Failed
             && request.envelope.ret == Some(Ret::Full)
+            // RFC 8689, 5: as if RET=HDRS had been said.
+            && request.envelope.tls != TlsWish::Required
             && content.len() <= MOST_RETURNED;
         let most = if is_whole { usize::try_from(MOST_RETURNED).unwrap_or(usize::MAX) } else { MOST_HEADER };
         let mut octets = first(content, most)?;

@@ -90,9 +90,19 @@ fn summary(view: &MessageView, now: u64) -> String {
         ("lane", view.lane.clone()),
         ("ENVID", view.envid.clone().unwrap_or_default()),
         ("RET", view.ret.clone().unwrap_or_default()),
+        ("TLS", wish(view.tls.as_deref()).to_owned()),
     ];
     let said = lines.iter().filter(|(_, value)| !value.is_empty());
     said.map(|(name, value)| format!("{name:<13} {}\n", plain(value))).collect()
+}
+
+/// What the sender asks of TLS.
+fn wish(tls: Option<&str>) -> &'static str {
+    match tls {
+        Some("required") => "REQUIRETLS",
+        Some("waived") => "TLS-Required: No",
+        _ => "",
+    }
 }
 
 fn recipient_table(view: &MessageView, now: u64) -> Table {

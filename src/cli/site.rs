@@ -76,6 +76,9 @@ struct Connection {
     mx_address: Option<String>,
     source: String,
     tls: bool,
+    tls_version: Option<String>,
+    tls_verified: Option<String>,
+    tls_policy: Option<String>,
     messages: u64,
     age_seconds: u64,
 }
@@ -215,6 +218,8 @@ impl Detail {
             extra("ADDRESS"),
             extra("SOURCE"),
             text("TLS"),
+            extra("VERIFIED"),
+            extra("POLICY"),
             number("MESSAGES"),
             number("AGE"),
         ]);
@@ -229,7 +234,13 @@ impl Detail {
                 connection.mx_host.clone().unwrap_or_default(),
                 connection.mx_address.clone().unwrap_or_default(),
                 connection.source.clone(),
-                if connection.tls { "yes".to_owned() } else { "no".to_owned() },
+                match (&connection.tls_version, connection.tls) {
+                    (Some(version), _) => version.clone(),
+                    (None, true) => "yes".to_owned(),
+                    (None, false) => "no".to_owned(),
+                },
+                connection.tls_verified.clone().unwrap_or_default(),
+                connection.tls_policy.clone().unwrap_or_default(),
                 connection.messages.to_string(),
                 span(connection.age_seconds),
             ]);

@@ -1,21 +1,23 @@
-//! `hikyaku tls check`: what a domain publishes of TLS, and what the daemon would do about it.
+//! `hikyaku tls`: what a domain publishes of TLS and what the daemon would do about it; and how TLS went, as it is reported.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::check::DEFAULT_CONFIG;
+use super::client::escaped;
 use super::exit::{self, Exit, Failure};
 use super::patience::patiently;
-use super::table::plain;
-use super::{out, print_json, wait};
+use super::table::{Table, below, long, number, plain, text};
+use super::{Remote, out, print_json, wait};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon;
-use crate::dns::security::{self, Demand, HostDane, Matching, Tlsa};
+use crate::dns::security::{self, Assurance, Demand, HostDane, Matching, Tlsa};
 use crate::dns::settings::Forgetful;
 use crate::dns::{Plan, Planner, Transport};
 use crate::metrics::Registry;
@@ -28,6 +30,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) enum Tls {
     /// Look up what a domain publishes by DANE and MTA-STS, and say what a connection to each of its MX hosts must be
     Check(Check),
+    /// Show what the daemon would report to domains now (RFC 8460)
+    Report(Report),
+}
+
+/// Options of `tls report`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Report {
+    /// Only to this domain
+    #[arg(long)]
+    domain: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 /// Options of `tls check`.
@@ -78,9 +92,97 @@ struct Host {
 
 impl Tls {
     pub(super) fn execute(self) -> exit::Result {
-        let Self::Check(check) = self;
-        wait(check.execute())
+        match self {
+            Self::Check(check) => wait(check.execute()),
+            Self::Report(report) => wait(report.execute()),
+        }
     }
+}
+
+/// The fields of RFC 8460, 4.4 that are shown.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct Shown {
+    date_range: DateRange,
+    policies: Vec<Sessions>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct DateRange {
+    start_datetime: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct Sessions {
+    policy: Policy,
+    summary: Summary,
+    failure_details: Vec<Failures>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct Policy {
+    policy_type: String,
+    policy_domain: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct Summary {
+    total_successful_session_count: u64,
+    total_failure_session_count: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct Failures {
+    result_type: String,
+    receiving_mx_hostname: String,
+    failed_session_count: u64,
+    failure_reason_code: String,
+}
+
+impl Report {
+    async fn execute(self) -> exit::Result {
+        let query = self.domain.as_deref().map(|domain| format!("?domain={}", escaped(domain))).unwrap_or_default();
+        let answer: Value = self.remote.get(&format!("/v1/tls/report{query}")).await?;
+        if self.remote.json {
+            return print_json(&answer);
+        }
+        let reports: Vec<Shown> = serde_json::from_value(answer)?;
+        if reports.is_empty() {
+            out::line(format_args!("nothing is counted: no session, or [tls_report] is not enabled"))?;
+            return Ok(Exit::Ok);
+        }
+        table_of(&reports).print()?;
+        Ok(Exit::Ok)
+    }
+}
+
+fn table_of(reports: &[Shown]) -> Table {
+    let mut table =
+        Table::new(&[text("DAY"), long("DOMAIN"), text("POLICY"), number("GOOD"), number("FAILED"), below("FAILURES")]);
+    for report in reports {
+        for sessions in &report.policies {
+            let failure = |failure: &Failures| {
+                let words = [&failure.result_type, &failure.receiving_mx_hostname, &failure.failure_reason_code];
+                let said: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).map(String::as_str).collect();
+                format!("{} x {}", failure.failed_session_count, said.join(" "))
+            };
+            let failures: Vec<String> = sessions.failure_details.iter().map(failure).collect();
+            table.row([
+                report.date_range.start_datetime.chars().take(10).collect(),
+                sessions.policy.policy_domain.clone(),
+                sessions.policy.policy_type.clone(),
+                sessions.summary.total_successful_session_count.to_string(),
+                sessions.summary.total_failure_session_count.to_string(),
+                failures.join("; "),
+            ]);
+        }
+    }
+    table
 }
 
 impl Check {
@@ -112,7 +214,7 @@ impl Check {
 
 impl Found {
     fn of(plan: &Plan, mta_sts_trouble: Option<String>) -> Self {
-        let (policy, why) = security::in_force(plan);
+        let (policy, why) = security::in_force(plan, Assurance::Usual);
         let sts = plan.security.as_ref().and_then(|security| security.sts.as_ref());
         let mta_sts = sts.map(|policy| Sts {
             id: policy.id.to_string(),
@@ -126,7 +228,7 @@ impl Found {
             Transport::Discard => "the mail is discarded".to_owned(),
         };
         let host = |host: &crate::dns::MxHost| {
-            let demand = security::demand(plan, &host.name);
+            let demand = security::demand(plan, &host.name, Assurance::Usual);
             let known = plan.security.as_ref().and_then(|security| security.of_host(&host.name));
             Host {
                 mx_host: host.name.to_string(),

@@ -26,6 +26,8 @@ pub struct Delivery {
     pub tls_rules: Vec<TlsRule>,
     /// A PEM file of certificate authorities that are trusted beside the system's. Empty: none.
     pub tls_ca: PathBuf,
+    /// Whether `TLS-Required: No` is followed.
+    pub tls_waivers: bool,
     /// Whether policies that domains publish by MTA-STS are looked up and kept to (RFC 8461).
     pub mta_sts: bool,
     /// Whether CHUNKING is used where it is offered.
@@ -96,6 +98,7 @@ impl Default for Delivery {
             tls: TlsMode::Opportunistic,
             tls_rules: Vec::new(),
             tls_ca: PathBuf::new(),
+            tls_waivers: true,
             mta_sts: true,
             chunking: true,
             look_ahead: true,

@@ -21,6 +21,7 @@ pub mod service;
 pub mod signing;
 pub mod spool;
 pub mod tls;
+pub mod tls_report;
 pub mod units;
 pub mod users;
 pub mod warmup;
@@ -42,6 +43,7 @@ pub use service::{Admin, LogFormat, Logging, Metrics, Sandbox};
 pub use signing::{Dkim, Signing};
 pub use spool::{AttemptDurability, Spool};
 pub use tls::Certificate;
+pub use tls_report::TlsReport;
 pub use users::{SenderPolicy, Users};
 pub use warmup::Warmup;
 
@@ -99,6 +101,8 @@ pub struct Config {
     pub dkim: Vec<Dkim>,
     /// What holds for all signatures.
     pub signing: Signing,
+    /// Reports of how TLS goes.
+    pub tls_report: TlsReport,
     /// The record of what happened to each recipient.
     pub journal: Journal,
     /// The admin interface.
@@ -134,6 +138,7 @@ impl Default for Config {
             replies: Replies::default(),
             dkim: Vec::new(),
             signing: Signing::default(),
+            tls_report: TlsReport::default(),
             journal: Journal::default(),
             admin: Admin::default(),
             metrics: Metrics::default(),
@@ -307,6 +312,7 @@ impl Config {
         self.limits.check(&self.sources, complaints);
         self.replies.check(complaints);
         signing::check(&self.dkim, &self.signing, complaints);
+        self.tls_report.check(complaints);
         self.journal.check(complaints);
         self.admin.check(complaints);
         self.log.check(complaints);

@@ -79,8 +79,10 @@ impl Daemon {
         }
         let queue = self.queue.clone();
         let (users, sent) = (self.users.clone(), self.sent.clone());
+        let (reports, sessions) = (self.tls_reports.clone(), self.tls_note.clone());
         let last = move || {
             accounts::write_down(&users, &sent);
+            reports.write_down(&sessions);
             queue.finish_orders();
             queue.save_all();
         };

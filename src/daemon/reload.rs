@@ -291,7 +291,8 @@ impl Daemon {
         }
         *self.control.hostname.lock() = hostname.clone();
         self.spool.apply(settings::spool(&config));
-        self.deliverer.apply(settings::delivery(&config, &self.classifier));
+        self.tls_reports.tally().apply(settings::reporter(&config));
+        self.deliverer.apply(settings::delivery(&config, &self.classifier, self.tls_reports.tally()));
         let queue = settings::queue(&config, &hostname, self.threads, &self.classifier);
         self.queue.apply(queue, planner);
         self.doors.commit(doors, &config, &hostname);

@@ -13,12 +13,12 @@ use crate::mask::Mask;
 use crate::message::Lane;
 use crate::metrics::Registry;
 use crate::reply::LazyClassifier;
+use crate::tlsrpt::Tally;
+use crate::tlsrpt::report::Reporter;
 use crate::trusted::key;
 use crate::{audit, delivery, dns, journal, queue, spool, submission, users};
 
-use super::Error;
-
-use super::limits;
+use super::{Error, limits};
 
 /// An address that belongs to no machine (RFC 5737).
 const NOBODYS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -175,6 +175,16 @@ pub fn dns(
     })
 }
 
+/// Who makes TLS reports; none: nobody does.
+pub fn reporter(config: &Config) -> Option<Reporter> {
+    let section = &config.tls_report;
+    section.enabled.then(|| Reporter {
+        organization: section.organization.as_str().into(),
+        contact: section.contact().into(),
+        from: section.from.as_str().into(),
+    })
+}
+
 fn tls_rule(rule: &config::TlsRule) -> (String, dns::TlsRule) {
     let names = rule.names.iter().map(|name| name.to_ascii_lowercase().into()).collect();
     (rule.domain.clone(), dns::TlsRule { policy: tls_policy(rule.tls), names })
@@ -315,7 +325,7 @@ pub(super) fn audit(config: &Config) -> audit::Settings {
     audit::Settings { folder: config.audit_folder(), max_size: config.admin.audit_max_size.0 }
 }
 
-pub(super) fn delivery(config: &Config, classifier: &LazyClassifier) -> delivery::Settings {
+pub(super) fn delivery(config: &Config, classifier: &LazyClassifier, tally: &Tally) -> delivery::Settings {
     let section = &config.delivery;
     delivery::Settings {
         chunking: section.chunking,
@@ -323,6 +333,8 @@ pub(super) fn delivery(config: &Config, classifier: &LazyClassifier) -> delivery
         idle: section.idle.0,
         classifier: classifier.clone(),
         roots: dns::Roots::new(&section.tls_ca),
+        honors_waivers: section.tls_waivers,
+        tally: Some(tally.clone()),
         timeouts: delivery::Timeouts {
             connect: section.connect_timeout.0,
             greeting: section.greeting_timeout.0,
@@ -370,7 +382,8 @@ mod tests {
         assert_eq!(listener.postmaster.map(|address| address.to_string()).as_deref(), Some("ops@example.com"));
         assert_eq!(listener.min_data_rate, NonZeroU32::new(2_000));
         assert_eq!((listener.max_header_size, listener.stop_grace), (1_024, Duration::from_secs(5)));
-        assert!(!delivery(&config, &LazyClassifier::default()).look_ahead);
+        let tally = Tally::new(crate::clock::Clock::system(), &crate::metrics::Registry::new().unwrap());
+        assert!(!delivery(&config, &LazyClassifier::default(), &tally).look_ahead);
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(super) struct Connection<'a> {
 
 impl<'a> Connection<'a> {
     pub(super) fn new(shared: &'a Shared, opened: Opened, alone: bool, watch: Option<Arc<Watch>>) -> Self {
-        let Opened { io, session } = opened;
+        let Opened { io, session, .. } = opened;
         let looks_ahead = shared.settings.look_ahead && !shared.hosts.closes_in_look_ahead(&session.peer().host);
         let session_limit = shared.hosts.session_limit(&session.peer().host);
         Self {
@@ -152,6 +152,8 @@ impl<'a> Connection<'a> {
     /// Settles the recipients that `mismatch` keeps from being sent to.
     fn refuse<T: Ticket>(&self, job: &mut Job<T>, mismatch: Mismatch) {
         let (status, text) = match mismatch {
+            // RFC 8689, 4.2.1: REQUIRETLS support required.
+            Mismatch::RequireTls => (Status::new(5, 7, 30), "the receiver does not support REQUIRETLS"),
             Mismatch::TooLarge => (Status::new(5, 3, 4), "the message is larger than the receiver allows"),
             Mismatch::EightBit => (Status::new(5, 6, 3), "the receiver does not take 8-bit content"),
             Mismatch::Address => (Status::new(5, 6, 7), "the receiver does not take non-ASCII addresses"),

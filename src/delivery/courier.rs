@@ -13,6 +13,7 @@ use super::work::{NotRecorded, Unreadable, Work};
 use super::{Error, Settings, Shared, deliver};
 use crate::clock::Clock;
 use crate::dns::Plan;
+use crate::dns::security::Assurance;
 use crate::message::{Message, MessageId, Outcome};
 use crate::metrics::Registry;
 use crate::panics::Panic;
@@ -106,6 +107,10 @@ impl Work for Errand {
 
     fn plan(&self) -> &Arc<Plan> {
         self.slot.plan()
+    }
+
+    fn assurance(&self) -> Assurance {
+        self.slot.assurance()
     }
 
     fn source(&self) -> &Arc<Source> {

@@ -21,6 +21,7 @@ mod job;
 pub mod judge;
 mod meters;
 pub mod opening;
+mod reported;
 pub mod route;
 pub mod session;
 mod settings;

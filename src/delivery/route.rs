@@ -82,7 +82,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::dns::{TlsPolicy, Transport};
+    use crate::dns::{MxProof, TlsPolicy, Transport};
 
     fn plan(hosts: &[(&str, u16, &[&str])]) -> Plan {
         let host = |&(name, preference, addresses): &(&str, u16, &[&str])| MxHost {
@@ -100,6 +100,7 @@ mod tests {
             transport: Transport::Smtp,
             tls: TlsPolicy::None,
             security: None,
+            mx_proof: MxProof::None,
             valid_until: Instant::now(),
         }
     }

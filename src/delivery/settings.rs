@@ -7,6 +7,7 @@ use crate::dns::{MOST_ADDRESSES, Roots};
 use crate::message::Phase;
 use crate::panics::Probe;
 use crate::reply::LazyClassifier;
+use crate::tlsrpt::Tally;
 
 /// How mail is delivered.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Settings {
     pub opening: Duration,
     /// How long an MX host is spoken to in clear after its TLS failed.
     pub tls_failure_memory: Duration,
+    /// Whether `TLS-Required: No` is followed.
+    pub honors_waivers: bool,
     /// Whether CHUNKING is used where it is announced.
     pub chunking: bool,
     /// Whether a transaction may be begun behind the content of the one before.
@@ -29,6 +32,8 @@ pub struct Settings {
     pub look_ahead_patience: Duration,
     /// By whose certificates receivers are verified.
     pub roots: Arc<Roots>,
+    /// Where sessions are counted for TLS reports; none: nowhere.
+    pub tally: Option<Tally>,
     /// What tells which replies end a connection.
     pub classifier: LazyClassifier,
     /// Called with the id of each message whose transaction begins; none, but in tests of what a panic there does.
@@ -45,11 +50,13 @@ impl Default for Settings {
             // So many silent ones at 30 s each.
             opening: Duration::from_secs(600),
             tls_failure_memory: Duration::from_secs(3600),
+            honors_waivers: true,
             chunking: true,
             look_ahead: true,
             // Content filters take seconds; who takes longer has stalled.
             look_ahead_patience: Duration::from_secs(30),
             roots: Arc::default(),
+            tally: None,
             classifier: LazyClassifier::default(),
             probe: None,
         }

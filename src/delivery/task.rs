@@ -9,6 +9,7 @@ use super::opening::Failure;
 use super::route::{self, Target};
 use super::work::{Ticket, Work};
 use crate::dns::Transport;
+use crate::dns::security::{self, Assurance};
 use crate::message::{Outcome, Phase, Report};
 use crate::queue::Watch;
 use crate::smtp::status::Status;
@@ -36,11 +37,11 @@ pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket)
         let mut targets = route::targets(&plan, &source, ticket.in_doubt(), &detour.excluded, &shared.shuffle);
         let all = targets.len();
         targets.truncate(shared.settings.addresses);
-        let approach = Approach { ehlo_name: &source.ehlo_name, plan: &plan };
-        let (opened, target) = match connect(shared, &targets, approach, watch.as_deref()).await {
+        let approach = Approach { ehlo_name: &source.ehlo_name, plan: &plan, assurance: work.assurance() };
+        let (opened, target) = match connect_at_best(shared, &targets, approach, watch.as_deref()).await {
             Ok(opened) => opened,
             Err(failures) => {
-                let outcome = outcome_of(&failures, failures.len() < all);
+                let outcome = outcome_of(&failures, failures.len() < all, approach);
                 if detour.excluded.is_empty() && !detour.is_over {
                     work.connection_failed(ticket, outcome);
                 } else {
@@ -71,6 +72,24 @@ pub(super) async fn run<W: Work>(shared: &Shared, mut work: W, first: W::Ticket)
     }
 }
 
+/// Where REQUIRETLS is only preferred: as it asks if any host can be had so, else as usual.
+async fn connect_at_best(
+    shared: &Shared,
+    targets: &[Target],
+    approach: Approach<'_>,
+    watch: Option<&Watch>,
+) -> Result<(Opened, Target), Vec<(Target, Failure)>> {
+    match connect(shared, targets, approach, watch).await {
+        Err(failures)
+            if approach.assurance == Assurance::Preferred
+                && failures.iter().any(|(_, failure)| failure.phase == Phase::StartTls) =>
+        {
+            connect(shared, targets, Approach { assurance: Assurance::Usual, ..approach }, watch).await
+        }
+        result => result,
+    }
+}
+
 /// The first target that can be talked to, or the failure of each that was tried: all that there was time for.
 async fn connect(
     shared: &Shared,
@@ -97,12 +116,13 @@ async fn connect(
 }
 
 /// Bounced only if every host was asked and said 5yz; of several failures a receiver's own words tell most.
-fn outcome_of(failures: &[(Target, Failure)], is_cut: bool) -> Outcome {
-    let permanent = |failure: &Failure| failure.reply.code / 100 == 5;
+fn outcome_of(failures: &[(Target, Failure)], is_cut: bool, approach: Approach<'_>) -> Outcome {
+    let permanent = |failure: &Failure| failure.reply.is_permanent();
     let bounces = !is_cut && !failures.is_empty() && failures.iter().all(|(_, failure)| permanent(failure));
     let transient_words = failures.iter().rev().find(|(_, failure)| failure.reply.code / 100 == 4);
     let words = failures.iter().rev().find(|(_, failure)| failure.reply.code != 0);
-    let Some((target, failure)) = transient_words.or(words).or(failures.last()) else {
+    let own = failures.iter().rev().find(|(_, failure)| permanent(failure) == bounces);
+    let Some((target, failure)) = transient_words.or(words).or(own) else {
         // X.4.4: unable to route.
         let text = "no address that the egress source can reach";
         return Outcome::Deferred(Report::local(Phase::Connect, Status::new(4, 4, 4), text));
@@ -113,6 +133,7 @@ fn outcome_of(failures: &[(Target, Failure)], is_cut: bool) -> Outcome {
         mx_host: Some(Arc::clone(&target.host)),
         mx_address: Some(target.address),
         tls: None,
+        tls_policy: Some(security::policy_name(approach.plan, &target.host, approach.assurance)),
         relayed_dsn: false,
         in_doubt: false,
         hung_up: false,

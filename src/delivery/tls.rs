@@ -43,11 +43,13 @@ pub enum Fault {
     NotListed,
     /// There is no MTA-STS policy, which the policy wants.
     NoPolicy,
+    /// The message asks for REQUIRETLS, and the host's name is not known to be right, or the policy is `none`.
+    Unproven,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NotOffered,
         Self::WrongName,
         Self::Expired,
@@ -58,9 +60,10 @@ impl Fault {
         Self::DaneRequired,
         Self::NotListed,
         Self::NoPolicy,
+        Self::Unproven,
     ];
 
-    /// As RFC 8460 spells it; it has no word of its own for the last two.
+    /// As RFC 8460 spells it; it has no word of its own for the last three.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NotOffered => "starttls-not-supported",
@@ -73,6 +76,7 @@ impl Fault {
             Self::DaneRequired => "dane-required",
             Self::NotListed => "mx-not-listed",
             Self::NoPolicy => "sts-policy-missing",
+            Self::Unproven => "mx-not-proven",
         }
     }
 
@@ -85,6 +89,8 @@ impl Fault {
             E::UnknownIssuer | E::BadSignature | E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
                 Self::NotTrusted
             }
+            // A certificate that is its own authority, as openssl makes it; webpki has no variant of rustls for it.
+            E::Other(error) if error.0.to_string() == "CaUsedAsEndEntity" => Self::NotTrusted,
             _ => Self::Validation,
         }
     }
@@ -98,6 +104,7 @@ impl From<Refusal> for Fault {
             Refusal::TlsaInvalid => Self::TlsaInvalid,
             Refusal::NotListed => Self::NotListed,
             Refusal::NoPolicy => Self::NoPolicy,
+            Refusal::NoTls | Refusal::Unproven | Refusal::Pending => Self::Unproven,
         }
     }
 }
@@ -109,6 +116,8 @@ pub struct Failed {
     pub fault: Fault,
     /// Why, for people.
     pub text: String,
+    /// The connection broke: another time it may not.
+    pub is_lost: bool,
 }
 
 /// A connection that is encrypted.
@@ -178,7 +187,7 @@ impl Tls {
     /// What is to be verified, and what that proves; none: nothing.
     async fn check(&self, host: &str, demand: &Demand, roots: &Arc<Roots>) -> Result<Option<(Check, Proof)>, Failed> {
         let pkix = async || {
-            let failed = |text: String| Failed { fault: Fault::NotTrusted, text };
+            let failed = |text: String| Failed { fault: Fault::NotTrusted, text, is_lost: true };
             let roots = roots.get().await.map_err(|why| failed(format!("certificates cannot be verified: {why}")))?;
             let builder = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&self.provider));
             builder.build().map_err(|error| failed(error.to_string()))
@@ -206,10 +215,11 @@ async fn connect(
     stream: TcpStream,
 ) -> Result<TlsStream<TcpStream>, Failed> {
     TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
-        let fault = match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        let said = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let fault = match said {
             Some(rustls::Error::InvalidCertificate(why)) => Fault::of(why),
             _ => Fault::Validation,
         };
-        Failed { fault, text: error.to_string() }
+        Failed { fault, text: error.to_string(), is_lost: said.is_none() }
     })
 }

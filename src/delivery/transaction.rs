@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::message::{Encryption, Envelope, Notify, Outcome, Phase, Recipient, Report, Ret};
+use crate::message::{Encryption, Envelope, Notify, Outcome, Phase, Recipient, Report, Ret, TlsWish};
 use crate::smtp::address::ReversePath;
 use crate::smtp::reply::{Extensions, Reply};
 use crate::text::decimal;
@@ -20,6 +20,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// How the connection is encrypted; none: in clear.
     pub tls: Option<Encryption>,
+    /// Name of the TLS policy that it is under.
+    pub tls_policy: &'static str,
 }
 
 /// What the receiver said about a recipient.
@@ -170,6 +172,9 @@ impl Transaction {
             }
             write_xtext(output, b" ENVID=", envelope.envid.as_deref());
         }
+        if extensions.require_tls && envelope.tls == TlsWish::Required {
+            output.extend_from_slice(b" REQUIRETLS");
+        }
         output.extend_from_slice(b"\r\n");
     }
 
@@ -237,7 +242,8 @@ pub(super) fn outcome(verdict: Verdict, report: Report) -> Outcome {
 /// A report about `peer`.
 pub(super) fn report(peer: &Peer, phase: Phase, reply: Reply, relayed_dsn: bool, in_doubt: bool) -> Report {
     let (mx_host, mx_address) = (Some(Arc::clone(&peer.host)), Some(peer.address));
-    Report { phase, reply, mx_host, mx_address, tls: peer.tls, relayed_dsn, in_doubt, hung_up: false }
+    let (tls, tls_policy) = (peer.tls, Some(peer.tls_policy));
+    Report { phase, reply, mx_host, mx_address, tls, tls_policy, relayed_dsn, in_doubt, hung_up: false }
 }
 
 fn write_number(output: &mut Vec<u8>, name: &[u8], number: u64) {
@@ -276,6 +282,8 @@ fn write_notify(output: &mut Vec<u8>, notify: Notify) {
 /// Why a message cannot go to a receiver as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mismatch {
+    /// REQUIRETLS that the receiver does not know: 5.7.30.
+    RequireTls,
     /// Larger than the receiver's SIZE: 5.3.4.
     TooLarge,
     /// Octets over 127 without 8BITMIME: 5.6.3.
@@ -292,6 +300,10 @@ pub fn mismatch(extensions: &Extensions, envelope: &Envelope, recipients: &[u32]
         let recipient = usize::try_from(index).ok().and_then(|index| envelope.recipients.get(index));
         recipient.is_none_or(|recipient| recipient.forward_path.as_str().is_ascii())
     };
+    // RFC 8689, 5: a DSN goes all the same.
+    if envelope.tls == TlsWish::Required && !extensions.require_tls && !envelope.reverse_path.is_null() {
+        return Some(Mismatch::RequireTls);
+    }
     if extensions.size_limit.is_some_and(|limit| length > limit) {
         return Some(Mismatch::TooLarge);
     }

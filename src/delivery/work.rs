@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dns::Plan;
+use crate::dns::security::Assurance;
 use crate::message::{Message, MessageId, Outcome};
 use crate::panics::Panic;
 use crate::queue::{HungUp, Source, Watch};
@@ -48,6 +49,10 @@ pub trait Work: Send + Sync + 'static {
 
     /// Where to connect.
     fn plan(&self) -> &Arc<Plan>;
+    /// What all its messages ask for.
+    fn assurance(&self) -> Assurance {
+        Assurance::Usual
+    }
     /// From where.
     fn source(&self) -> &Arc<Source>;
     /// Where it is noted what the connection does, if anybody looks.

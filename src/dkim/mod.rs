@@ -52,6 +52,29 @@ pub enum SignError {
     Failed,
 }
 
+/// Who signed a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Signatures {
+    /// Nobody: there are no keys, and no domain must be signed.
+    #[default]
+    Off,
+    /// Nobody: no key is for its From domain, or it has none.
+    NoKey,
+    /// Keys of these names, joined by commas.
+    By(Arc<str>),
+}
+
+impl Signatures {
+    /// As the journal has it; empty: it says nothing.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Off => "",
+            Self::NoKey => "no-key",
+            Self::By(names) => names,
+        }
+    }
+}
+
 /// Signs what is accepted. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Signer {
@@ -164,24 +187,24 @@ impl Signer {
         content: Content,
         body_hash: Option<BodyHash>,
         time: UnixTime,
-    ) -> Result<Content, SignError> {
+    ) -> Result<(Content, Signatures), SignError> {
         let ring = self.inner.ring.load();
         if ring.is_idle() {
-            return Ok(content);
+            return Ok((content, Signatures::Off));
         }
         let meters = &self.inner.meters;
         let keys = match ring.judge(header_of(&content)) {
             Verdict::Sign(keys) => keys,
             Verdict::Leave => {
                 meters.unsigned.increment(1);
-                return Ok(content);
+                return Ok((content, Signatures::NoKey));
             }
             Verdict::Refuse => {
                 meters.refused.increment(1);
                 return Err(SignError::NoKey);
             }
         };
-        let expiry = ring.expiry;
+        let (expiry, names) = (ring.expiry, Arc::clone(&keys.names));
         drop(ring);
         let begun = self.inner.clock.now();
         let inner = Arc::clone(&self.inner);
@@ -194,7 +217,7 @@ impl Signer {
         match signed {
             Some(content) => {
                 meters.signed.increment(1);
-                Ok(content)
+                Ok((content, Signatures::By(names)))
             }
             None => {
                 meters.error.increment(1);
@@ -205,14 +228,15 @@ impl Signer {
 
     /// The same for a message of our own, on a thread that may block. It goes unsigned also where it must be signed, since
     /// there is nobody to refuse it to.
-    pub fn sign_own(&self, content: Bytes, time: UnixTime) -> Result<Bytes, SignError> {
+    pub fn sign_own(&self, content: Bytes, time: UnixTime) -> Result<(Bytes, Signatures), SignError> {
         let ring = self.inner.ring.load();
         if ring.keys().is_empty() {
-            return Ok(content);
+            return Ok((content, Signatures::Off));
         }
-        let Verdict::Sign(keys) = ring.judge(&content) else { return Ok(content) };
+        let Verdict::Sign(keys) = ring.judge(&content) else { return Ok((content, Signatures::NoKey)) };
+        let by = Signatures::By(Arc::clone(&keys.names));
         match self.inner.sign(&keys, Content::Memory(content), None, time, ring.expiry) {
-            Some(Content::Memory(signed)) => Ok(signed),
+            Some(Content::Memory(signed)) => Ok((signed, by)),
             _ => Err(SignError::Failed),
         }
     }

@@ -34,7 +34,29 @@ pub struct Settings {
 }
 
 /// The keys of one domain, in the order of the configuration.
-pub(super) type Keys = Arc<[Arc<Key>]>;
+#[derive(Debug)]
+pub(super) struct KeyList {
+    keys: Vec<Arc<Key>>,
+    /// Their names, as the journal has them.
+    pub names: Arc<str>,
+}
+
+impl From<Vec<Arc<Key>>> for KeyList {
+    fn from(keys: Vec<Arc<Key>>) -> Self {
+        let names: Vec<String> = keys.iter().map(|key| key.record_name()).collect();
+        Self { names: names.join(",").into(), keys }
+    }
+}
+
+impl std::ops::Deref for KeyList {
+    type Target = [Arc<Key>];
+
+    fn deref(&self) -> &[Arc<Key>] {
+        &self.keys
+    }
+}
+
+pub(super) type Keys = Arc<KeyList>;
 
 /// The keys, read.
 #[derive(Debug, Default)]
@@ -65,7 +87,7 @@ impl Ring {
         for key in &all {
             lists.entry(key.domain.clone()).or_default().push(Arc::clone(key));
         }
-        let domains = lists.into_iter().map(|(domain, keys)| (domain, keys.into())).collect();
+        let domains = lists.into_iter().map(|(domain, keys)| (domain, Arc::new(keys.into()))).collect();
         let required = settings.required.iter().map(|pattern| pattern.to_ascii_lowercase()).collect();
         Ok(Self { all, domains, required, expiry: settings.expiry })
     }

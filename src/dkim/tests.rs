@@ -135,7 +135,8 @@ const MESSAGE: &str =
     "Received: x\r\nFrom: A <x@news.a.test>\r\nTo : b@c.test\r\nSubject: two  \r\n words\r\n\r\nbody  text \r\n \r\n";
 
 async fn signed(signer: &Signer, content: Content, hash: Option<BodyHash>) -> Vec<u8> {
-    let content = signer.sign(content, hash, UnixTime(1_700_000_000)).await.unwrap();
+    let (content, by) = signer.sign(content, hash, UnixTime(1_700_000_000)).await.unwrap();
+    assert_eq!(matches!(by, Signatures::By(_)), content.chunk(0, 5).unwrap().starts_with(b"DKIM-"));
     let mut out = Vec::new();
     while out.len() < usize::try_from(content.len()).unwrap() {
         out.extend_from_slice(&content.chunk(out.len() as u64, 1 << 20).unwrap());
@@ -212,8 +213,11 @@ async fn what_no_key_is_for_goes_as_it_is_or_not_at_all() {
     assert_eq!(signed(&signer, memory(&other), None).await, other.as_bytes());
     assert_eq!(signer.sign(memory(&required), None, UnixTime(0)).await.unwrap_err(), SignError::NoKey);
 
-    assert_eq!(signer.sign_own(required.clone().into(), UnixTime(0)).unwrap(), required.as_bytes());
-    let own = signer.sign_own(MESSAGE.into(), UnixTime(1_700_000_000)).unwrap();
+    let unsigned = signer.sign_own(required.clone().into(), UnixTime(0)).unwrap();
+    assert_eq!(unsigned, (required.into(), Signatures::NoKey));
+    let (own, by) = signer.sign_own(MESSAGE.into(), UnixTime(1_700_000_000)).unwrap();
+    let names: Vec<_> = signer.ring().keys().iter().map(|key| key.record_name()).collect();
+    assert_eq!(by.as_str(), names.join(","));
     assert_eq!(own, signed(&signer, memory(MESSAGE), None).await);
 }
 

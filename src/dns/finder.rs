@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::lookup::{FAILURE_TTL, Failure, HostAnswer, LEAST_TTL, MOST_TTL, Miss, NEGATIVE_TTL, Resolver, ascii_name};
@@ -22,7 +23,7 @@ use super::network::is_allowed;
 use super::security::{HostDane, Security};
 use super::settings::{Host, NextHop, Settings};
 use super::validate::Validator;
-use super::{Error, MxHost, TlsPolicy, Transport, sts_fetch};
+use super::{Error, MxHost, MxProof, TlsPolicy, Transport, sts_fetch};
 use crate::clock::Clock;
 use crate::metrics::Registry;
 use crate::provider::Map;
@@ -164,8 +165,8 @@ impl Finder {
         Ok(Self { routes, providers: Map::built_in()?, resolver, validator, sts, settings })
     }
 
-    /// The next hop of a domain; its MX records are validated if it `may_be_dane`.
-    pub async fn find(&self, domain: &str, may_be_dane: bool) -> Result<Next, Failed> {
+    /// The next hop of a domain; its MX records are validated if it matters whether they are secure.
+    pub async fn find(&self, domain: &str, is_validated: bool) -> Result<Next, Failed> {
         if let Some(next_hop) = self.routes.find(domain) {
             return self.by_route(next_hop).await;
         }
@@ -175,7 +176,7 @@ impl Finder {
         let invalid = || Failed::new(Cause::NoDomain, "not a domain name", NEGATIVE_TTL);
         let name = ascii_name(domain).ok_or_else(invalid)?;
         let validator = match &self.validator {
-            Some(validator) if may_be_dane && validator.is_able().await => Some(validator),
+            Some(validator) if is_validated && validator.is_able().await => Some(validator),
             _ => None,
         };
         let answer = match validator {
@@ -372,11 +373,12 @@ impl Finder {
         Next { mx_set, site, hosts, port, transport, hold: hold.max(LEAST_TTL), is_secure: false }
     }
 
-    /// What is known of the TLS of a domain's hosts, and how long that holds.
-    pub async fn security(&self, domain: &str, next: &Next, policy: TlsPolicy) -> (Security, Duration) {
+    /// What is known of the TLS of a domain's hosts, how far their names can be trusted, and how long that holds.
+    pub async fn security(&self, domain: &str, next: &Next, policy: TlsPolicy) -> (Security, MxProof, Duration) {
         let mut hold = MOST_TTL;
         let is_ours = next.transport == Transport::Smtp && literal(domain).is_none();
         let mut security = Security::default();
+        let mut proof = if next.is_secure { MxProof::Known } else { MxProof::None };
         if is_ours && next.is_secure && policy.may_be_dane() {
             let (dane, held) = self.dane(&next.hosts).await;
             (security.dane, hold) = (dane, hold.min(held));
@@ -386,15 +388,35 @@ impl Finder {
             && let (Some(sts), Some(name)) = (&self.sts, ascii_name(domain))
         {
             let answer = sts.find(&name).await;
+            if proof == MxProof::None && answer.policy.is_none() && answer.trouble.is_some() {
+                proof = MxProof::Pending;
+            }
             (security.sts, hold) = (answer.policy, hold.min(answer.hold));
         }
-        (security, hold.max(LEAST_TTL))
+        (security, proof, hold.max(LEAST_TTL))
     }
 
     /// Why the policy that a domain announces cannot be had.
     pub async fn sts_trouble(&self, domain: &str) -> Option<String> {
         let (sts, name) = (self.sts.as_ref()?, ascii_name(domain)?);
         sts.find(&name).await.trouble.map(|trouble| trouble.to_string())
+    }
+
+    /// POST over HTTPS, which is there where MTA-STS is; an error says why it failed.
+    pub async fn post(&self, uri: &str, kind: &'static str, body: Bytes) -> Result<(), String> {
+        match &self.sts {
+            Some(sts) => sts.post(uri, kind, body).await,
+            None => Err("no HTTPS without delivery.mta_sts".to_owned()),
+        }
+    }
+
+    /// The TXT records of a name; an error says why nobody can tell.
+    pub async fn texts(&self, name: &str) -> Result<Vec<Vec<u8>>, &'static str> {
+        match self.resolver.texts(name).await {
+            Ok(texts) => Ok(texts),
+            Err((Miss::NoName | Miss::NoRecord, _)) => Ok(Vec::new()),
+            Err((Miss::Failure(failure), _)) => Err(failure.as_str()),
+        }
     }
 
     async fn dane(&self, hosts: &[MxHost]) -> (Box<[(Arc<str>, HostDane)]>, Duration) {

@@ -6,6 +6,7 @@
 mod addresses;
 mod cache;
 mod finder;
+mod https;
 mod lookup;
 mod mx;
 pub mod network;
@@ -74,6 +75,8 @@ pub struct Plan {
     pub tls: TlsPolicy,
     /// What is known of it besides; none: nothing, as of most domains.
     pub security: Option<Arc<Security>>,
+    /// How far the MX hosts' names can be trusted.
+    pub mx_proof: MxProof,
     /// When this must be asked again.
     pub valid_until: Instant,
 }
@@ -91,6 +94,18 @@ pub enum Transport {
     Relay,
     /// Counted as delivered and dropped; for tests of senders.
     Discard,
+}
+
+/// How far the names of MX hosts can be trusted, beside what an MTA-STS policy says of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MxProof {
+    /// An attacker may have named them.
+    #[default]
+    None,
+    /// The same; but an MTA-STS policy that might name them is announced and cannot be had now.
+    Pending,
+    /// Their MX records are signed, or the operator has named them.
+    Known,
 }
 
 /// TLS towards a domain.
@@ -127,6 +142,11 @@ impl TlsPolicy {
     /// Whether TLSA records matter under it.
     const fn may_be_dane(self) -> bool {
         matches!(self, Self::Opportunistic | Self::Required | Self::Dane)
+    }
+
+    /// Whether it matters under it that MX records are secure: also that a certificate is for a name that DNS has given.
+    const fn validates(self) -> bool {
+        self.may_be_dane() || matches!(self, Self::Verified)
     }
 
     /// Whether MTA-STS policies matter under it.

@@ -13,7 +13,7 @@ use super::cache::{Cache, Timed};
 use super::finder::{Cause, Failed, Finder, Next};
 use super::lookup::{FAILURE_TTL, gauge};
 use super::settings::Settings;
-use super::{Error, Parent, Plan, PlanFailure, Planned, Security, TlsPolicy, TlsRule};
+use super::{Error, MxProof, Parent, Plan, PlanFailure, Planned, Security, TlsPolicy, TlsRule};
 use crate::clock::Clock;
 use crate::metrics::Registry;
 use crate::provider::pattern::Patterns;
@@ -38,6 +38,9 @@ pub struct Planner {
     clock: Clock,
     metrics: Metrics,
 }
+
+/// What is known of a domain's TLS.
+type Tls = (Security, MxProof);
 
 /// What the cache holds about a domain.
 #[derive(Clone, Debug)]
@@ -135,7 +138,7 @@ impl Planner {
             None => {
                 let next = self.finder.find_without_dns(domain)?;
                 let valid_until = self.clock.now() + next.hold;
-                Some(Arc::new(self.plan_of(domain.into(), next, Security::default(), valid_until)))
+                Some(Arc::new(self.plan_of(domain.into(), next, Tls::default(), valid_until)))
             }
         }
     }
@@ -150,6 +153,16 @@ impl Planner {
     /// Why the MTA-STS policy that a domain announces cannot be had; none: it can, or there is none.
     pub async fn sts_trouble(&self, domain: &str) -> Option<String> {
         self.finder.sts_trouble(domain).await
+    }
+
+    /// POST of a body of this media type over HTTPS; an error says why it failed.
+    pub async fn post(&self, uri: &str, kind: &'static str, body: bytes::Bytes) -> Result<(), String> {
+        self.finder.post(uri, kind, body).await
+    }
+
+    /// The TXT records of a name, each with its strings joined; empty if there are none. An error says why nobody can tell.
+    pub async fn texts(&self, name: &str) -> Result<Vec<Vec<u8>>, &'static str> {
+        self.finder.texts(name).await
     }
 
     /// How many domains are remembered.
@@ -170,10 +183,10 @@ impl Planner {
         let now = self.clock.now();
         self.metrics.seconds.record(now.saturating_duration_since(begun).as_secs_f64());
         match (found, last) {
-            (Ok((next, security)), _) => {
+            (Ok((next, tls)), _) => {
                 self.metrics.found.increment(1);
                 let valid_until = now + next.hold;
-                let planned = Ok(Arc::new(self.plan_of(domain, next, security, valid_until)));
+                let planned = Ok(Arc::new(self.plan_of(domain, next, tls, valid_until)));
                 Known { planned, said_until: None }
             }
             (Err(failed), Some(last)) if failed.status.class == 4 => self.prolonged(&last, now),
@@ -182,15 +195,15 @@ impl Planner {
     }
 
     /// The next hop, and what is known of its TLS where the domain's policy asks for that.
-    async fn look_up(&self, domain: &str) -> Result<(Next, Security), Failed> {
+    async fn look_up(&self, domain: &str) -> Result<(Next, Tls), Failed> {
         let policy = self.policy(domain);
-        let mut next = self.finder.find(domain, policy.may_be_dane()).await?;
-        if !policy.may_be_dane() && !policy.may_be_sts() {
-            return Ok((next, Security::default()));
+        let mut next = self.finder.find(domain, policy.validates()).await?;
+        if !policy.validates() && !policy.may_be_sts() {
+            return Ok((next, Tls::default()));
         }
-        let (security, hold) = self.finder.security(domain, &next, policy).await;
+        let (security, proof, hold) = self.finder.security(domain, &next, policy).await;
         next.hold = next.hold.min(hold);
-        Ok((next, security))
+        Ok((next, (security, proof)))
     }
 
     fn policy(&self, domain: &str) -> TlsPolicy {
@@ -218,7 +231,8 @@ impl Planner {
         Known { planned: Err(Arc::new(failure)), said_until: None }
     }
 
-    fn plan_of(&self, domain: Arc<str>, next: Next, mut security: Security, valid_until: Instant) -> Plan {
+    fn plan_of(&self, domain: Arc<str>, next: Next, tls: Tls, valid_until: Instant) -> Plan {
+        let (mut security, mx_proof) = tls;
         let is_own_site = self.made_from.own_sites.contains(&*domain);
         let (site, parent) =
             if is_own_site { (domain.clone(), Some(Arc::new(Parent(next.site)))) } else { (next.site, None) };
@@ -236,6 +250,7 @@ impl Planner {
             hosts: next.hosts,
             port: next.port,
             transport: next.transport,
+            mx_proof,
             valid_until,
         }
     }
@@ -313,6 +328,7 @@ mod tests {
             transport,
             tls,
             security: None,
+            mx_proof: MxProof::None,
             valid_until: said_until,
         };
         let known = Known { planned: Ok(Arc::new(plan)), said_until: None };
@@ -355,7 +371,7 @@ mod tests {
             let valid_until = Instant::now() + DAY;
             let next = Cell::new(Some(next));
             let known = |name| {
-                let plan = planner.plan_of(name, next.take().unwrap(), Security::default(), valid_until);
+                let plan = planner.plan_of(name, next.take().unwrap(), Tls::default(), valid_until);
                 std::future::ready(Known { planned: Ok(Arc::new(plan)), said_until: None })
             };
             taken += octets(&planner.plans.get_or_make(&domain, Instant::now, known).await.planned.unwrap());

@@ -11,11 +11,16 @@
 //! | verified | PKIX | PKIX | PKIX | PKIX | PKIX | PKIX |
 //! | dane | DANE | not used | not used | not used | not used | not used |
 //! | mta-sts | PKIX | PKIX | PKIX | PKIX | PKIX | not used |
+//!
+//! What a message asks for changes that ([`Assurance`]). REQUIRETLS makes clear, opportunistic, encrypted and looked at into
+//! PKIX, for hosts whose names are known; `TLS-Required: No` makes all but clear and what `verified` says into opportunistic.
 
 use std::sync::Arc;
 
+use super::lookup::ascii_name;
 use super::sts::{Mode, Policy};
-use super::{Plan, TlsPolicy};
+use super::{MxProof, Plan, TlsPolicy, Transport};
+use crate::message::TlsWish;
 
 /// A TLSA record that can be used: usage 2 or 3 (RFC 7672, 3.1).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,6 +117,47 @@ pub enum Demand {
     Refused(Refusal),
 }
 
+/// What the messages of a connection ask of it beside the policy (RFC 8689, 4.2). Connections of one assurance carry no
+/// message of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Assurance {
+    /// Nothing.
+    #[default]
+    Usual,
+    /// REQUIRETLS.
+    Required,
+    /// REQUIRETLS, from the null reverse-path: rather without it than not at all (RFC 8689, 5).
+    Preferred,
+    /// `TLS-Required: No`.
+    Waived,
+}
+
+impl Assurance {
+    /// That of a message.
+    pub const fn of(wish: TlsWish, is_from_null: bool) -> Self {
+        match (wish, is_from_null) {
+            (TlsWish::Unsaid, _) => Self::Usual,
+            (TlsWish::Required, false) => Self::Required,
+            (TlsWish::Required, true) => Self::Preferred,
+            (TlsWish::Waived, _) => Self::Waived,
+        }
+    }
+
+    /// Whether it asks for REQUIRETLS.
+    pub const fn requires_tls(self) -> bool {
+        matches!(self, Self::Required | Self::Preferred)
+    }
+
+    /// As people are shown it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Usual => "",
+            Self::Required | Self::Preferred => "required",
+            Self::Waived => "waived",
+        }
+    }
+}
+
 /// Why an MX host must not be used; also names of failures in TLS reports (RFC 8460, 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -125,6 +171,12 @@ pub enum Refusal {
     NotListed,
     /// There is no MTA-STS policy, which the rule wants.
     NoPolicy,
+    /// REQUIRETLS, and the policy is `none`.
+    NoTls,
+    /// REQUIRETLS, and an attacker may have named the host.
+    Unproven,
+    /// The same, but it may be known soon that nobody has.
+    Pending,
 }
 
 impl Refusal {
@@ -136,12 +188,54 @@ impl Refusal {
             Self::TlsaInvalid => "none of its TLSA records can be used, and the policy is dane",
             Self::NotListed => "the domain's MTA-STS policy does not name it",
             Self::NoPolicy => "the domain has no MTA-STS policy, and the policy is mta-sts",
+            Self::NoTls => "the message asks for REQUIRETLS, and the policy is none",
+            Self::Unproven => {
+                "the message asks for REQUIRETLS, and neither DNSSEC nor an MTA-STS policy says that the name is right"
+            }
+            Self::Pending => "the message asks for REQUIRETLS, and the domain's MTA-STS policy cannot be had now",
         }
     }
 }
 
-/// What a connection to `host` must be.
-pub fn demand(plan: &Plan, host: &str) -> Demand {
+/// What a connection to `host` must be, for messages that ask for so much.
+pub fn demand(plan: &Plan, host: &str, assurance: Assurance) -> Demand {
+    let demand = by_policy(plan, host);
+    match assurance {
+        Assurance::Usual => demand,
+        Assurance::Required | Assurance::Preferred => required(plan, host, demand),
+        Assurance::Waived => match (plan.tls, demand) {
+            (TlsPolicy::None | TlsPolicy::Verified, demand) => demand,
+            (_, Demand::Observed { is_listed, .. }) => Demand::Observed { encrypted: false, is_listed },
+            _ => Demand::Opportunistic,
+        },
+    }
+}
+
+/// RFC 8689, 2: the certificate is verified, and so is the name that it is for.
+fn required(plan: &Plan, host: &str, demand: Demand) -> Demand {
+    let is_named_by_rule = || plan.security.as_deref().is_some_and(|security| !security.names.is_empty());
+    match demand {
+        // Only where the MX records are secure; and what is refused is refused.
+        Demand::Dane { .. } | Demand::Refused(_) => return demand,
+        Demand::Clear => return Demand::Refused(Refusal::NoTls),
+        Demand::Pkix { .. } if plan.tls == TlsPolicy::Verified && is_named_by_rule() => return demand,
+        Demand::Pkix { .. } | Demand::Opportunistic | Demand::Encrypted | Demand::Observed { .. } => {}
+    }
+    let sts = plan.security.as_deref().and_then(|security| security.sts.as_deref());
+    let is_known = plan.mx_proof == MxProof::Known
+        || plan.transport == Transport::Relay
+        || sts.is_some_and(|policy| policy.mode != Mode::None && policy.names_host(host))
+        // Without MX records the name is the recipient domain's own.
+        || ascii_name(&plan.domain).is_some_and(|domain| *domain == *host);
+    match (is_known, plan.mx_proof) {
+        (true, _) => Demand::Pkix { names: [host.into()].into() },
+        (false, MxProof::Pending) => Demand::Refused(Refusal::Pending),
+        (false, _) => Demand::Refused(Refusal::Unproven),
+    }
+}
+
+/// The table.
+fn by_policy(plan: &Plan, host: &str) -> Demand {
     let none = Security::default();
     let security = plan.security.as_deref().unwrap_or(&none);
     match plan.tls {
@@ -190,8 +284,36 @@ fn by_sts(policy: &Policy, host: &str) -> Demand {
     }
 }
 
-/// A plan's policy and what it comes from, for people: `dane`, `mta-sts`, or the operator's.
-pub fn in_force(plan: &Plan) -> (&'static str, String) {
+/// The name of what a connection to `host` is held to: the operator's policy, `dane` or `mta-sts` where the domain's own word
+/// goes before it, `requiretls` or `waived` where the messages' does.
+pub fn policy_name(plan: &Plan, host: &str, assurance: Assurance) -> &'static str {
+    match (assurance, demand(plan, host, assurance)) {
+        (Assurance::Required | Assurance::Preferred, _) => "requiretls",
+        (Assurance::Waived, Demand::Opportunistic | Demand::Observed { .. }) => "waived",
+        (_, Demand::Dane { .. }) => TlsPolicy::Dane.as_str(),
+        (_, Demand::Refused(Refusal::DnssecInvalid | Refusal::DaneRequired | Refusal::TlsaInvalid)) => {
+            TlsPolicy::Dane.as_str()
+        }
+        (_, Demand::Refused(_)) => TlsPolicy::MtaSts.as_str(),
+        (_, Demand::Pkix { .. }) if plan.tls != TlsPolicy::Verified => TlsPolicy::MtaSts.as_str(),
+        (_, Demand::Encrypted) => TlsPolicy::Required.as_str(),
+        _ => plan.tls.as_str(),
+    }
+}
+
+/// A plan's policy for such messages and what it comes from, for people: `dane`, `mta-sts`, or the operator's; or theirs.
+pub fn in_force(plan: &Plan, assurance: Assurance) -> (&'static str, String) {
+    let (policy, why) = by_domain(plan);
+    match assurance {
+        Assurance::Usual => (policy, why),
+        Assurance::Required | Assurance::Preferred => {
+            ("requiretls", format!("of messages with REQUIRETLS; else {policy}"))
+        }
+        Assurance::Waived => ("waived", format!("of messages with TLS-Required: No; else {policy}")),
+    }
+}
+
+fn by_domain(plan: &Plan) -> (&'static str, String) {
     let Some(security) = plan.security.as_deref().filter(|security| !security.is_empty()) else {
         return (plan.tls.as_str(), "as configured".to_owned());
     };
@@ -227,8 +349,13 @@ mod tests {
 
     /// The rows of the table in a word each.
     fn row(security: Option<Security>) -> [&'static str; 6] {
+        row_as(security, MxProof::None, Assurance::Usual)
+    }
+
+    fn row_as(security: Option<Security>, mx_proof: MxProof, assurance: Assurance) -> [&'static str; 6] {
         POLICIES.map(|tls| {
             let plan = Plan {
+                mx_proof,
                 domain: "a.test".into(),
                 site: "a.test".into(),
                 parent: None,
@@ -240,7 +367,7 @@ mod tests {
                 security: security.clone().map(Arc::new),
                 valid_until: Instant::now(),
             };
-            match demand(&plan, "mx.a.test") {
+            match demand(&plan, "mx.a.test", assurance) {
                 Demand::Clear => "clear",
                 Demand::Opportunistic => "opportunistic",
                 Demand::Encrypted => "encrypted",
@@ -279,5 +406,36 @@ mod tests {
         assert_eq!(other, ["clear", "not used", "not used", "PKIX", "not used", "not used"]);
         let testing = row(sts("testing", "mx.a.test"));
         assert_eq!(testing, ["clear", "looked at", "encrypted, looked at", "PKIX", "not used", "PKIX"]);
+    }
+    #[test]
+    fn requiretls_wants_a_verified_certificate_of_a_host_whose_name_is_known() {
+        let asked = |security, mx_proof| row_as(security, mx_proof, Assurance::Required);
+        let record = Tlsa { is_authority: false, of_key: true, matching: Matching::Sha256, data: [0; 32].into() };
+        let records = || dane(HostDane::Records { base: "mx.a.test".into(), records: [record.clone()].into() });
+        let nothing = ["not used"; 6];
+
+        assert_eq!(asked(None, MxProof::None), nothing, "whoever answers may have been named by an attacker");
+        assert_eq!(asked(None, MxProof::Known), ["not used", "PKIX", "PKIX", "PKIX", "not used", "not used"]);
+        assert_eq!(asked(records(), MxProof::Known), ["not used", "DANE", "DANE", "PKIX", "DANE", "not used"]);
+        let unusable = asked(dane(HostDane::Unusable), MxProof::Known);
+        assert_eq!(unusable, ["not used", "PKIX", "PKIX", "PKIX", "not used", "not used"]);
+        for mode in ["enforce", "testing"] {
+            let by_sts = asked(sts(mode, "mx.a.test"), MxProof::None);
+            assert_eq!(by_sts, ["not used", "PKIX", "PKIX", "PKIX", "not used", "PKIX"], "{mode}");
+            assert_eq!(asked(sts(mode, "*.b.test"), MxProof::None), nothing, "{mode}");
+        }
+        let names = Security { names: ["b.test".into()].into(), ..Security::default() };
+        assert_eq!(asked(Some(names), MxProof::None)[3], "PKIX", "the operator knows whose certificate it is");
+    }
+
+    #[test]
+    fn a_waiver_relaxes_everything_but_none_and_verified() {
+        let waived = |security| row_as(security, MxProof::None, Assurance::Waived);
+        let expected = |word| ["clear", word, word, "PKIX", word, word];
+
+        assert_eq!(waived(None), expected("opportunistic"));
+        assert_eq!(waived(dane(HostDane::Unknown)), expected("opportunistic"));
+        assert_eq!(waived(sts("enforce", "*.b.test")), expected("opportunistic"));
+        assert_eq!(waived(sts("testing", "*.b.test"))[1], "looked at");
     }
 }

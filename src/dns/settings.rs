@@ -166,6 +166,8 @@ pub trait Keeper: std::fmt::Debug + Send + Sync {
     fn read(&self) -> Option<Vec<u8>>;
     /// Keeps this. Blocks on the disk.
     fn replace(&self, content: &[u8]) -> std::io::Result<()>;
+    /// The policy that a domain announces cannot be had: the result type of RFC 8460, 4.3, and why.
+    fn failed(&self, _domain: &str, _result: &'static str, _why: &str) {}
 }
 
 /// Keeps nothing: for commands that look once.

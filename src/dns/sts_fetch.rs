@@ -3,27 +3,21 @@
 //! A fetch that takes long goes on by itself; mail is held up for [`PATIENCE`] at most and meanwhile goes by what is known.
 //! A policy that is known holds until its end whatever DNS or the policy host say, save for a newer policy.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Empty, Limited};
+use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use metrics::Counter;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsConnector;
+use tokio::task::AbortHandle;
 
 use super::cache::{Cache, Timed};
+use super::https::{self, Https};
 use super::lookup::{FAILURE_TTL, Miss, Resolver, UNPUBLISHED_TTL};
-use super::network::is_allowed;
 use super::roots::Roots;
 use super::settings::{Settings, StsSettings};
-use super::sts::{self, MOST_OCTETS, Mode, Policy};
+use super::sts::{self, Mode, Policy};
 use super::sts_store::{Known, Store};
 use crate::clock::Clock;
 use crate::config::units::Network;
@@ -39,6 +33,8 @@ const MOST_FETCHES: usize = 32;
 const RETRY: Duration = Duration::from_secs(300);
 /// A policy is fetched again after so long, even if its id is the same (RFC 8461, 3.3: daily).
 const REFRESH: u32 = 86_400;
+/// How often it is looked which policies are due.
+const LOOK_EVERY: Duration = Duration::from_secs(3_600);
 /// Domains with a fetch that is remembered to have failed.
 const FAILURES: usize = 10_000;
 
@@ -67,6 +63,17 @@ pub enum Trouble {
     Untrusted(Arc<str>),
 }
 
+impl Trouble {
+    /// As RFC 8460, 4.3 names it.
+    const fn result_type(&self) -> &'static str {
+        match self {
+            Self::Fetch(_) => "sts-policy-fetch-error",
+            Self::Invalid => "sts-policy-invalid",
+            Self::Untrusted(_) => "sts-webpki-invalid",
+        }
+    }
+}
+
 impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -77,10 +84,18 @@ impl std::fmt::Display for Trouble {
     }
 }
 
-/// Finds policies.
+/// Finds policies, and looks at those that are known every day.
 #[derive(Debug)]
 pub(super) struct Finder {
     shared: Arc<Shared>,
+    /// Ends with it.
+    refreshing: AbortHandle,
+}
+
+impl Drop for Finder {
+    fn drop(&mut self) {
+        self.refreshing.abort();
+    }
 }
 
 #[derive(Debug)]
@@ -116,7 +131,7 @@ pub(super) struct Answer {
 }
 
 impl Finder {
-    /// By the settings; none where policies are not to be looked for. Blocks on the disk.
+    /// By the settings; none where policies are not to be looked for. Blocks on the disk. Must be made inside a Tokio runtime.
     pub fn new(settings: &Settings, resolver: &Arc<Resolver>, clock: Clock, registry: &Registry) -> Option<Self> {
         let StsSettings { port, roots, keeper } = settings.sts.as_ref()?;
         let shared = Shared {
@@ -130,33 +145,63 @@ impl Finder {
             clock,
             metrics: Metrics::new(registry),
         };
-        Some(Self { shared: Arc::new(shared) })
+        let shared = Arc::new(shared);
+        let refreshing = tokio::spawn(refresh(Arc::clone(&shared))).abort_handle();
+        Some(Self { shared, refreshing })
     }
 
     /// What is known of a domain, as [`super::lookup::ascii_name`] gives it.
     pub async fn find(&self, domain: &str) -> Answer {
-        let shared = &self.shared;
-        let known = shared.store.get(domain);
-        let texts = tokio::time::timeout(PATIENCE, shared.resolver.texts(&format!("_mta-sts.{domain}"))).await;
-        let id = match texts {
-            Ok(Ok(records)) => sts::id_of(&records),
-            Ok(Err((Miss::NoName | Miss::NoRecord, _))) => None,
-            // Nothing new can be said; soon it may.
-            Ok(Err((Miss::Failure(_), _))) | Err(_) => return shared.by(known, None, RETRY),
-        };
-        let Some(id) = id else { return shared.by(known, None, UNPUBLISHED_TTL) };
-        if let Some(known) = &known
-            && *known.policy.id == *id
-            && shared.clock.wall().0.saturating_sub(known.fetched) < REFRESH
-        {
-            return shared.by(Some(known.clone()), None, Duration::from_secs(REFRESH.into()));
+        look(&self.shared, domain).await
+    }
+}
+
+/// What is known of a domain, after a look at its TXT record, and a fetch if that is due.
+async fn look(shared: &Arc<Shared>, domain: &str) -> Answer {
+    let known = shared.store.get(domain);
+    let texts = tokio::time::timeout(PATIENCE, shared.resolver.texts(&format!("_mta-sts.{domain}"))).await;
+    let id = match texts {
+        Ok(Ok(records)) => sts::id_of(&records),
+        Ok(Err((Miss::NoName | Miss::NoRecord, _))) => None,
+        // Nothing new can be said; soon it may.
+        Ok(Err((Miss::Failure(_), _))) | Err(_) => return shared.by(known, None, RETRY),
+    };
+    let Some(id) = id else { return shared.by(known, None, UNPUBLISHED_TTL) };
+    if let Some(known) = &known
+        && *known.policy.id == *id
+        && shared.clock.wall().0.saturating_sub(known.fetched) < REFRESH
+    {
+        return shared.by(Some(known.clone()), None, Duration::from_secs(REFRESH.into()));
+    }
+    let (own, name) = (Arc::clone(shared), domain.to_owned());
+    let fetch = tokio::spawn(async move { own.fetched(&name, &id).await });
+    match tokio::time::timeout(PATIENCE, fetch).await {
+        Ok(Ok(Ok(fresh))) => shared.by(Some(fresh), None, Duration::from_secs(REFRESH.into())),
+        Ok(Ok(Err(trouble))) => shared.by(known, Some(trouble), RETRY),
+        Ok(Err(_)) | Err(_) => shared.by(known, Some(Trouble::Fetch("it takes long".into())), FAILURE_TTL),
+    }
+}
+
+/// Looks at every policy a day after it was fetched, so that none ends while nobody sends (RFC 8461, 10.2).
+async fn refresh(shared: Arc<Shared>) {
+    loop {
+        for domain in shared.store.older_than(REFRESH) {
+            look(&shared, &domain).await;
         }
-        let (own, name) = (Arc::clone(shared), domain.to_owned());
-        let fetch = tokio::spawn(async move { own.fetched(&name, &id).await });
-        match tokio::time::timeout(PATIENCE, fetch).await {
-            Ok(Ok(Ok(fresh))) => shared.by(Some(fresh), None, Duration::from_secs(REFRESH.into())),
-            Ok(Ok(Err(trouble))) => shared.by(known, Some(trouble), RETRY),
-            Ok(Err(_)) | Err(_) => shared.by(known, Some(Trouble::Fetch("it takes long".into())), FAILURE_TTL),
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+impl Finder {
+    /// POST of a TLS report; what the host answered is in the error.
+    pub async fn post(&self, uri: &str, kind: &'static str, body: Bytes) -> Result<(), String> {
+        let https = self.shared.https();
+        let answer = tokio::time::timeout(FETCH, https.post(uri, kind, body)).await;
+        match answer {
+            Ok(Ok(answer)) if answer.status.is_success() => Ok(()),
+            Ok(Ok(answer)) => Err(format!("the answer is {}", answer.status)),
+            Ok(Err(https::Trouble::Failed(why) | https::Trouble::Untrusted(why))) => Err(why.to_string()),
+            Err(_) => Err("the host does not answer".to_owned()),
         }
     }
 }
@@ -182,6 +227,7 @@ impl Shared {
             let result = result.map(|policy| self.store.put(domain, policy));
             if let Err(trouble) = &result {
                 tracing::info!(domain, %trouble, "no MTA-STS policy although there is an id");
+                self.store.failed(domain, trouble.result_type(), &trouble.to_string());
             }
             // One that was fetched is in the store; a new look at it is due whenever somebody wants one.
             let hold = if result.is_ok() { Duration::ZERO } else { RETRY };
@@ -191,70 +237,26 @@ impl Shared {
     }
 
     async fn fetch(&self, domain: &str, id: &str) -> Result<Policy, Trouble> {
-        let failed = |why: &dyn std::fmt::Display| Trouble::Fetch(why.to_string().into());
-        let host = format!("mta-sts.{domain}");
-        let stream = self.connect(&host).await?;
-        let roots = self.roots.get().await.map_err(|why| failed(&why))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| failed(&error))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from(host.clone()).map_err(|error| failed(&error))?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-        let stream = stream.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(rustls::Error::InvalidCertificate(why)) => Trouble::Untrusted(format!("{why:?}").into()),
-            _ => failed(&error),
+        let https = self.https();
+        let answer = https.get(&format!("mta-sts.{domain}"), self.port, "/.well-known/mta-sts.txt").await;
+        let answer = answer.map_err(|trouble| match trouble {
+            https::Trouble::Failed(why) => Trouble::Fetch(why),
+            https::Trouble::Untrusted(why) => Trouble::Untrusted(why),
         })?;
-        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
-        let (mut sender, connection) = handshake.await.map_err(|error| failed(&error))?;
-        let driver = tokio::spawn(connection);
-        let authority = if self.port == 443 { host } else { format!("{host}:{}", self.port) };
-        let request = Request::get("/.well-known/mta-sts.txt")
-            .header(HOST, authority)
-            .header(USER_AGENT, "hikyaku")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| failed(&error))?;
-        let answer = sender.send_request(request).await;
-        let result = match answer {
-            Err(error) => Err(failed(&error)),
-            // Redirects must not be followed (3.3).
-            Ok(response) if response.status() != StatusCode::OK => {
-                Err(failed(&format_args!("the answer is {}", response.status())))
-            }
-            Ok(response) if !is_text(response.headers().get(CONTENT_TYPE)) => Err(Trouble::Invalid),
-            Ok(response) => {
-                let body = Limited::new(response.into_body(), MOST_OCTETS).collect().await;
-                body.map_err(|error| failed(&error))
-                    .and_then(|body| Policy::parse(&body.to_bytes(), id).ok_or(Trouble::Invalid))
-            }
-        };
-        driver.abort();
-        result
-    }
-
-    async fn connect(&self, host: &str) -> Result<TcpStream, Trouble> {
-        let failed = |why: &str| Trouble::Fetch(why.into());
-        let addresses = self.resolver.addresses(host).await.addresses;
-        let addresses = addresses.map_err(|_| failed("the policy host has no address"))?;
-        let mut last = failed("the policy host has no public address");
-        for address in addresses.iter().filter(|address| is_allowed(**address, &self.allow_networks)).take(4) {
-            let connecting = TcpStream::connect(SocketAddr::new(*address, self.port));
-            match tokio::time::timeout(FETCH / 4, connecting).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = failed(&format!("cannot connect to its host: {error}")),
-                Err(_) => last = failed("its host does not answer"),
-            }
+        // Redirects must not be followed (3.3).
+        if answer.status != StatusCode::OK {
+            return Err(Trouble::Fetch(format!("the answer is {}", answer.status).into()));
         }
-        Err(last)
+        // 3.2: text/plain, whatever its parameters.
+        if answer.kind != "text/plain" {
+            return Err(Trouble::Invalid);
+        }
+        Policy::parse(&answer.body, id).ok_or(Trouble::Invalid)
     }
-}
 
-/// RFC 8461, 3.2: text/plain, whatever its parameters.
-fn is_text(kind: Option<&hyper::header::HeaderValue>) -> bool {
-    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/plain")
+    fn https(&self) -> Https<'_> {
+        Https { resolver: &self.resolver, roots: &self.roots, allow_networks: &self.allow_networks }
+    }
 }
 
 impl Metrics {

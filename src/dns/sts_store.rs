@@ -98,6 +98,19 @@ impl Store {
         known
     }
 
+    /// Domains whose policy was fetched so many seconds ago or more, and still holds.
+    pub fn older_than(&self, seconds: u32) -> Vec<Box<str>> {
+        let now = self.clock.wall();
+        let is_due = |known: &Known| now.0.saturating_sub(known.fetched) >= seconds && !known.left(now).is_zero();
+        let known = self.known.lock();
+        known.iter().filter(|(_, known)| is_due(known)).map(|(domain, _)| domain.clone()).collect()
+    }
+
+    /// A policy that is announced cannot be had.
+    pub fn failed(&self, domain: &str, result: &'static str, why: &str) {
+        self.keeper.failed(domain, result, why);
+    }
+
     fn save(self: &Arc<Self>) {
         if self.is_saving.swap(true, Ordering::AcqRel) {
             return;

@@ -132,7 +132,17 @@ impl Validator {
         let name = name_of(domain).ok_or((Miss::NoName, NEGATIVE_TTL))?;
         let lookup = self.query(&name, RecordType::MX).await?;
         let (answer, hold) = mx_of(&lookup)?;
-        Ok((answer, hold, is_secure(&lookup, RecordType::MX)))
+        let owner = lookup.answers().iter().find(|record| record.record_type() == RecordType::MX);
+        // Secure records of a name that an attacker's alias leads to say nothing of this domain.
+        let is_own = match owner.filter(|_| is_secure(&lookup, RecordType::MX)) {
+            Some(owner) if owner.name == name => true,
+            Some(owner) => {
+                let alias = self.is_secure_alias(&name, &owner.name).await;
+                alias.map_err(|hold| (Miss::Failure(Failure::Bogus), hold))?
+            }
+            None => false,
+        };
+        Ok((answer, hold, is_own))
     }
 
     /// What is known of a host, and for how long.

@@ -196,6 +196,8 @@ pub enum Event<'a> {
         client: Option<IpAddr>,
         /// Who had authenticated.
         user: Option<&'a str>,
+        /// Names of the DKIM keys that signed it, or why none did; empty: there are none.
+        dkim: &'a str,
     },
     /// What became of a recipient.
     Decided(Decision<'a>),
@@ -256,12 +258,14 @@ impl Event<'_> {
     pub(super) fn write(&self, out: &mut Vec<u8>, id: EventId, at: Duration, mask: &Mask) {
         let mut line = Line::begin(out, id, at, self.kind().as_str(), mask);
         match self {
-            Self::Received { subject, size, client, user } => {
+            Self::Received { subject, size, client, user, dkim } => {
                 subject.write(&mut line);
                 if let Some(client) = client {
                     line.address(key!("client"), *client);
                 }
                 line.free_if(key!("user"), user.unwrap_or_default());
+                line.text_if(key!("dkim"), dkim);
+                subject.write_wish(&mut line);
                 line.number(key!("size"), *size);
                 subject.write_accepted(&mut line);
             }
@@ -316,8 +320,10 @@ impl Subject<'_> {
             line.text(key!("tenant"), &envelope.tenant);
             line.text_if(key!("campaign"), &envelope.campaign);
             line.text(key!("lane"), envelope.lane.as_str());
-            if envelope.kind == MessageKind::Dsn {
-                line.text(key!("message_kind"), "dsn");
+            match envelope.kind {
+                MessageKind::Submitted => {}
+                MessageKind::Dsn => line.text(key!("message_kind"), "dsn"),
+                MessageKind::TlsReport => line.text(key!("message_kind"), "tls-report"),
             }
             line.mailbox(key!("reverse_path"), envelope.reverse_path.as_str());
         }
@@ -331,6 +337,11 @@ impl Subject<'_> {
         line.text_if(key!("site"), self.site.unwrap_or_default());
     }
 
+    /// What the sender asks of TLS.
+    fn write_wish(&self, line: &mut Line<'_>) {
+        line.text_if(key!("tls_asked"), self.envelope.map_or("", |envelope| envelope.tls.as_str()));
+    }
+
     fn write_accepted(&self, line: &mut Line<'_>) {
         if let Some(envelope) = self.envelope {
             line.seconds(key!("accepted"), envelope.accepted_at);
@@ -340,7 +351,7 @@ impl Subject<'_> {
 
 impl Decision<'_> {
     fn write(&self, line: &mut Line<'_>, at: Duration) {
-        let Report { phase, reply, mx_host, mx_address, tls, in_doubt, .. } = self.report;
+        let Report { phase, reply, mx_host, mx_address, tls, tls_policy, in_doubt, .. } = self.report;
         self.subject.write(line);
         line.text_if(key!("mx_host"), mx_host.as_deref().unwrap_or_default());
         if let Some(address) = mx_address {
@@ -353,6 +364,7 @@ impl Decision<'_> {
                 line.text(key!("tls_cipher"), tls.cipher);
                 line.text(key!("tls_verified"), tls.proof.as_str());
             }
+            line.text_if(key!("tls_policy"), tls_policy.unwrap_or_default());
         }
         line.text(key!("step"), phase.as_str());
         if reply.code != 0 {

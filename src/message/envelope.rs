@@ -2,7 +2,7 @@
 
 use crate::clock::UnixTime;
 use crate::smtp::address::{Address, ReversePath};
-pub use crate::smtp::extension::{BodyType, Notify, Ret};
+pub use crate::smtp::extension::{BodyType, Notify, Ret, TlsWish};
 
 /// What a scan of the content found; decides on 8BITMIME and SMTPUTF8 towards a next hop whatever was declared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub enum Kind {
     Submitted,
     /// A delivery status notification of ours.
     Dsn,
+    /// A TLS report of ours (RFC 8460).
+    TlsReport,
 }
 
 /// One forward-path with what the client said about it.
@@ -120,6 +122,8 @@ pub struct Envelope {
     pub ret: Option<Ret>,
     /// ENVID= as it came (xtext).
     pub envid: Option<Box<str>>,
+    /// REQUIRETLS, or the header field TLS-Required.
+    pub tls: TlsWish,
     /// Where it came from.
     pub kind: Kind,
 }
@@ -139,6 +143,7 @@ impl Envelope {
             traits: ContentTraits::default(),
             ret: None,
             envid: None,
+            tls: TlsWish::Unsaid,
             kind: Kind::Submitted,
         }
     }

@@ -14,7 +14,7 @@ pub mod received;
 use std::sync::Arc;
 
 pub use content::{Content, ReadAt};
-pub use envelope::{BodyType, ContentTraits, Envelope, Kind, Lane, Notify, Recipient, Ret};
+pub use envelope::{BodyType, ContentTraits, Envelope, Kind, Lane, Notify, Recipient, Ret, TlsWish};
 pub use id::MessageId;
 pub use outcome::{Encryption, Outcome, Phase, Proof, Report};
 

@@ -121,6 +121,8 @@ pub struct Report {
     pub mx_address: Option<SocketAddr>,
     /// How the connection was encrypted; none: in clear, or no connection.
     pub tls: Option<Encryption>,
+    /// Name of the TLS policy that the connection was under; none: there was none.
+    pub tls_policy: Option<&'static str>,
     /// The next hop announced DSN, so NOTIFY and friends were passed on to it.
     pub relayed_dsn: bool,
     /// The end of data may have left but no reply came: the receiver may have the message.
@@ -133,8 +135,17 @@ impl Report {
     /// What we ourselves say where no MX host said anything.
     pub fn local(phase: Phase, status: Status, text: impl Into<Box<str>>) -> Self {
         let reply = Reply::local(status, text);
-        let (mx_host, mx_address, tls) = (None, None, None);
-        Self { phase, reply, mx_host, mx_address, tls, relayed_dsn: false, in_doubt: false, hung_up: false }
+        Self {
+            phase,
+            reply,
+            mx_host: None,
+            mx_address: None,
+            tls: None,
+            tls_policy: None,
+            relayed_dsn: false,
+            in_doubt: false,
+            hung_up: false,
+        }
     }
 }
 

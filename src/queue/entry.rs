@@ -6,8 +6,9 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use crate::clock::UnixTime;
+use crate::dns::security::Assurance;
 use crate::limit::controller::MOST_GUESSES;
-use crate::message::{Envelope, MessageId, Notify, Recipient};
+use crate::message::{Envelope, MessageId, Notify, Recipient, TlsWish};
 use crate::smtp::address::ReversePath;
 
 use super::domain::Domain;
@@ -125,6 +126,11 @@ impl Marks {
     /// It was held, and has not been tried since: set at its release, which its `due` tells, cleared by its next deferral.
     pub const RELEASED: Self = Self(64);
 
+    /// REQUIRETLS.
+    const REQUIRES_TLS: Self = Self(1 << 9);
+    /// `TLS-Required: No`.
+    const WAIVES_TLS: Self = Self(1 << 10);
+
     /// Whether all of `other` is set.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -185,13 +191,28 @@ impl Marks {
         Self(self.0 & !(SOURCE_BITS << shift) | (u32::from(number) << shift))
     }
 
+    /// What its connection is asked for.
+    pub const fn assurance(self) -> Assurance {
+        let wish = if self.has(Self::REQUIRES_TLS) {
+            TlsWish::Required
+        } else if self.has(Self::WAIVES_TLS) {
+            TlsWish::Waived
+        } else {
+            TlsWish::Unsaid
+        };
+        Assurance::of(wish, self.has(Self::FROM_NULL))
+    }
+
     /// What `recipient` wants to be told about (RFC 3461, 4.1); nothing for the null reverse-path.
     pub fn of(envelope: &Envelope, recipient: &Recipient) -> Self {
+        let asked = Self::default()
+            .with(Self::REQUIRES_TLS, envelope.tls == TlsWish::Required)
+            .with(Self::WAIVES_TLS, envelope.tls == TlsWish::Waived);
         if envelope.reverse_path.is_null() {
-            return Self::FROM_NULL;
+            return asked.with(Self::FROM_NULL, true);
         }
         let notify = recipient.notify;
-        Self::default()
+        asked
             .with(Self::WANTS_FAILURE, notify.wants_failure())
             .with(Self::WANTS_SUCCESS, notify.has(Notify::SUCCESS))
             .with(Self::WANTS_DELAY, notify.has(Notify::DELAY))
@@ -237,6 +258,9 @@ mod tests {
         };
 
         assert_eq!(Marks::of(&envelope, &recipient), Marks::FROM_NULL);
+        envelope.tls = TlsWish::Required;
+        assert_eq!(Marks::of(&envelope, &recipient).assurance(), Assurance::Preferred);
+        envelope.tls = TlsWish::Unsaid;
         envelope.reverse_path = ReversePath::Mailbox("s@x.test".parse().unwrap());
         assert_eq!(Marks::of(&envelope, &recipient), Marks::WANTS_FAILURE);
     }
@@ -259,6 +283,11 @@ mod tests {
         let meant = marks.with_meant(Some(1022));
         assert_eq!((meant.meant(), meant.source(), meant.has(Marks::WANTS_DELAY)), (Some(1022), Some(0), true));
         assert_eq!((meant.with_meant(None), marks.meant()), (marks, None));
+        for (mark, assurance) in [(Marks::REQUIRES_TLS, Assurance::Required), (Marks::WAIVES_TLS, Assurance::Waived)] {
+            let asking = meant.with(mark, true);
+            assert_eq!((asking.assurance(), meant.assurance()), (assurance, Assurance::Usual));
+            assert_eq!((asking.source(), asking.meant(), asking.charged()), (Some(0), Some(1022), asking));
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use crate::clock::UnixTime;
 use crate::dns::Plan;
+use crate::dns::security::{Assurance, in_force};
 use crate::limit::controller;
 use crate::limit::permit::What;
 use crate::message::{Lane, Outcome};
@@ -282,7 +283,7 @@ impl Engine {
     }
 
     fn path_view(&self, site: &str, path: &Facts) -> PathView {
-        let (tls, tls_why) = crate::dns::security::in_force(&path.plan);
+        let (tls, tls_why) = in_force(&path.plan, path.assurance);
         PathView {
             site: site.to_owned(),
             mx_set: path.plan.mx_set.to_string(),
@@ -304,6 +305,7 @@ impl Engine {
         let watch = &seat.watch;
         let (doing, lasts) = watch.doing(now);
         let peer = watch.peer();
+        let tls = peer.as_ref().and_then(|peer| peer.tls);
         ConnectionView {
             state: doing.as_str(),
             step: doing.step().map(crate::message::Phase::as_str),
@@ -311,7 +313,10 @@ impl Engine {
             mx_host: peer.as_ref().map(|peer| peer.host.to_string()),
             mx_address: peer.as_ref().map(|peer| peer.address.to_string()),
             source: self.source_name(source),
-            tls: watch.is_tls(),
+            tls: tls.is_some(),
+            tls_version: tls.map(|tls| tls.version),
+            tls_verified: tls.map(|tls| tls.proof.as_str()),
+            tls_policy: peer.as_ref().and_then(|peer| peer.tls_policy),
             messages: watch.messages(),
             age_seconds: watch.age(now).as_secs(),
         }
@@ -378,6 +383,7 @@ impl Engine {
 struct Facts {
     plan: Arc<Plan>,
     source: u16,
+    assurance: Assurance,
     ready: usize,
     idle: usize,
     in_flight: u32,
@@ -392,6 +398,7 @@ impl Facts {
         Self {
             plan: path.plan.clone(),
             source: path.key.source,
+            assurance: path.key.assurance,
             ready: path.ready.len(),
             idle: path.idle.len(),
             in_flight: path.in_flight,

@@ -277,8 +277,9 @@ impl Queue {
         size: u64,
         client: Option<IpAddr>,
         user: Option<&str>,
+        dkim: &str,
     ) {
-        self.engine.tell_received(id, envelope, size, client, user);
+        self.engine.tell_received(id, envelope, size, client, user, dkim);
     }
 
     /// Begins to hand work to `courier`. The task ends some time after [`Queue::stop_dispatch`]: when DSNs that were

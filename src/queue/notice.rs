@@ -9,9 +9,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::bounce::dsn::{self, Action, Request};
+use crate::dkim::Signatures;
 use crate::journal::{self, Subject};
 use crate::message::{
-    BodyType, Content, ContentTraits, Envelope, Kind, Lane, Message, MessageId, Notify, Recipient, Report,
+    BodyType, Content, ContentTraits, Envelope, Kind, Lane, Message, MessageId, Notify, Recipient, Report, TlsWish,
 };
 use crate::panics::Panic;
 use crate::smtp::address::ReversePath;
@@ -156,7 +157,7 @@ impl Notice {
 
     /// Makes and stores the DSN once.
     async fn attempt(this: &Arc<Self>, engine: &Arc<Engine>, events: &[RecipientEvent]) -> Result<(), Failure> {
-        let (message, reported, _arrival) = {
+        let (message, reported, signatures, _arrival) = {
             let (this, engine) = (this.clone(), engine.clone());
             let wall = engine.walls.notices.clone();
             let made = tokio::task::spawn_blocking(move || wall.call(|| this.make(&engine))).await;
@@ -166,7 +167,7 @@ impl Notice {
         engine.spool.conclude(this.id, events, message).await?;
         engine.meters.dsn(this.action).increment(1);
         this.tell(engine, &reported, id);
-        engine.tell_received(id, &envelope, size, None, None);
+        engine.tell_received(id, &envelope, size, None, None, signatures.as_str());
         engine.put(id, &envelope);
         Ok(())
     }
@@ -216,7 +217,7 @@ impl Notice {
     }
 
     /// The DSN as a message that arrives, and the envelope of what it reports. Reads the reported message: blocks.
-    fn make(&self, engine: &Engine) -> Result<(NewMessage, Arc<Envelope>, Passage), Failure> {
+    fn make(&self, engine: &Engine) -> Result<(NewMessage, Arc<Envelope>, Signatures, Passage), Failure> {
         let (reported, content) = match engine.spool.load(self.id) {
             Ok(Message { envelope, content, .. }) => (envelope, Some(content)),
             // The sender learns of it all the same, as long as it is known who that is.
@@ -246,11 +247,11 @@ impl Notice {
             io::ErrorKind::InvalidInput => Failure::Unmade(error.to_string()),
             _ => Failure::Later(error.to_string()),
         })?;
-        let content = match &engine.signer {
+        let (content, signatures) = match &engine.signer {
             Some(signer) => {
                 signer.sign_own(content, engine.clock.wall()).map_err(|error| Failure::Later(error.to_string()))?
             }
-            None => content,
+            None => (content, Signatures::Off),
         };
         let recipient = Recipient { forward_path: to.clone(), notify: Notify::NEVER, orcpt: None };
         let envelope = Envelope {
@@ -265,6 +266,8 @@ impl Notice {
             traits: traits(&content),
             ret: None,
             envid: None,
+            // RFC 8689, 5: it tells as much as the message that it is about.
+            tls: if reported.tls == TlsWish::Required { TlsWish::Required } else { TlsWish::Unsaid },
             kind: Kind::Dsn,
         };
         let arrival = engine.arrivals.begin();
@@ -274,7 +277,7 @@ impl Notice {
             content: Content::Memory(content),
             ended_at: engine.clock.now(),
         };
-        Ok((message, reported, arrival))
+        Ok((message, reported, signatures, arrival))
     }
 }
 

@@ -217,7 +217,7 @@ impl SiteState {
             // The first plan of a chain may take it back still.
             let meant = entry.marks.meant().filter(|meant| *meant != warming.index);
             entry.marks = entry.marks.with_meant(meant);
-            let place = self.path_of(&plan, warming.index);
+            let place = self.path_of(&plan, warming.index, entry.marks.assurance());
             out.homeless.extend(self.push(place, entry));
             if !places.contains(&place) {
                 places.push(place);

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::dns::{Plan, Security, TlsPolicy, Transport};
+use crate::dns::security::Assurance;
+use crate::dns::{MxProof, Plan, Security, TlsPolicy, Transport};
 use crate::limit::controller;
 use crate::message::{Phase, Report};
 
@@ -24,19 +25,25 @@ pub(super) struct PathKey {
     tls: TlsPolicy,
     /// What is asked of receivers besides: connections of another assurance are not shared.
     security: Option<Arc<Security>>,
+    /// What the messages ask for.
+    pub assurance: Assurance,
+    /// Only where the messages ask for names that are known: plans of other mail share whatever this is.
+    mx_proof: MxProof,
     /// Index of the egress source.
     pub source: u16,
 }
 
 impl PathKey {
-    /// The path of a plan from a source.
-    pub fn new(plan: &Plan, source: u16) -> Self {
+    /// The path of a plan from a source, for messages that ask for so much.
+    pub fn new(plan: &Plan, source: u16, assurance: Assurance) -> Self {
         Self {
             mx_set: plan.mx_set.clone(),
             port: plan.port,
             is_discard: plan.transport == Transport::Discard,
             tls: plan.tls,
             security: plan.security.clone(),
+            assurance,
+            mx_proof: if assurance.requires_tls() { plan.mx_proof } else { MxProof::None },
             source,
         }
     }
@@ -232,9 +239,10 @@ mod tests {
             transport: Transport::Smtp,
             tls: TlsPolicy::Opportunistic,
             security: None,
+            mx_proof: MxProof::None,
             valid_until: now,
         };
-        Path::new(PathKey::new(&plan, 0), Arc::new(plan))
+        Path::new(PathKey::new(&plan, 0, Assurance::Usual), Arc::new(plan))
     }
 
     fn reason() -> Arc<Report> {
@@ -245,6 +253,7 @@ mod tests {
             mx_host: None,
             mx_address: None,
             tls: None,
+            tls_policy: None,
             relayed_dsn: false,
             in_doubt: false,
             hung_up: false,

@@ -519,7 +519,7 @@ impl Site {
             let Some(path) = state.path(place) else { return };
             path.is_refreshing = false;
             match planned {
-                Ok(plan) if PathKey::new(&plan, path.key.source) == path.key => path.plan = plan,
+                Ok(plan) if PathKey::new(&plan, path.key.source, path.key.assurance) == path.key => path.plan = plan,
                 _ => path.ready.extract(|_| false, &mut out.homeless),
             }
             state.pump(context, place, out);

@@ -277,7 +277,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::dns::{Parent, Plan, TlsPolicy, Transport};
+    use crate::dns::{MxProof, Parent, Plan, TlsPolicy, Transport};
 
     fn rule(subject: Subject, ceiling: Ceiling) -> Rule {
         Rule { subject, ceiling, set_by: Arc::from("test"), is_provider: false }
@@ -362,6 +362,7 @@ mod tests {
             transport: Transport::Smtp,
             tls: TlsPolicy::Opportunistic,
             security: None,
+            mx_proof: MxProof::None,
             valid_until: Instant::now(),
         }
     }

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::dns::Plan;
+use crate::dns::security::Assurance;
 use crate::limit::budget::Budget;
 use crate::limit::controller::Change;
 use crate::limit::turns::Turns;
@@ -215,16 +216,17 @@ impl SiteState {
         self.paths.get_mut(index(place)).and_then(Option::as_deref_mut)
     }
 
-    /// The path of `plan` from `source`.
-    pub fn path_of(&mut self, plan: &Arc<Plan>, source: u16) -> u32 {
+    /// The path of `plan` from `source`, for messages that ask for so much.
+    pub fn path_of(&mut self, plan: &Arc<Plan>, source: u16, assurance: Assurance) -> u32 {
         // Most sites have one path, and most entries come with the plan that it has.
         if let Some(path) = self.path(0)
             && Arc::ptr_eq(&path.plan, plan)
             && path.key.source == source
+            && path.key.assurance == assurance
         {
             return 0;
         }
-        let key = PathKey::new(plan, source);
+        let key = PathKey::new(plan, source, assurance);
         if let Some(place) = self.by_key.get(&key).copied() {
             if let Some(path) = self.path(place)
                 && path.plan.valid_until < plan.valid_until
@@ -496,7 +498,7 @@ mod tests {
     use super::super::settings::Settings;
     use super::*;
     use crate::clock::UnixTime;
-    use crate::dns::{TlsPolicy, Transport};
+    use crate::dns::{MxProof, TlsPolicy, Transport};
     use crate::message::{Lane, MessageId};
 
     #[test]
@@ -517,11 +519,12 @@ mod tests {
                 transport: Transport::Smtp,
                 tls: TlsPolicy::Opportunistic,
                 security: None,
+                mx_proof: MxProof::None,
                 valid_until: now + left,
             })
         };
         let (over, good) = (Duration::ZERO, Duration::from_secs(60));
-        let place = site.state.lock().path_of(&plan("own.test", over), 0);
+        let place = site.state.lock().path_of(&plan("own.test", over), 0, Assurance::Usual);
         for (number, (name, left)) in (0..).zip([("own.test", over), ("moved.test", over), ("other.test", good)]) {
             let domain = domains.intern(name);
             domain.state.lock().route = Some(Route { plan: plan(name, left), site: site.clone() });

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Sleep;
 
 use crate::dns::Plan;
+use crate::dns::security::Assurance;
 use crate::limit::controller::End;
 use crate::message::{Outcome, Phase, Report};
 use crate::panics::Panic;
@@ -49,6 +50,7 @@ pub struct Slot {
     site: Arc<Site>,
     path: u32,
     plan: Arc<Plan>,
+    assurance: Assurance,
     source: Arc<Source>,
     source_index: u16,
     seat: Arc<Seat>,
@@ -205,6 +207,7 @@ impl Slot {
             site: context.site.clone(),
             path: place,
             plan: path.plan.clone(),
+            assurance: path.key.assurance,
             source,
             source_index: path.key.source,
             seat,
@@ -223,6 +226,11 @@ impl Slot {
     /// Where to connect.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
+    }
+
+    /// What its messages ask for.
+    pub fn assurance(&self) -> Assurance {
+        self.assurance
     }
 
     /// From where.

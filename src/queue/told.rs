@@ -13,7 +13,8 @@ use super::engine::Engine;
 use super::entry::Entry;
 
 impl Engine {
-    /// A message is about to be put; `client` submitted it, or it is our own. `user`: who had authenticated.
+    /// A message is about to be put; `client` submitted it, or it is our own. `user`: who had authenticated; `dkim`:
+    /// who signed it.
     pub fn tell_received(
         &self,
         id: MessageId,
@@ -21,13 +22,14 @@ impl Engine {
         size: u64,
         client: Option<IpAddr>,
         user: Option<&str>,
+        dkim: &str,
     ) {
         if !self.journal.is_on() {
             return;
         }
         for (recipient, _) in (0..).zip(&envelope.recipients) {
             let subject = Subject { id, envelope: Some(envelope), recipient, site: None };
-            self.journal.tell(&Event::Received { subject, size, client, user });
+            self.journal.tell(&Event::Received { subject, size, client, user, dkim });
         }
     }
 

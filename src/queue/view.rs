@@ -425,7 +425,8 @@ pub struct PathView {
     pub mx_set: String,
     /// TCP port.
     pub port: u16,
-    /// The TLS policy in force: the operator's, or `dane` or `mta-sts` where the domain publishes that.
+    /// The TLS policy in force: the operator's, `dane` or `mta-sts` where the domain publishes that, `requiretls` or `waived`
+    /// where the messages say so.
     pub tls: &'static str,
     /// What that comes from.
     pub tls_why: String,
@@ -464,6 +465,12 @@ pub struct ConnectionView {
     pub source: String,
     /// Secured by TLS.
     pub tls: bool,
+    /// The protocol, such as `TLSv1.3`.
+    pub tls_version: Option<&'static str>,
+    /// What the certificate was held to: `none`, `failed`, `pkix`, `dane`.
+    pub tls_verified: Option<&'static str>,
+    /// The TLS policy: the operator's, `dane`, `mta-sts`, `requiretls` or `waived`.
+    pub tls_policy: Option<&'static str>,
     /// Messages that got their outcome over it.
     pub messages: u32,
     /// Since when it exists, in seconds before now.

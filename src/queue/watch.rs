@@ -5,12 +5,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::message::Phase;
+use crate::message::{Encryption, Phase};
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +81,10 @@ impl Doing {
 pub(super) struct Peer {
     pub host: Arc<str>,
     pub address: SocketAddr,
+    /// How it is encrypted, once transactions may begin.
+    pub tls: Option<Encryption>,
+    /// Name of the TLS policy, from then on.
+    pub tls_policy: Option<&'static str>,
 }
 
 /// One connection's register.
@@ -92,9 +96,7 @@ pub struct Watch {
     state: AtomicU64,
     /// Messages with an outcome. Written by its task alone.
     messages: AtomicU32,
-    /// Secured by TLS. Written by its task alone.
-    is_tls: AtomicBool,
-    /// Written once for each address that is tried.
+    /// Written once for each address that is tried, and once when transactions may begin.
     peer: Mutex<Option<Peer>>,
 }
 
@@ -105,7 +107,6 @@ impl Watch {
             since: now,
             state: AtomicU64::new(u64::from(Doing::Opening(Phase::Connect).place())),
             messages: AtomicU32::new(0),
-            is_tls: AtomicBool::new(false),
             peer: Mutex::new(None),
         }
     }
@@ -118,13 +119,15 @@ impl Watch {
 
     /// It turns to this address of a host.
     pub fn note_peer(&self, host: &Arc<str>, address: SocketAddr, now: Instant) {
-        *self.peer.lock() = Some(Peer { host: host.clone(), address });
+        *self.peer.lock() = Some(Peer { host: host.clone(), address, tls: None, tls_policy: None });
         self.note(Doing::Opening(Phase::Connect), now);
     }
 
     /// Transactions may begin.
-    pub fn note_open(&self, is_tls: bool, now: Instant) {
-        self.is_tls.store(is_tls, Ordering::Relaxed);
+    pub fn note_open(&self, tls: Option<Encryption>, tls_policy: &'static str, now: Instant) {
+        if let Some(peer) = &mut *self.peer.lock() {
+            (peer.tls, peer.tls_policy) = (tls, Some(tls_policy));
+        }
         self.note(Doing::Idle, now);
     }
 
@@ -144,10 +147,6 @@ impl Watch {
 
     pub(super) fn messages(&self) -> u32 {
         self.messages.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_tls(&self) -> bool {
-        self.is_tls.load(Ordering::Relaxed)
     }
 
     pub(super) fn age(&self, now: Instant) -> Duration {
@@ -185,10 +184,12 @@ mod tests {
 
         watch.note_peer(&Arc::from("mx1.test"), first, now);
         watch.note_peer(&Arc::from("mx2.test"), second, now);
-        watch.note_open(true, now);
+        let tls = Some(Encryption { version: "TLSv1.3", cipher: "x", proof: crate::message::Proof::Pkix });
+        watch.note_open(tls, "dane", now);
         watch.note_message();
 
-        assert_eq!(watch.peer(), Some(Peer { host: Arc::from("mx2.test"), address: second }));
-        assert_eq!((watch.messages(), watch.is_tls(), watch.doing(now).0), (1, true, Doing::Idle));
+        let peer = Peer { host: Arc::from("mx2.test"), address: second, tls, tls_policy: Some("dane") };
+        assert_eq!(watch.peer(), Some(peer));
+        assert_eq!((watch.messages(), watch.doing(now).0), (1, Doing::Idle));
     }
 }

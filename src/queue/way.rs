@@ -119,7 +119,7 @@ impl Engine {
             let (mut last, mut has_overflow) = (None, false);
             for (entry, source) in entries {
                 has_overflow |= entry.marks.meant().is_some();
-                let place = state.path_of(&route.plan, source);
+                let place = state.path_of(&route.plan, source, entry.marks.assurance());
                 out.homeless.extend(state.push(place, entry));
                 if last.is_some_and(|last| last != place) {
                     state.pump(context, last.unwrap_or(place), out);

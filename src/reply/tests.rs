@@ -249,6 +249,8 @@ fn our_own_words_have_their_classes() {
         (Phase::Queue, (5, 7, 1), "given up by the operator: user unknown", Class::Policy),
         (Phase::Mail, (4, 5, 0), "the receiver broke the protocol: a reply with a NUL in it", Class::Protocol),
         (Phase::Mail, (5, 3, 4), "the message is larger than the receiver allows", Class::MessageTooLarge),
+        (Phase::Mail, (5, 7, 30), "the receiver does not support REQUIRETLS", Class::TlsRequired),
+        (Phase::StartTls, (5, 7, 10), "mx.test is not used: its name", Class::TlsRequired),
     ] {
         let status = Status::new(status.0, status.1, status.2);
         let said = Classifier::built_in().of(step, &Reply::local(status, text), Some("mx.test")).unwrap();

@@ -1,4 +1,4 @@
-//! Values of the service extensions' parameters: BODY (RFC 6152), RET and NOTIFY (RFC 3461).
+//! Values of the service extensions' parameters: BODY (RFC 6152), RET and NOTIFY (RFC 3461), REQUIRETLS (RFC 8689).
 //!
 //! They travel in envelopes and on the wire. This file knows neither how they are parsed ([`super::parameter`]) nor who
 //! honours them.
@@ -20,6 +20,29 @@ pub enum Ret {
     Full,
     /// Return the header section only.
     Headers,
+}
+
+/// What the sender asks of TLS on the message's way (RFC 8689).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsWish {
+    /// Nothing.
+    #[default]
+    Unsaid,
+    /// REQUIRETLS: it goes to hosts that are known for who they are, encrypted, and they pass the wish on.
+    Required,
+    /// The header field `TLS-Required: No`: it goes in clear rather than not at all.
+    Waived,
+}
+
+impl TlsWish {
+    /// As people and programs are shown it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unsaid => "",
+            Self::Required => "required",
+            Self::Waived => "waived",
+        }
+    }
 }
 
 /// NOTIFY= of RFC 3461, 4.1, as bits. Default: failure and delay are at our discretion; we report failures.

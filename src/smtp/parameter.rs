@@ -1,4 +1,4 @@
-//! Parameters of MAIL and RCPT: SIZE, BODY, SMTPUTF8, RET, ENVID, MT-PRIORITY, AUTH, NOTIFY, ORCPT.
+//! Parameters of MAIL and RCPT: SIZE, BODY, SMTPUTF8, RET, ENVID, MT-PRIORITY, AUTH, REQUIRETLS, NOTIFY, ORCPT.
 //!
 //! [`mail`] and [`rcpt`] take what follows the path in a command line. An unknown parameter, a repeated one or a value out
 //! of its grammar is an error of the whole command (RFC 5321, 4.1.1.11). Values are kept in the form they came in (xtext),
@@ -31,6 +31,8 @@ pub struct MailParameters {
     pub priority: Option<i8>,
     /// AUTH= of RFC 4954 was there; what it says is ignored, as RFC 4954, 5 allows who trusts nobody with it.
     pub auth: bool,
+    /// REQUIRETLS of RFC 8689.
+    pub require_tls: bool,
 }
 
 /// What RCPT said beside the forward-path.
@@ -52,10 +54,7 @@ pub fn mail(text: &str) -> Result<MailParameters, CommandError> {
         } else if keyword.eq_ignore_ascii_case("BODY") {
             once(&mut parameters.body, value.and_then(body))?;
         } else if keyword.eq_ignore_ascii_case("SMTPUTF8") {
-            if parameters.smtputf8 || value.is_some() {
-                return Err(CommandError::Parameter);
-            }
-            parameters.smtputf8 = true;
+            flag(&mut parameters.smtputf8, value)?;
         } else if keyword.eq_ignore_ascii_case("RET") {
             once(&mut parameters.ret, value.and_then(ret))?;
         } else if keyword.eq_ignore_ascii_case("ENVID") {
@@ -65,6 +64,8 @@ pub fn mail(text: &str) -> Result<MailParameters, CommandError> {
                 return Err(CommandError::Parameter);
             }
             parameters.auth = true;
+        } else if keyword.eq_ignore_ascii_case("REQUIRETLS") {
+            flag(&mut parameters.require_tls, value)?;
         } else if keyword.eq_ignore_ascii_case("MT-PRIORITY") {
             once(&mut parameters.priority, value.and_then(priority))?;
         } else {
@@ -107,6 +108,15 @@ fn once<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), CommandError> 
         }
         _ => Err(CommandError::Parameter),
     }
+}
+
+/// Sets what is there or not; a value, or a second one, is an error.
+fn flag(place: &mut bool, value: Option<&str>) -> Result<(), CommandError> {
+    if *place || value.is_some() {
+        return Err(CommandError::Parameter);
+    }
+    *place = true;
+    Ok(())
 }
 
 /// Digits only; RFC 1870 allows 20 of them. A number over 64 bits is as good as the largest one.
@@ -237,7 +247,8 @@ mod tests {
 
     #[test]
     fn all_parameters_of_mail_are_kept() {
-        let parameters = mail("SIZE=1234 body=8bitmime SMTPUTF8 RET=HDRS ENVID=QQ+2B1 mt-priority=-4 AUTH=<>").unwrap();
+        let parameters =
+            mail("SIZE=1234 body=8bitmime SMTPUTF8 RET=HDRS ENVID=QQ+2B1 mt-priority=-4 AUTH=<> RequireTLS").unwrap();
 
         let expected = MailParameters {
             size: Some(1234),
@@ -247,6 +258,7 @@ mod tests {
             envid: Some("QQ+2B1".into()),
             priority: Some(-4),
             auth: true,
+            require_tls: true,
         };
         assert_eq!(parameters, expected);
     }

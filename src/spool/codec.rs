@@ -10,7 +10,7 @@ use crate::clock::UnixTime;
 use crate::log::Position;
 use crate::log::record::{Builder, Fields, Frame, put_field};
 use crate::log::wire::{put_varint, take_varint, take_varint_u32};
-use crate::message::{BodyType, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Recipient, Ret};
+use crate::message::{BodyType, ContentTraits, Envelope, Kind, Lane, MessageId, Notify, Recipient, Ret, TlsWish};
 use crate::smtp::address::{Address, ReversePath};
 
 use super::chunks::SpillKey;
@@ -41,7 +41,7 @@ pub mod tag {
     pub const TENANT: u64 = 5;
     /// Campaign.
     pub const CAMPAIGN: u64 = 6;
-    /// Lane, BODY, SMTPUTF8, traits, RET and kind, an octet each.
+    /// Lane, BODY, SMTPUTF8, traits, RET, kind and what is asked of TLS, an octet each; one that is missing is 0.
     pub const FLAGS: u64 = 7;
     /// ENVID.
     pub const ENVID: u64 = 8;
@@ -88,7 +88,7 @@ pub struct SpillPlace {
     pub key: Option<SpillKey>,
 }
 
-fn flags(envelope: &Envelope) -> [u8; 6] {
+fn flags(envelope: &Envelope) -> [u8; 7] {
     let lane = match envelope.lane {
         Lane::Urgent => 0,
         Lane::Normal => 1,
@@ -101,7 +101,17 @@ fn flags(envelope: &Envelope) -> [u8; 6] {
         Some(Ret::Full) => 1,
         Some(Ret::Headers) => 2,
     };
-    [lane, body, u8::from(envelope.smtputf8), traits, ret, u8::from(envelope.kind == Kind::Dsn)]
+    let kind = match envelope.kind {
+        Kind::Submitted => 0,
+        Kind::Dsn => 1,
+        Kind::TlsReport => 2,
+    };
+    let tls = match envelope.tls {
+        TlsWish::Unsaid => 0,
+        TlsWish::Required => 1,
+        TlsWish::Waived => 2,
+    };
+    [lane, body, u8::from(envelope.smtputf8), traits, ret, kind, tls]
 }
 
 /// Appends id and envelope as fields.
@@ -439,7 +449,16 @@ fn read_flags(value: &[u8], envelope: &mut Envelope) {
         2 => Some(Ret::Headers),
         _ => None,
     };
-    envelope.kind = if flag(5) == 1 { Kind::Dsn } else { Kind::Submitted };
+    envelope.kind = match flag(5) {
+        1 => Kind::Dsn,
+        2 => Kind::TlsReport,
+        _ => Kind::Submitted,
+    };
+    envelope.tls = match flag(6) {
+        1 => TlsWish::Required,
+        2 => TlsWish::Waived,
+        _ => TlsWish::Unsaid,
+    };
 }
 
 fn text(value: &[u8]) -> Option<Box<str>> {
@@ -484,6 +503,7 @@ mod tests {
             traits: ContentTraits { has_eight_bit: true, has_eight_bit_header: false },
             ret: Some(Ret::Headers),
             envid: Some("QQ314159".into()),
+            tls: TlsWish::Required,
             kind: Kind::Dsn,
         }
     }
@@ -501,6 +521,43 @@ mod tests {
         assert_eq!(id(&frame), Some(MessageId(5)));
         assert_eq!(*envelope(&frame).unwrap(), original);
         assert_eq!(unfinished(&frame).len(), 3);
+    }
+
+    #[test]
+    fn a_record_of_before_requiretls_is_read_and_every_wish_is_kept() {
+        // Written by 0.1, whose flags were six octets: id, reverse-path, time, tenant, flags, recipient.
+        let golden: &[u8] = &[
+            0, 0, 0, 0, 0, 0, 0, 0, 69, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, //
+            1, 8, 5, 0, 0, 0, 0, 0, 0, 0, 2, 8, b'a', b'@', b'x', b'.', b't', b'e', b's', b't', //
+            4, 4, 0, 0xd2, 0x49, 0x6b, 5, 1, b't', 7, 6, 1, 1, 0, 1, 2, 0, //
+            3, 10, 4, 8, b'b', b'@', b'y', b'.', b't', b'e', b's', b't', 0, 0, 0,
+        ];
+        let old = envelope(&Frame::trusted(golden).unwrap()).unwrap();
+        let wishes = [TlsWish::Unsaid, TlsWish::Required, TlsWish::Waived];
+        let kept = wishes.map(|tls| {
+            let mut out = Vec::new();
+            let mut builder = Builder::new(&mut out, MESSAGE);
+            put_envelope(&mut builder, MessageId(5), &Envelope { tls, ..envelope_with(1) });
+            builder.finish();
+            envelope(&Frame::trusted(&out).unwrap()).unwrap().tls
+        });
+
+        for kind in [Kind::Submitted, Kind::Dsn, Kind::TlsReport] {
+            let mut out = Vec::new();
+            let mut builder = Builder::new(&mut out, MESSAGE);
+            put_envelope(&mut builder, MessageId(5), &Envelope { kind, ..envelope_with(1) });
+            builder.finish();
+            assert_eq!(envelope(&Frame::trusted(&out).unwrap()).unwrap().kind, kind);
+        }
+
+        let (lane, ret) = (old.lane, old.ret);
+        assert_eq!(
+            (old.tls, lane, ret, old.kind),
+            (TlsWish::Unsaid, Lane::Normal, Some(Ret::Headers), Kind::Submitted)
+        );
+        let (from, to) = (old.reverse_path.as_str(), old.recipients[0].forward_path.as_str());
+        assert_eq!((from, to, old.accepted_at), ("a@x.test", "b@y.test", UnixTime(1_800_000_000)));
+        assert_eq!(kept, wishes);
     }
 
     #[test]

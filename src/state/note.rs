@@ -45,6 +45,12 @@ impl Note {
         Self { storage: Some(storage), file: "state/mta-sts", about }
     }
 
+    /// How TLS sessions went on days that are not reported. Without it reports are of what came since.
+    pub fn of_tls_reports(storage: Arc<dyn Storage>) -> Self {
+        let about = "how TLS sessions went: reports are of what came since";
+        Self { storage: Some(storage), file: "state/tls-reports", about }
+    }
+
     /// What is there. Damage is told, and as nothing. Blocks on the disk.
     pub fn read(&self) -> Option<Vec<u8>> {
         let Self { file, about, .. } = *self;

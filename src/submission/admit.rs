@@ -14,7 +14,7 @@ use crate::clock::UnixTime;
 use crate::message::header::{Field, fields};
 use crate::message::mailbox::mailboxes;
 use crate::message::received::{self, Trace};
-use crate::message::{ContentTraits, Envelope, Kind, Lane, MessageId};
+use crate::message::{ContentTraits, Envelope, Kind, Lane, MessageId, TlsWish};
 use crate::tls::Secured;
 use crate::users::{User, Users};
 
@@ -65,6 +65,8 @@ struct Findings {
     hops: usize,
     has_date: bool,
     has_message_id: bool,
+    /// TLS-Required: No.
+    waives_tls: bool,
     /// Values of From fields.
     from: Vec<(usize, usize)>,
     tenant: Option<Box<str>>,
@@ -122,6 +124,7 @@ impl Findings {
             Some(b'b') if field.is("Bcc") => return Ok(false),
             Some(b'f') if field.is("From") => self.from.push((field.end - field.value.len(), field.end)),
             Some(b'd') if field.is("Date") => self.has_date = true,
+            Some(b't') if field.is("TLS-Required") => self.waives_tls |= is_no(field),
             Some(b'm') if field.is("Message-ID") => self.has_message_id = true,
             _ => {}
         }
@@ -161,6 +164,11 @@ impl Findings {
             self.kept.push((from, to));
         }
     }
+}
+
+/// RFC 8689, 3: the one value of TLS-Required that has a meaning.
+fn is_no(field: &Field<'_>) -> bool {
+    field.text().is_some_and(|value| value.eq_ignore_ascii_case("no"))
 }
 
 /// Whether From is the user's: one field, whose every address is. Who has not authenticated is believed, as by their network.
@@ -239,6 +247,12 @@ fn envelope(transaction: Transaction, findings: Findings, traits: ContentTraits,
         traits,
         ret: parameters.ret,
         envid: parameters.envid,
+        // RFC 8689, 4.1: where both are said the field counts for nothing.
+        tls: match (parameters.require_tls, findings.waives_tls) {
+            (true, _) => TlsWish::Required,
+            (false, true) => TlsWish::Waived,
+            (false, false) => TlsWish::Unsaid,
+        },
         kind: Kind::Submitted,
     }
 }

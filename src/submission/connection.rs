@@ -379,11 +379,11 @@ impl Connection {
         let result = match result {
             Ok((mut message, room, taken)) => {
                 let signed = sign::sign(&self.outside.services, &mut message, body_hash).await;
-                signed.map(|()| (message, room, taken))
+                signed.map(|signatures| (message, room, taken, signatures))
             }
             Err(refusal) => Err(refusal),
         };
-        let (message, room, taken) = match result {
+        let (message, room, taken, signatures) = match result {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 self.spill = None;
@@ -396,7 +396,8 @@ impl Connection {
         match services.spool.accept(message).await {
             Ok(()) => {
                 let user = self.session.user().map(|user| &*user.name);
-                services.queue.tell_received(id, &envelope, size, Some(self.outside.client), user);
+                let client = Some(self.outside.client);
+                services.queue.tell_received(id, &envelope, size, client, user, signatures.as_str());
                 if let Some(taken) = taken {
                     taken.keep();
                 }

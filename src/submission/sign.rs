@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Services;
 use super::refusal::{self, Refusal};
 use super::spill::Spill;
-use crate::dkim::{BodyHash, SignError};
+use crate::dkim::{BodyHash, SignError, Signatures};
 use crate::message::Content;
 use crate::spool::NewMessage;
 
@@ -28,13 +28,16 @@ pub(super) async fn sign(
     services: &Services,
     message: &mut NewMessage,
     body_hash: Option<BodyHash>,
-) -> Result<(), Refusal> {
-    let Some(signer) = services.signer.as_ref().filter(|signer| !signer.is_idle()) else { return Ok(()) };
+) -> Result<Signatures, Refusal> {
+    let Some(signer) = services.signer.as_ref().filter(|signer| !signer.is_idle()) else {
+        return Ok(Signatures::Off);
+    };
     let content = std::mem::replace(&mut message.content, Content::Memory(Bytes::new()));
     let signed = signer.sign(content, body_hash, message.envelope.accepted_at).await;
-    message.content = signed.map_err(|error| match error {
+    let signatures;
+    (message.content, signatures) = signed.map_err(|error| match error {
         SignError::NoKey => refusal::NO_KEY,
         SignError::Failed => refusal::NOT_SIGNED,
     })?;
-    Ok(())
+    Ok(signatures)
 }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use hikyaku::clock::{Clock, UnixTime};
 use hikyaku::delivery::work::{NotRecorded, Ticket, Unreadable, Work};
 use hikyaku::delivery::{Settings, Shared, Timeouts, deliver};
-use hikyaku::dns::{MxHost, Plan, TlsPolicy, Transport};
-use hikyaku::message::{Content, ContentTraits, Envelope, Message, MessageId, Outcome, Recipient};
+use hikyaku::dns::security::Assurance;
+use hikyaku::dns::{MxHost, MxProof, Plan, TlsPolicy, Transport};
+use hikyaku::message::{Content, ContentTraits, Envelope, Message, MessageId, Outcome, Recipient, TlsWish};
 use hikyaku::metrics::Registry;
 use hikyaku::panics::Panic;
 use hikyaku::queue::Source;
@@ -67,6 +68,7 @@ pub struct Log {
 /// Gives errands to one connection.
 pub struct Script {
     plan: Arc<Plan>,
+    assurance: Assurance,
     source: Arc<Source>,
     ready: VecDeque<Errand>,
     /// Given only to `take`, after a moment of idleness.
@@ -82,6 +84,10 @@ impl Work for Script {
 
     fn plan(&self) -> &Arc<Plan> {
         &self.plan
+    }
+
+    fn assurance(&self) -> Assurance {
+        self.assurance
     }
 
     fn source(&self) -> &Arc<Source> {
@@ -173,6 +179,25 @@ pub fn errand_to(number: u64, content: &[u8], recipients: &[&str]) -> Errand {
     Errand { message, recipients, in_doubt: None, is_lost: false, is_damaged: false }
 }
 
+impl Errand {
+    /// The same with this wish, from the null reverse-path if `is_from_null`.
+    pub fn asking(mut self, tls: TlsWish, is_from_null: bool) -> Self {
+        let mut envelope = (*self.message.envelope).clone();
+        envelope.tls = tls;
+        if is_from_null {
+            envelope.reverse_path = ReversePath::Null;
+        }
+        self.message.envelope = Arc::new(envelope);
+        self
+    }
+
+    /// What its connection is asked for.
+    fn assurance(&self) -> Assurance {
+        let envelope = &self.message.envelope;
+        Assurance::of(envelope.tls, envelope.reverse_path.is_null())
+    }
+}
+
 /// A run of one connection task.
 pub struct Run {
     plan: Plan,
@@ -204,6 +229,7 @@ impl Run {
             transport: Transport::Smtp,
             tls: TlsPolicy::Opportunistic,
             security: None,
+            mx_proof: MxProof::None,
             valid_until: Instant::now() + Duration::from_secs(60),
         };
         let source = Source {
@@ -275,6 +301,7 @@ impl Run {
         let log = Arc::new(Mutex::new(Log::default()));
         let script = Script {
             plan: Arc::new(self.plan),
+            assurance: first.assurance(),
             source: Arc::new(self.source),
             ready: self.ready,
             later: self.later,

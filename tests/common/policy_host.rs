@@ -19,6 +19,7 @@ pub struct PolicyHost {
     head: Arc<Mutex<String>>,
     connections: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
+    posts: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
 
@@ -49,6 +50,8 @@ impl PolicyHost {
         let address = listener.local_addr().unwrap();
         let head = Arc::new(Mutex::new("200 OK\r\nContent-Type: text/plain; charset=utf-8".to_owned()));
         let (connections, requests) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let posts = Arc::<Mutex<Vec<String>>>::default();
+        let posted = Arc::clone(&posts);
         let shared = (Arc::clone(&head), Arc::clone(&connections), Arc::clone(&requests), policy.to_owned());
         let task = tokio::spawn(async move {
             let (head, connections, requests, policy) = shared;
@@ -64,21 +67,38 @@ impl PolicyHost {
                         _ => break,
                     }
                 }
-                assert!(request.starts_with(b"GET /.well-known/mta-sts.txt HTTP/1.1\r\n"), "{request:?}");
-                requests.fetch_add(1, Ordering::Relaxed);
+                if request.starts_with(b"POST ") {
+                    let head = String::from_utf8_lossy(&request).to_ascii_lowercase();
+                    let (_, after) = head.split_once("content-length: ").unwrap();
+                    let length: usize = after.split("\r\n").next().unwrap().parse().unwrap();
+                    let begin = request.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+                    while request.len() < begin + length {
+                        let read = stream.read(&mut buffer).await.unwrap();
+                        request.extend_from_slice(&buffer[..read]);
+                    }
+                    posted.lock().push(String::from_utf8_lossy(&request).into_owned());
+                } else {
+                    assert!(request.starts_with(b"GET /.well-known/mta-sts.txt HTTP/1.1\r\n"), "{request:?}");
+                    requests.fetch_add(1, Ordering::Relaxed);
+                }
                 let head = head.lock().clone();
                 let answer = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{policy}", policy.len());
                 stream.write_all(answer.as_bytes()).await.ok();
                 stream.shutdown().await.ok();
             }
         });
-        Self { address, head, connections, requests, task }
+        Self { address, head, connections, requests, posts, task }
     }
 
     /// Answers with this status and these header fields.
     pub fn with_head(self, head: &str) -> Self {
         *self.head.lock() = head.to_owned();
         self
+    }
+
+    /// POST requests, with their heads.
+    pub fn posts(&self) -> Vec<String> {
+        self.posts.lock().clone()
     }
 
     pub fn connections(&self) -> usize {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hikyaku::clock::{Clock, UnixTime};
 use hikyaku::demo::responder::{Responder, Zone};
+use hikyaku::dns::security::Assurance;
 use hikyaku::dns::settings::{Host, NextHop, Route};
 use hikyaku::dns::{self, Planner};
 use hikyaku::log::disk::Disk;
@@ -71,6 +72,10 @@ pub struct Done {
     pub in_doubt: Option<SocketAddr>,
     /// Counts transactions.
     pub transaction: usize,
+    /// Counts connections.
+    pub connection: usize,
+    /// What the connection is asked for.
+    pub assurance: Assurance,
     pub at: Instant,
     pub outcome: Outcome,
 }
@@ -101,7 +106,7 @@ impl Script {
         self.receivers.lock().push((domain.to_owned(), receiver));
     }
 
-    async fn connection(self: Arc<Self>, slot: &mut Slot, first: Assignment) {
+    async fn connection(self: Arc<Self>, slot: &mut Slot, first: Assignment, connection: usize) {
         let receiver = self.receiver(first.domain());
         tokio::time::sleep(receiver.connect).await;
         if receiver.is_down {
@@ -138,6 +143,8 @@ impl Script {
                 source: slot.source().name.clone(),
                 in_doubt: assignment.in_doubt(),
                 transaction,
+                connection,
+                assurance: slot.assurance(),
                 at: tokio::time::Instant::now().into_std(),
                 outcome: outcome.clone(),
             }));
@@ -155,11 +162,11 @@ pub struct Player(pub Arc<Script>);
 impl Courier for Player {
     fn dispatch(&self, mut slot: Slot, first: Assignment) {
         let script = self.0.clone();
-        script.dispatched.fetch_add(1, Ordering::Relaxed);
+        let connection = script.dispatched.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             let open = script.open.fetch_add(1, Ordering::Relaxed) + 1;
             script.most_open.fetch_max(open, Ordering::Relaxed);
-            script.clone().connection(&mut slot, first).await;
+            script.clone().connection(&mut slot, first, connection).await;
             // Counted down before the slot's permits return, else the next connection could be counted beside this one.
             script.open.fetch_sub(1, Ordering::Relaxed);
             drop(slot);
@@ -431,6 +438,7 @@ fn report(code: u16, status: Status, text: &str) -> Report {
         mx_host: None,
         mx_address: None,
         tls: None,
+        tls_policy: None,
         relayed_dsn: false,
         in_doubt: false,
         hung_up: false,

@@ -162,22 +162,25 @@ impl Signed {
             response.metadata.response_code = ResponseCode::ServFail;
             return response;
         }
-        let is_cut = self.insecure.contains(&owner);
-        let is_below = |cut: &String| owner == *cut || owner.ends_with(&format!(".{cut}"));
-        let is_signed = !self.is_plain && (!self.insecure.iter().any(is_below) || (is_cut && kind == RecordType::DS));
+        let is_signed_at = |name: &str| {
+            let is_below = |cut: &String| name == *cut || name.ends_with(&format!(".{cut}"));
+            let is_cut = self.insecure.contains(name);
+            !self.is_plain && (!self.insecure.iter().any(is_below) || (is_cut && kind == RecordType::DS))
+        };
         let mut at = owner.clone();
         while kind != RecordType::CNAME
             && let Some(alias) = self.records.get(&(at.clone(), RecordType::CNAME))
         {
-            let alias = self.set(signer, &at, RecordType::CNAME, alias, is_signed);
+            let alias = self.set(signer, &at, RecordType::CNAME, alias, is_signed_at(&at));
             let RData::CNAME(target) = alias[0].data.clone() else { unreachable!() };
             response.answers.extend(alias);
             at = target.0.to_ascii().trim_end_matches('.').to_owned();
         }
         if let Some(records) = self.records.get(&(at.clone(), kind)) {
-            response.answers.extend(self.set(signer, &at, kind, records, is_signed));
+            response.answers.extend(self.set(signer, &at, kind, records, is_signed_at(&at)));
             return response;
         }
+        let is_signed = is_signed_at(&at);
         let soa = SOA::new(name("ns.test"), name("hostmaster.test"), 1, 60, 60, 60, 60);
         for record in self.set(signer, "", RecordType::SOA, &[RData::SOA(soa)], is_signed) {
             response.add_authority(record);

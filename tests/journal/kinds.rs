@@ -65,7 +65,7 @@ fn each_outcome_is_told_with_all_its_fields() {
     let site_name = find(&events, "delivered", "Ok@a.sink.test").unwrap()["site"].clone();
     let attempt = |step: &str, code: u16, status: &str, text: &str| {
         json!({"site": site_name, "mx_host": "127.0.0.1", "mx_address": site, "egress_source": "default",
-            "tls": "none", "step": step, "reply_code": code, "enhanced_status": status, "reply_text": text,
+            "tls": "none", "tls_policy": "none", "step": step, "reply_code": code, "enhanced_status": status, "reply_text": text,
             "attempt": 1, "size": size})
     };
     let refused = |told: Value, class: &str, rule: &str| {

@@ -4,6 +4,7 @@
 #[path = "../common/queue.rs"]
 mod common;
 
+mod assurance;
 mod budgets;
 mod fairness;
 mod gates;

@@ -51,7 +51,7 @@ fn base(place: &str) -> String {
          connections = 1\n[[source]]\nname = \"b\"\n[[pool]]\nname = \"a\"\nsources = [{{ source = \"a\" }}]\n\
          tenants = [\"a\"]\nsender_domains = [\"a.test\"]\n[[warmup]]\nsource = \"a\"\nprovider = \"google\"\n\
          start = \"2026-12-01\"\nvolumes = [50]\n[[dkim]]\ndomain = \"a.test\"\nselector = \"s\"\n\
-         key = \"{place}/one.pem\"\n"
+         key = \"{place}/one.pem\"\n[tls_report]\norganization = \"a\"\nfrom = \"a@a.test\"\n"
     )
 }
 
@@ -153,6 +153,7 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
             text(&file)
         }
         "users.sender_policy" => text("allow"),
+        "tls_report.from" => text("b@a.test"),
         "dkim.key" => text(&format!("{place}/other.pem")),
         "signing.required" => texts("*.a.test"),
         "signing.expiry" => text("2d"),

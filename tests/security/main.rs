@@ -6,6 +6,7 @@ mod authority;
 mod clients;
 mod files;
 mod proxy;
+mod requiretls;
 #[path = "../submission/server.rs"]
 #[allow(dead_code)]
 mod server;

@@ -23,7 +23,8 @@ fn transaction(length: u64) -> Transaction {
 }
 
 fn session(pipelining: bool, chunking: bool) -> Session {
-    let peer = Peer { host: "mx.test".into(), address: ([127, 0, 0, 1], 25).into(), tls: None };
+    let (tls, tls_policy) = (None, "opportunistic");
+    let peer = Peer { host: "mx.test".into(), address: ([127, 0, 0, 1], 25).into(), tls, tls_policy };
     let extensions = Extensions { pipelining, chunking, ..Extensions::default() };
     let judge = Judge { classifier: LazyClassifier::default(), site: "mx.test".into(), parent: None };
     Session::new(peer, extensions, Reader::default(), judge)

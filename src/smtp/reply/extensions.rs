@@ -17,6 +17,8 @@ pub struct Extensions {
     pub starttls: bool,
     /// RFC 3461.
     pub dsn: bool,
+    /// RFC 8689.
+    pub require_tls: bool,
     /// RFC 2034.
     pub enhanced_status_codes: bool,
     /// RFC 1870: announced; with the limit in octets unless none was given.
@@ -52,6 +54,7 @@ impl Extensions {
             "CHUNKING" => self.chunking = true,
             "STARTTLS" => self.starttls = true,
             "DSN" => self.dsn = true,
+            "REQUIRETLS" => self.require_tls = true,
             "ENHANCEDSTATUSCODES" => self.enhanced_status_codes = true,
             "SIZE" => {
                 self.size = true;

@@ -105,7 +105,9 @@ impl Session {
         self.line(&["250-CHUNKING"]);
         self.line(&["250-DSN"]);
         self.line(&["250-MT-PRIORITY"]);
-        if self.settings.tls.is_some() && self.security().is_none() {
+        if self.security().is_some() {
+            self.line(&["250-REQUIRETLS"]);
+        } else if self.settings.tls.is_some() {
             self.line(&["250-STARTTLS"]);
         }
         let mechanisms = self.mechanisms(gate).filter(|_| self.user().is_none()).unwrap_or_default();
@@ -147,7 +149,8 @@ impl Session {
         if !hello.is_extended && parameters != MailParameters::default() {
             return Err(refusal::NOT_EXTENDED);
         }
-        if parameters.auth && !self.settings.auth {
+        // In clear REQUIRETLS is not offered (RFC 8689, 2), so it is as any other word that nobody knows.
+        if parameters.auth && !self.settings.auth || parameters.require_tls && self.security.is_none() {
             return Err(refusal::of_command(CommandError::UnknownParameter));
         }
         self.is_excused = false;
