@@ -13,8 +13,11 @@ mod daemon;
 mod packages;
 mod receivers;
 mod senders;
+#[path = "../common/signed_zone.rs"]
+mod signed_zone;
 #[path = "../common/skip.rs"]
 mod skip;
+mod tls;
 mod wire;
 
 use std::collections::BTreeMap;

@@ -54,6 +54,11 @@ pub struct Receivers {
 impl Receivers {
     /// Starts all below `folder`, from the packages unpacked in `folder/root`.
     pub fn start(folder: &Path) -> Self {
+        Self::start_with(folder, "")
+    }
+
+    /// The same with these lines more in Postfix's master.cf.
+    pub fn start_with(folder: &Path, more: &str) -> Self {
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
         let net = std::process::id() as u8;
         let mut receivers = Self { _processes: Vec::new(), folder: folder.to_owned(), net, port: 0 };
@@ -62,7 +67,7 @@ impl Receivers {
             let process = receivers.exim(index, chunking);
             receivers._processes.push(process);
         }
-        let (postfix, sink) = (receivers.postfix(), receivers.sink());
+        let (postfix, sink) = (receivers.postfix(more), receivers.sink());
         receivers._processes.extend([postfix, sink]);
         (0..5).for_each(|index| receivers.wait_for(index));
         receivers
@@ -116,7 +121,8 @@ impl Receivers {
         self.spawn(command)
     }
 
-    fn postfix(&self) -> Process {
+    /// It offers TLS if there is a certificate in `tls`.
+    fn postfix(&self, more: &str) -> Process {
         let (folder, queue) = (self.folder.join("postfix"), self.folder.join("postfix/queue"));
         for path in [&folder, &folder.join("etc"), &queue, &queue.join("pid")] {
             make_folder(path, 0, 0, 0o755);
@@ -135,8 +141,15 @@ impl Receivers {
             .replace("{with}", &self.address(2).to_string())
             .replace("{without}", &self.address(3).to_string())
             .replace("{port}", &self.port.to_string());
-        std::fs::write(folder.join("etc/main.cf"), main.replace("{folder}", path(&folder))).unwrap();
-        std::fs::write(folder.join("etc/master.cf"), master).unwrap();
+        let mut main = main.replace("{folder}", path(&folder));
+        let certificate = self.folder.join("tls/chain.pem");
+        if certificate.exists() {
+            let key = self.folder.join("tls/key.pem");
+            main += &format!("smtpd_tls_chain_files = {}, {}\n", path(&key), path(&certificate));
+            main += "smtpd_tls_security_level = may\nsmtpd_tls_loglevel = 1\nsmtpd_tls_received_header = yes\n";
+        }
+        std::fs::write(folder.join("etc/main.cf"), main).unwrap();
+        std::fs::write(folder.join("etc/master.cf"), master + more).unwrap();
         let refuse = "/^bad/ 550 5.1.1 no such user here\n/^later/ 451 4.7.1 come back later\n";
         std::fs::write(folder.join("etc/refuse"), refuse).unwrap();
         let mut command = Command::new(self.root().join("usr/lib/postfix/sbin/master"));
