@@ -133,7 +133,7 @@ async fn everything_comes_back_from_indexes_and_from_a_scan_and_no_file_shows_an
 async fn spill_files_that_sessions_write_are_encrypted_and_read_back_after_a_restart() {
     const CANARY: &str = "canary-0123456789";
     let root = tempfile::tempdir().unwrap();
-    let disk = || Arc::new(Disk::new(&root.path().join("spool")));
+    let disk = || Arc::new(Disk::new(root.path().join("spool")));
     let spool = start(disk(), keys(&[1], true));
     let live = fill(&spool, CANARY).await;
     assert_live(&spool, &live);

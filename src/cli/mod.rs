@@ -265,7 +265,7 @@ mod tests {
             let Some((_, section)) = document.split_once(&heading) else { panic!("docs/cli.md has no `## {name}`") };
             let section = section.split("\n## ").next().unwrap_or_default();
             // What groups of commands share is told once, at the top.
-            let mut shared = vec!["socket", "json", "help"];
+            let mut shared = vec!["socket", "admin", "token-file", "admin-ca", "json", "help"];
             if section.to_lowercase().contains("[which recipients](#which-recipients)") {
                 shared.extend(["domain", "site", "tenant", "campaign", "lane", "source", "sender", "recipient"]);
             }

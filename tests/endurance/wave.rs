@@ -36,6 +36,7 @@ fn prepare(folder: &Path, messages: usize, domains: usize, notice: Duration) -> 
         attempts: Attempts::Write,
         deadline: Duration::from_secs(600),
         cache: 1 << 20,
+        keys: hikyaku::spool::Keys::default(),
     };
     let disk = Arc::new(Disk::new(folder.join("spool")));
     let (spool, recovery) = Spool::open(settings, disk, clock, &registry).unwrap();

@@ -47,8 +47,7 @@ fn run(stage: &Stage) -> String {
     daemon.stop();
     // The daemon's end is not that of the thread that reads its log.
     wait("the log", || log.lock().unwrap().contains("could not be delivered"));
-    let log = log.lock().unwrap().clone();
-    log
+    log.lock().unwrap().clone()
 }
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -36,6 +36,7 @@ pub fn fill<'a>(folder: &Path, letters: impl Iterator<Item = Letter<'a>>) {
         attempts: Attempts::Write,
         deadline: Duration::from_secs(600),
         cache: 1 << 20,
+        keys: hikyaku::spool::Keys::default(),
     };
     let (spool, recovery) = Spool::open(settings, Arc::new(Disk::new(folder.join("spool"))), clock, &registry).unwrap();
     recovery.run(&mut |_| {});
