@@ -173,9 +173,10 @@ fn parse_line(line: &[u8]) -> Result<(u16, bool), Violation> {
     }
 }
 
-/// Splits off an enhanced status code of the reply code's class (RFC 2034, 4).
+/// Splits off an enhanced status code of the reply code's class (RFC 2034, 4); a tab behind it is read as the space that it
+/// is shown as.
 fn split_status(line: &[u8], code: u16) -> (Option<Status>, &[u8]) {
-    let end = memchr::memchr(b' ', line).unwrap_or(line.len());
+    let end = memchr::memchr2(b' ', b'\t', line).unwrap_or(line.len());
     let (word, rest) = line.split_at_checked(end).unwrap_or((line, &[]));
     let status = parse_status(word).filter(|status| u16::from(status.class) == code / 100 && status.class != 3);
     if status.is_some() { (status, rest.get(1..).unwrap_or_default()) } else { (None, line) }
@@ -290,6 +291,13 @@ mod tests {
 
         assert_eq!(&*reply.text, "a?[31mb c\u{fffd}d?e");
         assert_eq!(long.text.len(), MAX_TEXT);
+    }
+
+    #[test]
+    fn a_tab_ends_a_status_as_a_space_does() {
+        let reply = &read(b"550 5.7.1\tno\r\n").unwrap()[0];
+
+        assert_eq!((reply.status, &*reply.text), (Some(Status::new(5, 7, 1)), "no"));
     }
 
     #[test]
