@@ -2,26 +2,9 @@
 
 use hikyaku::submission::{LineEndings, Settings};
 
+use crate::cases::cases;
 use crate::driver::{Client, ENVELOPE};
-
-const AROUND: [&str; 6] = ["\n", "\r", "\r\n", "\0", "\r\r\n", ""];
-/// What a smuggler would hide behind a false end of data.
-const HIDDEN: &str = "MAIL FROM:<evil@x.test>\r\nRCPT TO:<v@y.test>\r\nDATA\r\nB: c\r\n\r\nsmuggled\r\n";
-
-/// Content up to and with the variant, and what follows it.
-fn variants() -> impl Iterator<Item = (String, bool)> {
-    AROUND.into_iter().flat_map(|before| {
-        AROUND.into_iter().map(move |after| {
-            let is_end = before.ends_with("\r\n") && after == "\r\n";
-            (format!("A: b\r\n\r\nbody{before}.{after}"), is_end)
-        })
-    })
-}
-
-fn has_bare(content: &str) -> bool {
-    let without = content.replace("\r\n", "");
-    without.contains(['\r', '\n'])
-}
+use crate::hostile::{HIDDEN, has_bare, variants};
 
 /// Sends `input` in the pieces given; everything the client said and got.
 fn run(pieces: &[&[u8]], settings: &Settings) -> (String, Vec<(String, Vec<u8>)>) {
@@ -40,6 +23,7 @@ fn check_every_split(input: &str, settings: &Settings) -> (String, Vec<(String, 
     }
     let octets: Vec<&[u8]> = input.as_bytes().chunks(1).collect();
     assert_eq!(run(&octets, settings), whole, "{input:?} by octets");
+    cases(input.len() + 3);
     whole
 }
 
@@ -117,6 +101,7 @@ fn in_chunks_no_place_of_the_boundary_makes_a_difference() {
                 assert_eq!(empty_last.1, expected, "{variant:?} at {at}");
                 assert!(waiting.0.ends_with("221 2.0.0 Bye\r\n"), "{variant:?} at {at}: {}", waiting.0);
             }
+            cases(3 * content.len() + 4);
         }
     }
 }

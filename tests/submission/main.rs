@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 mod admission;
+#[path = "../common/cases.rs"]
+mod cases;
 #[path = "../common/daemon.rs"]
 mod daemon;
 mod dialogs;
 mod driver;
 mod end_of_data;
 mod front;
-mod fuzz;
+#[path = "../common/hostile.rs"]
+mod hostile;
 mod injection;
 mod limits;
 mod panics;

@@ -3,6 +3,7 @@
 use hikyaku::submission::{Settings, refusal};
 use proptest::prelude::*;
 
+use crate::cases::sized;
 use crate::driver::Client;
 
 /// What a client may send.
@@ -256,7 +257,7 @@ fn settings() -> Settings {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: sized(2_000, 100_000) as u32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn sequences_are_answered_as_the_model_says(

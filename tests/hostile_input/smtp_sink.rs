@@ -1,16 +1,5 @@
-//! Contents sent to Postfix's smtp-sink: what it dumps is what was sent. Its package is unpacked, not installed; SKIPPED
+//! S2: contents sent to Postfix's smtp-sink: what it dumps is what was sent. Its package is unpacked, not installed; SKIPPED
 //! where it cannot be had.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
-
-#[path = "common/errand.rs"]
-mod errand;
-#[path = "common/fake_mx.rs"]
-mod fake_mx;
-#[allow(dead_code, reason = "the receivers of the interoperation tests need more of it")]
-#[path = "interop/packages.rs"]
-mod packages;
-#[path = "common/skip.rs"]
-mod skip;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -18,9 +7,12 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use errand::{Run, errand};
-use fake_mx::FakeMx;
 use hikyaku::message::Outcome;
+
+use crate::cases::cases;
+use crate::errand::{Run, errand};
+use crate::fake_mx::FakeMx;
+use crate::{onward, packages, skip};
 
 /// A running smtp-sink; killed when dropped.
 struct Sink(Child);
@@ -61,9 +53,15 @@ async fn smtp_sink_gets_every_content_as_it_was_sent() {
     let folder = tempfile::tempdir().unwrap();
     let (_sink, address) = start(unpacked.path(), folder.path());
     let bodies = ["a", ".", "..", ".a", "a\r\n.", ".\r\n.\r\n..", "\r\n.\r\n", "...\r\nx", "a.\r\n.b"];
-    let content = |number: usize, body: &str| format!("X-Number: {number}\r\n\r\n{body}\r\n");
-    let errands =
-        bodies.iter().zip(0..).map(|(body, number)| errand(number, content(number as usize, body).as_bytes()));
+    let bodies = bodies.map(|body| format!("A: b\r\n\r\n{body}\r\n"));
+    let accepted = onward::accepted().into_iter().map(|content| String::from_utf8(content).unwrap());
+    let contents: Vec<String> = bodies
+        .into_iter()
+        .chain(accepted)
+        .zip(0..)
+        .map(|(text, number)| format!("X-Number: {number}\r\n{text}"))
+        .collect();
+    let errands = contents.iter().zip(0..).map(|(content, number)| errand(number, content.as_bytes()));
     // Only lends its form: the address is smtp-sink's.
     let form = FakeMx::new().start().await;
 
@@ -76,17 +74,19 @@ async fn smtp_sink_gets_every_content_as_it_was_sent() {
         .go()
         .await;
 
-    assert_eq!(log.reports.len(), bodies.len(), "{log:?}");
+    assert_eq!(log.reports.len(), contents.len(), "{log:?}");
     assert!(log.reports.iter().all(|(_, outcomes)| matches!(outcomes[..], [Outcome::Delivered(_)])), "{log:?}");
     let dumps: Vec<String> = std::fs::read_dir(folder.path())
         .unwrap()
         .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
         .collect();
-    for (number, body) in bodies.iter().enumerate() {
-        let expected = content(number, body).replace("\r\n", "\n");
+    for (number, content) in contents.iter().enumerate() {
+        let expected = content.replace("\r\n", "\n");
         let found: Vec<_> = dumps.iter().filter(|dump| dump.contains(&format!("X-Number: {number}\n"))).collect();
-        assert_eq!(found.len(), 1, "{body:?} came once");
+        assert_eq!(found.len(), 1, "{content:?} came once");
         let arrived = found[0].find("X-Number").map(|at| &found[0][at..]).unwrap();
-        assert_eq!(arrived.trim_end_matches('\n'), expected.trim_end_matches('\n'), "{body:?}");
+        assert_eq!(arrived.trim_end_matches('\n'), expected.trim_end_matches('\n'));
     }
+    assert_eq!(dumps.len(), contents.len());
+    cases(contents.len());
 }

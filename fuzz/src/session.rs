@@ -1,0 +1,118 @@
+//! A whole session of submission, from EHLO on.
+
+use std::sync::Arc;
+
+use hikyaku::clock::UnixTime;
+use hikyaku::message::MessageId;
+use hikyaku::submission::admit::{Admitted, Context, admit};
+use hikyaku::submission::refusal::{Cause, Refusal};
+use hikyaku::submission::session::{Gate, Session, Step};
+use hikyaku::submission::{LineEndings, Settings};
+
+use super::{is_plain, pieces};
+
+/// Octets that a session may hold beside content.
+const HELD_MOST: usize = 256 * 1024;
+
+struct Open;
+
+impl Gate for Open {
+    fn mail(&mut self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn rcpt(&mut self, _recipients: usize) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn count(&mut self, _cause: Cause) {}
+}
+
+/// What one run came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    replies: Vec<u8>,
+    stored: Vec<Vec<u8>>,
+    is_closed: bool,
+}
+
+/// The first octet says how the input is cut, and whether bare line ends are made whole.
+pub fn session(octets: &[u8]) {
+    let Some((&size, input)) = octets.split_first() else { return };
+    let line_endings = if size % 2 == 0 { LineEndings::Reject } else { LineEndings::Normalize };
+    let settings = Arc::new(Settings { line_endings, max_message_size: 100_000, max_hops: 5, ..Settings::default() });
+
+    let whole = run(std::iter::once(input), &settings);
+
+    assert_eq!(run(pieces(input, size), &settings), whole, "by {size}");
+    let replies = String::from_utf8(whole.replies).expect("replies are text");
+    assert!(replies.is_ascii() && replies.split_inclusive("\r\n").all(|line| line.ends_with("\r\n")), "{replies:?}");
+    assert!(replies.split("\r\n").all(is_plain), "{replies:?}");
+    for stored in whole.stored {
+        let text = String::from_utf8_lossy(&stored);
+        assert!(!text.replace("\r\n", "").contains(['\r', '\n', '\0']), "{text:?}");
+        let (trace, _) = text.split_once("\r\n\r\n").expect("a header section");
+        assert!(trace.starts_with("Received: from "), "{trace:?}");
+        let fields = trace.replace("\r\n ", " ").replace("\r\n\t", " ");
+        let first = fields.split("\r\n").next().unwrap_or_default();
+        assert!(is_plain(first), "{first:?}");
+        let is_ours = |line: &str| line.to_ascii_lowercase().starts_with("x-hikyaku-");
+        assert!(!fields.split("\r\n").any(is_ours), "{fields:?}");
+    }
+}
+
+fn run<'a>(parts: impl Iterator<Item = &'a [u8]>, settings: &Arc<Settings>) -> Seen {
+    let mut session = Session::new(Arc::clone(settings), "mx.test".into(), [127, 0, 0, 1].into(), &mut Open);
+    let (mut seen, mut unread) = (Seen::default(), Vec::new());
+    let hello = b"EHLO c.test\r\n".as_slice();
+    for part in std::iter::once(hello).chain(parts) {
+        unread.extend_from_slice(part);
+        let mut at = 0;
+        while !seen.is_closed {
+            let (used, step) = session.advance(&unread[at..], &mut Open);
+            at += used;
+            match step {
+                Step::Read => break,
+                Step::Write => {}
+                Step::Store => store(&mut session, settings, &mut seen),
+                Step::Secure | Step::Verify => unreachable!("neither is offered"),
+                Step::Close => seen.is_closed = true,
+            }
+            assert!(session.held() <= HELD_MOST, "{}", session.held());
+            seen.replies.append(session.replies());
+        }
+        seen.replies.append(session.replies());
+        if seen.is_closed {
+            break;
+        }
+        unread.drain(..at);
+        assert!(session.held() + unread.len() <= HELD_MOST);
+    }
+    seen
+}
+
+fn store(session: &mut Session, settings: &Settings, seen: &mut Seen) {
+    let transaction = session.take_transaction().expect("a transaction");
+    let id = MessageId(seen.stored.len() as u64 + 1);
+    let context = Context {
+        settings,
+        hostname: "mx.test",
+        client: session.client(),
+        hello: session.hello(),
+        security: None,
+        user: None,
+        id,
+        time: UnixTime(0),
+        has_eight_bit: session.content().has_eight_bit(),
+    };
+    match admit(transaction, session.content().bytes(), &context) {
+        Ok(Admitted { envelope, content }) => {
+            assert!(is_plain(envelope.reverse_path.as_str()) && envelope.envid.as_deref().is_none_or(is_plain));
+            assert!(is_plain(&envelope.tenant) && is_plain(&envelope.campaign));
+            assert!(envelope.recipients.iter().all(|recipient| is_plain(recipient.forward_path.as_str())));
+            seen.stored.push(content);
+            session.accepted(id);
+        }
+        Err(refusal) => session.refused(&refusal, &mut Open),
+    }
+}
