@@ -2,12 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 /// Plans and sites that stay lie between connections that come and go; jemalloc gives the holes back (docs/endurance.md).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    hikyaku::cli::execute(hikyaku::cli::Arguments::parse())
+    hikyaku::cli::execute(hikyaku::cli::Arguments::read())
 }

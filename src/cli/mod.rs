@@ -156,6 +156,21 @@ impl Remote {
     }
 }
 
+impl Arguments {
+    /// Reads the command line. Wrong usage ends the program with 2 and is told, but nothing that it quotes reaches the
+    /// terminal raw: names from the network end up in arguments, too.
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            let told = error.to_string();
+            if !error.use_stderr() || table::plain_lines(&told) == told {
+                error.exit();
+            }
+            out::remark_line(format_args!("{}", table::plain_lines(told.trim_end())));
+            std::process::exit(error.exit_code());
+        })
+    }
+}
+
 /// Runs the command and gives its exit code; tells errors on standard error.
 pub fn execute(arguments: Arguments) -> ExitCode {
     let result = match arguments.command {

@@ -18,6 +18,7 @@ use super::{Remote, exit, now, out, print_json};
 use crate::admin::Flush;
 use crate::config::units::Span;
 use crate::state::{Action, Order, Request, Selection, check_text};
+use crate::unseen::is_unseen;
 
 /// Options that every order has.
 #[derive(Debug, clap::Args)]
@@ -390,7 +391,7 @@ fn confirm(action: &Action, selection: &Selection, counts: &Counts) -> Result<()
 /// Who gives the order, for those who read it later; not an authentication.
 pub(super) fn operator() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-    let name = named.filter(|name| !name.is_empty() && !name.chars().any(char::is_control));
+    let name = named.filter(|name| !name.is_empty() && !name.chars().any(is_unseen));
     name.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 

@@ -130,10 +130,10 @@ pub struct Steering {
 #[derive(Debug, thiserror::Error)]
 pub enum SteerError {
     /// There is no such plan.
-    #[error("there is no warm-up of {0} at {1}")]
+    #[error("there is no warm-up of {0:?} at {1:?}")]
     Unknown(String, String),
     /// It is not paused.
-    #[error("the warm-up of {0} at {1} is not paused")]
+    #[error("the warm-up of {0:?} at {1:?} is not paused")]
     NotPaused(String, String),
     /// It cannot be kept.
     #[error("it cannot be stored: {0}")]

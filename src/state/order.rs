@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::UnixTime;
 use crate::message::{Lane, MessageId};
 use crate::smtp::address::Address;
+use crate::unseen::is_unseen;
 
 /// Identifies an order within one spool, for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -94,7 +95,9 @@ pub struct Selection {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectionError {
     /// A value is empty, too long, or has control characters.
-    #[error("{key}: a value has 1 to {LONGEST_VALUE} characters, none of them a control character")]
+    #[error(
+        "{key}: a value has 1 to {LONGEST_VALUE} characters, none of them a control character or one that is not seen"
+    )]
     Value {
         /// Which one.
         key: &'static str,
@@ -145,7 +148,9 @@ impl Selection {
         for (key, value) in self.values() {
             let Some(value) = value else { continue };
             let has_length = (1..=LONGEST_VALUE).contains(&value.chars().count());
-            if !has_length || value.chars().any(char::is_control) {
+            // Addresses may have joiners within them (RFC 5892, appendix A).
+            let is_hidden = |c| is_unseen(c) && !matches!(c, '\u{200c}' | '\u{200d}');
+            if !has_length || value.chars().any(is_hidden) {
                 return Err(SelectionError::Value { key });
             }
         }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::UnixTime;
 use crate::log::storage::Storage;
 use crate::message::MessageId;
+use crate::unseen::is_unseen;
 
 use super::file::{self, Found};
 use super::order::{Action, Order, OrderId, Selection, SelectionError};
@@ -74,7 +75,7 @@ pub enum PlaceError {
     #[error(transparent)]
     Selection(#[from] SelectionError),
     /// A text that cannot be shown.
-    #[error("{0}: at most {LONGEST_REASON} characters, none of them a control character")]
+    #[error("{0}: at most {LONGEST_REASON} characters, none of them a control character or one that is not seen")]
     Text(&'static str),
     /// It would be over at once.
     #[error("seconds: an order stands for 1 second or longer")]
@@ -132,7 +133,7 @@ struct Book {
 
 /// Whether a text that goes with an order, `reason` or `by`, can be shown.
 pub fn check_text(name: &'static str, text: &str) -> Result<(), PlaceError> {
-    let is_right = text.chars().count() <= LONGEST_REASON && !text.chars().any(char::is_control);
+    let is_right = text.chars().count() <= LONGEST_REASON && !text.chars().any(is_unseen);
     is_right.then_some(()).ok_or(PlaceError::Text(name))
 }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::UnixTime;
 use crate::limit::controller::{Bounds, Orders as ControllerOrders, What};
 use crate::log::storage::Storage;
+use crate::unseen::is_unseen;
 
 use super::file::{self, Found};
 use super::orders::{PlaceError, check_text};
@@ -157,7 +158,9 @@ pub enum PinError {
     #[error(transparent)]
     Text(PlaceError),
     /// A site of no name.
-    #[error("site: a name has 1 to {LONGEST_SITE} characters, none of them a control character")]
+    #[error(
+        "site: a name has 1 to {LONGEST_SITE} characters, none of them a control character or one that is not seen"
+    )]
     Site,
     /// Neither a value nor bounds, or both.
     #[error("a pin has either a value, or the least, the most or both")]
@@ -254,7 +257,7 @@ impl Pins {
     pub fn place(&self, request: PinRequest, now: UnixTime) -> Result<Arc<Pin>, PinError> {
         let (least, most) = request.bounds()?;
         let PinRequest { site, source, limit, reason, by, .. } = request;
-        if !(1..=LONGEST_SITE).contains(&site.chars().count()) || site.chars().any(char::is_control) {
+        if !(1..=LONGEST_SITE).contains(&site.chars().count()) || site.chars().any(is_unseen) {
             return Err(PinError::Site);
         }
         for (name, text) in [("reason", &reason), ("by", &by)] {
