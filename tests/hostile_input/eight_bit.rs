@@ -86,7 +86,7 @@ impl Letter {
     fn refusal(self, declared: &str) -> Option<&'static str> {
         match () {
             () if self.has_eight_bit_path() && !declared.contains("SMTPUTF8") => Some("553 5.6.7"),
-            () if self.header == Part::Latin1 => Some("5"),
+            () if self.header == Part::Latin1 => Some("554 5.6.9"),
             () => None,
         }
     }

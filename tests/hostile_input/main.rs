@@ -20,15 +20,22 @@ mod hostile;
 #[allow(dead_code, reason = "the receivers of the interoperation tests need more of it")]
 #[path = "../interop/packages.rs"]
 mod packages;
+#[path = "../common/port.rs"]
+mod port;
+mod process;
 #[path = "../common/skip.rs"]
 mod skip;
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
 mod eight_bit;
+mod everywhere;
 mod fuzz;
+mod loops;
+mod memory;
 mod names;
 mod onward;
 mod replies;
 mod sequences;
 mod smtp_sink;
+mod tenants;
