@@ -41,6 +41,7 @@ pub fn dsn(octets: &[u8]) {
         mx_host: Some(Arc::from(host)),
         mx_address: None,
         tls: None,
+        tls_policy: None,
         relayed_dsn: false,
         in_doubt: false,
         hung_up: false,

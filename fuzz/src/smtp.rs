@@ -60,6 +60,9 @@ fn of_mail(parameters: &MailParameters) -> String {
     if parameters.auth {
         text.push_str(" AUTH=<>");
     }
+    if parameters.require_tls {
+        text.push_str(" REQUIRETLS");
+    }
     if parameters.smtputf8 {
         text.push_str(" SMTPUTF8");
     }
