@@ -1,8 +1,10 @@
 //! A budget: every rate that one scope is held to (messages, new connections, octets).
 //!
-//! A message takes a unit of each of its rates or of none. Octets are known only when the content has been sent: they are
-//! charged afterwards, and nothing more passes until what is owed has been paid. The scopes that apply to one message are
-//! asked by [`acquire`]: all of them or none. Where many share a budget, they have [turns](super::turns) at it.
+//! A message takes a unit of each of its rates or of none. How many octets it has is known when it has been drawn: it passes
+//! while there is room for one of them, and all are charged at once, before any is sent ([`Budget::charge`]); what turns out not
+//! to go is given back ([`Budget::recharge`]). So one that is larger than the budget passes, too, and the next one when it
+//! has been paid for. The scopes that apply to one message are asked by [`acquire`]: all of them or none. Where many share a
+//! budget, they have [turns](super::turns) at it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +40,8 @@ impl Allowance {
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
+/// Who waits for octets asks again after this: those of a large message that is refused are given back long before their time.
+const ASK: Duration = SECOND;
 
 /// What one rate is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,10 +142,30 @@ impl Budget {
         }
     }
 
-    /// Octets that have been sent.
+    /// Whether it limits octets.
+    pub fn has_octets(&self) -> bool {
+        self.of(What::Octets).next().is_some()
+    }
+
+    /// Whether an octet may pass; if not, when.
+    pub(super) fn look_for_octets(&self, now: Instant) -> Result<(), Spent> {
+        let mut octets = self.rates.iter().filter(|(part, _)| part.what == What::Octets);
+        octets.try_for_each(|(part, rate)| rate.look(1, now).map_err(|until| Spent { part: *part, until }))
+    }
+
+    /// Octets of a message that is to be sent.
     pub fn charge(&self, octets: u64, now: Instant) {
-        for (_, rate) in self.rates.iter().filter(|(part, _)| part.what == What::Octets) {
-            rate.charge(octets, now);
+        self.of(What::Octets).for_each(|rate| rate.charge(octets, now));
+    }
+
+    /// Octets of a message turned out to be `octets`, where `charged` were.
+    pub fn recharge(&self, charged: u64, octets: u64, now: Instant) {
+        for rate in self.of(What::Octets) {
+            match octets.checked_sub(charged) {
+                Some(0) => {}
+                Some(more) => rate.charge(more, now),
+                None => rate.refund(charged - octets),
+            }
         }
     }
 
@@ -176,9 +200,13 @@ impl Budget {
         self.book.held(now, unpaid).into_iter()
     }
 
-    /// Nothing is known of what passed until `at`: it is as if as much had just passed as may at once.
+    /// Nothing is known of what passed until `at`: it is as if as much had just passed as may at once; of octets, which messages
+    /// may have many more of, a second's worth.
     pub fn exhaust(&self, at: Instant, now: Instant) {
-        self.rates.iter().for_each(|(_, rate)| rate.exhaust(at, now));
+        for (part, rate) in &self.rates {
+            let at = if part.what == What::Octets { at + part.per } else { at };
+            rate.exhaust(at, now);
+        }
     }
 
     /// Takes up what was owed to a rate before a restart.
@@ -207,15 +235,23 @@ pub struct Refused {
     pub spent: Spent,
 }
 
+impl Refused {
+    /// By the budget of `scope`.
+    pub(super) fn new(scope: Scope, Spent { part, until }: Spent, now: Instant) -> Self {
+        let until = if part.what == What::Octets { until.min(now + ASK) } else { until };
+        Self { scope, spent: Spent { part, until } }
+    }
+}
+
 /// Takes one `what` of all `budgets`, or of none.
 pub fn acquire(budgets: &[(Scope, Option<&Budget>)], what: What, now: Instant) -> Result<(), Refused> {
     for (scope, budget) in present(budgets) {
-        budget.look(what, now).map_err(|spent| Refused { scope, spent })?;
+        budget.look(what, now).map_err(|spent| Refused::new(scope, spent, now))?;
     }
     for (taken, (scope, budget)) in present(budgets).enumerate() {
         if let Err(spent) = budget.commit(what, now) {
             present(budgets).take(taken).for_each(|(_, budget)| budget.refund(what));
-            return Err(Refused { scope, spent });
+            return Err(Refused::new(scope, spent, now));
         }
     }
     Ok(())
@@ -282,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn octets_are_paid_for_after_they_were_sent() {
+    fn octets_are_paid_for_before_the_next_message_and_those_that_do_not_go_are_given_back() {
         let now = Instant::now();
         let budget = Budget::new(&Allowance { octets: Some(1_000), ..Allowance::default() }, now).unwrap();
         assert_eq!(budget.commit(What::Messages, now), Ok(()));
@@ -291,6 +327,25 @@ mod tests {
 
         assert!(budget.commit(What::Messages, now + Duration::from_secs(9)).is_err());
         assert_eq!(budget.commit(What::Messages, now + Duration::from_secs(11)), Ok(()));
+        let later = now + Duration::from_secs(20);
+        budget.charge(10_000, later);
+        budget.recharge(10_000, 500, later);
+        let until = budget.look(What::Messages, later).unwrap_err().until;
+        assert!((400..=500).contains(&(until - later).as_millis()), "{:?}", until - later);
+    }
+
+    #[test]
+    fn who_waits_for_octets_asks_again_within_a_second() {
+        let now = Instant::now();
+        let budget = Budget::new(&Allowance { octets: Some(1_000), ..Allowance::default() }, now);
+        let octets = [(Scope::Global, budget.as_ref())];
+        budget.as_ref().unwrap().charge(60_000, now);
+
+        let refused = acquire(&octets, What::Messages, now).unwrap_err();
+
+        assert_eq!((refused.spent.part.what, refused.spent.until), (What::Octets, now + SECOND));
+        budget.as_ref().unwrap().recharge(60_000, 0, now);
+        assert_eq!(acquire(&octets, What::Messages, now + SECOND), Ok(()));
     }
 
     #[test]

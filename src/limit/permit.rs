@@ -5,6 +5,8 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::rate::Rate;
 use super::window::Window;
 
@@ -28,7 +30,8 @@ pub enum Scope {
 }
 
 /// What a limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum What {
     /// Connections at the same time.
     Connections,
@@ -93,7 +96,7 @@ pub fn release(limits: &[(Scope, What, Limit<'_>)]) {
     for (_, _, limit) in limits {
         match limit {
             Limit::Place(window) | Limit::PlaceLeaving(window, _) => window.release(),
-            Limit::Units(rate, units) => rate.refund(*units),
+            Limit::Units(rate, units) => rate.refund(u64::from(*units)),
         }
     }
 }

@@ -56,8 +56,8 @@ impl Rate {
     }
 
     /// Takes back a commit whose units did not pass after all.
-    pub fn refund(&self, units: u32) {
-        let cost = self.interval.saturating_mul(u64::from(units));
+    pub fn refund(&self, units: u64) {
+        let cost = self.interval.saturating_mul(units);
         let back = |arrival: u64| Some(arrival.saturating_sub(cost));
         let _ = self.arrival.fetch_update(Ordering::AcqRel, Ordering::Relaxed, back);
     }

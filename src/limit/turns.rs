@@ -119,7 +119,8 @@ impl Turns {
         for (at, (scope, key, budget)) in budgets.iter().enumerate() {
             let Some(budget) = budget else { continue };
             let refused = match self.find(*scope, *key, budget, now) {
-                Some(due) if due <= now => continue,
+                // It was taken of messages; for octets that are owed it waits like others.
+                Some(due) if due <= now => budget.look_for_octets(now).map_err(|spent| (spent.until, Some(spent))),
                 Some(due) => Err((due, None)),
                 None => budget.commit(what, now).map_err(|spent| (spent.until, Some(spent))),
             };
@@ -132,10 +133,10 @@ impl Turns {
                 }
             }
             let part = spent.map_or(Part { what, count: 0, per: Duration::ZERO }, |spent| spent.part);
-            // Octets are paid for afterwards: there are no turns.
+            // How many octets a message has is known later: there are no turns.
             let until =
                 if spent.is_some() && part.what == what { self.take(*scope, *key, budget, what, now) } else { until };
-            return Err(Refused { scope: *scope, spent: Spent { part, until } });
+            return Err(Refused::new(*scope, Spent { part, until }, now));
         }
         for (scope, key, _) in budgets {
             self.use_up(*scope, *key);
@@ -226,6 +227,20 @@ mod tests {
         assert_eq!(look, SECOND * 10);
         assert_eq!((ask(&mut first, &budget, start), ask(&mut second, &budget, start)), (10, 40));
         assert_eq!(ask(&mut first, &budget, start + SECOND * 10), 0);
+    }
+
+    #[test]
+    fn a_turn_at_messages_waits_for_octets_that_are_owed() {
+        let start = Instant::now();
+        let allowance = Allowance { messages: vec![(1, SECOND)], octets: Some(1_000), ..Allowance::default() };
+        let budget = Budget::new(&allowance, start).unwrap();
+        let mut holders: Vec<Turns> = (0..2).map(|_| Turns::default()).collect();
+        let told: Vec<u64> = holders.iter_mut().map(|turns| ask(turns, &budget, start)).collect();
+        assert_eq!(told, [0, 1]);
+        budget.charge(5_000, start);
+
+        assert_eq!(ask(&mut holders[1], &budget, start + SECOND), 1, "it asks again");
+        assert_eq!(ask(&mut holders[1], &budget, start + SECOND * 6), 0);
     }
 
     #[test]

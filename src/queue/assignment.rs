@@ -33,14 +33,20 @@ pub struct Assignment {
 
 impl Assignment {
     /// Takes `entries` (of one message in one domain) out of the path at `path`, which notes them among those in hand.
-    pub(super) fn new(context: &Context<'_>, path: u32, entries: Vec<Entry>, in_hand: &mut InHand) -> Option<Self> {
+    /// `octets` have been charged for them, if anybody counts them.
+    pub(super) fn new(
+        context: &Context<'_>,
+        path: u32,
+        (entries, octets): (Vec<Entry>, Option<u64>),
+        in_hand: &mut InHand,
+    ) -> Option<Self> {
         let Context { engine, site, now } = *context;
         let first = entries.first()?;
         let recipients: Recipients = entries.iter().map(|entry| entry.recipient).collect();
         let taken = in_hand.insert(Taken { id: first.id, recipients: recipients.clone(), since: now });
         let is_in_doubt = first.marks.has(Marks::IN_DOUBT);
         let in_doubt = is_in_doubt.then(|| engine.doubts.find(first.id, first.recipient)).flatten();
-        let tried = Tried { message: None, since: now, count: 1 };
+        let tried = Tried { message: None, since: now, count: 1, octets };
         engine.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(Self { engine: engine.clone(), site: site.clone(), path, entries, recipients, taken, in_doubt, tried })
     }
@@ -72,7 +78,22 @@ impl Assignment {
 
     /// The message has been read: what is reported of it can be told to the journal at once.
     pub fn carry(&mut self, message: &Message) {
-        self.tried.message = Some((message.envelope.clone(), message.content.len()));
+        let length = message.content.len();
+        self.tried.message = Some((message.envelope.clone(), length));
+        // What is charged too much, envelope and all, is given back at the end; too little must not be until then.
+        if self.tried.octets.is_some_and(|charged| charged < length) {
+            self.recharge(length);
+        }
+    }
+
+    /// Its octets turn out to be others than were charged.
+    fn recharge(&mut self, octets: u64) {
+        let (Some(charged), Some(entry)) = (self.tried.octets.replace(octets), self.entries.first()) else { return };
+        let (gates, now) = (&self.engine.gates, self.engine.clock.now());
+        let mut state = self.site.state.lock();
+        if let Some(source) = state.path(self.path).map(|path| path.key.source) {
+            state.recharge(gates, source, &entry.flow, (charged, octets), now);
+        }
     }
 
     /// Takes note of what became of it. Recipients without an outcome are given back.
@@ -96,6 +117,9 @@ impl Assignment {
     /// Its message is damaged.
     pub(super) fn hold_damaged(mut self) {
         let _outing = self.engine.outings.begin();
+        if self.tried.octets.is_some() {
+            self.recharge(0);
+        }
         let entries = self.take_out();
         self.engine.hold(entries, Hold::Damaged);
     }
@@ -154,7 +178,11 @@ impl Assignment {
                 path.key.source
             });
             if is_all && let (Some(source), Some(entry)) = (source, entries.first()) {
-                state.refund_drawn(&context.engine.gates, source, &entry.flow, (self.tried.since, now));
+                let gates = &context.engine.gates;
+                state.refund_drawn(gates, source, &entry.flow, (self.tried.since, now));
+                if let Some(charged) = self.tried.octets {
+                    state.recharge(gates, source, &entry.flow, (charged, 0), now);
+                }
             }
             if context.engine.orders.is_empty() {
                 for entry in entries {

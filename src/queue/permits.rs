@@ -8,6 +8,7 @@ use crate::limit::budget::{self, Budget, Refused};
 use crate::limit::controller::{Controller, Wait};
 use crate::limit::permit::{self, Limit, Refusal, Scope, What};
 use crate::limit::window::Window;
+use crate::message::MessageId;
 
 use super::dues::Whose;
 use super::engine::Engine;
@@ -231,13 +232,30 @@ impl SiteState {
         self.purses.refund(flow);
     }
 
-    /// Octets of a message of `flow` that have been sent.
-    pub fn charge(&self, gates: &Gates, source: u16, flow: &Flow, octets: u64, now: Instant) {
-        let shared = Shared::load(gates, source);
-        for (_, budget) in self.budgets(&shared, source) {
-            budget.into_iter().for_each(|budget| budget.charge(octets, now));
+    /// Charges the octets of a message of `flow` that has been drawn, before any of them is sent: how many connections carry
+    /// messages at once makes no difference. None if nobody counts them.
+    pub fn charge(&self, context: &Context<'_>, source: u16, flow: &Flow, id: MessageId) -> Option<u64> {
+        let Context { engine, now, .. } = *context;
+        let mut is_counted = false;
+        self.each_budget(&engine.gates, source, flow, |budget| is_counted |= budget.has_octets());
+        is_counted.then(|| {
+            let octets = engine.spool.length(id);
+            self.each_budget(&engine.gates, source, flow, |budget| budget.charge(octets, now));
+            octets
+        })
+    }
+
+    /// The octets of a message turned out to be others than were charged.
+    pub fn recharge(&self, gates: &Gates, source: u16, flow: &Flow, (charged, octets): (u64, u64), now: Instant) {
+        if charged != octets {
+            self.each_budget(gates, source, flow, |budget| budget.recharge(charged, octets, now));
         }
-        self.purses.charge(flow, octets, now);
+    }
+
+    fn each_budget(&self, gates: &Gates, source: u16, flow: &Flow, mut act: impl FnMut(&Budget)) {
+        let shared = Shared::load(gates, source);
+        self.budgets(&shared, source).into_iter().filter_map(|(_, budget)| budget).for_each(&mut act);
+        self.purses.each(flow, act);
     }
 
     /// Takes every permit that a new connection with a message needs.

@@ -134,12 +134,8 @@ impl Purses {
         self.each(flow, |budget| budget.refund(What::Messages));
     }
 
-    /// Octets of a message of `flow` that have been sent.
-    pub fn charge(&self, flow: &Flow, octets: u64, now: Instant) {
-        self.each(flow, |budget| budget.charge(octets, now));
-    }
-
-    fn each(&self, flow: &Flow, act: impl Fn(&Budget)) {
+    /// Calls `act` for each budget of `flow` here.
+    pub fn each(&self, flow: &Flow, act: impl FnMut(&Budget)) {
         let (tenant, campaign) = (flow.tenant.purse.load(), flow.purse.load());
         let purses = [self.of(flow.tenant.key), tenant.as_deref(), campaign.as_deref()];
         purses.into_iter().flatten().filter_map(|purse| purse.budget.as_ref()).for_each(act);

@@ -219,9 +219,9 @@ impl Rules {
         self.ceiling(Of::Site(site)).over(general)
     }
 
-    /// Whether some rule is a rate of messages.
+    /// Whether some rule is a rate.
     pub fn has_rates(&self) -> bool {
-        self.all.iter().any(|rule| rule.ceiling.messages.as_ref().is_some_and(|rates| !rates.is_empty()))
+        self.all.iter().any(|rule| !rule.ceiling.allowance().is_unlimited())
     }
 
     /// Whether some rule is about a tenant at this site.

@@ -84,9 +84,9 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether anybody is held to a rate of messages.
+    /// Whether anybody is held to a rate.
     pub fn has_rates(&self) -> bool {
-        !self.allowance.messages.is_empty() || !self.limits.allowance.messages.is_empty() || self.rules.has_rates()
+        !self.allowance.is_unlimited() || !self.limits.allowance.is_unlimited() || self.rules.has_rates()
     }
 
     /// Recipients that a tenant may have queued.

@@ -68,6 +68,8 @@ pub(super) struct Tried {
     pub since: Instant,
     /// As which message of that connection, the first being 1.
     pub count: u32,
+    /// Octets that have been charged for it, if anybody counts them.
+    pub octets: Option<u64>,
 }
 
 /// What is collected over the recipients of one message.
@@ -125,14 +127,13 @@ impl Engine {
                 path.in_hand.remove(taken);
                 path.key.source
             });
-            match (source, entries.first(), sent) {
-                (Some(source), Some(entry), Sent::Nothing) => {
+            if let (Some(source), Some(entry)) = (source, entries.first()) {
+                if sent == Sent::Nothing {
                     state.refund_budgets(&self.gates, source, &entry.flow, (tried.since, now));
                 }
-                (Some(source), Some(entry), Sent::Octets(octets)) => {
-                    state.charge(&self.gates, source, &entry.flow, octets, now);
+                if let Some(charged) = tried.octets {
+                    state.recharge(&self.gates, source, &entry.flow, (charged, sent.octets()), now);
                 }
-                _ => {}
             }
             let learnt = source.zip(evidence.as_ref());
             let learnt = learnt
@@ -483,7 +484,7 @@ enum Sent {
 
 impl Sent {
     fn of(tried: &Tried, outcomes: &[Outcome]) -> Self {
-        let size = tried.message.as_ref().map_or(0, |(_, size)| *size);
+        let size = tried.message.as_ref().map(|(_, size)| *size).or(tried.octets).unwrap_or(0);
         let parts = outcomes.iter().map(|outcome| match outcome.report().phase {
             Phase::Dns | Phase::Connect | Phase::Greeting | Phase::Ehlo | Phase::StartTls | Phase::Queue => {
                 Self::Nothing
@@ -492,6 +493,11 @@ impl Sent {
             Phase::Content | Phase::EndOfData => Self::Octets(size),
         });
         parts.max().unwrap_or(Self::Nothing)
+    }
+
+    /// Octets of content that went.
+    fn octets(self) -> u64 {
+        if let Self::Octets(octets) = self { octets } else { 0 }
     }
 }
 

@@ -268,7 +268,10 @@ impl SiteState {
         let entries = path.ready.pop(take, purses, now, &mut out.expired)?;
         path.in_flight = path.in_flight.saturating_add(1);
         path.served = path.served.saturating_add(1);
-        Assignment::new(context, place, entries, &mut path.in_hand)
+        let source = path.key.source;
+        let octets = entries.first().and_then(|entry| self.charge(context, source, &entry.flow, entry.id));
+        let path = self.path(place)?;
+        Assignment::new(context, place, (entries, octets), &mut path.in_hand)
     }
 
     /// Notes what a path waits for.

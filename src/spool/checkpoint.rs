@@ -23,7 +23,7 @@ use crate::message::MessageId;
 use super::codec;
 use super::inner::Inner;
 use super::ledger::Segment;
-use super::map::{Location, Map};
+use super::map::{Location, Map, Spill};
 
 /// A checkpoint is written for so many octets of log.
 const EVERY: u64 = 1 << 30;
@@ -36,7 +36,8 @@ mod tag {
     /// A segment: sequence, whether it was given up, count of references and these. What may follow is of earlier
     /// versions, and so are references to later segments: neither holds anything.
     pub const SEGMENT: u64 = 2;
-    /// A message: id, segment, offset, octets, spill file or 0; then its unfinished recipients as fields.
+    /// A message: id, segment, offset, octets, spill file or 0; then fields: its unfinished recipients, and the octets in the
+    /// spill file, which earlier versions left out.
     pub const MESSAGE: u64 = 3;
 }
 
@@ -82,8 +83,11 @@ fn put_messages(out: &mut Vec<u8>, map: &Map) {
         put_varint(&mut value, u64::from(location.position.segment));
         put_varint(&mut value, location.position.offset);
         put_varint(&mut value, location.octets);
-        put_varint(&mut value, spill.map_or(0, |number| number + 1));
+        put_varint(&mut value, spill.map_or(0, |spill| spill.file + 1));
         pending.iter().for_each(|pending| codec::put_pending(&mut value, pending));
+        if let Some(spill) = spill {
+            put_field(&mut value, codec::tag::SPILL, &spill.length.to_le_bytes());
+        }
         put_field(out, tag::MESSAGE, &value);
     });
 }
@@ -149,8 +153,8 @@ impl Checkpoint {
         self.fields().filter_map(|(tag, value)| (tag == tag::SEGMENT).then(|| take_segment(value)).flatten())
     }
 
-    /// Every unfinished message: where it is, what is left to do, the number of its spill file.
-    pub fn messages(&self) -> impl Iterator<Item = (MessageId, Location, Vec<super::Pending>, Option<u64>)> {
+    /// Every unfinished message: where it is, what is left to do, its spill file.
+    pub fn messages(&self) -> impl Iterator<Item = (MessageId, Location, Vec<super::Pending>, Option<Spill>)> {
         let messages = self.fields().filter(|(tag, _)| *tag == tag::MESSAGE);
         messages.filter_map(|(_, value)| {
             let (id, location, spill, rest) = take_message(value)?;
@@ -171,12 +175,16 @@ fn take_segment(mut value: &[u8]) -> Option<(u32, Segment)> {
     Some((sequence, segment))
 }
 
-fn take_message(value: &[u8]) -> Option<(MessageId, Location, Option<u64>, &[u8])> {
+fn take_message(value: &[u8]) -> Option<(MessageId, Location, Option<Spill>, &[u8])> {
     let (id, mut rest) = value.split_first_chunk::<8>()?;
     let segment = take_varint_u32(&mut rest)?;
     let position = Position { segment, offset: take_varint(&mut rest)? };
     let location = Location { position, octets: take_varint(&mut rest)? };
-    let spill = take_varint(&mut rest)?.checked_sub(1);
+    let file = take_varint(&mut rest)?.checked_sub(1);
+    let spill = file.map(|file| {
+        let length = Fields::nested(rest).find(codec::tag::SPILL).and_then(|value| value.first_chunk().copied());
+        Spill { file, length: length.map_or(0, u64::from_le_bytes) }
+    });
     Some((MessageId(u64::from_le_bytes(*id)), location, spill, rest))
 }
 

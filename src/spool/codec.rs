@@ -15,6 +15,7 @@ use crate::smtp::address::{Address, ReversePath};
 
 use super::chunks::SpillKey;
 use super::contract::{Event, Pending, RecipientEvent};
+use super::map::Spill;
 
 /// An envelope with its content.
 pub const MESSAGE: u8 = 1;
@@ -86,6 +87,12 @@ pub struct SpillPlace {
     pub checksum: u32,
     /// What the file is encrypted with, if it is.
     pub key: Option<SpillKey>,
+}
+
+impl From<SpillPlace> for Spill {
+    fn from(place: SpillPlace) -> Self {
+        Self { file: place.file, length: place.length }
+    }
 }
 
 fn flags(envelope: &Envelope) -> [u8; 7] {

@@ -72,8 +72,8 @@ impl<'a> Image<'a> {
             }
             let mut shard = self.map.shard(id);
             shard.insert(id, location, &pending);
-            if let Some(number) = spill {
-                shard.note_spill(id, number);
+            if let Some(spill) = spill {
+                shard.note_spill(id, spill);
             }
             drop(shard);
             self.ledger.add(location);
@@ -151,7 +151,7 @@ impl<'a> Image<'a> {
             let earlier = shard.find(id);
             shard.insert(id, location, &codec::unfinished(frame));
             if let Some(place) = codec::spill(frame) {
-                shard.note_spill(id, place.file);
+                shard.note_spill(id, place.into());
             }
             (earlier, shard.find(id).is_some())
         };

@@ -92,8 +92,8 @@ pub struct Encoded {
     meta: Vec<u8>,
     content: Bytes,
     checksum: u32,
-    /// Number of the spill file, if the content is in one.
-    spill: Option<u64>,
+    /// Where the content is, if in a spill file.
+    spill: Option<codec::SpillPlace>,
 }
 
 /// Counts a session while it waits for its commit.
@@ -203,14 +203,16 @@ impl Inner {
                 if let (Some(spilled), Err(_)) = (spilled, &settled) {
                     self.dead_spills.lock().push(spilled.number);
                 }
-                codec::put_spill(&mut builder, &settled?);
-                spill = Some(message.id.0);
+                let place = settled?;
+                codec::put_spill(&mut builder, &place);
+                spill = Some(place);
                 Bytes::new()
             }
             Content::File { prefix, file, offset, length } => {
                 let spilled = self.spills.submit(file).ok_or(io::ErrorKind::NotFound)?;
-                codec::put_spill(&mut builder, &self.settle(&spilled, *offset, *length)?);
-                spill = Some(spilled.number);
+                let place = self.settle(&spilled, *offset, *length)?;
+                codec::put_spill(&mut builder, &place);
+                spill = Some(place);
                 prefix.clone()
             }
         };
@@ -263,10 +265,10 @@ impl Inner {
             Ok(Err(CommitError::Closed)) => AcceptError::Closed,
             Ok(Err(CommitError::Unknown)) | Err(_) => AcceptError::Unknown,
         };
-        if let (Some(number), AcceptError::Full | AcceptError::Aborted) = (spill, error)
+        if let (Some(place), AcceptError::Full | AcceptError::Aborted) = (spill, error)
             && matches!(message.content, Content::Memory(_))
         {
-            self.dead_spills.lock().push(number);
+            self.dead_spills.lock().push(place.file);
         }
         Err(error)
     }
@@ -279,15 +281,15 @@ impl Inner {
     }
 
     /// A committed message becomes one of ours. Its segment has counted it as live since it was written.
-    fn adopt(&self, message: NewMessage, location: Location, spill: Option<u64>) {
+    fn adopt(&self, message: NewMessage, location: Location, spill: Option<codec::SpillPlace>) {
         if let Content::File { file, .. } = &message.content {
             self.spills.adopt(file);
         }
         let recipients = u32::try_from(message.envelope.recipients.len()).unwrap_or(u32::MAX);
         let mut shard = self.map.shard(message.id);
         shard.insert(message.id, location, &codec::fresh(recipients));
-        if let Some(number) = spill {
-            shard.note_spill(message.id, number);
+        if let Some(place) = spill {
+            shard.note_spill(message.id, place.into());
         }
         drop(shard);
         let NewMessage { id, envelope, content, .. } = message;

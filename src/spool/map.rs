@@ -60,12 +60,21 @@ pub struct Shard {
     entries: HashMap<Key, Entry, FixedState>,
     /// Unfinished recipients of messages with several, or with another one than the first.
     several: HashMap<MessageId, Vec<Pending>, FixedState>,
-    /// Numbers of the spill files of messages that have one.
-    spilled: HashMap<MessageId, u64, FixedState>,
+    /// Where the content is of messages that have it in a spill file.
+    spilled: HashMap<MessageId, Spill, FixedState>,
     /// Messages that a DSN on its way to the disk is about.
     concluding: HashMap<MessageId, u32, FixedState>,
     /// Attempts without an outcome.
     in_flight: HashMap<MessageId, Vec<(u32, SocketAddr)>, FixedState>,
+}
+
+/// A content in a spill file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spill {
+    /// Number of the file.
+    pub file: u64,
+    /// Its octets there; 0: not known.
+    pub length: u64,
 }
 
 /// The result of applying events.
@@ -111,9 +120,9 @@ impl Map {
         self.shards.iter().map(|shard| shard.lock().entries.len()).sum()
     }
 
-    /// All messages: where they are, what is left to do, the number of their spill file. One shard after the other, so
-    /// not one moment for all of them.
-    pub fn for_each(&self, mut each: impl FnMut(MessageId, Location, &[Pending], Option<u64>)) {
+    /// All messages: where they are, what is left to do, their spill file. One shard after the other, so not one moment for
+    /// all of them.
+    pub fn for_each(&self, mut each: impl FnMut(MessageId, Location, &[Pending], Option<Spill>)) {
         for shard in &self.shards {
             let shard = shard.lock();
             for (key, entry) in &shard.entries {
@@ -125,7 +134,8 @@ impl Map {
 
     /// Numbers of all spill files that are referred to.
     pub fn spills(&self) -> Vec<u64> {
-        self.shards.iter().flat_map(|shard| shard.lock().spilled.values().copied().collect::<Vec<_>>()).collect()
+        let files = |shard: &Mutex<Shard>| shard.lock().spilled.values().map(|spill| spill.file).collect::<Vec<_>>();
+        self.shards.iter().flat_map(files).collect()
     }
 }
 
@@ -169,6 +179,13 @@ impl Shard {
         self.entries.get(&key(id)).map(Entry::location)
     }
 
+    /// About how many octets its record and its content are; at least those of the content, if they are known. 0 if there is
+    /// no such message.
+    pub fn length(&self, id: MessageId) -> u64 {
+        let Some(location) = self.find(id) else { return 0 };
+        location.octets.saturating_add(self.spilled.get(&id).map_or(0, |spill| spill.length))
+    }
+
     /// Takes a message out.
     pub fn remove(&mut self, id: MessageId) -> Option<Location> {
         self.several.remove(&id);
@@ -197,13 +214,13 @@ impl Shard {
     }
 
     /// The message's content lies in this spill file.
-    pub fn note_spill(&mut self, id: MessageId, number: u64) {
-        self.spilled.insert(id, number);
+    pub fn note_spill(&mut self, id: MessageId, spill: Spill) {
+        self.spilled.insert(id, spill);
     }
 
     /// Takes the number of the message's spill file.
     pub fn take_spill(&mut self, id: MessageId) -> Option<u64> {
-        self.spilled.remove(&id)
+        self.spilled.remove(&id).map(|spill| spill.file)
     }
 
     /// The record is now elsewhere.

@@ -195,6 +195,12 @@ impl Spool {
         self.inner.map.shard(id).pending(id)
     }
 
+    /// About how many octets a message is: its content, if that is known, and what is stored with it. 0 if there is no such
+    /// message. Asks no disk.
+    pub fn length(&self, id: MessageId) -> u64 {
+        self.inner.map.shard(id).length(id)
+    }
+
     /// What recovery could not read, if there is anything: messages that are neither tried nor reported until a later
     /// start can read them.
     pub fn recovery_failure(&self) -> Option<String> {

@@ -392,8 +392,13 @@ impl Stage {
 
     /// The same under an identity that the test knows before.
     pub async fn submit_as(&self, id: MessageId, envelope: Envelope) -> MessageId {
-        let envelope = Arc::new(envelope);
-        let content = Content::Memory(Bytes::from_static(b"From: a@b.test\r\nSubject: x\r\n\r\nHello\r\n"));
+        let content = Bytes::from_static(b"From: a@b.test\r\nSubject: x\r\n\r\nHello\r\n");
+        self.submit_content(id, envelope, content).await
+    }
+
+    /// The same with this content.
+    pub async fn submit_content(&self, id: MessageId, envelope: Envelope, content: Bytes) -> MessageId {
+        let (envelope, content) = (Arc::new(envelope), Content::Memory(content));
         let message = NewMessage { id, envelope: envelope.clone(), content, ended_at: Instant::now() };
         self.spool.accept(message).await.unwrap();
         self.queue.put(id, &envelope);

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hikyaku::limit::budget::Allowance;
-use hikyaku::message::{Envelope, Lane};
+use hikyaku::message::{Envelope, Lane, Outcome, Phase};
 use hikyaku::queue::rules::{Ceiling, Name, Rule, Rules, Subject};
 use hikyaku::queue::settings::Limits;
 use hikyaku::queue::{Settings, View};
 
-use crate::common::{Receiver, Stage};
+use crate::common::{Receiver, Stage, bounced};
 
 fn per_second(count: u32) -> Ceiling {
     Ceiling { messages: Some(vec![(count, Duration::from_secs(1))]), ..Ceiling::default() }
@@ -240,4 +241,99 @@ async fn what_is_used_up_of_an_hour_stays_so_over_a_restart() {
     assert_eq!(stage.done().len(), 1, "only what no budget is about");
     let owed: u64 = stage.queue.view().waiting.iter().map(|waiting| waiting.entries as u64).sum();
     assert_eq!(owed, 5, "{:?}", stage.queue.view());
+}
+
+fn octets(count: u32) -> Ceiling {
+    Ceiling { octets: Some(count), ..Ceiling::default() }
+}
+
+/// Everybody who may be held to octets a second.
+fn held_to_octets(count: u32) -> Vec<Settings> {
+    let (any, site) = (|| Name::Any, || Name::new("127.0.1.1:2525"));
+    let subjects = [
+        Subject::Site(site()),
+        Subject::Source(any()),
+        Subject::SourceSite(any(), site()),
+        Subject::Tenant(any()),
+        Subject::TenantSite(any(), site()),
+        Subject::Campaign(any(), any()),
+    ];
+    let everything = Settings { allowance: octets(count).allowance(), ..Settings::default() };
+    subjects.into_iter().map(|subject| rules(&[(subject, octets(count))])).chain([everything]).collect()
+}
+
+/// Messages of `length` octets for d1.test.
+async fn submit_large(stage: &Stage, count: usize, length: usize) {
+    for _ in 0..count {
+        let envelope = of(stage, "t", "spring", Lane::Normal, "a@d1.test");
+        stage.submit_content(stage.spool.next_id(), envelope, Bytes::from("x".repeat(length))).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn octets_go_evenly_however_many_connections_carry_them() {
+    for settings in held_to_octets(50_000) {
+        let rules = format!("{:?}, {:?}", settings.rules, settings.allowance);
+        let stage = Stage::in_runtime_time(settings);
+        let slow = Receiver { transaction: Duration::from_secs(2), ..Receiver::default() };
+        stage.script.set("d1.test", slow);
+        submit_large(&stage, 150, 5_000).await;
+        stage.start();
+        let begun = tokio::time::Instant::now().into_std();
+        tokio::time::sleep(Duration::from_millis(12_500)).await;
+
+        let mut seconds = [0; 13];
+        for done in stage.done() {
+            seconds[usize::try_from((done.at - begun).as_secs()).unwrap()] += 1;
+        }
+        // Ten a second, and one message that began in the second before.
+        assert!(seconds.iter().all(|count| *count <= 11), "{seconds:?}; {rules}");
+        let all: usize = seconds.iter().sum();
+        assert!((90..=106).contains(&all), "{all} in the ten seconds from the first reply on; {rules}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_larger_than_the_budget_goes_and_the_next_one_when_it_has_been_paid_for() {
+    for settings in held_to_octets(10_000) {
+        let rules = format!("{:?}, {:?}", settings.rules, settings.allowance);
+        let stage = Stage::in_runtime_time(settings);
+        // In a spill file.
+        submit_large(&stage, 3, 400_000).await;
+        stage.start();
+
+        tokio::time::sleep(Duration::from_secs(39)).await;
+        assert_eq!(stage.done().len(), 1, "{rules}");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(stage.done().len(), 2, "{rules}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn octets_that_do_not_go_are_given_back() {
+    for settings in held_to_octets(10_000) {
+        let rules = format!("{:?}, {:?}", settings.rules, settings.allowance);
+        let stage = Stage::in_runtime_time(settings);
+        let refused = |_, _| {
+            let mut refused = bounced("no such user");
+            if let Outcome::Bounced(report) = &mut refused {
+                report.phase = Phase::Rcpt;
+            }
+            refused
+        };
+        stage.script.set("d1.test", Receiver { outcome: Arc::new(refused), ..Receiver::default() });
+        submit_large(&stage, 5, 400_000).await;
+        stage.start();
+
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(done_at(&stage, "d1.test"), 5, "{rules}");
+
+        stage.script.set("d1.test", Receiver { is_down: true, ..Receiver::default() });
+        submit_large(&stage, 1, 400_000).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        stage.script.set("d1.test", Receiver::default());
+        submit_large(&stage, 1, 5_000).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(done_at(&stage, "d1.test"), 6, "the connection that failed costs no octets; {rules}");
+    }
 }
