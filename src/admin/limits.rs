@@ -86,6 +86,9 @@ fn filter(asked: Filtered) -> Result<PathFilter, Refusal> {
 /// What is learnt at each path.
 pub(super) async fn list(Shared(state): Shared<State>, asked: Filtered) -> Result<Json<Vec<PathLimits>>, Refusal> {
     let filter = filter(asked)?;
+    if let Some(source) = filter.source.as_deref().filter(|source| !state.queue.has_source(source)) {
+        return Err(PinError::Source(source.into()).into());
+    }
     Ok(Json(tokio::task::spawn_blocking(move || state.queue.path_limits(&filter)).await?))
 }
 
@@ -161,7 +164,7 @@ pub(super) async fn unpin(
     request: Result<Json<UnpinRequest>, JsonRejection>,
 ) -> Result<Json<Repinned>, Refusal> {
     let Json(UnpinRequest { site, source, limit, by }) = request?;
-    let site = state.queue.pinned_site(&named(site)?).await;
+    let site = state.queue.pinned_site(&named(site)?).await?;
     let request = Unpin { site, source, limit, by: who(&by, peer)? };
     let unpin = move || {
         trail.before(&pins_of(&state, &request.site));

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::dns::Plan;
 use crate::limit::budget::Budget;
-use crate::limit::controller::{View, What as Limit};
+use crate::limit::controller::{Cause, View, What as Limit};
 use crate::limit::permit::What;
 use crate::limit::window::Window;
 use crate::state::Pinned;
@@ -190,11 +190,15 @@ impl Engine {
             ..ScopeLimit::default()
         };
         let until = wait.map_or(Some(now), |wait| wait.until);
-        let rate = ScopeLimit {
+        let mut rate = ScopeLimit {
             room_in_seconds: until.map(|until| seconds_until(until, now)),
             waits_for: wait.map(|wait| wait.cause.as_str()),
             ..line(Limit::Rate, What::Messages.as_str(), Some(60.0))
         };
+        if wait.is_some_and(|wait| wait.cause == Cause::Breaker) {
+            // What the rate comes from is of no account until the rest is over.
+            rate.set_by = self.set_by((source, site), Limit::Breaker, &view);
+        }
         let connections = ScopeLimit {
             used: Some(used.into()),
             room: Some(view.connections.saturating_sub(used).into()),

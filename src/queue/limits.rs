@@ -375,11 +375,12 @@ impl Engine {
     }
 
     /// The site where something is pinned that is meant: also one that no mail goes to any more.
-    pub async fn pinned_site(&self, name: &str) -> String {
-        if self.is_pinned(name) {
-            return name.to_owned();
+    pub async fn pinned_site(&self, name: &str) -> Result<String, PinError> {
+        let lower = plain(name);
+        if let Some(pinned) = [name, &lower].into_iter().find(|name| self.is_pinned(name)) {
+            return Ok(pinned.to_owned());
         }
-        self.site_meant(name).await.unwrap_or_else(|_| plain(name))
+        self.site_meant(name).await
     }
 
     fn is_pinned(&self, site: &str) -> bool {

@@ -204,8 +204,13 @@ impl Queue {
     }
 
     /// The same among sites where something is pinned, whatever has become of them.
-    pub async fn pinned_site(&self, name: &str) -> String {
+    pub async fn pinned_site(&self, name: &str) -> Result<String, PinError> {
         self.engine.pinned_site(name).await
+    }
+
+    /// Whether there is an egress source of this name.
+    pub fn has_source(&self, name: &str) -> bool {
+        self.engine.source_named(name).is_some()
     }
 
     /// Sets a pin: bounds of a learnt limit. Blocks on the disk.

@@ -148,8 +148,8 @@ impl Rule {
     /// An error has every mistake of it, at least one.
     pub fn read(value: Value, number: usize, tier: Certainty, search: &mut Builder) -> Result<Self, Vec<RuleError>> {
         let is_trusted = tier != Certainty::Operator;
-        let mut fields = Fields::rule(value, number).map_err(|mistake| vec![mistake])?;
-        let mut wrong = Wrong::default();
+        let (mut fields, of_id) = Fields::rule(value, number).map_err(|mistake| vec![mistake])?;
+        let mut wrong = Wrong { found: of_id.into_iter().collect() };
         let missing = format!("is missing; {}", classes());
         let class = wrong.or_default(fields.one("class", class)).unwrap_or_else(|| {
             wrong.note_unless_about("class", fields.error("class", missing));
@@ -272,8 +272,8 @@ impl Fields {
         Ok(words)
     }
 
-    /// The keys of a rule. `number` stands for its id until that is known.
-    pub fn rule(value: Value, number: usize) -> Result<Self, RuleError> {
+    /// The keys of a rule, and what is wrong with its id. `number` stands for that until it is known.
+    pub fn rule(value: Value, number: usize) -> Result<(Self, Option<RuleError>), RuleError> {
         let mut fields = Self::of(value, "rule", number)?;
         let id = fields.one("id", |value| {
             let is_plain = |text: &&str| {
@@ -282,9 +282,12 @@ impl Fields {
             };
             let text = value.as_str().filter(is_plain);
             text.map(str::to_owned).ok_or_else(|| "allowed: 1 to 64 letters, digits, '.', '_', '-'".to_owned())
-        })?;
-        fields.id = id.ok_or_else(|| fields.error("id", "is missing; allowed: a name that no other rule has"))?;
-        Ok(fields)
+        });
+        let missing = || fields.error("id", "is missing; allowed: a name that no other rule has");
+        match id.and_then(|id| id.ok_or_else(missing)) {
+            Ok(id) => Ok((Self { id, ..fields }, None)),
+            Err(mistake) => Ok((fields, Some(mistake))),
+        }
     }
 
     pub fn error(&self, key: &str, text: impl Into<String>) -> RuleError {

@@ -326,6 +326,10 @@ fn a_wrong_rule_is_told_with_its_name_its_key_and_what_is_allowed() {
     let several = OWN.replace("rate-limited", "slow").replace("false", "1") + &OWN.replace("id = \"house\"", "");
     let several = Classifier::with(&several).unwrap_err();
     assert_eq!(several.each().len(), 3, "{several}");
+    let nameless =
+        OWN.replace("id = \"house\"", "id = \"a house\"").replace("rate-limited", "slow").replace("false", "1");
+    let nameless = Classifier::with(&nameless).unwrap_err();
+    assert_eq!(nameless.each().len(), 3, "what is wrong beside the id is told too: {nameless}");
     let twice = Classifier::with(&OWN.repeat(2)).unwrap_err().to_string();
     assert!(twice.contains("house: id: occurs twice; allowed: "), "{twice}");
 }

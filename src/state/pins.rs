@@ -23,6 +23,8 @@ use super::orders::{PlaceError, check_text};
 const MOST: usize = 10_000;
 /// Longest name of a site, in characters: it may be all the MX hosts of a domain.
 const LONGEST_SITE: usize = 1_024;
+/// The slowest that a controller keeps to, in messages a minute: what it has sent is forgotten when it has been quiet for a while.
+const LEAST_RATE: f64 = 1.0;
 /// Above every rate that a machine reaches, in messages a minute.
 const MOST_RATE: f64 = 1e9;
 /// As `limits.site_connections`.
@@ -54,7 +56,7 @@ impl Pinned {
     fn allows(self, value: f64) -> bool {
         let is_whole = value >= 1.0 && value.fract() == 0.0;
         match self {
-            Self::Rate => value > 0.0 && value <= MOST_RATE,
+            Self::Rate => (LEAST_RATE..=MOST_RATE).contains(&value),
             Self::Connections => is_whole && value <= MOST_CONNECTIONS,
             Self::MessagesPerConnection => is_whole && value <= MOST_MESSAGES,
         }
@@ -167,8 +169,8 @@ pub enum PinError {
     Bounds,
     /// A number that the limit cannot have.
     #[error(
-        "{0} is no such limit: a rate is above 0 and at most 1000000000 messages a minute, connections are 1 to 100000, \
-         messages over one connection 1 to 4000000000"
+        "{0} is no such limit: a rate is 1 to 1000000000 messages a minute (slower ones are for [[limits.rule]]), connections are \
+         1 to 100000, messages over one connection 1 to 4000000000"
     )]
     Value(f64),
     /// The least is above the most.
@@ -408,10 +410,13 @@ mod tests {
         let pins = Pins::default();
         let place = |request: PinRequest| pins.place(request, NOW);
 
-        for value in [0.0, -1.0, f64::NAN, f64::INFINITY, 2e9] {
+        for value in [0.0, -1.0, 0.99, 1.0 / 1_440.0, f64::NAN, f64::INFINITY, 2e9] {
             assert!(matches!(place(request(None, Pinned::Rate, value)), Err(PinError::Value(_))), "{value}");
         }
         assert!(matches!(place(request(None, Pinned::Connections, 1.5)), Err(PinError::Value(_))));
+        let slow = PinRequest { value: None, most: Some(0.5), ..request(None, Pinned::Rate, 1.0) };
+        let told = place(slow).unwrap_err().to_string();
+        assert!(told.contains("a rate is 1 to 1000000000 messages a minute"), "{told}");
         let both = PinRequest { least: Some(1.0), ..request(None, Pinned::Rate, 1.0) };
         let neither = PinRequest { value: None, ..request(None, Pinned::Rate, 1.0) };
         let crossed = PinRequest { value: None, least: Some(2.0), most: Some(1.0), ..neither.clone() };

@@ -137,8 +137,14 @@ async fn a_domain_that_nothing_was_sent_to_yet_is_pinned_and_shown_and_a_mistype
     let is_pinned = |answer: &Value| answer[0]["is_in_memory"] == true && answer[0]["connections"] == 2;
     running.until_json(&["limits", "show"], is_pinned).await;
     let running = running.restarted().await;
+    let (lost, _, unknown) = running.command(&["limits", "unpin", "nowhere.test"]).await;
+    let (stranger, _, no_source) = running.command(&["limits", "show", "--source", "nosuch"]).await;
+    let (slow, _, too_slow) = running.command(&["limits", "pin", "fine.test", "--rate", "1/d", "--reason", "x"]).await;
     let (ended, what, _) = running.command(&["limits", "unpin", "fine.test"]).await;
 
+    assert!(lost == 1 && unknown.contains("no site that is known"), "not that nothing is pinned there: {unknown}");
+    assert!(stranger == 1 && no_source.contains("there is no egress source "nosuch""), "{no_source}");
+    assert!(slow == 1 && too_slow.contains("a rate is 1 to 1000000000 messages a minute"), "{too_slow}");
     assert!(code == 0 && said.contains("127.0.0.1:"), "its site: {said}{errors}");
     assert!(shown.contains("connections is 2, pinned by"), "{shown}");
     assert!(wrong == 1 && refusal.contains("no site that is known"), "{refusal}");

@@ -201,3 +201,21 @@ async fn what_cannot_be_pinned_is_refused() {
     let ahead = stage.queue.pin(pin(Pinned::Rate, 60.0)).unwrap();
     assert_eq!((ahead.paths, ahead.changes[0].source.as_str(), ahead.changes[0].to), (0, "*", Some(60.0)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_why_nothing_goes_is_told_that_the_site_rests() {
+    let blocked = |_, _| {
+        let reply = Reply { code: 421, status: Some(Status::new(4, 7, 0)), text: "IP blocked because of poor reputation".into() };
+        Outcome::Deferred(Report { reply, ..Report::local(Phase::Mail, Status::new(4, 0, 0), "") })
+    };
+    let stage = Stage::started(Settings::default());
+    stage.script.set("*", Receiver { outcome: Arc::new(blocked), ..Receiver::default() });
+    stage.put(stage.envelope(&["a@d1.test"]));
+    stage.until("a rest", |stage| paths(stage).iter().any(|path| path.is_resting)).await;
+
+    let question = Question { domain: "d1.test".into(), ..Question::default() };
+    let explained = stage.queue.explain(&question).await.unwrap();
+
+    let waiting = explained.limits.iter().find(|line| line.waits_for == Some("breaker")).unwrap();
+    assert!(waiting.set_by.contains("the receiver refuses us"), "{waiting:?}");
+}

@@ -65,7 +65,13 @@ impl Pin {
     pub fn told(&self) -> String {
         let Self { limit: what, source, least, most, by, reason } = self;
         let from = source.as_ref().map(|source| format!(" from {source}")).unwrap_or_default();
-        format!("{what}{from} {}, pinned by {by}: {reason}", bounds(*least, *most))
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        format!("{what}{from} {}, pinned by {by}{why}", bounds(*least, *most))
+    }
+
+    /// Whether this change is that it was set.
+    fn is_told_by(&self, change: &Change) -> bool {
+        change.limit == self.limit && self.told().ends_with(&format!(", {}", change.reason))
     }
 }
 
@@ -92,7 +98,8 @@ impl Path {
     /// The pins and the last change, or why it rests.
     fn why(&self) -> String {
         let pins = self.pins.iter().map(Pin::told);
-        let change = self.last_change.iter().map(|change| change.reason.clone());
+        let is_news = |change: &&Change| !self.pins.iter().any(|pin| pin.is_told_by(change));
+        let change = self.last_change.iter().filter(is_news).map(|change| change.reason.clone());
         let rest = (self.is_resting && self.last_change.is_none()).then(|| {
             "rests since before the start: `hikyaku journal search --event limit` has what the receiver said".to_owned()
         });
@@ -199,6 +206,20 @@ mod tests {
         for text in [path_table(&[path], 9_000).render(Some(80)), change_table(&[change], 9_000).render(Some(80))] {
             assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
             assert!(text.contains("421 4.7.28 \\u{1b}") && text.contains("a-sou"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pin_that_is_the_last_change_is_told_once() {
+        let pin = Pin { limit: "rate".to_owned(), most: Some(60.0), by: "uid 0".to_owned(), ..Pin::default() };
+        for (reason, said) in [("y", "pinned by uid 0: y"), ("", "pinned by uid 0")] {
+            let change = Change { limit: "rate".to_owned(), reason: said.to_owned(), ..Change::default() };
+            let other = Change { limit: "connections".to_owned(), reason: "3 refused".to_owned(), ..Change::default() };
+            let pins = vec![Pin { reason: reason.to_owned(), ..pin.clone() }];
+            let why = |change| Path { pins: pins.clone(), last_change: Some(change), ..Path::default() }.why();
+
+            assert_eq!(why(change), format!("rate is at most 60, {said}"));
+            assert_eq!(why(other), format!("rate is at most 60, {said}; 3 refused"));
         }
     }
 
