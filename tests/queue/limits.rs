@@ -205,7 +205,11 @@ async fn what_cannot_be_pinned_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_asks_why_nothing_goes_is_told_that_the_site_rests() {
     let blocked = |_, _| {
-        let reply = Reply { code: 421, status: Some(Status::new(4, 7, 0)), text: "IP blocked because of poor reputation".into() };
+        let reply = Reply {
+            code: 421,
+            status: Some(Status::new(4, 7, 0)),
+            text: "IP blocked because of poor reputation".into(),
+        };
         Outcome::Deferred(Report { reply, ..Report::local(Phase::Mail, Status::new(4, 0, 0), "") })
     };
     let stage = Stage::started(Settings::default());
