@@ -143,7 +143,7 @@ async fn a_domain_that_nothing_was_sent_to_yet_is_pinned_and_shown_and_a_mistype
     let (ended, what, _) = running.command(&["limits", "unpin", "fine.test"]).await;
 
     assert!(lost == 1 && unknown.contains("no site that is known"), "not that nothing is pinned there: {unknown}");
-    assert!(stranger == 1 && no_source.contains("there is no egress source "nosuch""), "{no_source}");
+    assert!(stranger == 1 && no_source.contains("there is no egress source \"nosuch\""), "{no_source}");
     assert!(slow == 1 && too_slow.contains("a rate is 1 to 1000000000 messages a minute"), "{too_slow}");
     assert!(code == 0 && said.contains("127.0.0.1:"), "its site: {said}{errors}");
     assert!(shown.contains("connections is 2, pinned by"), "{shown}");
