@@ -41,6 +41,7 @@ use crate::dkim::{Ring, Signer};
 use crate::dns::Planner;
 use crate::journal::Journal;
 use crate::log::disk::Disk;
+use crate::mask::Mask;
 use crate::metrics::Registry;
 use crate::metrics::process::Process;
 use crate::panics::Bulkhead;
@@ -88,6 +89,7 @@ pub struct Daemon {
     spool: Spool,
     queue: Queue,
     journal: Journal,
+    mask: Mask,
     deliverer: Arc<Deliverer>,
     /// Has the keys that hold.
     signer: Signer,
@@ -170,7 +172,7 @@ impl Daemon {
         let orders = Orders::open(disk.clone(), clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let watched = Watched::bind(&config, sockets.metrics, (sockets.admin, admin_tls))?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname, sts.clone())?, clock, &registry)?);
-        let journal = settings::open_journal(&config, claimed.start(), clock, &registry)?;
+        let (journal, mask) = settings::open_journal(&config, claimed.start(), clock, &registry)?;
         let signer = signer(ring, clock, &registry)?;
         let (spool, recovery) = claimed.open(&registry)?;
         let queue_settings = settings::queue(&config, &hostname, threads, &classifier);
@@ -196,6 +198,7 @@ impl Daemon {
             spool,
             queue,
             journal,
+            mask,
             deliverer,
             signer,
             doors: Doors::new(services, front, parts.clone()),
@@ -386,6 +389,7 @@ impl Daemon {
             spool: self.spool.clone(),
             queue: self.queue.clone(),
             journal: self.journal.clone(),
+            mask: self.mask.clone(),
             users: self.users.clone(),
             tokens: self.tokens.clone(),
             audit: self.audit.clone(),

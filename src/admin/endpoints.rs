@@ -9,7 +9,8 @@ use axum::routing::{MethodRouter, delete, get, post};
 
 use super::guard::{Guard, guard};
 use super::{
-    Role, State, control, error, health, limits, message_view, orders, overview, queue_view, tls_reports, warmup,
+    Role, State, control, error, health, limits, message_view, orders, overview, queue_view, reveal, tls_reports,
+    warmup,
 };
 
 /// One endpoint, classified.
@@ -55,7 +56,7 @@ where
 
 /// All of them.
 pub fn endpoints() -> Vec<Endpoint> {
-    use Role::Operator;
+    use Role::{Admin, Operator};
     vec![
         shows("/healthz", health::alive),
         shows("/readyz", health::ready),
@@ -85,6 +86,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         changes("/v1/limits/undo", "limits.undo", Operator, limits::undo),
         changes("/v1/warmup/pause", "warmup.pause", Operator, warmup::pause),
         changes("/v1/warmup/resume", "warmup.resume", Operator, warmup::resume),
+        changes("/v1/reveal", "reveal", Admin, reveal::reveal),
     ]
 }
 

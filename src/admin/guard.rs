@@ -60,6 +60,10 @@ pub(super) struct Guard {
     audit: Audit,
 }
 
+/// Goes with an answer that is for who asked alone, and not for the audit log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unrecorded;
+
 /// What a change finds before it is made, for its record; goes with its request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trail(Arc<Mutex<Value>>);
@@ -133,7 +137,8 @@ impl Guard {
             true => "ok".to_owned(),
             false => format!("{}: {}", head.status.as_u16(), error_of(&body)),
         };
-        let after = if head.status.is_success() { Event::answer(&body) } else { Value::Null };
+        let is_recorded = head.status.is_success() && head.extensions.get::<Unrecorded>().is_none();
+        let after = if is_recorded { Event::answer(&body) } else { Value::Null };
         let before = trail.0.lock().take();
         // What was asked for is in the record that this one is about.
         let done = Event { kind: Kind::Done, of: Some(of), outcome, before, after, parameters: Value::Null, ..asked };

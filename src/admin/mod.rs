@@ -46,6 +46,7 @@ mod message_view;
 mod orders;
 mod overview;
 mod queue_view;
+mod reveal;
 mod role;
 mod seats;
 mod server;
@@ -65,6 +66,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, Audit};
 use crate::journal::Journal;
+use crate::mask::Mask;
 use crate::panics::Bulkhead;
 use crate::pulse::Standstill;
 use crate::queue::Queue;
@@ -80,6 +82,7 @@ pub use limits::{ResetRequest, UndoRequest, UnpinRequest};
 pub use message_view::{MessageView, RecipientView};
 pub use orders::Flush;
 pub use overview::Process;
+pub use reveal::{RevealRequest, Revealed};
 pub use role::{NoRole, Role};
 pub use server::{TcpDoor, serve_metrics, serve_tcp, serve_unix};
 pub use socket::{AdminSocket, bind_unix};
@@ -107,6 +110,8 @@ pub struct State {
     pub queue: Queue,
     /// What happened to recipients.
     pub journal: Journal,
+    /// How addresses are shown in it.
+    pub mask: Mask,
     /// Who may authenticate.
     pub users: Users,
     /// Who may use this interface over TCP.

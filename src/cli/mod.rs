@@ -191,7 +191,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Message(command) => wait(command.execute()),
         Command::Journal(command) => wait(command.execute()),
         Command::Reply(command) => command.execute(),
-        Command::Reveal(command) => command.execute(),
+        Command::Reveal(command) => wait(command.execute()),
         Command::Tls(command) => command.execute(),
         Command::Dkim(command) => command.execute(),
         Command::Spool(command) => wait(command.execute()),

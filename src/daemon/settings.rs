@@ -45,13 +45,22 @@ pub(super) fn spool(config: &Config) -> spool::Settings {
 }
 
 /// The journal, if there is one.
-pub(super) fn open_journal(config: &Config, start: u32, clock: Clock, registry: &Registry) -> Result<Journal, Error> {
+pub(super) fn open_journal(
+    config: &Config,
+    start: u32,
+    clock: Clock,
+    registry: &Registry,
+) -> Result<(Journal, Mask), Error> {
     let mask = mask(config).map_err(Error::MaskKey)?;
-    match config.journal.enabled {
-        true => Ok(Journal::open(journal::Settings { mask, ..journal(config) }, start, clock, registry)?),
-        false if mask.is_none() => Ok(Journal::off()),
-        false => Ok(Journal::off_masked()),
-    }
+    let journal = match config.journal.enabled {
+        true => {
+            let settings = journal::Settings { mask: mask.clone(), ..journal(config) };
+            Journal::open(settings, start, clock, registry)?
+        }
+        false if mask.is_none() => Journal::off(),
+        false => Journal::off_masked(),
+    };
+    Ok((journal, mask))
 }
 
 /// How addresses are shown, with the key if there is one.

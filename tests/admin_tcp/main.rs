@@ -6,5 +6,6 @@ mod bounds;
 #[path = "../common/daemon.rs"]
 mod daemon;
 mod process;
+mod reveal;
 mod roles;
 mod stage;
