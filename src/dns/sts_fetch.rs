@@ -3,7 +3,7 @@
 //! A fetch that takes long goes on by itself; mail is held up for [`PATIENCE`] at most and meanwhile goes by what is known.
 //! A policy that is known holds until its end whatever DNS or the policy host say, save for a newer policy.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
@@ -146,7 +146,7 @@ impl Finder {
             metrics: Metrics::new(registry),
         };
         let shared = Arc::new(shared);
-        let refreshing = tokio::spawn(refresh(Arc::clone(&shared))).abort_handle();
+        let refreshing = tokio::spawn(refresh(Arc::downgrade(&shared))).abort_handle();
         Some(Self { shared, refreshing })
     }
 
@@ -182,10 +182,13 @@ async fn look(shared: &Arc<Shared>, domain: &str) -> Answer {
     }
 }
 
-/// Looks at every policy a day after it was fetched, so that none ends while nobody sends (RFC 8461, 10.2).
-async fn refresh(shared: Arc<Shared>) {
+/// Looks at every policy a day after it was fetched, so that none ends while nobody sends (RFC 8461, 10.2). Holds nothing in
+/// between: the store keeps the spool's lock, which a stop gives back.
+async fn refresh(shared: Weak<Shared>) {
     loop {
-        for domain in shared.store.older_than(REFRESH) {
+        let Some(domains) = shared.upgrade().map(|shared| shared.store.older_than(REFRESH)) else { return };
+        for domain in domains {
+            let Some(shared) = shared.upgrade() else { return };
             look(&shared, &domain).await;
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::journal::{self, LimitChange};
 use crate::limit::controller::{Answer, Change, Changes, Failure, Heard, Learnt, Refused, Signal, Start};
 use crate::message::{Outcome, Phase, Report};
-use crate::reply::{Certainty, Class, Severity, Verdict};
+use crate::reply::{Certainty, Class, Verdict};
 use crate::state::{LearntStore, Pins};
 
 use super::engine::Engine;
@@ -210,17 +210,16 @@ fn is_cut_off(report: &Report, class: Option<Class>) -> bool {
     report.reply.code == 0 && class == Some(Class::Network)
 }
 
-/// Whether a transaction ends by the connection alone, or by a fault of the receiver's: what it says of one recipient, or of a
-/// name that it cannot look up, is about that.
+/// Whether a transaction ends by the connection, or by the receiver's being overloaded. Other faults of its own are tried again by
+/// the schedule, and what it says of one recipient is about that.
 fn is_strain(report: &Report, verdict: Option<&Verdict>) -> bool {
     use Phase::{Content, Data, EndOfData, Mail, Rcpt};
     let class = verdict.map(|verdict| verdict.class);
     let is_fault = matches!(class, Some(Class::System | Class::Dns | Class::Network | Class::Timeout));
-    let is_transient = verdict.is_some_and(|verdict| verdict.severity == Severity::Transient);
     match report.phase {
         Mail | Rcpt | Data | Content | EndOfData if is_cut_off(report, class) => true,
         Mail | Rcpt | Data | Content | EndOfData if report.reply.code == 421 => is_fault,
-        Mail | Data | Content | EndOfData => is_transient && class == Some(Class::System),
+        Mail | Data | Content | EndOfData => class == Some(Class::System) && verdict.is_some_and(Verdict::asks_less),
         _ => false,
     }
 }

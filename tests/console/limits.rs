@@ -81,7 +81,7 @@ async fn what_is_learnt_is_shown_and_listed_and_is_in_the_journal() {
     let (_, journal, _) = running.command(&["journal", "search", "--event", "limit"]).await;
     let (code_of_none, _, _) = running.command(&["limits", "show", "--source", "x"]).await;
 
-    assert_eq!((code, code_of_none), (0, 0));
+    assert_eq!((code, code_of_none), (0, 1), "there is no such source");
     for text in [&shown, &history, &journal] {
         assert!(text.contains("421 4.7.28 unusual rate of mail") && !text.contains('\u{1b}'), "{text}");
     }

