@@ -11,7 +11,7 @@
 //!   goes to a new segment with a salt of its own.
 //! * Within the process the tail's offset only grows, and only one thread at a time has the tail. An offset is used again
 //!   only if a write failed; then the tail is `broken`, nothing more is written to that segment, and what it held is
-//!   encrypted anew, from the plain records in memory, for the next one ([`super::tail`]).
+//!   encrypted anew, from the plain records in memory, for the next one (`log::tail`).
 //! * Octets that a power cut tears were written once; nothing is written over them.
 //!
 //! So the worst that a crash leaves is a part of one ciphertext.

@@ -3,7 +3,7 @@
 //! The file is created ahead of the content and written by the session; [`super::Spool::accept`] syncs it and its
 //! directory, then commits the record that refers to it. A file that no message came to refer to is removed by the keeper,
 //! within a second after its last user let go of it, or after the next recovery. With encryption its octets are as
-//! [`super::chunks`] says.
+//! `spool::chunks` says.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
