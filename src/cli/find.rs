@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::at::elsewhere;
 use super::client::ClientError;
 use super::exit::{Exit, Failure};
-use super::journal::{Place, print_table, searched, tell_damage};
+use super::journal::{KeyFile, Place, print_table, searched, tell_damage};
 use super::queue;
 use super::selection::{SelectionArguments, query};
 use super::table::plain_lines;
@@ -35,6 +35,8 @@ pub(super) struct Find {
     limit: u32,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    key: KeyFile,
     #[command(flatten)]
     remote: Remote,
 }
@@ -111,7 +113,7 @@ impl Find {
             domain: text(&selection.domain),
             events: ENDS.to_vec(),
             limit: usize::try_from(self.limit).unwrap_or(usize::MAX),
-            mask: self.place.mask()?,
+            mask: self.key.mask(&self.place)?,
             ..Query::default()
         })
     }

@@ -51,18 +51,23 @@ pub(super) struct Place {
     /// The configuration file [default: what the daemon at --socket says, else /etc/hikyaku/config.toml]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// With what addresses in it are masked.
+#[derive(Debug, clap::Args)]
+pub(super) struct KeyFile {
     /// The key that addresses are masked with [default: privacy.key_file of the configuration, if that can be read]
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
 }
 
-impl Place {
-    /// How addresses in the journal may be masked. Without a key that can be read they are looked for as they are.
-    pub(super) fn mask(&self) -> Result<Mask, Failure> {
+impl KeyFile {
+    /// How addresses in the journal at `place` may be masked. Without a key that can be read they are looked for as they are.
+    pub(super) fn mask(&self, place: &Place) -> Result<Mask, Failure> {
         if let Some(path) = &self.key_file {
             return Ok(Mask::hash(&key::read(path).map_err(anyhow::Error::from).map_err(Failure::usage)?));
         }
-        let config = Config::load(self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG)));
+        let config = Config::load(place.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG)));
         let Ok(config) = config else { return Ok(Mask::None) };
         match mask(&config) {
             Ok(mask) => Ok(mask),
@@ -72,7 +77,9 @@ impl Place {
             }
         }
     }
+}
 
+impl Place {
     /// Whether an option says it.
     pub(super) fn is_named(&self) -> bool {
         self.path.is_some() || self.config.is_some()
@@ -149,6 +156,8 @@ pub(super) struct Search {
     json: bool,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    key: KeyFile,
     #[command(flatten)]
     socket: Socket,
 }
@@ -329,7 +338,7 @@ fn changed_limit(record: &Record<'_>) -> String {
 impl Search {
     async fn execute(self) -> exit::Result {
         let folder = self.place.folder(self.socket.socket.as_deref()).await?;
-        let mask = self.place.mask()?;
+        let mask = self.key.mask(&self.place)?;
         let query = Query {
             recipient: self.recipient,
             sender: self.sender,

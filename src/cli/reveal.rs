@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use serde_json::Value;
 
 use super::exit::{Exit, Failure};
-use super::journal::Place;
+use super::journal::{KeyFile, Place};
 use super::patience::patiently;
 use super::table::plain;
 use super::{Remote, exit, out, print_json};
@@ -26,6 +26,8 @@ pub(super) struct Reveal {
     reason: String,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    key: KeyFile,
     #[command(flatten)]
     remote: Remote,
 }
@@ -47,7 +49,7 @@ impl Reveal {
             });
         }
         let texts: Vec<String> = asked.iter().flat_map(Asked::texts).collect();
-        let (revealed, by) = match &self.place.key_file {
+        let (revealed, by) = match &self.key.key_file {
             Some(path) => (with_key(path, &texts)?, path.display().to_string()),
             None => (self.of_daemon(texts.clone()).await?, "the daemon's key".to_owned()),
         };
@@ -84,7 +86,7 @@ impl Reveal {
     async fn event(&self, what: &str) -> Result<Value, Failure> {
         let id: EventId =
             what.parse().context("neither TOKEN@DOMAIN nor the id of an event").map_err(Failure::usage)?;
-        let folder = match self.place.key_file {
+        let folder = match self.key.key_file {
             Some(_) => self.place.usual()?,
             None => match self.remote.at.socket() {
                 Some(socket) => self.place.folder(Some(&socket)).await?,
