@@ -146,8 +146,7 @@ impl Daemon {
 
     /// The same on sockets that are bound already, for a process that can have it reload its file.
     pub async fn start_on(sockets: Sockets, config: Config, attachment: Option<Attachment>) -> Result<Self, Error> {
-        let (reload, set_log_filter) =
-            attachment.map(|attachment| (attachment.reload, attachment.set_log_filter)).unzip();
+        let (reload, set_log_filter) = attachment.map(|given| (given.reload, given.set_log_filter)).unzip();
         let clock = Clock::system();
         let registry = Registry::new()?;
         let hostname = hostname(&config);
@@ -176,23 +175,22 @@ impl Daemon {
         let signer = signer(ring, clock, &registry)?;
         let (spool, recovery) = claimed.open(&registry)?;
         let queue_settings = settings::queue(&config, &hostname, threads, &classifier);
-        let learnt = open_learnt(&config.spool.path).await;
         let queue = Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry)
             .with_journal(journal.clone())
             .with_signer(signer.clone())
-            .with_learnt(learnt)
+            .with_learnt(open_learnt(&config.spool.path).await)
             .with_spent(Note::of_spent(disk.clone()))
             .with_warmups(Note::of_warmups(disk))
             .with_pins(pins);
-        let deliverer =
-            Deliverer::new(settings::delivery(&config, &classifier, &tally), spool.clone(), clock, &registry);
+        let delivery_settings = settings::delivery(&config, &classifier, &tally);
+        let deliverer = Deliverer::new(delivery_settings, spool.clone(), clock, &registry);
         let deliverer = or_abandon(&spool, deliverer.map_err(Error::from)).await?;
         let watchers = scheduling(&queue, &deliverer);
         let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry)
             .with_users(users.clone())
             .with_signer(signer.clone());
         let tls_reports = tls_reports::of(tally, (spool.clone(), queue.clone(), signer.clone()), clock, &registry);
-        let parts = Parts::default();
+        let (parts, control) = (Parts::default(), admin::Control::new(hostname.clone(), reload));
         let daemon = Self {
             threads,
             spool,
@@ -203,7 +201,7 @@ impl Daemon {
             signer,
             doors: Doors::new(services, front, parts.clone()),
             parts,
-            control: admin::Control::new(hostname.clone(), reload),
+            control,
             started: Instant::now(),
             set_log_filter,
             reloads: reload::Meters::new(&registry),

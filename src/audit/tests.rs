@@ -1,3 +1,5 @@
+//! The chain, and what attacks on it look like.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
