@@ -65,8 +65,14 @@ impl JournalFile {
 
 /// The journal's files, oldest first. One that has just been compressed may still be there in its plain form too; it is
 /// given once.
+///
+/// Names are read in pieces, so that one look may meet neither the plain form of a file that is compressed meanwhile nor
+/// the other one. No file is compressed twice: the second look has it.
 pub fn files(folder: &Path) -> io::Result<Vec<JournalFile>> {
-    Ok(listing(folder)?.0)
+    let mut found = listing(folder)?.0;
+    found.extend(listing(folder)?.0);
+    let _ = sort(&mut found);
+    Ok(found)
 }
 
 /// Files that [`files`] leaves out: plain ones whose compressed form is there, and what a crash has cut off.
@@ -77,15 +83,23 @@ pub(super) fn leftovers(folder: &Path) -> io::Result<Vec<PathBuf>> {
 /// The journal's files and what is left over, from one look at the folder: a file that the writer makes between two looks
 /// would be taken for left over.
 fn listing(folder: &Path) -> io::Result<(Vec<JournalFile>, Vec<PathBuf>)> {
-    let (mut found, mut left) = (Vec::new(), Vec::new());
+    let (mut found, mut unfinished) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.to_string_lossy().ends_with(&format!("{COMPRESSED}{UNFINISHED}")) {
-            left.push(path);
+            unfinished.push(path);
         } else {
             found.extend(JournalFile::of(path));
         }
     }
+    let mut left = sort(&mut found);
+    left.append(&mut unfinished);
+    Ok((found, left))
+}
+
+/// Sorts files by age and keeps one form of each, the compressed one if it is there; gives the paths of the others.
+fn sort(found: &mut Vec<JournalFile>) -> Vec<PathBuf> {
+    let mut left = Vec::new();
     found.sort_by_key(|file| (file.first, file.last.is_none()));
     found.dedup_by(|file, kept| {
         let is_double = file.first == kept.first;
@@ -94,7 +108,7 @@ fn listing(folder: &Path) -> io::Result<(Vec<JournalFile>, Vec<PathBuf>)> {
         }
         is_double
     });
-    Ok((found, left))
+    left
 }
 
 /// Where a file that begins with this event is written.

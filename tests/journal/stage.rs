@@ -178,7 +178,8 @@ impl Daemon {
     /// Ends it in good order.
     pub fn stop(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        assert!(self.child.wait().unwrap().success());
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.log.lock().unwrap());
     }
 
     pub fn client(&self) -> Client {
