@@ -9,6 +9,8 @@ mod fake_mx;
 mod policy_host;
 #[path = "common/signed_zone.rs"]
 mod signed_zone;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::sync::Arc;
 
@@ -244,8 +246,12 @@ fn sts_settings(host: &PolicyHost, keeper: Arc<Memory>) -> StsSettings {
 }
 
 fn with_sts(id: &str) -> Signed {
+    with_sts_at(id, [127, 0, 0, 1])
+}
+
+fn with_sts_at(id: &str, host: [u8; 4]) -> Signed {
     let mut zone = zone();
-    zone.txt("_mta-sts.example.test", &format!("v=STSv1; id={id};")).address("mta-sts.example.test", [127, 0, 0, 1]);
+    zone.txt("_mta-sts.example.test", &format!("v=STSv1; id={id};")).address("mta-sts.example.test", host);
     zone
 }
 
@@ -334,7 +340,7 @@ async fn a_report_is_posted_over_https_to_who_shows_the_right_certificate() {
         "{posted:?}"
     );
     assert!(posted.contains("content-type: application/tlsrpt+gzip\r\n"), "{posted:?}");
-    assert!(untrusted.contains("NotValidForName"), "{untrusted}");
+    assert!(untrusted.contains("not for other.example.test but for mx0.example.test"), "{untrusted}");
     let refusing = host.with_head("500 No");
     assert_eq!(
         post(format!("https://mta-sts.example.test:{port}/")).await,
@@ -469,4 +475,21 @@ async fn a_whole_daemon_keeps_to_an_mta_sts_policy_that_it_knows() {
     assert_eq!((wrong.told(), wrong.got.len()), (["deferred", "mta-sts", "", "4.7.5"], 0), "{:?}", wrong.outcome);
     let told = unknown.told()[..3].to_vec();
     assert_eq!((told, unknown.got.len()), (vec!["delivered", "opportunistic", "none"], 1), "{:?}", unknown.outcome);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_daemon_fetches_a_policy_over_https_and_keeps_to_it() {
+    const HOST: [u8; 4] = [127, 0, 3, 44];
+    let Some(host) = PolicyHost::at_its_port(HOST, POLICY).await else {
+        return skip::skip("a_policy_over_https", "cannot listen on port 443: not root");
+    };
+    let zone = || with_sts_at("a1", HOST);
+
+    let good = delivered(zone(), None, Certificate::Good, "").await;
+    let wrong = delivered(zone(), None, Certificate::WrongName, "").await;
+
+    let told = good.told()[..3].to_vec();
+    assert_eq!((told, good.got.len()), (vec!["delivered", "mta-sts", "pkix"], 1), "{:?}", good.outcome);
+    assert_eq!((wrong.told(), wrong.got.len()), (["deferred", "mta-sts", "", "4.7.5"], 0), "{:?}", wrong.outcome);
+    assert_eq!(host.requests(), 2, "one for each daemon");
 }

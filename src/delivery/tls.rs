@@ -19,6 +19,7 @@ use super::verify::{Check, Verifier};
 use crate::dns::Roots;
 use crate::dns::security::{Demand, Refusal};
 use crate::message::Proof;
+use crate::tls::in_words;
 
 /// What went wrong with TLS, as reports about it name it (RFC 8460, 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -216,10 +217,10 @@ async fn connect(
 ) -> Result<TlsStream<TcpStream>, Failed> {
     TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
         let said = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let fault = match said {
-            Some(rustls::Error::InvalidCertificate(why)) => Fault::of(why),
-            _ => Fault::Validation,
+        let (fault, text) = match said {
+            Some(rustls::Error::InvalidCertificate(why)) => (Fault::of(why), in_words(why)),
+            _ => (Fault::Validation, error.to_string()),
         };
-        Failed { fault, text: error.to_string(), is_lost: said.is_none() }
+        Failed { fault, text, is_lost: said.is_none() }
     })
 }

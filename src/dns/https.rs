@@ -84,7 +84,7 @@ impl Https<'_> {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(&error))?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
         let stream = stream.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(rustls::Error::InvalidCertificate(why)) => Trouble::Untrusted(format!("{why:?}").into()),
+            Some(rustls::Error::InvalidCertificate(why)) => Trouble::Untrusted(crate::tls::in_words(why).into()),
             _ => failed(&error),
         })?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));

@@ -10,7 +10,9 @@
 mod acceptor;
 mod certificate;
 mod clients;
+mod fault;
 
 pub use acceptor::{Acceptor, Secured, TlsStream};
 pub use certificate::{Certificates, Files, LoadError, Validity};
 pub use clients::{ClientCertificate, Clients};
+pub use fault::in_words;

@@ -36,6 +36,16 @@ impl PolicyHost {
     }
 
     pub async fn start_with(policy: &str, certificate: &[u8]) -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), policy, certificate)
+    }
+
+    /// At the port that senders ask, of an address of loopback; none: not for this user.
+    pub async fn at_its_port(host: [u8; 4], policy: &str) -> Option<Self> {
+        let listener = TcpListener::bind((std::net::Ipv4Addr::from(host), 443)).await.ok()?;
+        Some(Self::on(listener, policy, include_bytes!("../data/tls/good.pem")))
+    }
+
+    fn on(listener: TcpListener, policy: &str, certificate: &[u8]) -> Self {
         let key = PrivateKeyDer::from_pem_slice(include_bytes!("../data/tls/mx-key.pem")).unwrap();
         let certificate = CertificateDer::from_pem_slice(certificate).unwrap();
         let config =
@@ -46,7 +56,6 @@ impl PolicyHost {
                 .with_single_cert(vec![certificate], key)
                 .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let head = Arc::new(Mutex::new("200 OK\r\nContent-Type: text/plain; charset=utf-8".to_owned()));
         let (connections, requests) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());

@@ -9,26 +9,41 @@ const MOST: u64 = 256 * 1024;
 
 #[test]
 fn a_session_takes_at_most_256_kib_beside_content_in_every_state() {
+    measure("", "", Client::connect);
+}
+
+#[test]
+fn a_session_under_tls_takes_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key.pem");
+    std::fs::write(&key, include_bytes!("../data/tls/mx-key.pem")).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let certificate = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tls/good.pem");
+    let section = format!("[[certificate]]\nchain = \"{certificate}\"\nkey = \"{}\"\n", key.display());
+    measure("tls = \"implicit\"", &section, Client::connect_tls);
+}
+
+fn measure(listener: &str, sections: &str, connect: fn(std::net::SocketAddr) -> Client) {
     let count = sized(200, 2_000);
     for (name, prepare) in [
         ("recipients without end, then half a command", recipients as fn(&mut Client)),
         ("a command without end", endless_command),
         ("a hundred chunks of one octet", chunks),
     ] {
-        let daemon = Daemon::start("mx.test", "", "");
+        let daemon = Daemon::start("mx.test", listener, sections);
         // Threads, buffers and tables have their sizes after the first one.
-        let mut first = Client::connect(daemon.address);
+        let mut first = connect(daemon.address);
         prepare(&mut first);
         let before = daemon.memory();
 
-        let mut clients: Vec<Client> = (0..count).map(|_| Client::connect(daemon.address)).collect();
+        let mut clients: Vec<Client> = (0..count).map(|_| connect(daemon.address)).collect();
         clients.iter_mut().for_each(prepare);
 
         let open = daemon.metric("hikyaku_submission_sessions").unwrap();
         assert_eq!(open as usize, count + 1, "all of them are still there");
         let each = daemon.memory().saturating_sub(before) / count as u64;
-        println!("{name}: {count} sessions, {} KiB each", each >> 10);
-        assert!(each <= MOST, "{name}: {each} octets");
+        println!("{name}, {listener:?}: {count} sessions, {} KiB each", each >> 10);
+        assert!(each <= MOST, "{name}, {listener:?}: {each} octets");
         cases(count);
     }
 }

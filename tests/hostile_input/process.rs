@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
 use crate::port::Port;
@@ -157,17 +160,46 @@ impl Drop for Daemon {
     }
 }
 
+fn tcp(address: SocketAddr) -> std::net::TcpStream {
+    let stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn tls_config() -> Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(include_bytes!("../data/tls/ca.pem")).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
 /// A client that sends something and reads one reply to each line of it.
 pub struct Client {
-    stream: std::io::BufReader<std::net::TcpStream>,
+    stream: std::io::BufReader<Box<dyn Stream>>,
 }
+
+trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
 
 impl Client {
     /// Greeted.
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = std::net::TcpStream::connect(address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self::over(Box::new(tcp(address)))
+    }
+
+    /// Greeted under TLS, which begins at once; `mx0.example.test`, vouched for by the tests' authority is at the other end.
+    pub fn connect_tls(address: SocketAddr) -> Self {
+        let session = rustls::ClientConnection::new(tls_config(), "mx0.example.test".try_into().unwrap()).unwrap();
+        Self::over(Box::new(rustls::StreamOwned::new(session, tcp(address))))
+    }
+
+    fn over(stream: Box<dyn Stream>) -> Self {
         let mut client = Self { stream: std::io::BufReader::new(stream) };
         assert!(client.reply().starts_with("220"));
         client
@@ -175,6 +207,7 @@ impl Client {
 
     pub fn write(&mut self, octets: &[u8]) {
         self.stream.get_mut().write_all(octets).unwrap();
+        self.stream.get_mut().flush().unwrap();
     }
 
     /// The last line of the next reply; empty when the connection is closed.
