@@ -89,7 +89,8 @@ impl Gate for Outside {
 
     fn authorize(&mut self, user: &Arc<User>, path: &ReversePath) -> Result<Arc<User>, Refusal> {
         let users = self.users().ok_or(refusal::USER_GONE)?;
-        let user = users.current(&user.name).ok_or(refusal::USER_GONE)?;
+        let now = users.current(&user.name).filter(|now| now.is_proved_as(user));
+        let user = now.ok_or(refusal::USER_GONE)?;
         if let ReversePath::Mailbox(address) = path
             && !users.may_send_from(&user, Some(address), "reverse-path")
         {

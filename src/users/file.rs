@@ -56,6 +56,15 @@ impl User {
     pub fn may_send_from(&self, address: &Address) -> bool {
         self.senders.iter().any(|sender| sender.has(address))
     }
+
+    /// Whether they come in by what they came in by then: a session that a stolen password has opened ends with it.
+    pub fn is_proved_as(&self, then: &Self) -> bool {
+        std::ptr::eq(self, then)
+            || (self.password == then.password
+                && self.scram == then.scram
+                && self.certificates == then.certificates
+                && self.networks == then.networks)
+    }
 }
 
 /// What a client certificate is known by.

@@ -21,6 +21,7 @@ use crate::server::{first_reply, id_of};
 
 /// The form of an Argon2id hash with 8 KiB, which is quick.
 const RIGHT: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$HASH";
+const GONE: &str = "421 4.7.0 This user may not send any more";
 const PLAIN: &str = "AUTH PLAIN AGFubgByaWdodA==";
 
 trait Both: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -173,6 +174,20 @@ impl Case {
         let mut client = self.client(port).await;
         assert_eq!(client.say(PLAIN).await, "235 2.7.0 Authentication successful");
         client
+    }
+
+    /// Waits until the daemon has read these users, who have another password or none.
+    async fn shut_out(&self, users: &str) {
+        write(&self.folder.path().join("users.toml"), users);
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let mut other = self.client("clear").await;
+            if other.say(PLAIN).await.starts_with("535") {
+                return;
+            }
+            assert!(std::time::Instant::now() < end);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     fn metric(&self, name: &str) -> String {
@@ -468,16 +483,21 @@ async fn who_is_disabled_sends_no_further_message_and_another_policy_only_counts
     assert!(foreign.starts_with("250"), "{foreign}");
     assert_eq!(case.metric("hikyaku_auth_foreign_senders_total"), "2");
 
-    write(&case.folder.path().join("users.toml"), &user("ann", "disabled = true"));
-    let end = std::time::Instant::now() + Duration::from_secs(60);
-    loop {
-        let mut other = case.client("clear").await;
-        if other.say(PLAIN).await.starts_with("535") {
-            break;
-        }
-        assert!(std::time::Instant::now() < end);
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    assert_eq!(client.say("MAIL FROM:<x@shop.test>").await, "421 4.7.0 This user may not send any more");
+    case.shut_out(&user("ann", "disabled = true")).await;
+    assert_eq!(client.say("MAIL FROM:<x@shop.test>").await, GONE);
+    case.daemon.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_password_ends_what_the_one_before_has_opened() {
+    let ann = user("ann", "senders = [\"*@shop.test\"]");
+    let case = Case::new(&ann).await;
+    let mut client = case.ann("587").await;
+    let own = "From: x@shop.test";
+    assert!(client.send("x@shop.test", "<b@other.test>", own).await.starts_with("250"));
+
+    case.shut_out(&ann.replace(&hash("right"), &hash("another one"))).await;
+
+    assert_eq!(client.say("MAIL FROM:<x@shop.test>").await, GONE);
     case.daemon.stop(Duration::from_secs(5)).await;
 }
