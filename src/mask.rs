@@ -25,6 +25,8 @@ const MARK: char = '~';
 const BLOCK: usize = 16;
 /// Ends what is padded (ISO/IEC 7816-4).
 const END: u8 = 0x80;
+/// What addresses are called where `=` stands before them: in selections, and in replies.
+const NAMES: [&str; 9] = ["recipient", "sender", "to", "from", "rcpt", "orcpt", "user", "email", "address"];
 /// A local-part that is shorter is not looked for where it stands without its domain: it would be found in every text.
 const LEAST_WORD: usize = 2;
 
@@ -264,7 +266,11 @@ fn local_start(text: &str) -> usize {
     }
     let is_local = |c: char| c.is_alphanumeric() || ".!#$%&'*+-/=?^_`{|}~".contains(c);
     let end = text.char_indices().rev().find(|(_, c)| !is_local(*c));
-    end.map_or(0, |(at, c)| at + c.len_utf8())
+    let start = end.map_or(0, |(at, c)| at + c.len_utf8());
+    // A name of what stands behind it is none of the address, which else had another token than everywhere else.
+    let named = text.get(start..).and_then(|local| local.split_once('=')).map(|(name, _)| name);
+    let is_name = |name: &&str| NAMES.iter().any(|known| known.eq_ignore_ascii_case(name));
+    start + named.filter(is_name).map_or(0, |name| name.len() + 1)
 }
 
 /// The domain that begins a text.
@@ -323,6 +329,23 @@ mod tests {
         for plain in ["no address", "@", "a @ b", "@example.com", "tom@"] {
             assert_eq!(Mask::Partial.text(plain), plain);
         }
+    }
+
+    #[test]
+    fn an_address_has_its_token_behind_a_name_too_and_comes_back() {
+        let mask = Mask::Hash(key(1));
+        let (token, text) = (mask.masked("tom@x.test"), "recipient=tom@x.test sender=\"a b\"@x.test To=tom@x.test");
+
+        let masked = mask.text(text);
+
+        assert_eq!(masked.matches(&format!("={token}")).count(), 2, "{masked}");
+        assert!(
+            masked.starts_with("recipient=~") && masked.contains("sender=~") && !masked.contains("a b"),
+            "{masked}"
+        );
+        assert_eq!(key(1).reveal_text(&masked).0, text);
+        // As a whole: whoever has such an address is not told apart from who has `x`.
+        assert!(mask.text("other=x@x.test").starts_with('~'));
     }
 
     #[test]

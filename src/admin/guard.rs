@@ -17,8 +17,10 @@ use serde_json::Value;
 
 use super::error::{Refusal, too_large};
 use super::tokens::{Refused, Token, Tokens};
+use super::veil::veiled;
 use super::{LARGEST_BODY, Problem, Role, State};
 use crate::audit::{Audit, Event, Kind};
+use crate::mask::Mask;
 
 /// Why a change is made, where its body has no place for that.
 const REASON: &str = "hikyaku-reason";
@@ -58,11 +60,12 @@ pub(super) struct Guard {
     action: Option<&'static str>,
     tokens: Tokens,
     audit: Audit,
+    mask: Mask,
 }
 
-/// Goes with an answer that is for who asked alone, and not for the audit log.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Unrecorded;
+/// Goes with an answer that is for who asked alone: what the audit log says of it instead.
+#[derive(Clone, Debug)]
+pub(super) struct Unrecorded(pub String);
 
 /// What a change finds before it is made, for its record; goes with its request.
 #[derive(Clone, Debug, Default)]
@@ -78,20 +81,25 @@ impl Trail {
 
 impl Guard {
     pub(super) fn new(state: &State, needs: Role, action: Option<&'static str>) -> Self {
-        Self { needs, action, tokens: state.tokens.clone(), audit: state.audit.clone() }
+        Self { needs, action, tokens: state.tokens.clone(), audit: state.audit.clone(), mask: state.mask.clone() }
     }
 }
 
 /// Lets through who may use the endpoint; a change goes on record.
 pub(super) async fn guard(Shared(guard): Shared<Guard>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-    let may = peer.role().is_some_and(|role| role >= guard.needs);
-    let Some(action) = guard.action else {
-        return if may { next.run(request).await } else { guard.refuse(&peer).into_response() };
+    let (role, mask) = (peer.role(), guard.mask.clone());
+    let may = role.is_some_and(|role| role >= guard.needs);
+    let response = match guard.action {
+        None if may => next.run(request).await,
+        None => guard.refuse(&peer).into_response(),
+        Some(action) => {
+            // Who asked may go away meanwhile: what was begun is finished and recorded all the same.
+            let change = tokio::spawn(guard.change(action, peer, may, request, next));
+            change.await.unwrap_or_else(|error| Refusal::from(error).into_response())
+        }
     };
-    // Who asked may go away meanwhile: what was begun is finished and recorded all the same.
-    let change = tokio::spawn(guard.change(action, peer, may, request, next));
-    change.await.unwrap_or_else(|error| Refusal::from(error).into_response())
+    veiled(&mask, role, response).await
 }
 
 impl Guard {
@@ -117,7 +125,9 @@ impl Guard {
             let refusal = self.refuse(&peer);
             let told = Event { kind: Kind::Refused, outcome: "403: the role is too low".to_owned(), ..asked };
             // It is refused in any case; that it is not on record is told by the log, the metrics and `status`.
-            let _ = self.record(told, peer.user).await;
+            if self.audit.has_room_for_refusal() {
+                let _ = self.record(told, peer.user).await;
+            }
             return refusal.into_response();
         }
         let of = match self.record(asked.clone(), peer.user).await {
@@ -133,12 +143,11 @@ impl Guard {
         let response = next.run(Request::from_parts(head, Body::from(body))).await;
         let (head, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
-        let outcome = match head.status.is_success() {
-            true => "ok".to_owned(),
-            false => format!("{}: {}", head.status.as_u16(), error_of(&body)),
+        let (outcome, after) = match (head.status.is_success(), head.extensions.get::<Unrecorded>()) {
+            (true, None) => ("ok".to_owned(), Event::answer(&body)),
+            (true, Some(Unrecorded(told))) => (format!("ok: {told}"), Value::Null),
+            (false, _) => (format!("{}: {}", head.status.as_u16(), error_of(&body)), Value::Null),
         };
-        let is_recorded = head.status.is_success() && head.extensions.get::<Unrecorded>().is_none();
-        let after = if is_recorded { Event::answer(&body) } else { Value::Null };
         let before = trail.0.lock().take();
         // What was asked for is in the record that this one is about.
         let done = Event { kind: Kind::Done, of: Some(of), outcome, before, after, parameters: Value::Null, ..asked };

@@ -54,6 +54,7 @@ mod socket;
 mod tls_reports;
 pub mod tokens;
 mod trouble;
+mod veil;
 mod warmup;
 
 use std::path::PathBuf;
@@ -110,7 +111,7 @@ pub struct State {
     pub queue: Queue,
     /// What happened to recipients.
     pub journal: Journal,
-    /// How addresses are shown in it.
+    /// How addresses are shown in it, and here to roles below admin.
     pub mask: Mask,
     /// Who may authenticate.
     pub users: Users,

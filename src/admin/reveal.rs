@@ -11,6 +11,7 @@ use super::State;
 use super::error::Refusal;
 use super::guard::Unrecorded;
 use crate::mask::{Mask, MaskKey};
+use crate::unseen::is_unseen;
 
 /// Texts of one request.
 const MOST_TEXTS: usize = 100;
@@ -59,6 +60,10 @@ pub(super) async fn reveal(
         let hint = "it is written into the audit log: `--reason TEXT`";
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "a reason is needed", hint));
     }
+    if reason.contains(is_unseen) {
+        let told = "a reason with characters that are not seen";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, told, "whoever reads the audit log must see all of it"));
+    }
     if texts.is_empty() || texts.len() > MOST_TEXTS {
         let told = format!("{} texts; allowed: 1 to {MOST_TEXTS}", texts.len());
         return Err(Refusal::new(StatusCode::BAD_REQUEST, told, "ask several times"));
@@ -67,5 +72,7 @@ pub(super) async fn reveal(
         let hint = "only `privacy.mask = \"hash\"` can be turned back";
         return Err(Refusal::new(StatusCode::CONFLICT, "this daemon makes no tokens that could be revealed", hint));
     };
-    Ok((Extension(Unrecorded), Json(Revealed::by(key, &texts))).into_response())
+    let answer = Revealed::by(key, &texts);
+    let told = Unrecorded(format!("{} revealed, {} made with another key", answer.revealed, answer.foreign));
+    Ok((Extension(told), Json(answer)).into_response())
 }

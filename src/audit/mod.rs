@@ -16,9 +16,11 @@ mod tests;
 pub mod verify;
 
 use std::io;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use governor::{DefaultDirectRateLimiter, Quota};
 use metrics::{Counter, Gauge};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -38,6 +40,9 @@ const OWN: &str = "hikyaku";
 const BROKEN: &str = "audit.broken";
 /// The action of a record that an end that a crash had cut off was taken away.
 const TORN: &str = "audit.torn";
+
+/// Refused changes that are put on record in a minute: whoever may change nothing could fill the disk with them.
+const REFUSALS_A_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
 
 /// Where the log is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +69,7 @@ struct Inner {
     clock: Clock,
     log: Mutex<Log>,
     shown: Mutex<State>,
+    refusals: DefaultDirectRateLimiter,
     meters: Meters,
 }
 
@@ -118,6 +124,7 @@ impl Audit {
             clock,
             log: Mutex::new(Log::new(settings.folder, settings.max_size, head)),
             shown: Mutex::default(),
+            refusals: DefaultDirectRateLimiter::direct(Quota::per_minute(REFUSALS_A_MINUTE)),
             meters: Meters::new(registry),
         };
         let audit = Self { inner: Arc::new(inner) };
@@ -141,6 +148,11 @@ impl Audit {
         inner.meters.show(&state);
         *inner.shown.lock() = state;
         written
+    }
+
+    /// Whether one more refused change is put on record: those of one who asks again and again are not.
+    pub fn has_room_for_refusal(&self) -> bool {
+        self.inner.refusals.check().is_ok()
     }
 
     /// What the daemon itself did or saw; that it cannot be written is logged. Blocks on the disk.

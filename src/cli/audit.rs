@@ -18,7 +18,7 @@ use super::journal::moment;
 use super::table::{Table, below, long, number, plain, text};
 use super::{out, print_json};
 use crate::audit::record::{self, Head};
-use crate::audit::verify::{Anchor, Report, verify};
+use crate::audit::verify::{Anchor, Problem, Report, verify};
 use crate::audit::{Kind, Record, files};
 use crate::config::Config;
 use crate::journal::time;
@@ -194,14 +194,16 @@ impl Verify {
             Some(Anchor { name: "the spool's state", head })
         };
         let mut anchors: Vec<Anchor> = kept().into_iter().collect();
-        let is_anchored = !anchors.is_empty();
-        if spool.is_some() && !is_anchored {
-            let text = "the spool's state has no end of the log: it cannot be told whether its end was cut off";
-            out::remark_line(text);
-        }
         anchors.extend(self.heads.into_iter().map(|head| Anchor { name: "--head", head }));
         let report = verify(&folder, self.after.as_deref(), &anchors, kept);
-        let report = report.map_err(|error| anyhow!("{}: {error}", folder.display()))?;
+        let mut report = report.map_err(|error| anyhow!("{}: {error}", folder.display()))?;
+        if let Some(spool) = spool.as_ref().filter(|_| anchors.is_empty() && report.records > 0) {
+            // Whoever cuts the end off can take away what tells of it, too.
+            let what =
+                "it has no end of the log, which cannot be told from one that was cut off (--head names a record)";
+            let file = spool.join("state/audit");
+            report.problem.get_or_insert_with(|| Problem { file, line: 0, what: what.to_owned() });
+        }
         let exit = if report.problem.is_none() { Exit::Ok } else { Exit::Problem };
         if self.json {
             print_json(&json!(report))?;
@@ -215,7 +217,8 @@ impl Verify {
 fn tell(report: &Report) -> Result<(), Failure> {
     if let Some(problem) = &report.problem {
         let place = match problem.line {
-            0 => String::new(),
+            0 if problem.file.as_os_str().is_empty() => String::new(),
+            0 => format!("{}: ", problem.file.display()),
             line => format!("{}: line {line}: ", problem.file.display()),
         };
         out::line(plain(&format!("BROKEN: {place}{}", problem.what)))?;

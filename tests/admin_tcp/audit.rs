@@ -69,6 +69,23 @@ async fn a_role_that_is_too_low_and_changes_on_the_socket_are_on_record_and_look
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_refused_again_and_again_does_not_fill_the_record() {
+    let stage = Stage::start().await;
+    let viewer = Some(stage.secret(Role::Viewer));
+
+    for _ in 0..300 {
+        assert_eq!(stage.ask(viewer, "POST", "/v1/reload", "").await.status, 403);
+    }
+    let of_refusals = records(&stage).into_iter().filter(|record| record.kind == Kind::Refused).count();
+    let (code, said) = stage.command(Role::Operator, &["queue", "flush", "--all"]).await;
+
+    // More than 30 where the machine is so slow that the minute ends meanwhile.
+    assert!((30..250).contains(&of_refusals), "{of_refusals}");
+    assert_eq!(code, 0, "{said}");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pin_is_on_record_with_what_was_pinned_before() {
     let route = Route { domain: "big.test".to_owned(), next_hop: "smtp://127.0.0.1:9".to_owned() };
     let stage = Stage::with(|config, _| config.routes.push(route)).await;

@@ -126,5 +126,13 @@ fn a_reload_by_signal_and_another_tokens_file_are_on_record_and_an_alteration_is
     std::fs::write(&file, cut).unwrap();
     let (code, said) = running.audit(&["verify", "--json"]);
     assert!(code == 1 && said.contains("missing at the end"), "{said}");
+    let begin = whole.lines().next().unwrap().to_owned();
+    std::fs::remove_file(folder.path().join("spool/state/audit")).unwrap();
+    let (code, said) = running.audit(&["verify"]);
+    assert!(code == 1 && said.contains("no end of the log"), "{said}");
+    let head: serde_json::Value = serde_json::from_str(&begin).unwrap();
+    let head = format!("{}:{}", head["sequence"], head["hash"].as_str().unwrap());
+    let (code, said) = running.audit(&["verify", "--head", &head]);
+    assert!(code == 0 && said.contains("1 records, all right"), "{said}");
     running.kill();
 }

@@ -61,6 +61,10 @@ pub(super) fn look(path: &Path, config: &Config, found: &mut Findings) {
     if config.journal.enabled {
         journal(config, daemon.as_ref(), found);
     }
+    // Elsewhere it is a part of the spool.
+    if !config.admin.audit.as_os_str().is_empty() {
+        audit(&config.admin.audit, daemon.as_ref(), found);
+    }
     let socket = &config.admin.socket;
     if let Some(folder) = socket.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         admin_folder(folder, daemon.as_ref(), found);
@@ -312,6 +316,29 @@ fn journal(config: &Config, daemon: Option<&Daemon>, found: &mut Findings) {
     }
 }
 
+/// The daemon runs without its audit log, but takes no change then.
+fn audit(path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
+    let told = |text: String| format!("admin.audit: {}: {text}", path.display());
+    let refused = "every change through the admin interface will be refused";
+    let above = path.ancestors().skip(1).find(|place| place.exists());
+    let may = |place: &Path, needs| daemon.is_none_or(|daemon| daemon.may(place, needs));
+    let user = daemon.map(|daemon| daemon.user).unwrap_or_default();
+    let text = match (fs::metadata(path), above) {
+        (Ok(metadata), _) if !metadata.is_dir() => format!("is not a directory: {refused}"),
+        (Ok(_), _) if !may(path, READ | WRITE | ENTER) => format!("user {user} cannot use it: {refused}"),
+        (Ok(metadata), _) if metadata.mode() & WRITABLE_BY_OTHERS != 0 => {
+            format!("mode {:o}: others may write: chmod go-w", metadata.mode() & 0o7777)
+        }
+        (Ok(_), _) => return,
+        (Err(error), Some(above)) if error.kind() == ErrorKind::NotFound => match may(above, WRITE | ENTER) {
+            true => return,
+            false => format!("is not there, and user {user} cannot make it in {}: {refused}", above.display()),
+        },
+        (Err(error), _) => format!("{error}: run this as the daemon's user"),
+    };
+    found.warnings.push(told(text));
+}
+
 /// A folder of which every part that is not there is made.
 fn makeable(key: &str, path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
     let above = path.ancestors().skip(1).find(|place| place.exists());
@@ -528,5 +555,23 @@ mod tests {
             config.journal.enabled = false;
         });
         assert_eq!(off, Findings::default());
+    }
+
+    #[test]
+    fn an_audit_log_that_could_not_be_written_is_warned_of() {
+        let file = warnings(|folder, config| {
+            config.admin.audit = folder.join("audit");
+            fs::write(&config.admin.audit, "").unwrap();
+        });
+        let open = warnings(|folder, config| {
+            config.admin.audit = folder.join("audit");
+            fs::create_dir(&config.admin.audit).unwrap();
+            fs::set_permissions(&config.admin.audit, fs::Permissions::from_mode(0o777)).unwrap();
+        });
+        let new = all(|folder, config| config.admin.audit = folder.join("new/audit"));
+
+        assert!(file.len() == 1 && file[0].contains("not a directory: every change"), "{file:?}");
+        assert!(open.len() == 1 && open[0].contains("admin.audit") && open[0].contains("chmod go-w"), "{open:?}");
+        assert_eq!(new, Findings::default());
     }
 }
