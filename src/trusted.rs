@@ -6,6 +6,8 @@
 //! the file are not looked at.
 
 pub mod key;
+pub mod rewrite;
+pub mod watched;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -72,6 +74,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// It is to be text.
+    #[error("{path}: not UTF-8")]
+    Text {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// The content of a file, after the checks.
@@ -102,6 +110,15 @@ pub fn read(path: &Path, holds: Holds) -> Result<Vec<u8>, Error> {
         return Err(Error::Size { path: path.to_owned() });
     }
     Ok(content)
+}
+
+/// The same of a file that is text.
+pub fn read_text(path: &Path, holds: Holds) -> Result<String, Error> {
+    text(read(path, holds)?, path)
+}
+
+fn text(content: Vec<u8>, path: &Path) -> Result<String, Error> {
+    String::from_utf8(content).map_err(|_| Error::Text { path: path.to_owned() })
 }
 
 fn owned(path: &Path, owner: u32, own: u32) -> Result<(), Error> {

@@ -9,6 +9,7 @@ use hikyaku::config::units::{ByteRate, ByteSize, Network, Rate, Share, Span};
 use hikyaku::log::record::{Builder, Frame, Lengths, Seal, seal};
 use hikyaku::message::MessageId;
 use hikyaku::spool::codec;
+use hikyaku::trusted::watched::Content;
 use hikyaku::users::Table;
 
 /// Octets as they may stand in a segment; then, as damage under a right checksum would be, as the fields of a record. The

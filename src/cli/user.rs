@@ -15,6 +15,7 @@ use super::places::Named;
 use super::table::{Table, below, long, text};
 use super::{out, print_json, privileges};
 use crate::config::Config;
+use crate::trusted::rewrite;
 use crate::users::edit::{Edit, EditError, NewUser, edit, read};
 use crate::users::prep::prepare;
 use crate::users::{password::Hash, scram::Keys};
@@ -189,7 +190,7 @@ impl Place {
 /// A file with a mistake, and options that would make one, are wrong usage; the rest is a problem.
 fn told(error: EditError) -> Failure {
     match error {
-        EditError::File(_) => Failure::usage(error),
+        EditError::File(_) | EditError::Rewrite(rewrite::Error::File(_)) => Failure::usage(error),
         error => error.into(),
     }
 }

@@ -12,7 +12,8 @@ use crate::config::Config;
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
 use crate::state::Note;
-use crate::users::{self, LOOK_EVERY, Prepared, Users};
+use crate::trusted::watched::LOOK_EVERY;
+use crate::users::{self, Prepared, Users};
 
 use super::{Error, settings};
 

@@ -103,9 +103,6 @@ pub enum Error {
     /// Keys cannot be made.
     #[error(transparent)]
     Random(#[from] users::NoRandom),
-    /// The same.
-    #[error(transparent)]
-    NoRandom(#[from] admin::tokens::NoRandom),
     /// A route is wrong.
     #[error("route: {0}")]
     Route(#[from] dns::settings::NextHopError),

@@ -4,17 +4,12 @@
 //! and this module write, but not all of TOML, so every result is read again and compared: if anything else than what was
 //! asked for would change, nothing is written and [`EditError::Form`] tells to edit by hand.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::file::{FileError, Table};
 use super::prep::prepare;
-use crate::trusted::{self, Holds};
-
-/// Owner and group may read it, others not.
-const MODE: u32 = 0o640;
+use crate::trusted::rewrite::{self, rewrite, text};
+use crate::trusted::watched::Content;
 
 /// What is written of a user; what is `None` is not written.
 #[derive(Clone, Debug, Default)]
@@ -96,14 +91,9 @@ pub enum EditError {
         /// The file.
         path: PathBuf,
     },
-    /// It cannot be written.
-    #[error("{}: {error}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
+    /// It cannot be read or written.
+    #[error(transparent)]
+    Rewrite(#[from] rewrite::Error),
 }
 
 /// Makes a change; the file is on stable storage then, or as it was. Whoever changes it at the same time waits. A file that
@@ -112,75 +102,9 @@ pub fn edit(path: &Path, edit: &Edit, reader: Option<u32>) -> Result<(), EditErr
     rewrite(path, reader, |before| edited(before, edit, path))
 }
 
-/// The same for any file of secrets: `change` gives its new text.
-pub fn rewrite<E: From<EditError>>(
-    path: &Path,
-    reader: Option<u32>,
-    change: impl FnOnce(&str) -> Result<String, E>,
-) -> Result<(), E> {
-    let failed = |error| EditError::Write { path: path.to_owned(), error };
-    // A link is followed: what it names is replaced, not the link.
-    let real = if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
-        fs::canonicalize(path).map_err(failed)?
-    } else {
-        path.to_owned()
-    };
-    let folder = real.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // The folder is locked, not the file, which is another one afterwards.
-    let lock = File::open(folder).map_err(failed)?;
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
-    let before = match fs::symlink_metadata(&real) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        _ => text(&real)?,
-    };
-    let after = change(&before)?;
-    replace(&real, folder, &after, reader).map_err(failed)?;
-    Ok(lock.sync_all().map_err(failed)?)
-}
-
 /// Everybody of a file, for who may change it. Blocks on the disk.
 pub fn read(path: &Path) -> Result<Table, EditError> {
     Ok(Table::parse(&text(path)?, path)?)
-}
-
-/// The text of a file of secrets, for who may change it. Blocks on the disk.
-pub fn text(path: &Path) -> Result<String, EditError> {
-    let content = match trusted::read(path, Holds::Secret) {
-        // The daemon's user may own it, and root change it.
-        Err(trusted::Error::Owner { .. }) if rustix::process::geteuid().is_root() => {
-            fs::read(path).map_err(|error| EditError::Write { path: path.to_owned(), error })?
-        }
-        read => read.map_err(FileError::from)?,
-    };
-    String::from_utf8(content)
-        .map_err(|_| FileError::Syntax { path: path.to_owned(), text: "not UTF-8".to_owned() }.into())
-}
-
-/// Writes beside and renames; owner and group stay.
-fn replace(path: &Path, folder: &Path, text: &str, reader: Option<u32>) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = folder.join(format!(".{name}.{}.new", std::process::id()));
-    let result = write(path, &beside, text, reader).and_then(|()| fs::rename(&beside, path));
-    if result.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    result
-}
-
-fn write(path: &Path, beside: &Path, text: &str, reader: Option<u32>) -> io::Result<()> {
-    let _ = fs::remove_file(beside);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
-    file.write_all(text.as_bytes())?;
-    let own = file.metadata()?;
-    let (owner, group) = match fs::metadata(path) {
-        Ok(old) => (old.uid(), old.gid()),
-        Err(_) => (own.uid(), reader.unwrap_or(own.gid())),
-    };
-    if (own.uid(), own.gid()) != (owner, group) {
-        std::os::unix::fs::fchown(&file, Some(owner), Some(group))?;
-    }
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(MODE))?;
-    file.sync_all()
 }
 
 /// A text with the change made, checked; `path` is for messages.
@@ -316,6 +240,7 @@ fn with(entry: &str, key: &str, value: Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -398,8 +323,8 @@ mod tests {
         edit(&path, &Edit::Add(new("ann")), None).unwrap();
         edit(&path, &Edit::Add(new("bob")), None).unwrap();
 
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, MODE);
-        assert_eq!(Table::read(&path).unwrap().len(), 2);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, rewrite::MODE);
+        assert_eq!(Table::read(&path).unwrap().entries(), 2);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         assert!(edit(&path, &Edit::Remove("ann".into()), None).unwrap_err().to_string().contains("mode 0666"));

@@ -24,7 +24,8 @@ use super::scram::{ITERATIONS, Keys};
 use super::sender::Sender;
 use crate::config::units::Network;
 use crate::smtp::address::Address;
-use crate::trusted::{self, Holds};
+use crate::trusted;
+use crate::trusted::watched::Content;
 
 /// One who may send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,17 +164,10 @@ struct Raw {
     disabled: bool,
 }
 
-impl Table {
-    /// Reads a file. Blocks on the disk.
-    pub fn read(path: &Path) -> Result<Self, FileError> {
-        let content = trusted::read(path, Holds::Secret)?;
-        let text = String::from_utf8(content)
-            .map_err(|_| FileError::Syntax { path: path.to_owned(), text: "not UTF-8".to_owned() })?;
-        Self::parse(&text, path)
-    }
+impl Content for Table {
+    type Error = FileError;
 
-    /// Checks a text; `path` is for messages.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, FileError> {
+    fn parse(text: &str, path: &Path) -> Result<Self, FileError> {
         let whole: Whole = toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
             let place = line.map_or(String::new(), |line| format!("line {line}: "));
@@ -194,6 +188,24 @@ impl Table {
         Ok(table)
     }
 
+    fn entries(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Who has not changed stays who they are: a password that has been found right stays so.
+    fn after(mut self, before: &Self) -> Self {
+        let keep = |user: &mut Arc<User>| {
+            if let Some(old) = before.users.get(&user.name).filter(|old| **old == *user) {
+                *user = Arc::clone(old);
+            }
+        };
+        self.users.values_mut().for_each(keep);
+        self.certificates.values_mut().for_each(keep);
+        self
+    }
+}
+
+impl Table {
     fn add(&mut self, user: User) -> Result<(), String> {
         let user = Arc::new(user);
         for certificate in &user.certificates {
@@ -205,18 +217,6 @@ impl Table {
             Some(_) => Err("name: it occurs twice; allowed: once".to_owned()),
             None => Ok(()),
         }
-    }
-
-    /// The same, with what has not changed since `before` kept as it is there.
-    pub fn after(mut self, before: &Self) -> Self {
-        let keep = |user: &mut Arc<User>| {
-            if let Some(old) = before.users.get(&user.name).filter(|old| **old == *user) {
-                *user = Arc::clone(old);
-            }
-        };
-        self.users.values_mut().for_each(keep);
-        self.certificates.values_mut().for_each(keep);
-        self
     }
 
     /// The user of a prepared name.
@@ -232,16 +232,6 @@ impl Table {
     /// Everybody, in no order.
     pub fn users(&self) -> impl Iterator<Item = &Arc<User>> {
         self.users.values()
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.users.len()
-    }
-
-    /// Nobody.
-    pub fn is_empty(&self) -> bool {
-        self.users.is_empty()
     }
 }
 

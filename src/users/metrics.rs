@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ::metrics::{Counter, Gauge};
+use ::metrics::Counter;
 
 use super::sasl::Mechanism;
 use crate::metrics::Registry;
+use crate::trusted::watched::Gauges;
 
 /// How an attempt went, as the metric `hikyaku_auth_attempts_total` counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +66,6 @@ pub struct Metrics {
     pub cache_hits: Counter,
     /// Reverse-paths and From fields that are not the user's and went on, the policy being to allow them.
     pub foreign_senders: Counter,
-    users: Gauge,
-    is_valid: Gauge,
 }
 
 impl Metrics {
@@ -86,12 +85,6 @@ impl Metrics {
             foreign_senders: counter(
                 "hikyaku_auth_foreign_senders_total",
                 "Reverse-paths and From fields that were not the user's, and were allowed.",
-            ),
-            users: registry.gauge("hikyaku_users", "Users in force.", &[]),
-            is_valid: registry.gauge(
-                "hikyaku_users_file_valid",
-                "1: the users file as it is now is in force, or there is none; 0: it has a mistake.",
-                &[],
             ),
         }
     }
@@ -114,9 +107,13 @@ impl Metrics {
     pub(super) fn hashes(&self) -> u64 {
         self.hashes.load(Ordering::Relaxed)
     }
+}
 
-    pub(super) fn file(&self, is_valid: bool, users: usize) {
-        self.is_valid.set(f64::from(u8::from(is_valid)));
-        self.users.set(u32::try_from(users).map_or(f64::INFINITY, f64::from));
+/// Registers what is told of the file.
+pub(super) fn gauges(registry: &Registry) -> Gauges {
+    let valid = "1: the users file as it is now is in force, or there is none; 0: it has a mistake.";
+    Gauges {
+        entries: registry.gauge("hikyaku_users", "Users in force.", &[]),
+        is_valid: registry.gauge("hikyaku_users_file_valid", valid, &[]),
     }
 }

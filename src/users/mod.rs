@@ -23,21 +23,18 @@ pub mod sender;
 mod tests;
 mod verify;
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
-use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::metrics::Registry;
 use crate::smtp::address::Address;
+use crate::trusted::watched::{Change, Content, Reading, Watched};
 
 pub use allowance::{Allowances, Spent, Taken};
 pub use file::{CertificateName, FileError, Table, User};
@@ -49,8 +46,6 @@ use metrics::Metrics;
 use sasl::Directory;
 use scram::Keys;
 
-/// How often the file's metadata is looked at.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Attempts that may wait for a hash: at 20 ms each on two threads, the last one waits 5 s. More are told to come again.
 const WAITING_MOST: usize = 512;
 /// Hashes at once: each takes 19 MiB and a core, and delivery needs cores too.
@@ -65,19 +60,16 @@ pub struct Users {
 /// Keys are in it.
 impl std::fmt::Debug for Users {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Users").field("state", &self.state()).finish_non_exhaustive()
+        f.debug_struct("Users").field("file", &self.inner.file).finish_non_exhaustive()
     }
 }
 
 struct Inner {
     clock: Clock,
     metrics: Metrics,
-    /// Replaced when the file has changed.
-    table: ArcSwap<Table>,
+    file: Watched<Table>,
     /// Mail from an address that is not the user's is refused. Written by [`Users::apply`].
     is_strict: AtomicBool,
-    /// Where it comes from, and how that went.
-    source: Mutex<Source>,
     cache: Verified,
     backoff: BackOff,
     /// Makes the same salt of a name that nobody has each time.
@@ -85,41 +77,6 @@ struct Inner {
     hashes: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     allowances: Allowances,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Source {
-    path: Option<PathBuf>,
-    /// Of what was read last, good or bad.
-    stamp: Option<Stamp>,
-    error: Option<String>,
-}
-
-/// What tells that a file has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp([i64; 6]);
-
-impl Stamp {
-    pub(crate) fn of(path: &Path) -> Option<Self> {
-        let of = |metadata: Metadata| {
-            let number = |value: u64| i64::from_ne_bytes(value.to_ne_bytes());
-            let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
-            let [a, b, c, d] = times;
-            Self([number(metadata.ino()), number(metadata.size()), a, b, c, d])
-        };
-        std::fs::metadata(path).ok().map(of)
-    }
-}
-
-/// How the users file is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct State {
-    /// Where it is; none: there are no users.
-    pub path: Option<PathBuf>,
-    /// Users in force.
-    pub users: usize,
-    /// Why what is there now is not in force.
-    pub error: Option<String>,
 }
 
 /// What becomes of mail from an address that is not the user's.
@@ -135,20 +92,13 @@ pub enum SenderPolicy {
 /// A users file that has been read, to be put in force by [`Users::apply`].
 #[derive(Debug)]
 pub struct Prepared {
-    table: Table,
-    source: Source,
+    reading: Reading<Table>,
     policy: SenderPolicy,
 }
 
 /// Reads a users file; without one there are no users. Blocks on the disk.
 pub fn prepare(path: Option<&Path>, policy: SenderPolicy) -> Result<Prepared, FileError> {
-    let Some(path) = path else {
-        return Ok(Prepared { table: Table::default(), source: Source::default(), policy });
-    };
-    // Before the reading: what changes meanwhile is read again.
-    let stamp = Stamp::of(path);
-    let table = Table::read(path)?;
-    Ok(Prepared { table, source: Source { path: Some(path.to_owned()), stamp, error: None }, policy })
+    Ok(Prepared { reading: Reading::of(path)?, policy })
 }
 
 /// The system gives no random numbers.
@@ -168,9 +118,8 @@ impl Users {
         let inner = Inner {
             clock,
             metrics: Metrics::new(registry),
-            table: ArcSwap::default(),
-            is_strict: AtomicBool::new(true),
-            source: Mutex::default(),
+            file: Watched::new(prepared.reading, metrics::gauges(registry)),
+            is_strict: AtomicBool::new(prepared.policy == SenderPolicy::Enforce),
             cache: Verified::new(&key()?),
             backoff: BackOff::new(&key()?),
             secret: key()?,
@@ -178,71 +127,42 @@ impl Users {
             waiting: Arc::new(Semaphore::new(WAITING_MOST)),
             allowances: Allowances::new(clock),
         };
-        let users = Self { inner: Arc::new(inner) };
-        users.apply(prepared);
-        Ok(users)
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Puts a file in force that has been read. Sessions go on with the user that they have.
     pub fn apply(&self, prepared: Prepared) {
-        let Prepared { table, source, policy } = prepared;
-        let inner = &self.inner;
-        let mut own = inner.source.lock();
-        let table = table.after(&inner.table.load());
-        inner.metrics.file(true, table.len());
-        inner.table.store(Arc::new(table));
-        *own = source;
-        inner.is_strict.store(policy == SenderPolicy::Enforce, Ordering::Relaxed);
+        self.inner.is_strict.store(prepared.policy == SenderPolicy::Enforce, Ordering::Relaxed);
+        self.inner.file.apply(prepared.reading);
     }
 
     /// Reads the file again if it has changed; gives how many users there were and are. A bad one changes nothing, and is
     /// told once. Blocks on the disk.
     pub fn look(&self) -> Option<Result<(usize, usize), String>> {
-        let (path, before) = {
-            let source = self.inner.source.lock();
-            (source.path.clone()?, source.stamp)
-        };
-        let stamp = Stamp::of(&path);
-        if stamp == before && stamp.is_some() {
-            return None;
-        }
-        match prepare(Some(&path), self.policy()) {
-            Ok(prepared) => {
-                let (before, users) = (self.inner.table.load().len(), prepared.table.len());
-                self.apply(prepared);
+        let looked = self.inner.file.look()?;
+        match &looked {
+            Ok(Change { path, after, .. }) => {
+                let users = after.entries();
                 tracing::info!(path = %path.display(), users, "the users file has been read again");
-                Some(Ok((before, users)))
             }
-            Err(error) => self.hold(stamp, error.to_string()).map(Err),
+            Err(error) => tracing::error!(%error, "the users file cannot be used; the one before stays in force"),
         }
+        Some(looked.map(|change| (change.before.entries(), change.after.entries())))
     }
 
-    fn hold(&self, stamp: Option<Stamp>, error: String) -> Option<String> {
-        let mut source = self.inner.source.lock();
-        source.stamp = stamp;
-        self.inner.metrics.file(false, self.inner.table.load().len());
-        let is_new = source.error.as_ref() != Some(&error);
-        if is_new {
-            tracing::error!(%error, "the users file cannot be used; the one before stays in force");
-            source.error = Some(error.clone());
-        }
-        is_new.then_some(error)
-    }
-
-    /// How the file is.
-    pub fn state(&self) -> State {
-        let source = self.inner.source.lock();
-        State { path: source.path.clone(), users: self.inner.table.load().len(), error: source.error.clone() }
+    /// Why the file as it is now is not in force.
+    pub fn error(&self) -> Option<String> {
+        self.inner.file.error()
     }
 
     /// Whether there is a users file at all: without one, AUTH is not offered.
     pub fn is_configured(&self) -> bool {
-        self.inner.source.lock().path.is_some()
+        self.inner.file.has_file()
     }
 
     /// Whether anybody has keys for SCRAM.
     pub fn has_scram(&self) -> bool {
-        self.inner.table.load().has_scram
+        self.inner.file.load().has_scram
     }
 
     /// An exchange broke the rules or was given up.
@@ -252,12 +172,12 @@ impl Users {
 
     /// The users in force.
     pub fn table(&self) -> Arc<Table> {
-        self.inner.table.load_full()
+        self.inner.file.load_full()
     }
 
     /// A user as the file has them now, who may still come in.
     pub fn current(&self, name: &str) -> Option<Arc<User>> {
-        self.inner.table.load().get(name).filter(|user| !user.is_disabled).cloned()
+        self.inner.file.load().get(name).filter(|user| !user.is_disabled).cloned()
     }
 
     fn policy(&self) -> SenderPolicy {
@@ -300,7 +220,7 @@ impl Users {
 
 impl Directory for Users {
     fn keys(&self, name: &str) -> Keys {
-        let table = self.inner.table.load();
+        let table = self.inner.file.load();
         let keys = table.get(name).and_then(|user| user.scram.clone());
         let iterations = table.iterations.unwrap_or(std::num::NonZeroU32::MIN);
         keys.unwrap_or_else(|| Keys::of_nobody(&self.inner.secret, name, iterations))

@@ -55,7 +55,7 @@ impl Users {
                     self.inner.backoff.failed(&name, client, self.now());
                 }
                 // A name that nobody has may be a password in the wrong place.
-                let user = if self.inner.table.load().get(&name).is_some() { name.as_str() } else { "(unknown)" };
+                let user = if self.inner.file.load().get(&name).is_some() { name.as_str() } else { "(unknown)" };
                 let (mechanism, reason) = (mechanism.as_str(), told.as_str());
                 tracing::info!(user, %client, mechanism, reason, "an authentication failed");
                 Err(denial)
@@ -77,7 +77,7 @@ impl Users {
     }
 
     fn of_certificate(&self, certificate: &Certificate) -> Option<Arc<User>> {
-        let table = self.inner.table.load();
+        let table = self.inner.file.load();
         let names = certificate.names.iter().map(|name| CertificateName::Name(name.to_ascii_lowercase().into()));
         let mut known = std::iter::once(CertificateName::Sha256(certificate.sha256)).chain(names);
         known.find_map(|name| table.of_certificate(&name).cloned())
@@ -93,7 +93,7 @@ impl Users {
             }
             Claim::Proof { keys, is_right, .. } => {
                 // The file may have changed since the keys were taken from it.
-                let user = self.inner.table.load().get(name).cloned();
+                let user = self.inner.file.load().get(name).cloned();
                 let user = user.filter(|user| user.scram.as_ref() == Some(&keys) && is_right);
                 user.ok_or(No::wrong(Told::Wrong))?
             }
@@ -123,7 +123,7 @@ impl Users {
     /// The user with this password; whatever else is wrong with them is not looked at.
     async fn by_password(&self, name: &str, password: String, client: IpAddr) -> Result<Arc<User>, No> {
         let (user, cost) = {
-            let table = self.inner.table.load();
+            let table = self.inner.file.load();
             (table.get(name).cloned(), table.cost)
         };
         let now = self.now();

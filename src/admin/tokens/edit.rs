@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::file::{FileError, Table, Token, is_name};
-use crate::users::edit::{EditError as RewriteError, rewrite, text};
+use crate::trusted::rewrite::{self, rewrite, text};
+use crate::trusted::watched::Content;
 
 /// Why the file was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +14,7 @@ pub enum EditError {
     File(#[from] FileError),
     /// It cannot be read or written.
     #[error(transparent)]
-    Rewrite(#[from] RewriteError),
+    Rewrite(#[from] rewrite::Error),
     /// Not a name.
     #[error("{0:?} is no name; allowed: 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-'")]
     Name(String),
@@ -41,12 +42,12 @@ pub fn add(path: &Path, token: &Token, reader: Option<u32>) -> Result<(), EditEr
         return Err(EditError::Name(token.name.to_string()));
     }
     rewrite(path, reader, |before| {
-        if Table::parse(before.as_bytes(), path)?.named(&token.name).is_some() {
+        if Table::parse(before, path)?.named(&token.name).is_some() {
             return Err(EditError::Exists { path: path.to_owned(), name: token.name.to_string() });
         }
         let end = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
         let after = format!("{before}{end}{}\n", token.line());
-        Table::parse(after.as_bytes(), path)?;
+        Table::parse(&after, path)?;
         Ok(after)
     })
 }
@@ -54,7 +55,7 @@ pub fn add(path: &Path, token: &Token, reader: Option<u32>) -> Result<(), EditEr
 /// Takes a token away. Blocks.
 pub fn remove(path: &Path, name: &str) -> Result<(), EditError> {
     rewrite(path, None, |before| {
-        if Table::parse(before.as_bytes(), path)?.named(name).is_none() {
+        if Table::parse(before, path)?.named(name).is_none() {
             return Err(EditError::Unknown { path: path.to_owned(), name: name.to_owned() });
         }
         let is_its = |line: &&str| matches!(Token::parse(line), Some(Ok(token)) if *token.name == *name);
@@ -64,7 +65,7 @@ pub fn remove(path: &Path, name: &str) -> Result<(), EditError> {
 
 /// Every token of a file, for who may change it. Blocks on the disk.
 pub fn read(path: &Path) -> Result<Table, EditError> {
-    Ok(Table::parse(text(path)?.as_bytes(), path)?)
+    Ok(Table::parse(&text(path)?, path)?)
 }
 
 #[cfg(test)]
@@ -82,7 +83,7 @@ mod tests {
         let first = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("# ours\n{first}")).unwrap();
         add(&path, &token("b"), None).unwrap();
-        assert_eq!(read(&path).unwrap().len(), 2);
+        assert_eq!(read(&path).unwrap().entries(), 2);
         assert!(matches!(add(&path, &token("a"), None), Err(EditError::Exists { .. })));
         assert!(matches!(add(&path, &token("a b"), None), Err(EditError::Name(_))));
         remove(&path, "b").unwrap();

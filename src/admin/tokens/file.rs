@@ -16,7 +16,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::admin::Role;
 use crate::config::units::Network;
-use crate::trusted::{self, Holds};
+use crate::trusted;
+use crate::trusted::watched::Content;
+use crate::users::NoRandom;
 
 /// What every token begins with: those who look for leaked secrets know by it what they have found.
 const PREFIX: &str = "hikyaku_";
@@ -55,11 +57,6 @@ pub enum FileError {
         text: String,
     },
 }
-
-/// The system gives no random numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the system gives no random numbers")]
-pub struct NoRandom;
 
 /// All tokens of a file.
 #[derive(Clone, Debug, Default)]
@@ -113,16 +110,11 @@ impl Token {
     }
 }
 
-impl Table {
-    /// Reads a file. Blocks on the disk.
-    pub fn read(path: &Path) -> Result<Self, FileError> {
-        Self::parse(&trusted::read(path, Holds::Secret)?, path)
-    }
+impl Content for Table {
+    type Error = FileError;
 
-    /// Reads the content of a file; `path` is for messages.
-    pub fn parse(content: &[u8], path: &Path) -> Result<Self, FileError> {
+    fn parse(text: &str, path: &Path) -> Result<Self, FileError> {
         let wrong = |line, text: String| FileError::Line { path: path.to_owned(), line, text };
-        let text = std::str::from_utf8(content).map_err(|_| wrong(1, "not UTF-8".to_owned()))?;
         let mut tokens = Vec::new();
         let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
         for (line, token) in (1..).zip(text.lines()).filter_map(|(line, text)| Some((line, Token::parse(text)?))) {
@@ -138,6 +130,12 @@ impl Table {
         Ok(Self { tokens })
     }
 
+    fn entries(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+impl Table {
     /// The token with this secret. All are compared, each in the same time, whichever it is.
     pub fn find(&self, secret: &str) -> Option<std::sync::Arc<Token>> {
         let sha256 = hash(secret);
@@ -158,16 +156,6 @@ impl Table {
     /// The one of this name.
     pub fn named(&self, name: &str) -> Option<&Token> {
         self.tokens().find(|token| *token.name == *name)
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.tokens.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
     }
 }
 
@@ -204,7 +192,7 @@ mod tests {
     use super::*;
 
     fn said(text: &str) -> String {
-        Table::parse(text.as_bytes(), Path::new("tokens")).unwrap_err().to_string()
+        Table::parse(text, Path::new("tokens")).unwrap_err().to_string()
     }
 
     #[test]
@@ -213,7 +201,7 @@ mod tests {
         let (token, secret) = Token::generate("deploy", Role::Operator, networks).unwrap();
         let text = format!("# ours\n\n{}\n", token.line());
 
-        let table = Table::parse(text.as_bytes(), Path::new("tokens")).unwrap();
+        let table = Table::parse(&text, Path::new("tokens")).unwrap();
 
         assert_eq!(table.find(&secret).as_deref(), Some(&token));
         assert!(!text.contains(&secret) && secret.len() == PREFIX.len() + 43);

@@ -8,22 +8,22 @@ pub mod edit;
 mod file;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
-use metrics::{Counter, Gauge};
-use parking_lot::Mutex;
+use metrics::Counter;
 use serde::Serialize;
 
-pub use file::{FileError, NoRandom, Table, Token, is_name};
+pub use file::{FileError, Table, Token, is_name};
 
 use crate::clock::Clock;
 use crate::config::units::Network;
 use crate::metrics::Registry;
-use crate::users::Stamp;
+use crate::trusted::watched::{Change, Content, Gauges, Reading, Watched};
+use crate::users::NoRandom;
 use crate::users::backoff::BackOff;
 
 /// Tokens. Cheap to clone.
@@ -40,28 +40,11 @@ impl std::fmt::Debug for Tokens {
 
 struct Inner {
     clock: Clock,
-    meters: Meters,
-    /// Replaced when the file has changed.
-    table: ArcSwap<Table>,
+    refusals: [(Refused, Counter); 5],
+    file: Watched<Table>,
     /// From where the interface may be used. Written by [`Tokens::apply`].
     networks: ArcSwap<Vec<Network>>,
-    source: Mutex<Source>,
     backoff: BackOff,
-}
-
-/// Where the table comes from, and how that went.
-#[derive(Clone, Debug, Default)]
-struct Source {
-    path: Option<PathBuf>,
-    /// Of what was read last, good or bad.
-    stamp: Option<Stamp>,
-    error: Option<String>,
-}
-
-struct Meters {
-    refusals: [(Refused, Counter); 5],
-    tokens: Gauge,
-    is_valid: Gauge,
 }
 
 /// Why a request was refused before it was looked at.
@@ -93,39 +76,32 @@ impl Refused {
     }
 }
 
-impl Meters {
-    fn new(registry: &Registry) -> Self {
-        let help = "Requests over TCP that the admin interface refused, by reason.";
-        let refusal = |refused: Refused| {
-            (refused, registry.counter("hikyaku_admin_refusals_total", help, &[("reason", refused.as_str())]))
-        };
-        let valid = "1: the tokens' file as it is now is in force, or there is none; 0: it has a mistake.";
-        Self {
-            refusals: Refused::ALL.map(refusal),
-            tokens: registry.gauge("hikyaku_admin_tokens", "Tokens in force.", &[]),
-            is_valid: registry.gauge("hikyaku_admin_tokens_file_valid", valid, &[]),
-        }
+fn refusals(registry: &Registry) -> [(Refused, Counter); 5] {
+    let help = "Requests over TCP that the admin interface refused, by reason.";
+    let refusal = |refused: Refused| {
+        (refused, registry.counter("hikyaku_admin_refusals_total", help, &[("reason", refused.as_str())]))
+    };
+    Refused::ALL.map(refusal)
+}
+
+fn gauges(registry: &Registry) -> Gauges {
+    let valid = "1: the tokens' file as it is now is in force, or there is none; 0: it has a mistake.";
+    Gauges {
+        entries: registry.gauge("hikyaku_admin_tokens", "Tokens in force.", &[]),
+        is_valid: registry.gauge("hikyaku_admin_tokens_file_valid", valid, &[]),
     }
 }
 
 /// A tokens' file that has been read, to be put in force by [`Tokens::apply`].
 #[derive(Debug)]
 pub struct Prepared {
-    table: Table,
-    source: Source,
+    reading: Reading<Table>,
     networks: Vec<Network>,
 }
 
 /// Reads a tokens' file; without one there are no tokens. Blocks on the disk.
 pub fn prepare(path: Option<&Path>, networks: &[Network]) -> Result<Prepared, FileError> {
-    let networks = networks.to_vec();
-    let Some(path) = path else {
-        return Ok(Prepared { table: Table::default(), source: Source::default(), networks });
-    };
-    // Before the reading: what changes meanwhile is read again.
-    let stamp = Stamp::of(path);
-    let table = Table::read(path)?;
-    Ok(Prepared { table, source: Source { path: Some(path.to_owned()), stamp, error: None }, networks })
+    Ok(Prepared { reading: Reading::of(path)?, networks: networks.to_vec() })
 }
 
 /// What another file has changed, by the tokens' names.
@@ -157,70 +133,40 @@ impl Tokens {
     pub fn new(prepared: Prepared, clock: Clock, registry: &Registry) -> Result<Self, NoRandom> {
         let mut key = [0; 32];
         rand::fill(&mut key).map_err(|_| NoRandom)?;
+        let Prepared { reading, networks } = prepared;
         let inner = Inner {
             clock,
-            meters: Meters::new(registry),
-            table: ArcSwap::default(),
-            networks: ArcSwap::default(),
-            source: Mutex::default(),
+            refusals: refusals(registry),
+            file: Watched::new(reading, gauges(registry)),
+            networks: ArcSwap::from_pointee(networks),
             backoff: BackOff::new(&key),
         };
-        let tokens = Self { inner: Arc::new(inner) };
-        tokens.apply(prepared);
-        Ok(tokens)
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Puts a file in force that has been read; tells what that changes.
-    pub fn apply(&self, prepared: Prepared) -> Changes {
-        let Prepared { table, source, networks } = prepared;
-        let inner = &self.inner;
-        let mut own = inner.source.lock();
-        let changes = Changes::between(&inner.table.load(), &table);
-        inner.meters.is_valid.set(1.0);
-        inner.meters.tokens.set(table.len() as f64);
-        inner.table.store(Arc::new(table));
-        inner.networks.store(Arc::new(networks));
-        *own = source;
-        changes
+    /// Puts a file in force that has been read.
+    pub fn apply(&self, prepared: Prepared) {
+        self.inner.networks.store(Arc::new(prepared.networks));
+        self.inner.file.apply(prepared.reading);
     }
 
     /// Reads the file again if it has changed; gives what that changes. A bad one changes nothing, and is told once. Blocks
     /// on the disk.
     pub fn look(&self) -> Option<Result<Changes, String>> {
-        let (path, before) = {
-            let source = self.inner.source.lock();
-            (source.path.clone()?, source.stamp)
-        };
-        let stamp = Stamp::of(&path);
-        if stamp == before && stamp.is_some() {
-            return None;
-        }
-        match prepare(Some(&path), &self.inner.networks.load()) {
-            Ok(prepared) => {
-                let tokens = prepared.table.len();
-                let changes = self.apply(prepared);
+        let looked = self.inner.file.look()?;
+        match &looked {
+            Ok(Change { path, after, .. }) => {
+                let tokens = after.entries();
                 tracing::info!(path = %path.display(), tokens, "the tokens' file has been read again");
-                Some(Ok(changes))
             }
-            Err(error) => self.hold(stamp, error.to_string()).map(Err),
+            Err(error) => tracing::error!(%error, "the tokens' file cannot be used; the one before stays in force"),
         }
-    }
-
-    fn hold(&self, stamp: Option<Stamp>, error: String) -> Option<String> {
-        let mut source = self.inner.source.lock();
-        source.stamp = stamp;
-        self.inner.meters.is_valid.set(0.0);
-        let is_new = source.error.as_ref() != Some(&error);
-        if is_new {
-            tracing::error!(%error, "the tokens' file cannot be used; the one before stays in force");
-            source.error = Some(error.clone());
-        }
-        is_new.then_some(error)
+        Some(looked.map(|change| Changes::between(&change.before, &change.after)))
     }
 
     /// Why the file as it is now is not in force.
     pub fn error(&self) -> Option<String> {
-        self.inner.source.lock().error.clone()
+        self.inner.file.error()
     }
 
     /// The token of a request from there, if it may come in; else why not, and for how long nothing is looked at.
@@ -231,7 +177,7 @@ impl Tokens {
             return Err(refused(Refused::Network));
         }
         let secret = secret.ok_or(refused(Refused::Missing))?;
-        let found = inner.table.load().find(secret);
+        let found = inner.file.load().find(secret);
         let now = inner.clock.now();
         // What nobody has counts for its address alone: under one name, everybody's mistakes would count together.
         let address;
@@ -258,7 +204,7 @@ impl Tokens {
 
     /// Counts and logs a refusal.
     pub(super) fn refused(&self, refused: Refused, client: IpAddr, name: Option<&str>) {
-        if let Some((_, counter)) = self.inner.meters.refusals.iter().find(|(which, _)| *which == refused) {
+        if let Some((_, counter)) = self.inner.refusals.iter().find(|(which, _)| *which == refused) {
             counter.increment(1);
         }
         // Attempts while an address must wait are counted only: they could fill the log.
@@ -271,6 +217,7 @@ impl Tokens {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     use super::*;
     use crate::admin::Role;

@@ -12,13 +12,15 @@ use std::path::Path;
 use rustix::fs::StatVfsMountFlags;
 
 use super::Findings;
+use crate::admin::tokens;
 use crate::cli::privileges;
 use crate::cli::table::octets;
 use crate::config::Config;
 use crate::log::disk::Disk;
 use crate::state::{OpenError, Orders, Pins, PinsOpenError};
-use crate::trusted::{self, key};
-use crate::users::{FileError, Table};
+use crate::trusted::watched::Content;
+use crate::trusted::{self, Holds, key};
+use crate::users;
 
 /// Write permission of others than the owner.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -45,10 +47,10 @@ pub(super) fn look(path: &Path, config: &Config, found: &mut Findings) {
         config.dkim.iter().for_each(|key| reread(&key.key, daemon, found));
     }
     if let Some(path) = config.users.path() {
-        users(path, daemon.as_ref(), found);
+        accounts::<users::Table>("users.file", path, daemon.as_ref(), found);
     }
     if let Some(path) = config.admin.tokens_path() {
-        tokens(path, daemon.as_ref(), found);
+        accounts::<tokens::Table>("admin.tokens", path, daemon.as_ref(), found);
     }
     spool(&config.spool.path, daemon.as_ref(), found);
     for path in &config.spool.key_files {
@@ -200,51 +202,36 @@ fn reread(path: &Path, daemon: &Daemon, found: &mut Findings) {
 fn secret(key: &str, path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
     match key::read(path) {
         // Who checks is not who will read it.
-        Err(key::Error::File(trusted::Error::Owner { owner, .. }))
-            if daemon.is_some_and(|daemon| daemon.is_configured && daemon.user == owner) => {}
+        Err(key::Error::File(trusted::Error::Owner { owner, .. })) if is_of(owner, daemon) => {}
         Err(error) => found.errors.push(format!("{key}: {error}: the daemon will not start")),
         Ok(_) => {}
     }
+    unreadable(key, path, daemon, found);
+}
+
+/// A file of users or tokens with a mistake, or that the daemon would not take.
+fn accounts<C: Content>(key: &str, path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
+    let mistake = |text: String| C::parse(&text, path).err().map(|error| error.to_string());
+    let mistake = match trusted::read_text(path, Holds::Secret) {
+        Ok(text) => mistake(text),
+        // Who checks is not who will read it.
+        Err(trusted::Error::Owner { owner, .. }) if is_of(owner, daemon) => {
+            fs::read_to_string(path).ok().and_then(mistake)
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    found.errors.extend(mistake.map(|text| format!("{key}: {text}: the daemon will not start")));
+    unreadable(key, path, daemon, found);
+}
+
+/// Whether the daemon will surely be this user.
+fn is_of(owner: u32, daemon: Option<&Daemon>) -> bool {
+    daemon.is_some_and(|daemon| daemon.is_configured && daemon.user == owner)
+}
+
+fn unreadable(key: &str, path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
     if let Some(daemon) = daemon.filter(|daemon| path.exists() && !daemon.may(path, READ)) {
         daemon.tell(format!("{key}: user {} cannot read {}", daemon.user, path.display()), found);
-    }
-}
-
-/// A users file with a mistake, or that the daemon would not take.
-fn users(path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
-    let read = match Table::read(path) {
-        // Who checks is not who will read it.
-        Err(FileError::Read(trusted::Error::Owner { owner, .. }))
-            if daemon.is_some_and(|daemon| daemon.is_configured && daemon.user == owner) =>
-        {
-            fs::read_to_string(path).map_or(Ok(Table::default()), |text| Table::parse(&text, path))
-        }
-        read => read,
-    };
-    if let Err(error) = read {
-        found.errors.push(format!("users.file: {error}: the daemon will not start"));
-    }
-    if let Some(daemon) = daemon.filter(|daemon| path.exists() && !daemon.may(path, READ)) {
-        daemon.tell(format!("users.file: user {} cannot read {}", daemon.user, path.display()), found);
-    }
-}
-
-/// The same of a tokens' file.
-fn tokens(path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
-    use crate::admin::tokens::{FileError, Table};
-    let read = match Table::read(path) {
-        Err(FileError::Read(trusted::Error::Owner { owner, .. }))
-            if daemon.is_some_and(|daemon| daemon.is_configured && daemon.user == owner) =>
-        {
-            fs::read(path).map_or(Ok(Table::default()), |content| Table::parse(&content, path))
-        }
-        read => read,
-    };
-    if let Err(error) = read {
-        found.errors.push(format!("admin.tokens: {error}: the daemon will not start"));
-    }
-    if let Some(daemon) = daemon.filter(|daemon| path.exists() && !daemon.may(path, READ)) {
-        daemon.tell(format!("admin.tokens: user {} cannot read {}", daemon.user, path.display()), found);
     }
 }
 
