@@ -4,19 +4,15 @@
 //! No daemon is asked: the file is the one of `--file`, or of `admin.tokens` in the configuration. A token's secret is
 //! printed when it is made, and is nowhere else.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::anyhow;
 use serde::Serialize;
 
 use super::exit::{self, Exit, Failure};
-use super::places::Named;
+use super::places::{Place, TokensFile};
 use super::table::{Table, long, plain, text};
-use super::{out, print_json, privileges};
+use super::{out, print_json};
 use crate::admin::Role;
 use crate::admin::tokens::edit::{self, EditError};
 use crate::admin::tokens::{Token, is_name};
-use crate::config::Config;
 use crate::config::units::Network;
 
 /// Sub-commands.
@@ -28,17 +24,6 @@ pub(super) enum TokenCommand {
     List(List),
     /// Remove a token: it is refused within seconds
     Remove(Remove),
-}
-
-/// Which file.
-#[derive(Debug, clap::Args)]
-pub(super) struct Place {
-    /// The tokens' file [default: admin.tokens of the configuration]
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// The configuration that names it [default: /etc/hikyaku/config.toml]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 /// Options of `token add`.
@@ -53,7 +38,7 @@ pub(super) struct Add {
     #[arg(long = "network", value_name = "NETWORK", value_parser = network)]
     networks: Vec<Network>,
     #[command(flatten)]
-    place: Place,
+    place: Place<TokensFile>,
 }
 
 /// Options of `token list`.
@@ -63,7 +48,7 @@ pub(super) struct List {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    place: Place,
+    place: Place<TokensFile>,
 }
 
 /// Options of `token remove`.
@@ -72,7 +57,7 @@ pub(super) struct Remove {
     /// Its name
     name: String,
     #[command(flatten)]
-    place: Place,
+    place: Place<TokensFile>,
 }
 
 /// A token without its hash.
@@ -94,24 +79,6 @@ impl TokenCommand {
             Self::List(command) => command.execute(),
             Self::Remove(command) => command.execute(),
         }
-    }
-}
-
-impl Place {
-    fn find(&self) -> Result<PathBuf, Failure> {
-        let named = Named { place: self.file.as_deref(), config: self.config.as_deref(), socket: None };
-        let path = named.of_file(|config| config.admin.tokens)?;
-        if path.as_os_str().is_empty() {
-            return Err(Failure::usage(anyhow!("the configuration has no admin.tokens; set it, or give --file")));
-        }
-        Ok(path)
-    }
-
-    /// The group that is to read a new file, where root makes it.
-    fn reader(&self) -> Option<u32> {
-        let config = self.config.as_deref().unwrap_or(Path::new(super::check::DEFAULT_CONFIG));
-        let config = Config::load(config).ok().filter(|_| rustix::process::geteuid().is_root())?;
-        privileges::daemon_user(&config)?.1.first().copied()
     }
 }
 

@@ -5,16 +5,13 @@
 
 mod password;
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use serde::Serialize;
 
 use super::exit::{self, Exit, Failure};
-use super::places::Named;
+use super::places::{Place, UsersFile};
 use super::table::{Table, below, long, text};
-use super::{out, print_json, privileges};
-use crate::config::Config;
+use super::{out, print_json};
 use crate::trusted::rewrite;
 use crate::users::edit::{Edit, EditError, NewUser, edit, read};
 use crate::users::prep::prepare;
@@ -36,17 +33,6 @@ pub(super) enum User {
     Enable(One),
     /// List users
     List(List),
-}
-
-/// Which file.
-#[derive(Debug, clap::Args)]
-pub(super) struct Place {
-    /// The users file [default: users.file of the configuration]
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// The configuration that names it [default: /etc/hikyaku/config.toml]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 /// Where the password comes from.
@@ -93,7 +79,7 @@ pub(super) struct Add {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
-    place: Place,
+    place: Place<UsersFile>,
 }
 
 /// Options of `user passwd`.
@@ -107,7 +93,7 @@ pub(super) struct Passwd {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
-    place: Place,
+    place: Place<UsersFile>,
 }
 
 /// Options of `user remove`, `user disable` and `user enable`.
@@ -116,7 +102,7 @@ pub(super) struct One {
     /// Their name
     name: String,
     #[command(flatten)]
-    place: Place,
+    place: Place<UsersFile>,
 }
 
 /// Options of `user list`.
@@ -126,7 +112,7 @@ pub(super) struct List {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    place: Place,
+    place: Place<UsersFile>,
 }
 
 /// A user without what is secret.
@@ -148,43 +134,22 @@ impl User {
         match self {
             Self::Add(command) => command.execute(),
             Self::Passwd(command) => command.execute(),
-            Self::Remove(One { name, place }) => place.change(&Edit::Remove(name), "removed"),
-            Self::Disable(One { name, place }) => place.change(&Edit::Disable(name, true), "disabled"),
-            Self::Enable(One { name, place }) => place.change(&Edit::Disable(name, false), "enabled"),
+            Self::Remove(One { name, place }) => change(&place, &Edit::Remove(name), "removed"),
+            Self::Disable(One { name, place }) => change(&place, &Edit::Disable(name, true), "disabled"),
+            Self::Enable(One { name, place }) => change(&place, &Edit::Disable(name, false), "enabled"),
             Self::List(command) => command.execute(),
         }
     }
 }
 
-impl Place {
-    fn find(&self) -> Result<PathBuf, Failure> {
-        let named = Named { place: self.file.as_deref(), config: self.config.as_deref(), socket: None };
-        let path = named.of_file(|config| config.users.file)?;
-        if path.as_os_str().is_empty() {
-            let text = "the configuration has no users.file; set it, or give --file";
-            return Err(Failure::usage(anyhow!(text)));
-        }
-        Ok(path)
-    }
-
-    /// The group that is to read a new file, where root makes it.
-    fn reader(&self) -> Option<u32> {
-        let config = self.config.as_deref().unwrap_or(Path::new(super::check::DEFAULT_CONFIG));
-        let config = Config::load(config).ok().filter(|_| rustix::process::geteuid().is_root())?;
-        privileges::daemon_user(&config)?.1.first().copied()
-    }
-
-    fn change(&self, change: &Edit, done: &str) -> exit::Result {
-        let path = self.find()?;
-        edit(&path, change, self.reader()).map_err(told)?;
-        let (Edit::Add(NewUser { name, .. })
-        | Edit::Password { name, .. }
-        | Edit::Remove(name)
-        | Edit::Disable(name, _)) = change;
-        let line = format!("{}: {name}: {done}; the daemon reads it within seconds", path.display());
-        out::remark_line(super::table::plain(&line));
-        Ok(Exit::Ok)
-    }
+fn change(place: &Place<UsersFile>, change: &Edit, done: &str) -> exit::Result {
+    let path = place.find()?;
+    edit(&path, change, place.reader()).map_err(told)?;
+    let (Edit::Add(NewUser { name, .. }) | Edit::Password { name, .. } | Edit::Remove(name) | Edit::Disable(name, _)) =
+        change;
+    let line = format!("{}: {name}: {done}; the daemon reads it within seconds", path.display());
+    out::remark_line(super::table::plain(&line));
+    Ok(Exit::Ok)
 }
 
 /// A file with a mistake, and options that would make one, are wrong usage; the rest is a problem.
@@ -231,7 +196,7 @@ impl Add {
             (user.password, user.scram, secret) = (Some(hash), keys, Some(taken));
         }
         let has_senders = !user.senders.is_empty();
-        let exit = self.place.change(&Edit::Add(user), "added")?;
+        let exit = change(&self.place, &Edit::Add(user), "added")?;
         if !has_senders {
             out::remark_line("they may send from no address yet: add `senders` to their entry");
         }
@@ -249,7 +214,7 @@ impl Passwd {
             return Err(EditError::Unknown { path, name: self.name }.into());
         }
         let (secret, password, scram) = self.source.take(self.scram)?;
-        let exit = self.place.change(&Edit::Password { name: self.name, password, scram }, "has another password")?;
+        let exit = change(&self.place, &Edit::Password { name: self.name, password, scram }, "has another password")?;
         secret.print()?;
         Ok(exit)
     }
