@@ -23,11 +23,10 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::encoding;
 use super::field::{clean, date, folded, plain, xtext};
 use super::text;
 use crate::clock::UnixTime;
-use crate::message::{Content, Envelope, MessageId, Recipient, Report, Ret, TlsWish};
+use crate::message::{Content, Envelope, MessageId, Recipient, Report, Ret, TlsWish, encoding};
 use crate::smtp::address::ReversePath;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;

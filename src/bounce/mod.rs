@@ -4,6 +4,5 @@
 //! content, which may be in a file.
 
 pub mod dsn;
-mod encoding;
 mod field;
 mod text;

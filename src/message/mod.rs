@@ -4,6 +4,7 @@
 
 pub mod content;
 pub mod date;
+pub mod encoding;
 pub mod envelope;
 pub mod header;
 pub mod id;

@@ -2,8 +2,6 @@
 
 use std::io::{self, Write};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Map, Value, json};
@@ -11,9 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{Counts, DAY, Detail, Sessions};
 use crate::clock::UnixTime;
 use crate::message::date::{MailDate, civil};
-
-/// Longest line of base64 (RFC 2045, 6.8).
-const LINE: usize = 76;
+use crate::message::encoding::base64;
 
 /// Who reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,16 +105,10 @@ impl Report<'_> {
             "\r\n--{boundary}\r\nContent-Type: application/tlsrpt+gzip\r\nContent-Transfer-Encoding: base64\r\n\
              Content-Disposition: attachment;\r\n\tfilename=\"{name}\"\r\n\r\n"
         ));
-        let encoded = STANDARD.encode(self.compressed()?);
-        let mut rest = encoded.as_str();
-        while !rest.is_empty() {
-            let (line, after) = rest.split_at_checked(LINE).unwrap_or((rest, ""));
-            out.push_str(line);
-            out.push_str("\r\n");
-            rest = after;
-        }
-        out.push_str(&format!("\r\n--{boundary}--\r\n"));
-        Ok(out.into_bytes())
+        let mut out = out.into_bytes();
+        base64(&mut out, &self.compressed()?);
+        out.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        Ok(out)
     }
 }
 
@@ -174,6 +164,9 @@ mod tests {
     use std::io::Read;
 
     use super::super::{Failure, Kind, Policy};
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     fn counts() -> Counts {

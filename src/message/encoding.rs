@@ -1,6 +1,9 @@
-//! Content transfer encodings (RFC 2045, 6.7 and 6.8), so that a DSN passes any next hop.
+//! Content transfer encodings (RFC 2045, 6.7 and 6.8), so that a DSN or a report passes any next hop.
 //!
 //! Both give lines of at most 76 octets with CRLF line ends, ASCII only, whatever comes in.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 /// Longest encoded line without its CRLF (RFC 2045, 6.7 (5) and 6.8).
 const WIDTH: usize = 76;
@@ -46,25 +49,8 @@ const fn hex(digit: u8) -> u8 {
 /// Appends `octets` in base64.
 pub fn base64(out: &mut Vec<u8>, octets: &[u8]) {
     for line in octets.chunks(BASE64_LINE) {
-        for group in line.chunks(3) {
-            let octet = |index: usize| u32::from(group.get(index).copied().unwrap_or_default());
-            let bits = (octet(0) << 16) | (octet(1) << 8) | octet(2);
-            for index in 0..4 {
-                out.push(if index <= group.len() { sixtet(bits >> (18 - 6 * index)) } else { b'=' });
-            }
-        }
+        out.extend_from_slice(STANDARD.encode(line).as_bytes());
         out.extend_from_slice(b"\r\n");
-    }
-}
-
-fn sixtet(bits: u32) -> u8 {
-    let value = u8::try_from(bits & 63).unwrap_or_default();
-    match value {
-        0..26 => b'A' + value,
-        26..52 => b'a' + value - 26,
-        52..62 => b'0' + value - 52,
-        62 => b'+',
-        _ => b'/',
     }
 }
 
