@@ -133,12 +133,12 @@ impl<C: Content> Watched<C> {
         watched
     }
 
-    /// Puts in force what has been read, of this file or of another one that is watched from now on; gives what was in force
-    /// before and what is.
-    pub fn apply(&self, reading: Reading<C>) -> (Arc<C>, Arc<C>) {
-        self.replace(&mut self.source.lock(), reading)
+    /// Puts in force what has been read, of this file or of another one that is watched from now on.
+    pub fn apply(&self, reading: Reading<C>) {
+        self.replace(&mut self.source.lock(), reading);
     }
 
+    /// Gives what was in force before and what is.
     fn replace(&self, own: &mut Source, Reading { content, source }: Reading<C>) -> (Arc<C>, Arc<C>) {
         let before = self.content.load_full();
         let after = Arc::new(content.after(&before));
@@ -152,29 +152,38 @@ impl<C: Content> Watched<C> {
     /// on the disk.
     pub fn look(&self) -> Option<Result<Change<C>, String>> {
         let seen = self.source.lock().clone();
-        let path = seen.path?;
+        let path = seen.path.clone()?;
         let stamp = Stamp::of(&path);
         if stamp == seen.stamp && stamp.is_some() {
             return None;
         }
-        match Reading::of(Some(&path)) {
-            Ok(reading) => {
-                let (before, after) = self.apply(reading);
-                Some(Ok(Change { path, before, after }))
-            }
-            Err(error) => self.hold(stamp, error.to_string()).map(Err),
-        }
+        self.take(&seen, stamp, Reading::of(Some(&path)))
     }
 
-    fn hold(&self, stamp: Option<Stamp>, error: String) -> Option<String> {
+    /// Takes what came of reading the file, unless another one was put in force meanwhile: it may be of another file.
+    fn take(
+        &self,
+        seen: &Source,
+        stamp: Option<Stamp>,
+        read: Result<Reading<C>, C::Error>,
+    ) -> Option<Result<Change<C>, String>> {
         let mut source = self.source.lock();
-        source.stamp = stamp;
-        self.show(false, self.content.load().entries());
-        let is_new = source.error.as_ref() != Some(&error);
-        if is_new {
-            source.error = Some(error.clone());
+        if (&source.path, source.stamp) != (&seen.path, seen.stamp) {
+            return None;
         }
-        is_new.then_some(error)
+        match read {
+            Ok(reading) => {
+                let (before, after) = self.replace(&mut source, reading);
+                Some(Ok(Change { path: source.path.clone()?, before, after }))
+            }
+            Err(error) => {
+                source.stamp = stamp;
+                self.show(false, self.content.load().entries());
+                let error = error.to_string();
+                let told = source.error.replace(error.clone());
+                (told.as_ref() != Some(&error)).then_some(Err(error))
+            }
+        }
     }
 
     fn show(&self, is_valid: bool, entries: usize) {
@@ -200,5 +209,68 @@ impl<C: Content> Watched<C> {
     /// Why the file as it is now is not in force.
     pub fn error(&self) -> Option<String> {
         self.source.lock().error.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq)]
+    struct Text(String);
+
+    impl Content for Text {
+        type Error = Error;
+
+        fn parse(text: &str, _path: &Path) -> Result<Self, Error> {
+            Ok(Self(text.to_owned()))
+        }
+
+        fn entries(&self) -> usize {
+            1
+        }
+    }
+
+    fn write(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    fn watched(path: &Path) -> Watched<Text> {
+        let gauges = Gauges { entries: Gauge::noop(), is_valid: Gauge::noop() };
+        Watched::new(Reading::of(Some(path)).unwrap(), gauges)
+    }
+
+    #[test]
+    fn a_file_that_was_exchanged_for_another_one_while_it_was_read_stays_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (write(&folder, "old", "a"), write(&folder, "new", "b"));
+        let watched = watched(&old);
+        let seen = watched.source.lock().clone();
+        write(&folder, "old", "a of late");
+
+        watched.apply(Reading::of(Some(&new)).unwrap());
+        let late = watched.take(&seen, Stamp::of(&old), Reading::of(Some(&old)));
+        let failed = watched.take(&seen, None, Reading::of(Some(&folder.path().join("gone"))));
+
+        assert!(late.is_none() && failed.is_none());
+        assert_eq!((watched.load_full().0.as_str(), watched.error()), ("b", None));
+        write(&folder, "new", "b of late");
+        assert_eq!(watched.look().unwrap().unwrap().after.0, "b of late", "it is the new one that is watched");
+    }
+
+    #[test]
+    fn what_a_file_says_is_not_in_what_is_shown_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write(&folder, "file", "secret");
+
+        let shown = format!("{:?} {:?}", Reading::<Text>::of(Some(&path)).unwrap(), watched(&path));
+
+        assert!(shown.contains("file") && !shown.contains("secret"), "{shown}");
     }
 }
