@@ -49,10 +49,11 @@ use crate::queue::{Courier, Queue};
 use crate::reply::LazyClassifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
 use crate::state::{LearntStore, Note, Orders, Pins};
-use crate::tls::{Acceptor, Certificates};
+use crate::tls::Acceptor;
 use crate::users::Users;
 use crate::{admin, spool, submission};
 
+use certificates::Acceptors;
 use doors::Doors;
 pub use drain::Remains;
 pub use error::Error;
@@ -104,8 +105,8 @@ pub struct Daemon {
     audit: Audit,
     /// What tells what refusals mean.
     classifier: LazyClassifier,
-    /// What listeners prove their names by.
-    certificates: Arc<ArcSwap<Certificates>>,
+    /// What listeners, and the admin interface, prove their names by.
+    acceptors: Arc<ArcSwap<Acceptors>>,
     /// Keeps MTA-STS policies.
     sts: Arc<KeptPolicies>,
     /// Tells domains how TLS with them goes.
@@ -154,11 +155,11 @@ impl Daemon {
 
         // Whatever another process or a damaged file can spoil comes before the log makes its first segments.
         let files = reload::read(config, None, Path::new("configuration"))?;
-        let reload::Files { config, classifier, certificates, tls, admin_tls, ring } = files;
+        let reload::Files { config, classifier, acceptors, ring } = files;
         let accounts = accounts::prepare(&config).await?;
         let tokens = admin::Tokens::new(accounts::prepare_tokens(&config).await?, clock, &registry)?;
         let front = Front::start()?;
-        let bound = doors::bound(sockets.listeners, &config, tls, &front)?;
+        let bound = doors::bound(sockets.listeners, &config, acceptors.of_listeners(), &front)?;
         let disk = Arc::new(Disk::new(&config.spool.path));
         let keys = settings::spool_keys(&config).map_err(Error::SpoolKey)?;
         let claimed = Spool::claim(spool::Settings { keys, ..settings::spool(&config) }, disk.clone())?;
@@ -169,7 +170,7 @@ impl Daemon {
         let (tls_note, tally, sts) = tls_reports::begin(&config, &disk, clock, &registry);
         let audit = Audit::open(settings::audit(&config), Note::of_audit(disk.clone()), clock, &registry);
         let orders = Orders::open(disk.clone(), clock.wall()).map_err(|error| Error::Orders { spool, error })?;
-        let watched = Watched::bind(&config, sockets.metrics, (sockets.admin, admin_tls))?;
+        let watched = Watched::bind(&config, sockets.metrics, (sockets.admin, acceptors.of_admin()))?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname, sts.clone())?, clock, &registry)?);
         let (journal, mask) = settings::open_journal(&config, claimed.start(), clock, &registry)?;
         let signer = signer(ring, clock, &registry)?;
@@ -207,7 +208,7 @@ impl Daemon {
             reloads: reload::Meters::new(&registry),
             reading: None,
             classifier,
-            certificates: Arc::new(ArcSwap::new(certificates)),
+            acceptors: Arc::new(ArcSwap::from_pointee(acceptors)),
             users,
             sent,
             tokens,
@@ -328,7 +329,7 @@ impl Daemon {
         if let Some((listener, is_shared)) = watched.metrics {
             self.serve_metrics(listener, is_shared);
         }
-        let (held, troubles) = (Arc::clone(&self.certificates), Arc::clone(&self.control.certificates));
+        let (held, troubles) = (Arc::clone(&self.acceptors), Arc::clone(&self.control.certificates));
         let watch = certificates::Watch::new(held, troubles, clock, &self.registry);
         self.watchers.spawn(watch.run(self.stop_watching.clone()));
         let gauges = gauges::SpoolGauges::new(&self.registry, self.config.spool.reserve);

@@ -25,12 +25,13 @@ use crate::dns::network::is_local;
 use crate::metrics::Registry;
 use crate::reply::LazyClassifier;
 use crate::submission;
-use crate::tls::{Acceptor, Certificates};
+use crate::tls::Acceptor;
 use crate::users;
 
+use super::certificates::Acceptors;
 use super::doors::Prepared;
 use super::watchdog::beating;
-use super::{Daemon, Error, accounts, certificates, desk, hostname, settings};
+use super::{Daemon, Error, accounts, desk, hostname, settings};
 
 /// How long the file is read at most.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -118,11 +119,7 @@ enum Next<Bound> {
 pub(super) struct Files {
     pub config: Config,
     pub classifier: LazyClassifier,
-    pub certificates: Arc<Certificates>,
-    /// TLS of each listener.
-    pub tls: Vec<Option<submission::Tls>>,
-    /// TLS of the admin interface.
-    pub admin_tls: Option<Arc<Acceptor>>,
+    pub acceptors: Acceptors,
     /// The keys that sign.
     pub ring: Arc<Ring>,
 }
@@ -183,7 +180,7 @@ impl Daemon {
         if self.reading.as_ref().is_some_and(|reading| !reading.is_finished()) {
             return Err(silent());
         }
-        let (path, before) = (file.to_owned(), self.certificates.load_full());
+        let (path, before) = (file.to_owned(), self.acceptors.load_full());
         let reading = move || read(Config::load(&path)?, Some(&before), &path);
         let reading = self.reading.insert(tokio::task::spawn_blocking(reading));
         let read = tokio::time::timeout(READ_TIMEOUT, reading).await.map_err(|_| silent())?;
@@ -194,12 +191,12 @@ impl Daemon {
     /// Takes on another configuration; gives what changed, and what would but needs a restart. On an error nothing has
     /// changed.
     pub async fn reload(&mut self, config: Config) -> Result<(Vec<Change>, Vec<Change>), Error> {
-        let files = read(config, Some(&self.certificates.load_full()), Path::new(""))?;
+        let files = read(config, Some(&self.acceptors.load()), Path::new(""))?;
         self.take_on(files).await
     }
 
     async fn take_on(&mut self, files: Files) -> Result<(Vec<Change>, Vec<Change>), Error> {
-        let Files { config, classifier, certificates, tls, admin_tls, ring } = files;
+        let Files { config, classifier, acceptors, ring } = files;
         // A bad one leaves the one before in force, and is told by `status`, as between reloads.
         let (users, tokens, audit) = (self.users.clone(), self.tokens.clone(), self.audit.clone());
         let _ = tokio::task::spawn_blocking(move || accounts::look(&users, &tokens, &audit)).await;
@@ -219,12 +216,12 @@ impl Daemon {
             return Ok((changed, needs_restart));
         }
         let config = config.without_restart(&self.config);
-        let preparation = self.prepare(&config, tls).await?;
+        let preparation = self.prepare(&config, acceptors.of_listeners()).await?;
         self.signer.prepare(&ring).map_err(Error::Thread)?;
         self.signer.apply(ring);
         self.classifier = classifier;
-        self.certificates.store(certificates);
-        self.commit(preparation, config, admin_tls);
+        self.commit(preparation, config, acceptors.of_admin());
+        self.acceptors.store(Arc::new(acceptors));
         Ok((changed, needs_restart))
     }
 
@@ -357,14 +354,12 @@ impl Daemon {
 }
 
 /// A configuration, of the file `path`, with what it names. Blocks on the disk.
-pub(super) fn read(config: Config, before: Option<&Arc<Certificates>>, path: &Path) -> Result<Files, ConfigError> {
+pub(super) fn read(config: Config, before: Option<&Acceptors>, path: &Path) -> Result<Files, ConfigError> {
     let failed = |error| ConfigError::Certificate { path: path.to_owned(), error };
     let classifier = config.replies.classifier()?;
-    let certificates = certificates::load(&config, before).map_err(failed)?;
-    let tls = certificates::of_listeners(&config, &certificates).map_err(failed)?;
-    let admin_tls = certificates::of_admin(&config, &certificates).map_err(failed)?;
+    let acceptors = Acceptors::of(&config, before).map_err(failed)?;
     let ring = Arc::new(config.ring()?);
-    Ok(Files { config, classifier, certificates, tls, admin_tls, ring })
+    Ok(Files { config, classifier, acceptors, ring })
 }
 
 /// Egress addresses that this machine does not have.

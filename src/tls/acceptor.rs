@@ -68,6 +68,11 @@ impl Acceptor {
             .map_err(|error| LoadError::Content { path: "tls".into(), text: error.to_string() })
     }
 
+    /// Whether [`Self::new`] would make the same of these: who has a ticket of it can go on with that.
+    pub fn is_of(&self, certificates: &Arc<Certificates>, clients: Option<&Clients>) -> bool {
+        Arc::ptr_eq(&self.certificates, certificates) && self.clients.as_ref() == clients
+    }
+
     fn ready(&self) -> Result<Arc<Ready>, rustls::Error> {
         let current = self.certificates.current();
         if let Some(ready) = self.ready.load_full()

@@ -33,14 +33,22 @@ pub struct ClientCertificate {
 #[derive(Clone, Debug)]
 pub struct Clients {
     verifier: Arc<dyn ClientCertVerifier>,
-    has_authorities: bool,
+    /// SHA-256 of the file that the authorities come from.
+    authorities: Option<[u8; 32]>,
+}
+
+/// The same certificates are taken.
+impl PartialEq for Clients {
+    fn eq(&self, other: &Self) -> bool {
+        self.authorities == other.authorities
+    }
 }
 
 impl Clients {
     /// Those of the authorities in a PEM file, or without one all. Blocks on the disk.
     pub fn load(authorities: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Self, LoadError> {
         let Some(path) = authorities else {
-            return Ok(Self { verifier: Arc::new(Any(Arc::clone(provider))), has_authorities: false });
+            return Ok(Self { verifier: Arc::new(Any(Arc::clone(provider))), authorities: None });
         };
         let bad = |text: String| LoadError::Content { path: path.to_owned(), text };
         let content = trusted::read(path, Holds::Public)?;
@@ -51,7 +59,7 @@ impl Clients {
         }
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
         let verifier = verifier.allow_unauthenticated().build().map_err(|error| bad(error.to_string()))?;
-        Ok(Self { verifier, has_authorities: true })
+        Ok(Self { verifier, authorities: Some(sha256(&content)) })
     }
 
     pub(super) fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
@@ -60,11 +68,15 @@ impl Clients {
 
     /// What a certificate says that the verifier has let through.
     pub(super) fn read(&self, certificate: &CertificateDer<'_>) -> ClientCertificate {
-        let mut sha256 = [0; 32];
-        sha256.copy_from_slice(digest(&SHA256, certificate).as_ref());
-        let names = if self.has_authorities { names(certificate) } else { Vec::new() };
-        ClientCertificate { sha256, names }
+        let names = if self.authorities.is_some() { names(certificate) } else { Vec::new() };
+        ClientCertificate { sha256: sha256(certificate), names }
     }
+}
+
+fn sha256(octets: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, octets).as_ref());
+    out
 }
 
 fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
