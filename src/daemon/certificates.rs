@@ -70,6 +70,14 @@ impl Acceptors {
     pub fn of_admin(&self) -> Option<Arc<Acceptor>> {
         self.admin.clone()
     }
+
+    /// Whether every listener has what it has in `other`, the configuration being the same: no file of authorities is
+    /// another one.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let acceptor =
+            |(_, tls): &(SocketAddr, Option<submission::Tls>)| tls.as_ref().map(|tls| Arc::as_ptr(&tls.acceptor));
+        self.listeners.iter().map(acceptor).eq(other.listeners.iter().map(acceptor))
+    }
 }
 
 /// The ones before if their files are the same.
@@ -219,10 +227,11 @@ mod tests {
         let other_certificates = Acceptors::of(&config, Some(&first)).unwrap();
 
         let (before, after) = (places(&first), places(&turned));
-        assert_eq!(places(&same), before);
+        assert!(places(&same) == before && same.is_as(&first));
         assert_eq!(after, [before[1], before[0], before[2]]);
         let authorities = places(&other_authorities);
         assert!(authorities[0] != after[0] && authorities[1..] == after[1..], "only the listener that has authorities");
+        assert!(!other_authorities.is_as(&turned));
         assert!(places(&other_certificates).iter().all(|place| !before.contains(place)));
     }
 }

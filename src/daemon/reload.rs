@@ -202,16 +202,7 @@ impl Daemon {
         let _ = tokio::task::spawn_blocking(move || accounts::look(&users, &tokens, &audit)).await;
         let changes = self.config.changes(&config);
         let (needs_restart, mut changed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::needs_restart);
-        if self.config.replies == config.replies && !classifier.is_as(&self.classifier) {
-            let said = |when: &str| Some(format!("\"{}\", {when}", config.replies.rules.display()));
-            let (old, new) = (said("as it was read before"), said("as it is now"));
-            changed.push(Change { key: "replies.rules".to_owned(), old, new });
-        }
-        if self.config.dkim == config.dkim && !ring.has_keys_of(&self.signer.ring()) {
-            let said = |when: &str| Some(format!("the key files, {when}"));
-            let (old, new) = (said("as they were read before"), said("as they are now"));
-            changed.push(Change { key: "dkim".to_owned(), old, new });
-        }
+        changed.extend(self.reread(&config, &classifier, &acceptors, &ring));
         if changed.is_empty() {
             return Ok((changed, needs_restart));
         }
@@ -223,6 +214,33 @@ impl Daemon {
         self.commit(preparation, config, acceptors.of_admin());
         self.acceptors.store(Arc::new(acceptors));
         Ok((changed, needs_restart))
+    }
+
+    /// Files that say something else than when they were read before, while the options that name them are the same.
+    fn reread(
+        &self,
+        config: &Config,
+        classifier: &LazyClassifier,
+        acceptors: &Acceptors,
+        ring: &Ring,
+    ) -> impl Iterator<Item = Change> {
+        let own = &self.config;
+        let has_rules = own.replies == config.replies && !classifier.is_as(&self.classifier);
+        let has_keys = own.dkim == config.dkim && !ring.has_keys_of(&self.signer.ring());
+        let is_same_tls = (&own.listeners, &own.certificates) == (&config.listeners, &config.certificates);
+        let has_authorities = is_same_tls && !acceptors.is_as(&self.acceptors.load());
+        let rules = format!("\"{}\", ", config.replies.rules.display());
+        let change = |key: &str, of: &str, (before, now): (&str, &str)| {
+            let (old, new) = (Some(format!("{of}{before}")), Some(format!("{of}{now}")));
+            Change { key: key.to_owned(), old, new }
+        };
+        let (one, many) = (("as it was read before", "as it is now"), ("as they were read before", "as they are now"));
+        let found = [
+            has_rules.then(|| change("replies.rules", &rules, one)),
+            has_keys.then(|| change("dkim", "the key files, ", many)),
+            has_authorities.then(|| change("listener.client_ca", "the files, ", many)),
+        ];
+        found.into_iter().flatten()
     }
 
     /// Makes everything that can fail. What of it is not used is closed again.
