@@ -20,7 +20,7 @@ use crate::state::{LearntStore, Pins};
 use super::engine::Engine;
 use super::entry::Return;
 use super::path::Wait;
-use super::site::{Alarm, Context, Outbox, Site, SiteState};
+use super::site::{Alarm, Context, Outbox, SiteState};
 
 /// Changes that are remembered for people; all of them are in the journal.
 const REMEMBERED: usize = 1_000;
@@ -167,6 +167,29 @@ impl Engine {
         }
     }
 
+    /// What the refusals among the outcomes of one message are about, each asked for once; nothing where there is none.
+    pub fn verdicts(&self, outcomes: &[Outcome], site: Option<&str>) -> Vec<Option<Verdict>> {
+        let is_refusal = |outcome: &Outcome| !matches!(outcome, Outcome::Delivered(_));
+        if !outcomes.iter().any(is_refusal) {
+            return Vec::new();
+        }
+        let mut verdicts: Vec<Option<Verdict>> = Vec::with_capacity(outcomes.len());
+        let mut before: Option<&Outcome> = None;
+        for outcome in outcomes {
+            let verdict = match before {
+                _ if !is_refusal(outcome) => None,
+                // Recipients of one message are mostly told the same.
+                Some(before) if is_refusal(before) && before.report() == outcome.report() => {
+                    verdicts.last().cloned().flatten()
+                }
+                _ => self.verdict(outcome.report(), site),
+            };
+            verdicts.push(verdict);
+            before = Some(outcome);
+        }
+        verdicts
+    }
+
     /// What a refusal is about.
     pub fn verdict(&self, report: &Report, site: Option<&str>) -> Option<Verdict> {
         let parent = site.and_then(|site| self.within.of(site));
@@ -230,17 +253,16 @@ fn is_bare(report: &Report, verdict: &Verdict) -> bool {
 }
 
 impl Evidence {
-    /// Of the outcomes of one transaction at a site; none if they are no receiver's.
-    pub fn of(engine: &Engine, site: &Site, outcomes: &[Outcome]) -> Option<Self> {
+    /// Of the outcomes of one transaction, with what their refusals are about; none if they are no receiver's.
+    pub fn of(outcomes: &[Outcome], verdicts: &[Option<Verdict>]) -> Option<Self> {
         if let Some(Outcome::Delivered(_)) = outcomes.iter().find(|outcome| matches!(outcome, Outcome::Delivered(_))) {
             return Some(Self::accepted());
         }
-        let judged = outcomes.iter().map(|outcome| {
-            let report = outcome.report();
-            let verdict = engine.verdict(report, Some(&site.name));
+        let judged = outcomes.iter().zip(verdicts).map(|(outcome, verdict)| {
+            let (report, verdict) = (outcome.report(), verdict.as_ref());
             let said = |verdict: &Verdict| Signal::of(verdict, report.phase, report.reply.status);
-            let signal = match verdict.as_ref().map_or(Signal::Neutral, said) {
-                Signal::Neutral if is_strain(report, verdict.as_ref()) => Signal::Strained,
+            let signal = match verdict.map_or(Signal::Neutral, said) {
+                Signal::Neutral if is_strain(report, verdict) => Signal::Strained,
                 // What does not say what it is about, said of a recipient, is about that one, unless the connection ends.
                 Signal::Unknown if report.phase == Phase::Rcpt && !is_closing(report) => Signal::Neutral,
                 signal => signal,
@@ -248,7 +270,7 @@ impl Evidence {
             (signal, report, verdict)
         });
         let (signal, report, verdict) = judged.max_by_key(|(signal, ..)| rank(*signal))?;
-        let is_unsaid = signal == Signal::Unknown || verdict.as_ref().is_some_and(|verdict| is_bare(report, verdict));
+        let is_unsaid = signal == Signal::Unknown || verdict.is_some_and(|verdict| is_bare(report, verdict));
         let class = verdict.map(|verdict| verdict.class);
         let failure = match report.phase {
             Phase::Connect | Phase::Greeting | Phase::Ehlo | Phase::StartTls => Some(match (signal, class) {

@@ -87,8 +87,28 @@ struct Ledger {
     finished: Option<(Arc<Flow>, usize)>,
     /// What the last deferred one was told: those of one transaction are mostly told the same.
     reply: Option<Arc<Report>>,
-    /// What the last one that was refused was told, and what that is about; for the same reason.
-    judged: Option<(Report, Option<reply::Verdict>)>,
+}
+
+/// What became of one entry.
+#[derive(Debug)]
+pub(super) struct Decided {
+    pub entry: Entry,
+    pub outcome: Outcome,
+    /// What the refusal is about, if it is one.
+    pub verdict: Option<reply::Verdict>,
+}
+
+impl Decided {
+    /// Entries with their outcomes, and with what [`Engine::verdicts`] makes of these.
+    pub fn all(
+        entries: Vec<Entry>,
+        outcomes: Vec<Outcome>,
+        verdicts: Vec<Option<reply::Verdict>>,
+    ) -> impl ExactSizeIterator<Item = Self> {
+        let mut verdicts = verdicts.into_iter();
+        let decided = entries.into_iter().zip(outcomes);
+        decided.map(move |(entry, outcome)| Self { entry, outcome, verdict: verdicts.next().flatten() })
+    }
 }
 
 impl Engine {
@@ -110,11 +130,11 @@ impl Engine {
         let refusal = outcomes.iter().find(|outcome| !matches!(outcome, Outcome::Delivered(_)));
         let last_reply = refusal.map(|outcome| Arc::new(outcome.report().clone()));
         let heard = refusals(&outcomes);
-        let throttle =
-            outcomes.iter().filter(|_| refusal.is_some()).find(|outcome| self.is_throttle(outcome, &site.name));
-        let throttle = throttle.map(|outcome| Arc::new(outcome.report().clone()));
+        let verdicts = self.verdicts(&outcomes, Some(&site.name));
+        let throttle = outcomes.iter().zip(&verdicts).find(|(outcome, verdict)| is_throttle(outcome, verdict.as_ref()));
+        let throttle = throttle.map(|(outcome, _)| Arc::new(outcome.report().clone()));
         let sent = Sent::of(tried, &outcomes);
-        let evidence = Evidence::of(self, site, &outcomes);
+        let evidence = Evidence::of(&outcomes, &verdicts);
         let (is_mass, source, (heard, is_seen_to)) = site.with(self, now, |context, state, out| {
             if last_reply.is_some() {
                 state.last_reply = last_reply;
@@ -151,10 +171,10 @@ impl Engine {
         if let Some(source) = source.filter(|_| self.warmups.is_on()) {
             let is_returned =
                 sent != Sent::Nothing && evidence.as_ref().is_some_and(|evidence| evidence.is_returned(&heard));
-            self.note_warmup((site, source), entries.first(), &outcomes, (tried.since, now), is_returned);
+            self.note_warmup((site, source), entries.first(), (&outcomes, &verdicts), (tried.since, now), is_returned);
         }
         let returns = evidence.filter(|_| is_seen_to).map_or(Return::Never, |evidence| evidence.returns(&heard));
-        let (wall, decided) = (self.clock.wall(), entries.into_iter().zip(outcomes));
+        let (wall, decided) = (self.clock.wall(), Decided::all(entries, outcomes, verdicts));
         let Some((envelope, size)) = &tried.message else {
             let (since, outcomes) = (Some(tried.since), decided.collect());
             let order = None;
@@ -227,26 +247,22 @@ impl Engine {
             while let Some(next) = entries.next_if(|next| next.id == id) {
                 run.push(next);
             }
-            let outcomes = run.into_iter().map(|entry| {
-                let outcome = outcome(&entry);
-                (entry, outcome)
-            });
-            let outcomes = outcomes.collect();
+            let outcomes: Vec<Outcome> = run.iter().map(&outcome).collect();
+            let site = run.first().and_then(|entry| entry.domain.site());
+            let verdicts = self.verdicts(&outcomes, site.as_deref());
+            let outcomes = Decided::all(run, outcomes, verdicts).collect();
             let (returns, source, since) = (Return::Never, None, None);
             self.decide_unread(Settlement { wall, is_mass, returns, source, since, order, outcomes });
         }
     }
 
     /// Outcomes of recipients of one message.
-    pub(super) fn decide(
-        self: &Arc<Self>,
-        attempt: Attempt<'_>,
-        outcomes: impl ExactSizeIterator<Item = (Entry, Outcome)>,
-    ) {
+    pub(super) fn decide(self: &Arc<Self>, attempt: Attempt<'_>, outcomes: impl ExactSizeIterator<Item = Decided>) {
         let mut ledger = Ledger { events: Vec::with_capacity(outcomes.len()), ..Ledger::default() };
         let mut id = None;
         let (mut delivered, mut deferred, mut bounced) = (0, 0, 0);
-        for (mut entry, outcome) in outcomes {
+        for Decided { mut entry, outcome, verdict } in outcomes {
+            let judged = verdict.as_ref();
             id = Some(entry.id);
             if entry.marks.has(Marks::IN_DOUBT) {
                 self.doubts.remove(entry.id, entry.recipient);
@@ -267,17 +283,17 @@ impl Engine {
                 Outcome::Delivered(report) => self.deliver(entry, report, &attempt, &mut ledger),
                 Outcome::Deferred(report) => match self.doom_of(&entry) {
                     Some(order) => self.fail_by_order(entry, &order, &attempt, &mut ledger),
-                    None => self.defer(entry, report, &attempt, &mut ledger),
+                    None => self.defer(entry, (report, judged), &attempt, &mut ledger),
                 },
                 Outcome::Bounced(report) => {
                     self.meters.bounced.increment(1);
-                    self.tell(&entry, Verdict::Bounced, &report, &attempt, &mut ledger);
+                    self.tell(&entry, Verdict::Bounced, (&report, judged), &attempt);
                     self.top.decided(&entry.flow.tenant, Fate::Bounced);
                     self.fail(entry, Event::Bounced, report, &mut ledger);
                 }
                 Outcome::Expired(report) => {
                     self.meters.expired.increment(1);
-                    self.tell(&entry, Verdict::Expired, &report, &attempt, &mut ledger);
+                    self.tell(&entry, Verdict::Expired, (&report, judged), &attempt);
                     self.top.decided(&entry.flow.tenant, Fate::Expired);
                     self.fail(entry, Event::Expired, report, &mut ledger);
                 }
@@ -308,7 +324,7 @@ impl Engine {
     }
 
     fn deliver(&self, entry: Entry, report: Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
-        self.tell(&entry, Verdict::Delivered, &report, attempt, ledger);
+        self.tell(&entry, Verdict::Delivered, (&report, None), attempt);
         self.meters.delivered(entry.flow.lane, attempt.wall.since(entry.accepted));
         self.top.decided(&entry.flow.tenant, Fate::Delivered);
         if entry.marks.has(Marks::WANTS_SUCCESS) && !report.relayed_dsn {
@@ -331,15 +347,15 @@ impl Engine {
         self.top.decided(&entry.flow.tenant, Fate::Bounced);
         let report = order_report(&order.describe());
         let telling = Telling { order: Some(order.order.id), ..attempt.telling };
-        self.tell(&entry, Verdict::Bounced, &report, &Attempt { telling, ..*attempt }, ledger);
+        let judged = self.verdict(&report, telling.site);
+        self.tell(&entry, Verdict::Bounced, (&report, judged.as_ref()), &Attempt { telling, ..*attempt });
         self.fail(entry, Event::Bounced, report, ledger);
     }
 
     /// Tells the journal how a recipient ended. What our own queue decides is no attempt.
-    fn tell(&self, entry: &Entry, verdict: Verdict, report: &Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
-        let attempts = entry.attempts.saturating_add(u16::from(report.phase != Phase::Queue));
-        let judged = if verdict == Verdict::Delivered { None } else { self.classified(report, attempt, ledger) };
-        self.tell_decision(entry, verdict, (report, judged), attempt, (attempts, entry.due, None));
+    fn tell(&self, entry: &Entry, verdict: Verdict, said: (&Report, Option<&reply::Verdict>), attempt: &Attempt<'_>) {
+        let attempts = entry.attempts.saturating_add(u16::from(said.0.phase != Phase::Queue));
+        self.tell_decision(entry, verdict, said, attempt, (attempts, entry.due, None));
     }
 
     /// Tells the journal of a deferral of what was `due`, and whether it goes back; the entry has its next time.
@@ -347,38 +363,14 @@ impl Engine {
         &self,
         entry: &Entry,
         (due, is_returned): (UnixTime, bool),
-        report: &Report,
+        (report, judged): (&Report, Option<&reply::Verdict>),
         attempt: &Attempt<'_>,
-        ledger: &mut Ledger,
     ) {
-        let judged = self.classified(report, attempt, ledger);
         let is_throttle = is_returned || judged.is_some_and(reply::Verdict::wants_rest);
         let verdict = if is_throttle { Verdict::Throttled } else { Verdict::Deferred };
         // One that goes back at once keeps the time at which it was due.
         let retry = Some(entry.due.max(attempt.wall));
         self.tell_decision(entry, verdict, (report, judged), attempt, (entry.attempts, due, retry));
-    }
-
-    /// What a refusal is about; counted.
-    fn classified<'a>(
-        &self,
-        report: &Report,
-        attempt: &Attempt<'_>,
-        ledger: &'a mut Ledger,
-    ) -> Option<&'a reply::Verdict> {
-        if ledger.judged.as_ref().is_none_or(|(last, _)| last != report) {
-            let verdict = self.verdict(report, attempt.telling.site);
-            ledger.judged = Some((report.clone(), verdict));
-        }
-        let verdict = ledger.judged.as_ref()?.1.as_ref()?;
-        self.meters.refused(verdict.class);
-        Some(verdict)
-    }
-
-    /// Whether the receiver wants to be left alone for a while.
-    fn is_throttle(&self, outcome: &Outcome, site: &str) -> bool {
-        let Outcome::Deferred(report) = outcome else { return false };
-        self.verdict(report, Some(site)).is_some_and(|verdict| verdict.wants_rest())
     }
 
     fn tell_decision(
@@ -391,6 +383,9 @@ impl Engine {
     ) {
         let Telling { envelope, size, site, source, attempted, order } = attempt.telling;
         let subject = Subject { id: entry.id, envelope, recipient: entry.recipient, site };
+        if let Some(judged) = judged {
+            self.meters.refused(judged.class);
+        }
         let refusal = judged.map(|judged| Refusal {
             class: judged.class.as_str(),
             rule: &judged.rule,
@@ -428,13 +423,19 @@ impl Engine {
         ledger.finished = Some((entry.flow, before + 1));
     }
 
-    fn defer(&self, mut entry: Entry, report: Report, attempt: &Attempt<'_>, ledger: &mut Ledger) {
+    fn defer(
+        &self,
+        mut entry: Entry,
+        (report, judged): (Report, Option<&reply::Verdict>),
+        attempt: &Attempt<'_>,
+        ledger: &mut Ledger,
+    ) {
         let settings = self.settings();
         let retry = &settings.retry;
         entry.marks = entry.marks.with(Marks::RELEASED, false);
         if attempt.wall >= retry.end(entry.accepted) {
             self.meters.expired.increment(1);
-            self.tell(&entry, Verdict::Expired, &report, attempt, ledger);
+            self.tell(&entry, Verdict::Expired, (&report, judged), attempt);
             self.top.decided(&entry.flow.tenant, Fate::Expired);
             return self.fail(entry, Event::Expired, report, ledger);
         }
@@ -447,7 +448,7 @@ impl Engine {
             entry.due = retry.due(entry.id, entry.attempts, entry.accepted, attempt.wall, attempt.is_mass);
         }
         entry.marks = returned.unwrap_or(entry.marks.charged());
-        self.tell_deferral(&entry, (due, returned.is_some()), &report, attempt, ledger);
+        self.tell_deferral(&entry, (due, returned.is_some()), (&report, judged), attempt);
         if attempt.source.is_some() {
             entry.marks = entry.marks.with_source(attempt.source);
         }
@@ -464,6 +465,11 @@ impl Engine {
         ledger.events.push(RecipientEvent { recipient: entry.recipient, event });
         if returned.is_some() { ledger.again.push(entry) } else { ledger.later.push(entry) }
     }
+}
+
+/// Whether the receiver wants to be left alone for a while.
+fn is_throttle(outcome: &Outcome, verdict: Option<&reply::Verdict>) -> bool {
+    matches!(outcome, Outcome::Deferred(_)) && verdict.is_some_and(reply::Verdict::wants_rest)
 }
 
 /// RFC 3463, 3.8: X.7.1, delivery not authorized; nearest to a decision of the operator.

@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 
 use crate::clock::UnixTime;
 use crate::journal::{Event, Subject};
-use crate::message::{Envelope, MessageId, Outcome};
+use crate::message::{Envelope, MessageId};
 use crate::state::OrderId;
 
 use super::domain::Domain;
 use super::engine::Engine;
 use super::entry::{Entry, Return};
 use super::passage::Passage;
-use super::settle::{Attempt, Telling};
+use super::settle::{Attempt, Decided, Telling};
 
 /// Outcomes of recipients of one message.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Settlement {
     /// The order that decides them.
     pub order: Option<OrderId>,
     /// Not empty.
-    pub outcomes: Vec<(Entry, Outcome)>,
+    pub outcomes: Vec<Decided>,
 }
 
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl Engine {
             };
             match work {
                 Work::Settle(settlement, _outing) => {
-                    let id = settlement.outcomes.first().map(|(entry, _)| entry.id);
+                    let id = settlement.outcomes.first().map(|decided| decided.entry.id);
                     let envelope = id.and_then(|id| self.spool.envelope(id).ok());
                     self.decide_with(settlement, envelope.as_deref());
                     self.in_flight.fetch_sub(1, Ordering::AcqRel);
@@ -136,7 +136,7 @@ impl Engine {
 
     fn decide_with(self: &Arc<Self>, settlement: Settlement, envelope: Option<&Envelope>) {
         let Settlement { wall, is_mass, returns, source, since, order, outcomes } = settlement;
-        let site = outcomes.first().and_then(|(entry, _)| entry.domain.site());
+        let site = outcomes.first().and_then(|decided| decided.entry.domain.site());
         let origin = source.and_then(|source| self.source(source));
         let telling = Telling {
             envelope,

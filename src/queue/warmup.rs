@@ -18,7 +18,7 @@ use crate::limit::warmup::{Halt, Plan, Wait, Warmup};
 use crate::message::Outcome;
 use crate::metrics::Registry;
 use crate::metrics::sheet::Sheet;
-use crate::reply::Class;
+use crate::reply::{Class, Verdict};
 
 use super::engine::Engine;
 use super::entry::{Entry, hash_of};
@@ -285,7 +285,7 @@ impl Engine {
         &self,
         (site, source): (&Site, u16),
         entry: Option<&Entry>,
-        outcomes: &[Outcome],
+        (outcomes, verdicts): (&[Outcome], &[Option<Verdict>]),
         (since, now): (Instant, Instant),
         is_returned: bool,
     ) {
@@ -305,25 +305,12 @@ impl Engine {
             warming.state.lock().warmup.give_back(self.clock.wall_at(since), wall);
         }
         if has_reply {
-            let bad = self.bad_reply(outcomes, &site.name);
+            let bad = bad_reply(outcomes, verdicts);
             warming.state.lock().warmup.replied(bad.as_deref(), wall);
             if bad.is_some() {
                 self.tell_warmup(&warming);
             }
         }
-    }
-
-    /// What a receiver said against the sender's name or the content; nothing if it took the message for somebody.
-    fn bad_reply(&self, outcomes: &[Outcome], site: &str) -> Option<String> {
-        if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Delivered(_))) {
-            return None;
-        }
-        let is_bad_one = |outcome: &&Outcome| {
-            let report = outcome.report();
-            let verdict = self.verdict(report, Some(site));
-            verdict.is_some_and(|verdict| is_bad(verdict.class))
-        };
-        outcomes.iter().find(is_bad_one).map(|outcome| said(&outcome.report().reply))
     }
 
     /// Looks at the clock for every plan, tells what has changed, and shows all of them.
@@ -373,6 +360,18 @@ impl Standing {
     pub fn new(warmup: Warmup) -> Self {
         Self { warmup, turns: Turns::default(), overflowed: 0, pauses: 0 }
     }
+}
+
+/// What a receiver said against the sender's name or the content; nothing if it took the message for somebody.
+fn bad_reply(outcomes: &[Outcome], verdicts: &[Option<Verdict>]) -> Option<String> {
+    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Delivered(_))) {
+        return None;
+    }
+    let is_bad_one = |verdict: &Verdict| is_bad(verdict.class);
+    let mut judged = outcomes.iter().zip(verdicts);
+    judged
+        .find(|(_, verdict)| verdict.as_ref().is_some_and(is_bad_one))
+        .map(|(outcome, _)| said(&outcome.report().reply))
 }
 
 #[cfg(test)]
