@@ -1,6 +1,6 @@
-//! Numbers, addresses and times as text, appended to a buffer.
+//! Numbers, addresses and times as text, appended to a buffer; octets in hexadecimal digits.
 //!
-//! For what is written for every message: `core::fmt` costs it some 8,000 instructions, a fifteenth of all.
+//! The first are for what is written for every message: `core::fmt` costs it some 8,000 instructions, a fifteenth of all.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -60,9 +60,37 @@ pub fn ipv4(out: &mut Vec<u8>, address: Ipv4Addr) {
     }
 }
 
+/// Octets in hexadecimal digits.
+pub fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// The octets that hexadecimal digits, in either case, stand for; none: they are not just so many.
+pub fn unhex<const N: usize>(digits: &str) -> Option<[u8; N]> {
+    let mut out = [0; N];
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    if pairs.len() != N || !rest.is_empty() {
+        return None;
+    }
+    for (octet, pair) in out.iter_mut().zip(pairs) {
+        let [high, low] = pair.map(|digit| char::from(digit).to_digit(16));
+        *octet = u8::try_from(high? << 4 | low?).ok()?;
+    }
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn octets_are_read_back_from_their_digits_and_from_nothing_else() {
+        assert_eq!(hex(&[0, 0x7f, 0xff]), "007fff");
+        assert_eq!(unhex("007fFF"), Some([0, 0x7f, 0xff]));
+        for wrong in ["", "007ff", "007fff0", "007fff00", "+07fff", "007f f", "007fg0", "00é0"] {
+            assert_eq!(unhex::<3>(wrong), None, "{wrong}");
+        }
+    }
 
     fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::journal::time::write_millis;
+use crate::text::hex;
 
 /// What the first record has as the hash of the one before.
 pub const FIRST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -230,7 +231,7 @@ pub fn read(line: &[u8]) -> Result<Record, &'static str> {
 }
 
 fn hash(content: &[u8]) -> String {
-    digest(&SHA256, content).as_ref().iter().map(|octet| format!("{octet:02x}")).collect()
+    hex(digest(&SHA256, content).as_ref())
 }
 
 #[cfg(test)]

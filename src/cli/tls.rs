@@ -17,7 +17,7 @@ use super::{Remote, out, print_json, wait};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon;
-use crate::dns::security::{self, Assurance, Demand, HostDane, Matching, Tlsa};
+use crate::dns::security::{self, Assurance, Demand, HostDane};
 use crate::dns::settings::Forgetful;
 use crate::dns::{Plan, Planner, Transport};
 use crate::metrics::Registry;
@@ -288,18 +288,8 @@ fn told(demand: &Demand) -> String {
 }
 
 fn tlsa(known: Option<&HostDane>) -> Vec<String> {
-    let line = |record: &Tlsa| {
-        let usage = if record.is_authority { 2 } else { 3 };
-        let matching = match record.matching {
-            Matching::Exact => 0,
-            Matching::Sha256 => 1,
-            Matching::Sha512 => 2,
-        };
-        let data: String = record.data.iter().take(64).map(|octet| format!("{octet:02x}")).collect();
-        format!("{usage} {} {matching} {data}", u8::from(record.of_key))
-    };
     match known {
-        Some(HostDane::Records { records, .. }) => records.iter().map(line).collect(),
+        Some(HostDane::Records { records, .. }) => records.iter().map(|record| record.presented(64)).collect(),
         _ => Vec::new(),
     }
 }

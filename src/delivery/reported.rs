@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::dial::Approach;
 use super::route::Target;
 use super::tls::Fault;
-use crate::dns::security::{Assurance, Demand, Matching, Refusal, Tlsa};
+use crate::dns::security::{Assurance, Demand, Refusal};
 use crate::dns::sts::Mode;
 use crate::dns::{TlsPolicy, Transport};
 use crate::tlsrpt::{Failure, Kind, Policy, Tally};
@@ -52,7 +52,9 @@ impl Tried<'_> {
         let tlsa = |lines| Some(Policy { kind: Kind::Tlsa, lines, hosts: Vec::new() });
         let sts = security.and_then(|security| security.sts.as_deref()).filter(|policy| policy.mode != Mode::None);
         match (self.demand, sts) {
-            (Demand::Dane { records, .. }, _) => tlsa(records.iter().map(presented).collect()),
+            (Demand::Dane { records, .. }, _) => {
+                tlsa(records.iter().map(|record| record.presented(usize::MAX)).collect())
+            }
             (Demand::Refused(Refusal::DnssecInvalid | Refusal::TlsaInvalid | Refusal::DaneRequired), _) => {
                 tlsa(Vec::new())
             }
@@ -84,16 +86,4 @@ fn reason(fault: Fault, said: &str) -> Option<String> {
         Fault::Validation => Some(said.chars().filter(|c| !c.is_control()).take(100).collect()),
         _ => None,
     }
-}
-
-/// As zone files write it (RFC 6698, 2.2).
-fn presented(record: &Tlsa) -> String {
-    let usage = if record.is_authority { 2 } else { 3 };
-    let matching = match record.matching {
-        Matching::Exact => 0,
-        Matching::Sha256 => 1,
-        Matching::Sha512 => 2,
-    };
-    let data: String = record.data.iter().map(|octet| format!("{octet:02x}")).collect();
-    format!("{usage} {} {matching} {data}", u8::from(record.of_key))
 }

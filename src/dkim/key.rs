@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
+use crate::text::hex;
 use crate::trusted::{self, Holds};
 
 /// What a key signs with; the tag `a`.
@@ -210,8 +211,7 @@ pub fn generate(strength: Strength) -> Result<String, Ungenerated> {
 
 /// What tells one public key from another in a list, without its length.
 pub fn fingerprint(public: &str) -> String {
-    let hash = digest(&SHA256, public.as_bytes());
-    hash.as_ref().iter().take(8).map(|octet| format!("{octet:02x}")).collect()
+    hex(digest(&SHA256, public.as_bytes()).as_ref().get(..8).unwrap_or_default())
 }
 
 #[cfg(test)]

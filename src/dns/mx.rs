@@ -9,6 +9,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 
 use super::{Addresses, MxHost};
+use crate::text::hex;
 
 /// Addresses in a plan altogether; trying more would only delay the outcome.
 pub const MOST_ADDRESSES: usize = 20;
@@ -103,7 +104,7 @@ pub fn set_name<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Arc<str> {
         return joined.into();
     }
     let digest = digest::digest(&digest::SHA256, joined.as_bytes());
-    let mark: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let mark = hex(digest.as_ref().get(..8).unwrap_or_default());
     let first: &str = names.first().copied().map_or("", |name| name);
     let first = first.get(..first.len().min(LONGEST_SET / 2)).unwrap_or_default();
     format!("{first},+{}#{mark}", names.len().saturating_sub(1)).into()

@@ -21,6 +21,7 @@ use super::lookup::ascii_name;
 use super::sts::{Mode, Policy};
 use super::{MxProof, Plan, TlsPolicy, Transport};
 use crate::message::TlsWish;
+use crate::text::hex;
 
 /// A TLSA record that can be used: usage 2 or 3 (RFC 7672, 3.1).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +34,20 @@ pub struct Tlsa {
     pub matching: Matching,
     /// The certificate, key or digest.
     pub data: Box<[u8]>,
+}
+
+impl Tlsa {
+    /// As zone files write it (RFC 6698, 2.2), with at most so many octets of the data.
+    pub fn presented(&self, most: usize) -> String {
+        let usage = if self.is_authority { 2 } else { 3 };
+        let matching = match self.matching {
+            Matching::Exact => 0,
+            Matching::Sha256 => 1,
+            Matching::Sha512 => 2,
+        };
+        let data = hex(self.data.get(..most).unwrap_or(&self.data));
+        format!("{usage} {} {matching} {data}", u8::from(self.of_key))
+    }
 }
 
 /// How a TLSA record's data stand for what it names (RFC 6698, 2.1.3).

@@ -24,6 +24,7 @@ use super::scram::{ITERATIONS, Keys};
 use super::sender::Sender;
 use crate::config::units::Network;
 use crate::smtp::address::Address;
+use crate::text::unhex;
 use crate::trusted;
 use crate::trusted::watched::Content;
 
@@ -85,17 +86,7 @@ impl FromStr for CertificateName {
             let is_plain = (1..=255).contains(&text.len()) && text.bytes().all(|octet| octet.is_ascii_graphic());
             return if is_plain { Ok(Self::Name(text.to_ascii_lowercase().into())) } else { Err(()) };
         };
-        let digits: Vec<u8> = hex.bytes().filter(|octet| *octet != b':').collect();
-        let mut hash = [0; 32];
-        if digits.len() != 2 * hash.len() {
-            return Err(());
-        }
-        for (octet, pair) in hash.iter_mut().zip(digits.chunks(2)) {
-            let is_hex = pair.iter().all(u8::is_ascii_hexdigit);
-            let text = std::str::from_utf8(pair).ok().filter(|_| is_hex).ok_or(())?;
-            *octet = u8::from_str_radix(text, 16).map_err(|_| ())?;
-        }
-        Ok(Self::Sha256(hash))
+        unhex(&hex.replace(':', "")).map(Self::Sha256).ok_or(())
     }
 }
 

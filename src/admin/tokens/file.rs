@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::admin::Role;
 use crate::config::units::Network;
+use crate::text;
 use crate::trusted;
 use crate::trusted::watched::Content;
 use crate::users::NoRandom;
@@ -76,7 +77,7 @@ impl Token {
     /// Its line.
     pub fn line(&self) -> String {
         let networks = self.networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let line = format!("{} {} sha256:{} {networks}", self.name, self.role, hex(&self.sha256));
+        let line = format!("{} {} sha256:{} {networks}", self.name, self.role, text::hex(&self.sha256));
         line.trim_end().to_owned()
     }
 
@@ -97,7 +98,7 @@ impl Token {
             return Err(format!("{name:?} is no name; allowed: 1 to {NAME_MOST} of a-z, A-Z, 0-9, '.', '_', '-'"));
         }
         let role = role.parse().map_err(|error: crate::admin::NoRole| error.to_string())?;
-        let sha256 = sha256.strip_prefix("sha256:").and_then(unhex);
+        let sha256 = sha256.strip_prefix("sha256:").and_then(text::unhex);
         let sha256 = sha256.ok_or("allowed after the role: sha256: and 64 hexadecimal digits")?;
         let network = |text: &str| text.parse().map_err(|_| format!("{text:?} is no network; allowed: 192.0.2.0/24"));
         let networks = networks.split(',').filter(|text| !text.is_empty()).map(network).collect::<Result<_, _>>()?;
@@ -171,22 +172,6 @@ fn hash(secret: &str) -> [u8; 32] {
     out
 }
 
-fn hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut out = [0; 32];
-    for (at, octet) in out.iter_mut().enumerate() {
-        let pair = text.get(2 * at..2 * at + 2).filter(|pair| !pair.contains('+'))?;
-        *octet = u8::from_str_radix(pair, 16).ok()?;
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,7 +190,7 @@ mod tests {
 
         assert_eq!(table.find(&secret).as_deref(), Some(&token));
         assert!(!text.contains(&secret) && secret.len() == PREFIX.len() + 43);
-        assert_eq!(table.find(&hex(&token.sha256)), None);
+        assert_eq!(table.find(&text::hex(&token.sha256)), None);
         assert_eq!(table.find(""), None);
         assert!(
             token.may_come_from("192.0.2.9".parse().unwrap()) && !token.may_come_from("192.0.3.9".parse().unwrap())
