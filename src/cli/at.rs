@@ -28,7 +28,7 @@ pub(super) struct At {
 }
 
 /// An admin interface over TCP.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Elsewhere {
     /// As it was given.
     pub url: String,
@@ -39,6 +39,13 @@ pub(super) struct Elsewhere {
     /// Under TLS, vouched for by these.
     pub roots: Option<Arc<Roots>>,
     pub token: String,
+}
+
+/// The token is not shown.
+impl std::fmt::Debug for Elsewhere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Elsewhere").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 impl At {
@@ -65,10 +72,7 @@ impl At {
     fn elsewhere(&self, url: &str) -> Result<Elsewhere, String> {
         let (authority, host, is_secure) = parts(url)?;
         let token = match &self.token_file {
-            Some(file) => {
-                let text = trusted::read(file, Holds::Secret).map_err(|error| error.to_string())?;
-                String::from_utf8(text).map_err(|_| format!("{}: not UTF-8", file.display()))?.trim().to_owned()
-            }
+            Some(file) => trusted::read_text(file, Holds::Secret).map_err(|error| error.to_string())?.trim().to_owned(),
             None => environment("HIKYAKU_TOKEN").ok_or("needs a token: in HIKYAKU_TOKEN, or --token-file FILE")?,
         };
         if token.is_empty() || token.bytes().any(|octet| !octet.is_ascii_graphic()) {
@@ -128,6 +132,16 @@ pub(super) fn elsewhere(what: &str) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_not_shown_with_the_place_that_it_is_for() {
+        let (url, token) = ("http://127.0.0.1:8025".to_owned(), "secret".to_owned());
+        let place = Elsewhere { url, authority: String::new(), host: String::new(), roots: None, token };
+
+        let shown = format!("{:?}", Client::elsewhere(Ok(place)));
+
+        assert!(shown.contains("127.0.0.1:8025") && !shown.contains("secret"), "{shown}");
+    }
 
     #[test]
     fn a_url_is_taken_only_where_nobody_sees_the_token() {
