@@ -203,20 +203,24 @@ impl TlsReports {
         }
     }
 
-    /// Sends and writes down until `stop`.
+    /// Sends and writes down until `stop`: beside each other, since a host that a report is posted to can take its time.
     pub(super) async fn run(self, note: Note, registry: Registry, stop: CancellationToken) {
         let wall = Bulkhead::new(&registry, "tls-reports");
-        loop {
-            if stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
-                return;
-            }
-            let looking = wall.clone().run({
-                let own = self.clone();
-                async move { own.look().await }
-            });
+        tokio::join!(self.send(&wall, &stop), self.keep(&note, &wall, &stop));
+    }
+
+    async fn send(&self, wall: &Bulkhead, stop: &CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+            let own = self.clone();
+            let looking = wall.clone().run(async move { own.look().await });
             if let Some(Err(panic)) = stop.run_until_cancelled(looking).await {
                 tracing::error!(%panic, "sending TLS reports");
             }
+        }
+    }
+
+    async fn keep(&self, note: &Note, wall: &Bulkhead, stop: &CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let (own, note, behind) = (self.clone(), note.clone(), wall.clone());
             let _written = tokio::task::spawn_blocking(move || behind.call(|| own.write_down(&note))).await;
         }
