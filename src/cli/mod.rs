@@ -110,7 +110,7 @@ enum Command {
     /// Ask what a receiver's reply means
     #[command(subcommand)]
     Reply(reply::Reply),
-    /// Show addresses that were masked, to who holds the key; asks no daemon
+    /// Show addresses that were masked: to admins, on record, or to who holds the key
     Reveal(reveal::Reveal),
     /// Ask what TLS a domain's mail goes out by
     #[command(subcommand)]
