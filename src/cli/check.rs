@@ -6,6 +6,7 @@
 
 mod egress;
 mod files;
+mod tls;
 mod warmup;
 
 use std::net::IpAddr;

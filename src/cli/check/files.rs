@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rustix::fs::StatVfsMountFlags;
 
-use super::Findings;
+use super::{Findings, tls};
 use crate::admin::tokens;
 use crate::cli::privileges;
 use crate::cli::table::octets;
@@ -46,6 +46,7 @@ pub(super) fn look(path: &Path, config: &Config, found: &mut Findings) {
         }
         config.dkim.iter().for_each(|key| reread(&key.key, daemon, found));
     }
+    tls::look(config, daemon.as_ref(), found);
     if let Some(path) = config.users.path() {
         accounts::<users::Table>("users.file", path, daemon.as_ref(), found);
     }
@@ -104,14 +105,14 @@ pub(super) fn pins(spool: &Path) -> Option<String> {
 }
 
 /// Who the daemon will be.
-struct Daemon {
+pub(super) struct Daemon {
     user: u32,
     groups: Vec<u32>,
     is_configured: bool,
 }
 
 impl Daemon {
-    fn of(config: &Config) -> Option<Self> {
+    pub(super) fn of(config: &Config) -> Option<Self> {
         let (user, groups) = privileges::daemon_user(config)?;
         Some(Self { user, groups, is_configured: !config.user.is_empty() })
     }
@@ -119,6 +120,18 @@ impl Daemon {
     /// Whether it will surely be this user: without `user` in the configuration, whoever starts it decides.
     fn is_certain(&self) -> bool {
         self.is_configured || self.user == 0
+    }
+
+    /// Whether it is configured to be this user.
+    pub(super) fn is_of(owner: u32, daemon: Option<&Self>) -> bool {
+        daemon.is_some_and(|daemon| daemon.is_configured && daemon.user == owner)
+    }
+
+    /// Tells of a file that it cannot read.
+    pub(super) fn unreadable(key: &str, path: &Path, daemon: Option<&Self>, found: &mut Findings) {
+        if let Some(daemon) = daemon.filter(|daemon| path.exists() && !daemon.may(path, READ)) {
+            daemon.tell(format!("{key}: user {} cannot read {}", daemon.user, path.display()), found);
+        }
     }
 
     /// Says what it cannot do: an error if it will surely be this user.
@@ -202,11 +215,11 @@ fn reread(path: &Path, daemon: &Daemon, found: &mut Findings) {
 fn secret(key: &str, path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
     match key::read(path) {
         // Who checks is not who will read it.
-        Err(key::Error::File(trusted::Error::Owner { owner, .. })) if is_of(owner, daemon) => {}
+        Err(key::Error::File(trusted::Error::Owner { owner, .. })) if Daemon::is_of(owner, daemon) => {}
         Err(error) => found.errors.push(format!("{key}: {error}: the daemon will not start")),
         Ok(_) => {}
     }
-    unreadable(key, path, daemon, found);
+    Daemon::unreadable(key, path, daemon, found);
 }
 
 /// A file of users or tokens with a mistake, or that the daemon would not take.
@@ -215,24 +228,13 @@ fn accounts<C: Content>(key: &str, path: &Path, daemon: Option<&Daemon>, found: 
     let mistake = match trusted::read_text(path, Holds::Secret) {
         Ok(text) => mistake(text),
         // Who checks is not who will read it.
-        Err(trusted::Error::Owner { owner, .. }) if is_of(owner, daemon) => {
+        Err(trusted::Error::Owner { owner, .. }) if Daemon::is_of(owner, daemon) => {
             fs::read_to_string(path).ok().and_then(mistake)
         }
         Err(error) => Some(error.to_string()),
     };
     found.errors.extend(mistake.map(|text| format!("{key}: {text}: the daemon will not start")));
-    unreadable(key, path, daemon, found);
-}
-
-/// Whether the daemon will surely be this user.
-fn is_of(owner: u32, daemon: Option<&Daemon>) -> bool {
-    daemon.is_some_and(|daemon| daemon.is_configured && daemon.user == owner)
-}
-
-fn unreadable(key: &str, path: &Path, daemon: Option<&Daemon>, found: &mut Findings) {
-    if let Some(daemon) = daemon.filter(|daemon| path.exists() && !daemon.may(path, READ)) {
-        daemon.tell(format!("{key}: user {} cannot read {}", daemon.user, path.display()), found);
-    }
+    Daemon::unreadable(key, path, daemon, found);
 }
 
 /// What [`crate::log::disk`] would refuse at the start, and an owner who is not the daemon's user.
