@@ -11,13 +11,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsConnector;
 
 use super::at::Elsewhere;
 use crate::admin;
@@ -33,10 +31,10 @@ const LARGEST: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens, or we may not connect.
-    #[error("cannot reach the daemon at {socket}: {error}\n{}", advice(error, *is_elsewhere))]
+    #[error("cannot reach the daemon at {place}: {error}\n{}", advice(error, *is_elsewhere))]
     Unreachable {
         /// Where it was looked for.
-        socket: String,
+        place: String,
         /// The system's reason; not called `source`, or it would be told twice.
         error: io::Error,
         /// It was asked over TCP.
@@ -56,10 +54,10 @@ pub enum ClientError {
         hint: Option<String>,
     },
     /// It did not answer in time, or not in HTTP and JSON.
-    #[error("the daemon at {socket} did not answer properly: {reason}")]
+    #[error("the daemon at {place} did not answer properly: {reason}")]
     Protocol {
         /// Where it was asked.
-        socket: String,
+        place: String,
         /// What went wrong.
         reason: String,
     },
@@ -139,7 +137,7 @@ impl Client {
     }
 
     async fn fetch(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
-        let unreachable = |error, is_elsewhere| ClientError::Unreachable { socket: self.told(), error, is_elsewhere };
+        let unreachable = |error, is_elsewhere| ClientError::Unreachable { place: self.told(), error, is_elsewhere };
         let mut request =
             Request::builder().method(method).uri(path).header(hyper::header::CONTENT_TYPE, "application/json");
         match &self.place {
@@ -156,14 +154,10 @@ impl Client {
                 let request = request.map_err(|error| self.protocol(error))?;
                 let stream = TcpStream::connect(&place.authority).await.map_err(|error| unreachable(error, true))?;
                 let Some(roots) = &place.roots else { return self.exchange(stream, request).await };
-                let roots =
-                    roots.get().await.map_err(|error| unreachable(io::Error::other(error.to_string()), true))?;
-                let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-                let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-                let config = config.map_err(|error| self.protocol(error))?.with_root_certificates(roots);
+                let connector =
+                    roots.connector().await.map_err(|error| unreachable(io::Error::other(error.to_string()), true))?;
                 let name = ServerName::try_from(place.host.clone()).map_err(|error| self.protocol(error))?;
-                let config = TlsConnector::from(Arc::new(config.with_no_client_auth()));
-                let stream = config.connect(name, stream).await.map_err(|error| unreachable(error, true))?;
+                let stream = connector.connect(name, stream).await.map_err(|error| unreachable(error, true))?;
                 self.exchange(stream, request).await
             }
         }
@@ -200,7 +194,7 @@ impl Client {
     }
 
     fn protocol(&self, reason: impl ToString) -> ClientError {
-        ClientError::Protocol { socket: self.told(), reason: reason.to_string() }
+        ClientError::Protocol { place: self.told(), reason: reason.to_string() }
     }
 }
 
@@ -230,7 +224,7 @@ mod tests {
     #[test]
     fn absent_daemon_is_told_once() {
         let error = io::ErrorKind::NotFound.into();
-        let error = ClientError::Unreachable { socket: "/x".to_owned(), error, is_elsewhere: false };
+        let error = ClientError::Unreachable { place: "/x".to_owned(), error, is_elsewhere: false };
 
         assert_eq!(anyhow::Error::new(error).chain().count(), 1);
     }

@@ -12,7 +12,6 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::lookup::Resolver;
 use super::network::is_allowed;
@@ -74,15 +73,9 @@ impl Https<'_> {
         body: Bytes,
     ) -> Result<Answer, Trouble> {
         let stream = self.connect(host, port).await?;
-        let roots = self.roots.get().await.map_err(|why| failed(&why))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| failed(&error))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let connector = self.roots.connector().await.map_err(|why| failed(&why))?;
         let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(&error))?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        let stream = connector.connect(name, stream).await;
         let stream = stream.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(rustls::Error::InvalidCertificate(why)) => Trouble::Untrusted(crate::tls::in_words(why).into()),
             _ => failed(&error),
@@ -106,8 +99,8 @@ impl Https<'_> {
 
     async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, Trouble> {
         let addresses = self.resolver.addresses(host).await.addresses;
-        let addresses = addresses.map_err(|_| failed(&"the policy host has no address"))?;
-        let mut last = failed(&"the policy host has no public address");
+        let addresses = addresses.map_err(|_| failed(&"the host has no address"))?;
+        let mut last = failed(&"the host has no public address");
         let allowed = addresses.iter().filter(|address| is_allowed(**address, self.allow_networks));
         for address in allowed.take(MOST_ADDRESSES) {
             let connecting = TcpStream::connect(SocketAddr::new(*address, port));

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::TlsConnector;
 
 use crate::trusted::{self, Holds};
 
@@ -56,6 +57,15 @@ impl Roots {
         let read = read.unwrap_or_else(|_| Err("they could not be read".into()));
         *self.read.lock() = Some((Instant::now(), read.clone()));
         read
+    }
+
+    /// What makes a TLS connection to a host that one of them vouches for, or why that cannot be had.
+    pub async fn connector(self: &Arc<Self>) -> Result<TlsConnector, Arc<str>> {
+        let roots = self.get().await?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.map_err(|error| Arc::from(error.to_string()))?;
+        Ok(TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
     }
 
     fn load(&self) -> Read {
