@@ -154,8 +154,8 @@ impl Daemon {
         let threads = tokio::runtime::Handle::current().metrics().num_workers();
 
         // Whatever another process or a damaged file can spoil comes before the log makes its first segments.
-        let files = reload::read(config, None, Path::new("configuration"))?;
-        let reload::Files { config, classifier, acceptors, ring } = files;
+        let file = Path::new("configuration");
+        let reload::Files { config, classifier, acceptors, ring } = reload::read(config, None, file)?;
         let accounts = accounts::prepare(&config).await?;
         let tokens = admin::Tokens::new(accounts::prepare_tokens(&config).await?, clock, &registry)?;
         let front = Front::start()?;
