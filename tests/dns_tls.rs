@@ -204,6 +204,55 @@ async fn secure_aliases_of_host_and_tlsa_records_are_followed() {
 }
 
 #[tokio::test]
+async fn signed_answers_are_secure_whatever_a_resolver_leaves_beside_them() {
+    for is_chatty in [false, true] {
+        let mut zone = zone();
+        zone.is_chatty = is_chatty;
+        zone.tlsa("pool.test", (3, 1, 1), &DIGEST).cname("_25._tcp.mx0.example.test", "_25._tcp.pool.test");
+        zone.cname("alias.test", "example.test").dname("dname.test", "below.test");
+        zone.mx("m.below.test", 10, "mx0.example.test");
+        zone.mx("*.wild.test", 10, "mx0.example.test");
+        zone.mx("other.test", 10, "a.hosts.test").address("*.hosts.test", [127, 0, 0, 1]);
+        let wrong = ["bogus.test", "none.test"];
+        zone.mx(wrong[0], 10, "mx0.example.test").bogus(wrong[0], RecordType::MX);
+        zone.mx(wrong[1], 10, "mx.none.test").address("mx.none.test", [127, 0, 0, 1]);
+        zone.cname("_25._tcp.mx.none.test", "nowhere.test");
+        let dns = zone.start().await;
+        let planner = planner(settings(&dns, Dnssec::On));
+
+        for domain in ["example.test", "alias.test", "m.dname.test", "foo.wild.test"] {
+            let plan = planner.plan(domain).await.unwrap_or_else(|error| panic!("{domain} {is_chatty}: {error:?}"));
+            let known = of(&plan, "mx0.example.test");
+
+            assert_eq!(plan.mx_proof, MxProof::Known, "{domain} {is_chatty}");
+            assert!(matches!(known, Some(HostDane::Records { .. })), "{domain} {is_chatty}: {known:?}");
+        }
+        let other = planner.plan("other.test").await.unwrap();
+        assert_eq!((of(&other, "a.hosts.test"), other.hosts.len()), (None, 1), "{is_chatty}");
+        let none = planner.plan("none.test").await.unwrap();
+        assert_eq!((of(&none, "mx.none.test"), none.hosts.len()), (None, 1), "{is_chatty}: its alias leads nowhere");
+        assert!(planner.plan("bogus.test").await.unwrap_err().text.contains("DNSSEC"), "{is_chatty}");
+    }
+}
+
+#[tokio::test]
+async fn a_validating_resolver_on_this_machine_is_believed_that_a_zone_is_not_signed() {
+    for (mode, is_validating, goes) in
+        [(Dnssec::Auto, true, true), (Dnssec::Auto, false, false), (Dnssec::On, true, false)]
+    {
+        let mut zone = zone();
+        zone.bogus("example.test", RecordType::MX).tlsa("mx0.example.test", (3, 1, 1), &DIGEST);
+        zone.is_validating = is_validating;
+        let dns = zone.start().await;
+
+        let planned = planner(settings(&dns, mode)).plan("example.test").await;
+
+        assert_eq!(planned.is_ok(), goes, "{mode:?} {is_validating}: {planned:?}");
+        assert!(planned.is_err() || of(&planned.unwrap(), "mx0.example.test").is_none(), "no DANE");
+    }
+}
+
+#[tokio::test]
 async fn auto_validates_where_the_root_is_signed_and_goes_without_dane_where_it_is_not() {
     for is_plain in [false, true] {
         let mut zone = zone();

@@ -21,9 +21,12 @@ use super::veil::veiled;
 use super::{LARGEST_BODY, Problem, Role, State};
 use crate::audit::{Audit, Event, Kind};
 use crate::mask::Mask;
+use crate::unseen::is_unseen;
 
 /// Why a change is made, where its body has no place for that.
 const REASON: &str = "hikyaku-reason";
+/// Octets of it at most.
+const LONGEST_REASON: usize = 500;
 
 /// Who is at the other end; goes with each request.
 #[derive(Clone, Debug, Default)]
@@ -120,10 +123,14 @@ impl Guard {
         let (mut head, body) = request.into_parts();
         // It is in memory already, and no longer than this.
         let Ok(body) = to_bytes(body, LARGEST_BODY).await else { return too_large(LARGEST_BODY).into_response() };
+        if let Err(refusal) = reason(&head) {
+            return refusal.into_response();
+        }
         let asked = event_of(action, &peer, &head, &body);
         if !may {
             let refusal = self.refuse(&peer);
-            let told = Event { kind: Kind::Refused, outcome: "403: the role is too low".to_owned(), ..asked };
+            let outcome = "403: the role is too low".to_owned();
+            let told = Event { kind: Kind::Refused, outcome, parameters: Event::answer(&body), ..asked };
             // It is refused in any case; that it is not on record is told by the log, the metrics and `status`.
             if self.audit.has_room_for_refusal() {
                 let _ = self.record(told, peer.user).await;
@@ -182,7 +189,6 @@ fn event_of(action: &'static str, peer: &Peer, head: &Parts, body: &[u8]) -> Eve
         [] => Value::Null,
         body => serde_json::from_slice(body).unwrap_or_else(|_| serde_json::json!({ "octets": body.len() })),
     };
-    let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let said = parameters.get("reason").and_then(Value::as_str).filter(|reason| !reason.is_empty());
     Event {
         kind: Kind::Begun,
@@ -191,10 +197,23 @@ fn event_of(action: &'static str, peer: &Peer, head: &Parts, body: &[u8]) -> Eve
         from: peer.address.map_or_else(|| "socket".to_owned(), |address| address.to_string()),
         action: action.to_owned(),
         request: format!("{} {}", head.method, head.uri),
-        reason: said.unwrap_or_else(|| field(REASON)).to_owned(),
+        reason: said.or(reason(head).ok()).unwrap_or_default().to_owned(),
         parameters,
         ..Event::default()
     }
+}
+
+/// Why the change is made, as the header field says it.
+fn reason(head: &Parts) -> Result<&str, Refusal> {
+    let octets = head.headers.get(REASON).map(HeaderValue::as_bytes).unwrap_or_default();
+    let text = std::str::from_utf8(octets).ok();
+    let is_right = |text: &&str| text.len() <= LONGEST_REASON && !text.contains(is_unseen);
+    text.filter(is_right).ok_or_else(|| {
+        let told = format!(
+            "{REASON}: allowed are up to {LONGEST_REASON} octets of UTF-8 without characters that are not seen"
+        );
+        Refusal::new(StatusCode::BAD_REQUEST, told, "whoever reads the audit log must see all of it")
+    })
 }
 
 /// What a refusal says is wrong.

@@ -139,7 +139,7 @@ fn files_and_heads_that_are_gone_are_told() {
     let case = Case::with_records(1_000, 12);
     let middle = case.files()[1].clone();
     fs::rename(&middle, case.folder.path().join("kept")).unwrap();
-    assert!(case.problem().contains("a file before this one is missing"));
+    assert!(case.problem().contains("the file before this one is missing"));
     fs::rename(case.folder.path().join("kept"), middle).unwrap();
     assert_eq!(case.verify().problem, None);
 

@@ -64,7 +64,7 @@ pub fn verify(
     let mut number = None;
     for (file, path) in files(folder)? {
         if number.is_some_and(|number: u32| number + 1 != file) {
-            walk.problem(&path, 0, "a file before this one is missing".to_owned());
+            walk.problem(&path, 0, "the file before this one is missing".to_owned());
             return Ok(walk.report);
         }
         number = Some(file);

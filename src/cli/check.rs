@@ -6,6 +6,7 @@
 
 mod egress;
 mod files;
+mod security;
 mod tls;
 mod warmup;
 
@@ -19,7 +20,9 @@ use super::privileges;
 use super::table::plain_lines;
 use super::{out, print_json};
 use crate::config::{Config, ConfigError};
+use crate::dkim::KeyError;
 use crate::dns::network::is_local;
+use crate::trusted;
 
 /// Where packages and the unit file put the configuration.
 pub(super) const DEFAULT_CONFIG: &str = "/etc/hikyaku/config.toml";
@@ -105,9 +108,18 @@ fn errors(path: &Path) -> (Vec<String>, Option<Config>) {
             }
             Err(error) => errors.push(error.to_string()),
         }
-        errors.extend(config.ring().err().map(|error| error.to_string()));
+        let daemon = files::Daemon::of(config);
+        errors.extend(
+            config.ring().err().filter(|error| !is_of_daemon(error, daemon.as_ref())).map(|error| error.to_string()),
+        );
     }
     (errors, config)
+}
+
+/// Whether a file is refused only because who checks is not the daemon's user, whose it is.
+fn is_of_daemon(error: &ConfigError, daemon: Option<&files::Daemon>) -> bool {
+    let ConfigError::Key(KeyError::File(trusted::Error::Owner { owner, .. })) = error else { return false };
+    files::Daemon::is_of(*owner, daemon)
 }
 
 /// What this machine cannot give, so that the daemon would not start on it.
@@ -137,7 +149,7 @@ fn warnings(config: &Config) -> Vec<String> {
         if listener.networks.is_empty() {
             out.push(format!("listener[{index}].networks: empty: nobody may submit"));
         }
-        if let Some(network) = listener.networks.iter().find(|network| network.to_string().ends_with("/0")) {
+        if let Some(network) = security::everybody(&listener.networks) {
             let text = "lets the whole world send through you (open relay)";
             out.push(format!("listener[{index}].networks: {network} {text}"));
         }
@@ -152,6 +164,7 @@ fn warnings(config: &Config) -> Vec<String> {
         }
     }
     out.extend(warmup::warnings(config));
+    out.extend(security::warnings(config));
     let mut warn = |is_suspicious: bool, text: &str| {
         if is_suspicious {
             out.push(text.to_owned());

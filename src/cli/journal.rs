@@ -69,7 +69,7 @@ impl KeyFile {
         }
         let config = Config::load(place.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG)));
         let Ok(config) = config else { return Ok(Mask::None) };
-        match mask(&config) {
+        match mask(&config, rustix::process::geteuid().as_raw()) {
             Ok(mask) => Ok(mask),
             Err(error) => {
                 out::remark_line(format_args!("hikyaku: masked addresses are not found: privacy.key_file: {error}"));

@@ -43,7 +43,9 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(self) -> exit::Result {
         let config = Config::load(&self.config).map_err(Failure::usage)?;
-        let mask = mask(&config).map_err(anyhow::Error::from).map_err(Failure::usage)?;
+        // Its key is read before the daemon's user is; it may be theirs all the same.
+        let user = privileges::daemon_user(&config).map_or(0, |(user, _)| user);
+        let mask = mask(&config, user).map_err(anyhow::Error::from).map_err(Failure::usage)?;
         let set_log_filter = start_log(&config.log, mask)?;
         panics::log_panics();
         raise_descriptor_limit();

@@ -85,7 +85,7 @@ fn certificates(config: &Config, before: Option<&Acceptors>) -> Result<Arc<Certi
     let files: Vec<Files> =
         config.certificates.iter().map(|it| Files { chain: it.chain.clone(), key: it.key.clone() }).collect();
     match before.map(|before| &before.certificates).filter(|before| before.is_of(&files)) {
-        Some(before) => before.refresh().map(|_| Arc::clone(before)),
+        Some(before) => before.refresh().1.into_iter().next().map_or(Ok(Arc::clone(before)), Err),
         None => Certificates::load(files),
     }
 }
@@ -132,14 +132,12 @@ impl Watch {
             let certificates = Arc::clone(&self.acceptors.load().certificates);
             let looked_at = Arc::clone(&certificates);
             let refreshed = tokio::task::spawn_blocking(move || looked_at.refresh()).await;
-            let failure = match refreshed {
-                Ok(Ok(true)) => {
-                    info!("certificates changed on disk; new handshakes use them");
-                    None
-                }
-                Ok(Ok(false)) | Err(_) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-            };
+            let (read, errors) = refreshed.unwrap_or_default();
+            if read > 0 {
+                info!(certificates = read, "certificates changed on disk; new handshakes use them");
+            }
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let failure = (!errors.is_empty()).then(|| errors.join("; "));
             if failure.is_some() && failure != told {
                 warn!(error = failure, "a certificate cannot be read again; the one before stays in use");
             }

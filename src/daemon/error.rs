@@ -103,6 +103,9 @@ pub enum Error {
     /// Keys cannot be made.
     #[error(transparent)]
     Random(#[from] users::NoRandom),
+    /// The authorities that vouch for receivers cannot be used.
+    #[error("delivery.tls_ca: {0}")]
+    Authorities(String),
     /// A route is wrong.
     #[error("route: {0}")]
     Route(#[from] dns::settings::NextHopError),

@@ -51,7 +51,7 @@ pub(super) fn open_journal(
     clock: Clock,
     registry: &Registry,
 ) -> Result<(Journal, Mask), Error> {
-    let mask = mask(config).map_err(Error::MaskKey)?;
+    let mask = mask(config, rustix::process::geteuid().as_raw()).map_err(Error::MaskKey)?;
     let journal = match config.journal.enabled {
         true => {
             let settings = journal::Settings { mask: mask.clone(), ..journal(config) };
@@ -63,13 +63,13 @@ pub(super) fn open_journal(
     Ok((journal, mask))
 }
 
-/// How addresses are shown, with the key if there is one.
-pub fn mask(config: &Config) -> Result<Mask, key::Error> {
+/// How addresses are shown, with the key if there is one, for who is or will be this user.
+pub fn mask(config: &Config, user: u32) -> Result<Mask, key::Error> {
     let section = &config.privacy;
     Ok(match section.mask {
         config::MaskMode::None => Mask::None,
         config::MaskMode::Partial => Mask::Partial,
-        config::MaskMode::Hash => Mask::hash(&key::read(&section.key_file)?),
+        config::MaskMode::Hash => Mask::hash(&key::read_as(&section.key_file, user)?),
     })
 }
 
@@ -141,12 +141,10 @@ pub(super) fn submission(
     }
 }
 
-/// How next hops are found; MTA-STS policies are kept by `keeper`.
-pub fn dns(
-    config: &Config,
-    hostname: &str,
-    keeper: Arc<dyn dns::Keeper>,
-) -> Result<dns::Settings, dns::settings::NextHopError> {
+/// How next hops are found; MTA-STS policies are kept by `keeper`. Reads the file of authorities, to tell early what is wrong
+/// with it.
+pub fn dns(config: &Config, hostname: &str, keeper: Arc<dyn dns::Keeper>) -> Result<dns::Settings, Error> {
+    dns::Roots::check(&config.delivery.tls_ca).map_err(Error::Authorities)?;
     let mut routes = Vec::with_capacity(config.routes.len());
     for route in &config.routes {
         routes.push(dns::Route { pattern: route.domain.clone(), next_hop: route.next_hop.parse()? });

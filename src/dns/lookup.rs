@@ -14,7 +14,7 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::Semaphore;
@@ -138,7 +138,7 @@ impl Resolver {
     /// The MX records of a domain (as [`ascii_name`] gives it) and how long they hold.
     pub async fn mx(&self, domain: &str) -> Result<(MxAnswer, Duration), (Miss, Duration)> {
         let name = name_of(domain).ok_or((Miss::NoName, NEGATIVE_TTL))?;
-        mx_of(&self.query(&name, RecordType::MX).await?)
+        mx_of(self.query(&name, RecordType::MX).await?.answers())
     }
 
     /// The TXT records of a name, each with its strings joined.
@@ -248,10 +248,10 @@ pub fn ascii_name(domain: &str) -> Option<String> {
 }
 
 /// The MX records of an answer and how long they hold.
-pub(super) fn mx_of(lookup: &Lookup) -> Result<(MxAnswer, Duration), (Miss, Duration)> {
+pub(super) fn mx_of(answers: &[Record]) -> Result<(MxAnswer, Duration), (Miss, Duration)> {
     let mut hold = MOST_TTL;
     let mut records = Vec::new();
-    for record in lookup.answers() {
+    for record in answers {
         hold = hold.min(positive(record.ttl));
         if let RData::MX(mx) = &record.data {
             let labels = (!mx.exchange.is_root()).then(|| mx.exchange.iter().collect::<Vec<_>>());
@@ -266,16 +266,20 @@ pub(super) fn mx_of(lookup: &Lookup) -> Result<(MxAnswer, Duration), (Miss, Dura
 
 /// What makes a resolver by the settings, and the bound on one query with all its attempts.
 pub(super) fn resolver_builder(settings: &Settings) -> (ResolverBuilder<TokioRuntimeProvider>, Duration) {
-    let servers = match settings.resolvers.as_slice() {
-        [] => system(),
-        some => some.iter().map(|at| name_server(*at)).collect(),
-    };
-    let config = ResolverConfig::from_name_servers(servers);
+    let config = ResolverConfig::from_name_servers(servers(settings));
     let attempts = settings.attempts.max(1);
     let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
     *builder.options_mut() = options(settings.timeout, attempts);
     let rounds = u32::try_from(attempts).unwrap_or(u32::MAX);
     (builder, settings.timeout.saturating_mul(rounds).saturating_add(settings.timeout))
+}
+
+/// The resolvers of the settings.
+pub(super) fn servers(settings: &Settings) -> Vec<NameServerConfig> {
+    match settings.resolvers.as_slice() {
+        [] => system(),
+        some => some.iter().map(|at| name_server(*at)).collect(),
+    }
 }
 
 /// A host name as a fully qualified one.
@@ -363,7 +367,7 @@ fn name_server(at: SocketAddr) -> NameServerConfig {
     NameServerConfig::new(at.ip(), true, connections.into())
 }
 
-fn options(timeout: Duration, attempts: usize) -> ResolverOpts {
+pub(super) fn options(timeout: Duration, attempts: usize) -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = timeout;
     // hickory counts repetitions, we count attempts.

@@ -13,6 +13,7 @@ pub mod network;
 mod planner;
 pub mod reverse;
 pub mod roots;
+mod secure;
 pub mod security;
 pub mod settings;
 pub mod sts;

@@ -68,24 +68,40 @@ impl Roots {
         Ok(TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
     }
 
+    /// What is wrong with a file of authorities, which may be none. Blocks on the disk.
+    pub fn check(file: &Path) -> Result<(), String> {
+        add(file, &mut RootCertStore::empty())
+    }
+
     fn load(&self) -> Read {
         let mut store = RootCertStore::empty();
         if !self.without_system {
             let system = rustls_native_certs::load_native_certs();
             store.add_parsable_certificates(system.certs);
         }
-        if !self.file.as_os_str().is_empty() {
-            let text = trusted::read(&self.file, Holds::Public).map_err(|error| error.to_string())?;
-            for certificate in CertificateDer::pem_slice_iter(&text) {
-                let added = certificate
-                    .map_err(|error| error.to_string())
-                    .and_then(|certificate| store.add(certificate).map_err(|error| error.to_string()));
-                added.map_err(|error| format!("{}: {error}", self.file.display()))?;
-            }
-        }
+        add(&self.file, &mut store)?;
         if store.is_empty() {
             return Err("this machine has no trusted certificate authorities".into());
         }
         Ok(Arc::new(store))
+    }
+}
+
+/// Adds the authorities of a file, unless its name is empty.
+fn add(file: &Path, store: &mut RootCertStore) -> Result<(), String> {
+    if file.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let text = trusted::read(file, Holds::Public).map_err(|error| error.to_string())?;
+    let before = store.len();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let added = certificate
+            .map_err(|error| error.to_string())
+            .and_then(|certificate| store.add(certificate).map_err(|error| error.to_string()));
+        added.map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    match store.len() > before {
+        true => Ok(()),
+        false => Err(format!("{}: no certificate in PEM is in it", file.display())),
     }
 }

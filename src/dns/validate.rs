@@ -1,36 +1,29 @@
 //! DNSSEC: MX records with the knowledge whether they are secure, and TLSA records of MX hosts (RFC 7672, 2).
 //!
-//! A second hickory resolver, which validates every answer up to the trust anchor. It is asked only where DANE is wanted.
+//! Every answer is validated up to the trust anchor ([`super::secure`]). This is asked only where DANE is wanted.
 //! "Insecure" is an answer like any other (no DANE); "bogus" is a failure, since an attacker may have made it.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
-use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::TLSA;
 use hickory_resolver::proto::rr::rdata::tlsa::{CertUsage, Matching as Match, Selector};
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use metrics::Counter;
 use tokio::sync::Semaphore;
 
 use super::cache::{Cache, Timed};
-use super::lookup::{
-    FAILURE_TTL, Failure, MOST_TTL, Miss, NEGATIVE_TTL, UNPUBLISHED_TTL, miss, mx_of, name_of, negative, positive,
-    resolver_builder,
-};
+use super::lookup::{FAILURE_TTL, Failure, MOST_TTL, Miss, NEGATIVE_TTL, UNPUBLISHED_TTL, mx_of, name_of, positive};
 use super::mx::MxAnswer;
+use super::secure::{Asker, MOST_ALIASES};
 use super::security::{HostDane, Matching, Tlsa};
 use super::settings::{Dnssec, Settings};
 use crate::clock::Clock;
 use crate::metrics::Registry;
+use crate::trusted::{self, Holds};
 
-/// Aliases followed from a TLSA name or an MX host (as resolvers do).
-const MOST_ALIASES: usize = 8;
 /// Records of one host that are looked at; each costs a digest a handshake.
 const MOST_RECORDS: usize = 32;
 /// Validated look-ups under way at once; each is several queries.
@@ -66,9 +59,8 @@ impl Timed for Ability {
 
 /// Asks and validates.
 pub struct Validator {
-    hickory: TokioResolver,
+    asker: Asker,
     mode: Dnssec,
-    patience: Duration,
     permits: Semaphore,
     ability: Cache<Ability>,
     hosts: Cache<Found>,
@@ -91,14 +83,9 @@ impl Validator {
             return Ok(None);
         }
         let anchors = anchors(&settings.trust_anchor)?;
-        let (mut builder, patience) = resolver_builder(settings);
-        builder.options_mut().validate = true;
-        let hickory = builder.with_trust_anchor(Arc::new(anchors)).build().map_err(|error| error.to_string())?;
         Ok(Some(Self {
-            hickory,
+            asker: Asker::new(settings, anchors)?,
             mode: settings.dnssec,
-            // A validated answer takes the keys of every zone above it.
-            patience: patience.saturating_mul(2),
             permits: Semaphore::new(MOST_LOOKUPS),
             ability: Cache::new(1),
             hosts: Cache::new(settings.hosts_remembered()),
@@ -118,7 +105,7 @@ impl Validator {
 
     async fn ask_ability(&self) -> Ability {
         let answer = self.query(&Name::root(), RecordType::NS).await;
-        let is_able = matches!(&answer, Ok(lookup) if is_secure(lookup, RecordType::NS));
+        let is_able = matches!(&answer, Ok(found) if is_secure(found, RecordType::NS));
         let hold = if is_able { BELIEVED } else { FAILURE_TTL };
         if !is_able {
             self.metrics.unable.increment(1);
@@ -130,11 +117,11 @@ impl Validator {
     /// The MX records of a domain, how long they hold, and whether they are secure.
     pub async fn mx(&self, domain: &str) -> Result<(MxAnswer, Duration, bool), (Miss, Duration)> {
         let name = name_of(domain).ok_or((Miss::NoName, NEGATIVE_TTL))?;
-        let lookup = self.query(&name, RecordType::MX).await?;
-        let (answer, hold) = mx_of(&lookup)?;
-        let owner = lookup.answers().iter().find(|record| record.record_type() == RecordType::MX);
+        let found = self.query(&name, RecordType::MX).await?;
+        let (answer, hold) = mx_of(&found)?;
+        let owner = found.iter().find(|record| record.record_type() == RecordType::MX);
         // Secure records of a name that an attacker's alias leads to say nothing of this domain.
-        let is_own = match owner.filter(|_| is_secure(&lookup, RecordType::MX)) {
+        let is_own = match owner.filter(|_| is_secure(&found, RecordType::MX)) {
             Some(owner) if owner.name == name => true,
             Some(owner) => {
                 let alias = self.is_secure_alias(&name, &owner.name).await;
@@ -193,13 +180,13 @@ impl Validator {
     /// The name that has the host's addresses, if they are secure: its own, or what it is a secure alias of.
     async fn secure_addresses(&self, host: &Name) -> Result<Option<(Name, Duration)>, Duration> {
         for kind in [RecordType::A, RecordType::AAAA] {
-            let lookup = match self.query(host, kind).await {
-                Ok(lookup) => lookup,
+            let found = match self.query(host, kind).await {
+                Ok(found) => found,
                 Err((Miss::Failure(_), hold)) => return Err(hold),
                 Err(_) => continue,
             };
-            let Some(record) = lookup.answers().iter().find(|record| record.record_type() == kind) else { continue };
-            if !is_secure(&lookup, kind) {
+            let Some(record) = found.iter().find(|record| record.record_type() == kind) else { continue };
+            if !is_secure(&found, kind) {
                 return Ok(None);
             }
             let hold = positive(record.ttl);
@@ -214,15 +201,15 @@ impl Validator {
         let Ok(name) = Name::from_ascii("_25._tcp").and_then(|prefix| prefix.append_domain(base)) else {
             return Ok(None);
         };
-        let lookup = match self.query(&name, RecordType::TLSA).await {
-            Ok(lookup) => lookup,
+        let found = match self.query(&name, RecordType::TLSA).await {
+            Ok(found) => found,
             Err((Miss::Failure(_), hold)) => return Err(hold),
             Err(_) => return Ok(None),
         };
-        let Some(first) = lookup.answers().iter().find(|record| record.record_type() == RecordType::TLSA) else {
+        let Some(first) = found.iter().find(|record| record.record_type() == RecordType::TLSA) else {
             return Ok(None);
         };
-        if !is_secure(&lookup, RecordType::TLSA) {
+        if !is_secure(&found, RecordType::TLSA) {
             return Ok(None);
         }
         if first.name != name && !self.is_secure_alias(&name, &first.name).await? {
@@ -230,7 +217,7 @@ impl Validator {
         }
         let mut hold = MOST_TTL;
         let mut records = Vec::new();
-        for record in lookup.answers() {
+        for record in &found {
             hold = hold.min(positive(record.ttl));
             if let RData::TLSA(tlsa) = &record.data {
                 records.extend(usable(tlsa));
@@ -247,12 +234,12 @@ impl Validator {
     async fn is_secure_alias(&self, from: &Name, to: &Name) -> Result<bool, Duration> {
         let mut name = from.clone();
         for _ in 0..MOST_ALIASES {
-            let lookup = match self.query(&name, RecordType::CNAME).await {
-                Ok(lookup) => lookup,
+            let found = match self.query(&name, RecordType::CNAME).await {
+                Ok(found) => found,
                 Err((Miss::Failure(_), hold)) => return Err(hold),
                 Err(_) => return Ok(false),
             };
-            let target = lookup.answers().iter().find_map(|record| match &record.data {
+            let target = found.iter().find_map(|record| match &record.data {
                 RData::CNAME(alias) if record.proof == Proof::Secure && record.name == name => Some(alias.0.clone()),
                 _ => None,
             });
@@ -265,26 +252,15 @@ impl Validator {
         Ok(false)
     }
 
-    async fn query(&self, name: &Name, kind: RecordType) -> Result<Lookup, (Miss, Duration)> {
+    async fn query(&self, name: &Name, kind: RecordType) -> Result<Vec<Record>, (Miss, Duration)> {
         let _permit = self.permits.acquire().await.ok();
-        let lookup = self.hickory.lookup(name.clone(), kind);
-        let answer = tokio::time::timeout(self.patience, lookup).await.unwrap_or(Err(NetError::Timeout));
-        answer.map_err(|error| match &error {
-            NetError::Dns(DnsError::DnssecBogus) => (Miss::Failure(Failure::Bogus), FAILURE_TTL),
-            // Validated as not there, in a zone that is not signed.
-            NetError::Dns(DnsError::Nsec { response, proof, .. }) if *proof != Proof::Bogus => {
-                let is_gone = response.metadata.response_code == ResponseCode::NXDomain;
-                (if is_gone { Miss::NoName } else { Miss::NoRecord }, negative(None))
-            }
-            NetError::Dns(DnsError::Nsec { .. }) => (Miss::Failure(Failure::Bogus), FAILURE_TTL),
-            error => miss(error),
-        })
+        self.asker.ask(name, kind).await
     }
 }
 
 /// Whether there are records of this type, every one of them validated.
-fn is_secure(lookup: &Lookup, kind: RecordType) -> bool {
-    let mut own = lookup.answers().iter().filter(|record| record.record_type() == kind).peekable();
+fn is_secure(records: &[Record], kind: RecordType) -> bool {
+    let mut own = records.iter().filter(|record| record.record_type() == kind).peekable();
     own.peek().is_some() && own.all(|record| record.proof == Proof::Secure)
 }
 
@@ -315,6 +291,9 @@ fn anchors(file: &Path) -> Result<TrustAnchors, String> {
     if file.as_os_str().is_empty() {
         return Ok(TrustAnchors::default());
     }
+    // Hickory opens it itself: whoever could exchange it meanwhile could write to its folder.
+    trusted::open(file, Holds::Public, rustix::process::geteuid().as_raw())
+        .map_err(|error| format!("trust anchor {error}"))?;
     TrustAnchors::from_file(file).map_err(|error| format!("trust anchor {}: {error}", file.display()))
 }
 

@@ -21,6 +21,7 @@ use super::id::EventId;
 use super::lines::Lines;
 use super::output::is_elsewhere;
 use super::record::Record;
+use crate::trusted;
 
 const PLAIN: &str = ".jsonl";
 const COMPRESSED: &str = ".jsonl.zst";
@@ -121,9 +122,10 @@ pub(super) fn compressed_path(folder: &Path, first: EventId, last: EventId) -> P
     folder.join(format!("journal-{first}-{last}{COMPRESSED}"))
 }
 
-/// Makes the folder unless it is there.
+/// Makes the folder unless it is there; one that others could take files from is refused.
 pub(super) fn make(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
+    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+    trusted::closed(folder)
 }
 
 /// Makes a new file to append to, and to read what is left of it when others cut it.

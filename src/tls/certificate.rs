@@ -14,6 +14,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::trusted::{self, Holds};
 
+/// Stands in a key that needs a passphrase, PKCS#8 or older.
+const LOCKED: &[u8] = b"ENCRYPTED";
+
 /// Where one certificate is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
@@ -57,7 +60,7 @@ pub struct Validity {
 }
 
 /// One certificate, ready.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Loaded {
     pub key: Arc<CertifiedKey>,
     pub validity: Validity,
@@ -71,28 +74,44 @@ pub struct Certificates {
     current: ArcSwap<Current>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Current {
     pub loaded: Vec<Loaded>,
-    /// What the files were like when they were read.
-    marks: Vec<Option<(SystemTime, u64)>>,
+    /// What the files of each were like when they were read.
+    marks: Vec<Marks>,
 }
+
+/// When chain and key were changed, and how long they are; links followed.
+type Marks = [Option<(SystemTime, u64)>; 2];
 
 impl Certificates {
     /// Reads the files. Blocks on the disk.
     pub fn load(files: Vec<Files>) -> Result<Arc<Self>, LoadError> {
-        let current = Current::load(&files)?;
-        Ok(Arc::new(Self { files, current: ArcSwap::from_pointee(current) }))
+        // Before the reading: what changes meanwhile is seen at the next look.
+        let marks = files.iter().map(marks).collect();
+        let loaded = files.iter().map(Loaded::load).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Self { files, current: ArcSwap::from_pointee(Current { loaded, marks }) }))
     }
 
-    /// Reads them again if a file is another one than before; tells whether it was. After an error those before go on.
-    /// Blocks on the disk.
-    pub fn refresh(&self) -> Result<bool, LoadError> {
-        if self.current.load().marks == marks(&self.files) {
-            return Ok(false);
+    /// Reads those again whose files are others than before: how many, and why some could not be read, of which the ones
+    /// before go on. Blocks on the disk.
+    pub fn refresh(&self) -> (usize, Vec<LoadError>) {
+        let mut next = Current::clone(&self.current.load());
+        let (mut read, mut errors) = (0, Vec::new());
+        for ((files, loaded), before) in self.files.iter().zip(&mut next.loaded).zip(&mut next.marks) {
+            let now = marks(files);
+            if now == *before {
+                continue;
+            }
+            match Loaded::load(files) {
+                Ok(other) => (*loaded, *before, read) = (other, now, read + 1),
+                Err(error) => errors.push(error),
+            }
         }
-        self.current.store(Arc::new(Current::load(&self.files)?));
-        Ok(true)
+        if read > 0 {
+            self.current.store(Arc::new(next));
+        }
+        (read, errors)
     }
 
     /// Whether they are of these files.
@@ -112,13 +131,6 @@ impl Certificates {
 }
 
 impl Current {
-    fn load(files: &[Files]) -> Result<Self, LoadError> {
-        // Before the reading: what changes meanwhile is seen at the next look.
-        let marks = marks(files);
-        let loaded = files.iter().map(Loaded::load).collect::<Result<_, _>>()?;
-        Ok(Self { loaded, marks })
-    }
-
     /// Which certificate a client that asks for `name` gets: the first that covers it, else the first.
     pub fn choose(&self, name: Option<&str>) -> usize {
         let name = name.and_then(|name| ServerName::try_from(name).ok());
@@ -130,10 +142,9 @@ impl Current {
     }
 }
 
-/// When each file was changed, and how long it is; links followed.
-fn marks(files: &[Files]) -> Vec<Option<(SystemTime, u64)>> {
-    let mark = |path: &Path| std::fs::metadata(path).and_then(|meta| Ok((meta.modified()?, meta.len()))).ok();
-    files.iter().flat_map(|files| [mark(&files.chain), mark(&files.key)]).collect()
+fn marks(files: &Files) -> Marks {
+    [&files.chain, &files.key]
+        .map(|path| std::fs::metadata(path).and_then(|meta| Ok((meta.modified()?, meta.len()))).ok())
 }
 
 impl Loaded {
@@ -149,7 +160,11 @@ impl Loaded {
             not_after: parsed.validity().not_after.timestamp(),
         };
         let key = trusted::read(&files.key, Holds::Secret)?;
-        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| bad(&files.key, error.to_string()))?;
+        let is_locked = key.windows(LOCKED.len()).any(|window| window == LOCKED);
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| match is_locked {
+            true => bad(&files.key, "it has a passphrase: `openssl pkey` takes it away".to_owned()),
+            false => bad(&files.key, error.to_string()),
+        })?;
         let key = any_supported_type(&key).map_err(|error| bad(&files.key, error.to_string()))?;
         let key = CertifiedKey::new(chain, key);
         match key.keys_match() {

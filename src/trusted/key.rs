@@ -89,7 +89,12 @@ impl Secret {
 
 /// Reads a key file, after the checks of [`super::read`].
 pub fn read(path: &Path) -> Result<Secret, Error> {
-    let content = super::read(path, Holds::Secret)?;
+    read_as(path, rustix::process::geteuid().as_raw())
+}
+
+/// The same for a daemon that will run as this user, whose it may be.
+pub fn read_as(path: &Path, user: u32) -> Result<Secret, Error> {
+    let content = super::read_as(path, Holds::Secret, user)?;
     let octets = std::str::from_utf8(&content).ok().and_then(|text| {
         let encoded = text.trim_end().strip_prefix(MARK)?;
         STANDARD_NO_PAD.decode(encoded).ok()?.try_into().ok()

@@ -77,6 +77,9 @@ async fn every_wrong_answer_costs_one_hash_whoever_it_is_about() {
         ("nobody", "wrong"),
         ("off", "wrong"),
         ("off", "right"),
+        // Nothing is remembered of those who may not come in.
+        ("off", "right"),
+        ("far", "right"),
         ("far", "right"),
         ("scram", "right"),
         ("\u{7}", "wrong"),

@@ -104,13 +104,10 @@ impl Users {
                 user.filter(is_own).ok_or(No::wrong(Told::Wrong))?
             }
         };
-        if user.is_disabled {
-            return Err(No::wrong(Told::Disabled));
+        match bar(&user, client) {
+            Some(told) => Err(No::wrong(told)),
+            None => Ok(user),
         }
-        if !user.networks.is_empty() && !user.networks.iter().any(|network| network.contains(client)) {
-            return Err(No::wrong(Told::Network));
-        }
-        Ok(user)
     }
 
     fn may_try(&self, name: &str, client: IpAddr) -> Result<(), No> {
@@ -127,7 +124,10 @@ impl Users {
             (table.get(name).cloned(), table.cost)
         };
         let now = self.now();
-        if let Some(user) = user.as_ref().filter(|user| self.inner.cache.has(user, &password, now)) {
+        // Who may not come in whatever the password costs a hash each time: time would tell that it is right.
+        let may_be_known = |user: &&Arc<User>| bar(user, client).is_none();
+        let known = user.as_ref().filter(may_be_known).filter(|user| self.inner.cache.has(user, &password, now));
+        if let Some(user) = known {
             self.inner.metrics.cache_hits.increment(1);
             return Ok(Arc::clone(user));
         }
@@ -146,7 +146,18 @@ impl Users {
         let Ok((is_right, password)) = tokio::task::spawn_blocking(work).await else { return Err(busy) };
         let told = if user.is_some() { Told::Wrong } else { Told::Unknown };
         let user = user.filter(|user| is_right && user.password.is_some()).ok_or(No::wrong(told))?;
-        self.inner.cache.put(&user, &password, now);
+        if bar(&user, client).is_none() {
+            self.inner.cache.put(&user, &password, now);
+        }
         Ok(user)
+    }
+}
+
+/// Why a user may not come in from there, whatever they know.
+fn bar(user: &User, client: IpAddr) -> Option<Told> {
+    let is_elsewhere = !user.networks.is_empty() && !user.networks.iter().any(|network| network.contains(client));
+    match user.is_disabled {
+        true => Some(Told::Disabled),
+        false => is_elsewhere.then_some(Told::Network),
     }
 }

@@ -78,7 +78,17 @@ async fn who_is_refused_again_and_again_does_not_fill_the_record() {
     }
     let of_refusals = records(&stage).into_iter().filter(|record| record.kind == Kind::Refused).count();
     let (code, said) = stage.command(Role::Operator, &["queue", "flush", "--all"]).await;
+    let head = |reason: &str| {
+        let secret = stage.secret(Role::Operator);
+        format!(
+            "POST /v1/queue/flush HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\n{reason}Content-Length: 2\r\n\r\n{{}}"
+        )
+    };
+    let wide = stage.send(head("Hikyaku-Reason: \u{5831}\u{544a}\r\n").as_bytes()).await.unwrap();
+    let long = stage.send(head(&format!("Hikyaku-Reason: {}\r\n", "x".repeat(501))).as_bytes()).await.unwrap();
 
+    assert_eq!((wide.status, long.status), (200, 400));
+    assert!(records(&stage).iter().any(|record| record.reason == "\u{5831}\u{544a}"));
     // More than 30 where the machine is so slow that the minute ends meanwhile.
     assert!((30..250).contains(&of_refusals), "{of_refusals}");
     assert_eq!(code, 0, "{said}");

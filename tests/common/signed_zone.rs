@@ -1,7 +1,7 @@
 //! A DNSSEC-signed root zone on loopback: every answer is signed when it is asked for, by one Ed25519 key.
 //!
 //! What is not there is denied by an NSEC record at the very name (RFC 9824). Below a name given to [`Signed::insecure`] nothing
-//! is signed, as behind a delegation without DS.
+//! is signed, as behind a delegation without DS. Wildcards and DNAMEs are expanded, with an NSEC record as proof.
 #![allow(dead_code)]
 
 use std::collections::{HashMap, HashSet};
@@ -17,8 +17,9 @@ use hickory_proto::dnssec::rdata::{DNSKEY, DNSSECRData, NSEC, RRSIG};
 use hickory_proto::dnssec::{PublicKey, SigningKey, TBS};
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::tlsa::{CertUsage, Matching, Selector};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA, TLSA, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, NS, NULL, SOA, TLSA, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType, SerialNumber};
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder};
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -32,6 +33,10 @@ pub struct Signed {
     insecure: HashSet<String>,
     bogus: HashSet<(String, RecordType)>,
     failing: HashSet<(String, RecordType)>,
+    /// An NSEC record of the name stands beside each positive answer, as resolvers that minimise names leave one there.
+    pub is_chatty: bool,
+    /// Every answer says that it has been validated.
+    pub is_validating: bool,
     /// No signature is given at all, as by a resolver that knows no DNSSEC.
     pub is_plain: bool,
 }
@@ -60,6 +65,11 @@ impl Running {
 
 fn name(text: &str) -> Name {
     Name::from_ascii(format!("{}.", text.trim_end_matches('.'))).unwrap()
+}
+
+/// The name right behind another one.
+fn behind(text: &str) -> Name {
+    Name::from_labels([&b"\0"[..]]).unwrap().append_domain(&name(text)).unwrap()
 }
 
 impl Signed {
@@ -91,6 +101,14 @@ impl Signed {
 
     pub fn cname(&mut self, owner: &str, target: &str) -> &mut Self {
         self.add(owner, RData::CNAME(CNAME(name(target))))
+    }
+
+    /// Everything below `owner` is below `target`.
+    pub fn dname(&mut self, owner: &str, target: &str) -> &mut Self {
+        let mut octets = Vec::new();
+        name(target).emit(&mut BinEncoder::new(&mut octets)).unwrap();
+        let rdata = NULL::with(octets);
+        self.add(owner, RData::Unknown { code: RecordType::DNAME, rdata })
     }
 
     pub fn tlsa(&mut self, host: &str, numbers: (u8, u8, u8), data: &[u8]) -> &mut Self {
@@ -154,6 +172,7 @@ impl Signed {
         response.metadata.message_type = MessageType::Response;
         response.metadata.recursion_desired = true;
         response.metadata.recursion_available = true;
+        response.metadata.authentic_data = self.is_validating;
         response.add_query(query.clone());
         if let Some(edns) = &request.edns {
             response.set_edns(edns.clone());
@@ -168,16 +187,47 @@ impl Signed {
             !self.is_plain && (!self.insecure.iter().any(is_below) || (is_cut && kind == RecordType::DS))
         };
         let mut at = owner.clone();
-        while kind != RecordType::CNAME
-            && let Some(alias) = self.records.get(&(at.clone(), RecordType::CNAME))
-        {
-            let alias = self.set(signer, &at, RecordType::CNAME, alias, is_signed_at(&at));
-            let RData::CNAME(target) = alias[0].data.clone() else { unreachable!() };
-            response.answers.extend(alias);
-            at = target.0.to_ascii().trim_end_matches('.').to_owned();
+        loop {
+            if kind != RecordType::CNAME
+                && let Some(alias) = self.records.get(&(at.clone(), RecordType::CNAME))
+            {
+                let alias = self.set(signer, &at, RecordType::CNAME, alias, is_signed_at(&at));
+                let RData::CNAME(target) = alias[0].data.clone() else { unreachable!() };
+                response.answers.extend(alias);
+                at = target.0.to_ascii().trim_end_matches('.').to_owned();
+            } else if let Some((above, below, target)) = self.dname_above(&at) {
+                let data = &self.records[&(above.clone(), RecordType::DNAME)];
+                response.answers.extend(self.set(signer, &above, RecordType::DNAME, data, true));
+                let made = format!("{below}.{target}");
+                response.answers.push(Record::from_rdata(name(&at), TTL, RData::CNAME(CNAME(name(&made)))));
+                at = made;
+            } else {
+                break;
+            }
         }
         if let Some(records) = self.records.get(&(at.clone(), kind)) {
             response.answers.extend(self.set(signer, &at, kind, records, is_signed_at(&at)));
+            if self.is_chatty {
+                response.authorities.extend(self.nsec(signer, &at, behind(&at), &[kind]));
+            }
+            return response;
+        }
+        let exists = self.records.keys().any(|(own, _)| *own == at);
+        if let Some((_, parent)) = at.split_once('.').filter(|_| !exists)
+            && let Some(records) = self.records.get(&(format!("*.{parent}"), kind))
+        {
+            let labels = name(parent).num_labels();
+            let mut set: Vec<Record> =
+                records.iter().map(|data| Record::from_rdata(name(&at), TTL, data.clone())).collect();
+            set.push(signer.sign(&name(&at), kind, &set, labels, false));
+            response.answers.extend(set);
+            // The last name below the parent: what is there proves that no name lies between.
+            response.authorities.extend(self.nsec(
+                signer,
+                &format!("*.{parent}"),
+                name(&format!("zzz.{parent}")),
+                &[kind],
+            ));
             return response;
         }
         let is_signed = is_signed_at(&at);
@@ -186,15 +236,32 @@ impl Signed {
             response.add_authority(record);
         }
         if is_signed {
-            let own = self.records.keys().filter(|(own, _)| *own == at).map(|(_, kind)| *kind);
-            let kinds: Vec<RecordType> = own.chain([RecordType::NSEC, RecordType::RRSIG]).collect();
-            let next = Name::from_labels([&b"\0"[..]]).unwrap().append_domain(&name(&at)).unwrap();
-            let nsec = RData::DNSSEC(DNSSECRData::NSEC(NSEC::new(next, kinds)));
-            for record in self.set(signer, &at, RecordType::NSEC, &[nsec], true) {
-                response.add_authority(record);
+            let own: Vec<RecordType> =
+                self.records.keys().filter(|(own, _)| *own == at).map(|(_, kind)| *kind).collect();
+            let denial = self.nsec(signer, &at, behind(&at), &own);
+            response.authorities.extend(denial);
+            // Behind an alias: as a resolver tells that what it leads to is not there.
+            if !response.answers.is_empty() && own.is_empty() {
+                response.metadata.response_code = ResponseCode::NXDomain;
             }
         }
         response
+    }
+
+    /// The longest DNAME above a name: its owner, what of the name is below it, and where that leads.
+    fn dname_above(&self, at: &str) -> Option<(String, String, String)> {
+        let above = self.records.keys().filter(|(_, kind)| *kind == RecordType::DNAME).map(|(own, _)| own);
+        let owner = above.filter(|own| at.ends_with(&format!(".{own}"))).max_by_key(|own| own.len())?;
+        let RData::Unknown { rdata, .. } = &self.records[&(owner.clone(), RecordType::DNAME)][0] else { return None };
+        let target = Name::read(&mut BinDecoder::new(&rdata.anything)).unwrap();
+        let below = at[..at.len() - owner.len() - 1].to_owned();
+        Some((owner.clone(), below, target.to_ascii().trim_end_matches('.').to_owned()))
+    }
+
+    fn nsec(&self, signer: &Signer, owner: &str, next: Name, kinds: &[RecordType]) -> Vec<Record> {
+        let kinds = kinds.iter().copied().chain([RecordType::NSEC, RecordType::RRSIG]);
+        let nsec = RData::DNSSEC(DNSSECRData::NSEC(NSEC::new(next, kinds)));
+        self.set(signer, owner, RecordType::NSEC, &[nsec], true)
     }
 
     fn set(&self, signer: &Signer, owner: &str, kind: RecordType, data: &[RData], is_signed: bool) -> Vec<Record> {
@@ -202,7 +269,8 @@ impl Signed {
             data.iter().map(|data| Record::from_rdata(name(owner), TTL, data.clone())).collect();
         if is_signed {
             let is_bogus = self.bogus.contains(&(owner.to_owned(), kind));
-            records.push(signer.sign(&name(owner), kind, &records, is_bogus));
+            let labels = name(owner).num_labels();
+            records.push(signer.sign(&name(owner), kind, &records, labels, is_bogus));
         }
         records
     }
@@ -214,12 +282,12 @@ struct Signer {
 }
 
 impl Signer {
-    fn sign(&self, owner: &Name, kind: RecordType, records: &[Record], is_bogus: bool) -> Record {
+    fn sign(&self, owner: &Name, kind: RecordType, records: &[Record], labels: u8, is_bogus: bool) -> Record {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as u32;
         let input = SigInput {
             type_covered: kind,
             algorithm: self.key.algorithm(),
-            num_labels: owner.num_labels(),
+            num_labels: labels,
             original_ttl: TTL,
             sig_expiration: SerialNumber::new(now + 86_400),
             sig_inception: SerialNumber::new(now - 86_400),

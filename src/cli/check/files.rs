@@ -41,10 +41,12 @@ pub(super) fn look(path: &Path, config: &Config, found: &mut Findings) {
     let daemon = Daemon::of(config);
     if let Some(daemon) = &daemon {
         reread(path, daemon, found);
-        if !config.replies.rules.as_os_str().is_empty() {
-            reread(&config.replies.rules, daemon, found);
-        }
-        config.dkim.iter().for_each(|key| reread(&key.key, daemon, found));
+    }
+    if !config.replies.rules.as_os_str().is_empty() {
+        Daemon::unreadable("replies.rules", &config.replies.rules, daemon.as_ref(), found);
+    }
+    for (index, key) in config.dkim.iter().enumerate() {
+        Daemon::unreadable(&format!("dkim[{index}].key"), &key.key, daemon.as_ref(), found);
     }
     tls::look(config, daemon.as_ref(), found);
     if let Some(path) = config.users.path() {
