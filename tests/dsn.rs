@@ -50,17 +50,7 @@ fn replied(code: u16, status: Option<Status>, text: &str) -> Report {
 }
 
 fn local(status: Status, text: &str) -> Report {
-    Report {
-        phase: Phase::Dns,
-        reply: Reply::local(status, text),
-        mx_host: None,
-        mx_address: None,
-        tls: None,
-        tls_policy: None,
-        relayed_dsn: false,
-        in_doubt: false,
-        hung_up: false,
-    }
+    Report::local(Phase::Dns, status, text)
 }
 
 fn generate(envelope: &Envelope, content: &Content, action: Action, reports: &[Report]) -> String {

@@ -11,6 +11,7 @@ use hikyaku::dns::sts::{Policy, id_of};
 use hikyaku::message::{Content, Envelope, MessageId, Phase, Recipient, Report, Ret};
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::smtp::reply::Reply;
+use hikyaku::smtp::status::Status;
 use hikyaku::users::sasl::dialog::{Dialog, Next, offered};
 use hikyaku::users::sasl::{Channel, Directory};
 use hikyaku::users::scram::Keys;
@@ -36,15 +37,9 @@ pub fn dsn(octets: &[u8]) {
     envelope.envid = (!envid.is_empty()).then(|| envid.into());
     envelope.ret = Some(if choice & 4 == 0 { Ret::Full } else { Ret::Headers });
     let report = Report {
-        phase: Phase::Rcpt,
         reply: Reply { code: 550, status: None, text: said.into() },
         mx_host: Some(Arc::from(host)),
-        mx_address: None,
-        tls: None,
-        tls_policy: None,
-        relayed_dsn: false,
-        in_doubt: false,
-        hung_up: false,
+        ..Report::local(Phase::Rcpt, Status::new(5, 0, 0), "")
     };
     let action = [Action::Failed, Action::Delayed, Action::Relayed, Action::Failed][usize::from(choice & 3)];
     let subjects = [0, 1].map(|recipient| Subject { recipient, action, report: &report });

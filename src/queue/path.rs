@@ -225,7 +225,6 @@ const FORGIVEN: Duration = Duration::from_secs(600);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smtp::reply::Reply;
     use crate::smtp::status::Status;
 
     fn path(now: Instant) -> Path {
@@ -246,18 +245,7 @@ mod tests {
     }
 
     fn reason() -> Arc<Report> {
-        let reply = Reply::local(Status::new(4, 4, 1), "no route");
-        Arc::new(Report {
-            phase: Phase::Connect,
-            reply,
-            mx_host: None,
-            mx_address: None,
-            tls: None,
-            tls_policy: None,
-            relayed_dsn: false,
-            in_doubt: false,
-            hung_up: false,
-        })
+        Arc::new(Report::local(Phase::Connect, Status::new(4, 4, 1), "no route"))
     }
 
     #[test]

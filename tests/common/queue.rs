@@ -437,17 +437,7 @@ impl Stage {
 
 fn report(code: u16, status: Status, text: &str) -> Report {
     let reply = Reply { code, status: Some(status), text: text.into() };
-    Report {
-        phase: Phase::EndOfData,
-        reply,
-        mx_host: None,
-        mx_address: None,
-        tls: None,
-        tls_policy: None,
-        relayed_dsn: false,
-        in_doubt: false,
-        hung_up: false,
-    }
+    Report { reply, ..Report::local(Phase::EndOfData, status, "") }
 }
 
 pub fn delivered() -> Outcome {
