@@ -2,7 +2,7 @@
 //! before it is made, and with its outcome before it is answered ([`crate::audit`]).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
@@ -40,6 +40,15 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Somebody over TCP. Who comes by IPv4 to a socket for both families is known by that address, in records too.
+    pub fn over_tcp(address: Option<SocketAddr>) -> Self {
+        let address = address.map(|address| match address.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+            IpAddr::V6(_) => address,
+        });
+        Self { address, ..Self::default() }
+    }
+
     /// What is known of them beside what they say.
     pub fn known(&self) -> Option<String> {
         let token = self.token.as_ref().map(|token| format!("token {}", token.name));
@@ -228,7 +237,7 @@ pub(super) async fn identify(Shared(tokens): Shared<Tokens>, mut request: Reques
         let told = "it is not known where the request comes from";
         return Refusal::new(StatusCode::FORBIDDEN, told, "this is a bug").into_response();
     };
-    let client = address.ip().to_canonical();
+    let client = address.ip();
     match tokens.prove(bearer(request.headers()), client) {
         Ok(token) => peer.token = Some(token),
         Err((refused, wait)) => {
@@ -248,7 +257,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     Some(secret.trim()).filter(|secret| is_one && !secret.is_empty())
 }
 
-fn denied(refused: Refused, client: std::net::IpAddr, seconds: u64) -> Response {
+fn denied(refused: Refused, client: IpAddr, seconds: u64) -> Response {
     let (status, error, hint) = match refused {
         Refused::Missing => (
             StatusCode::UNAUTHORIZED,
@@ -283,6 +292,14 @@ fn denied(refused: Refused, client: std::net::IpAddr, seconds: u64) -> Response 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_comes_by_ipv4_to_a_socket_for_both_families_is_known_by_that_address() {
+        let known = |address: &str| Peer::over_tcp(Some(address.parse().unwrap())).address.unwrap().to_string();
+
+        assert_eq!(known("[::ffff:192.0.2.1]:8025"), "192.0.2.1:8025");
+        assert_eq!(known("[2001:db8::1]:8025"), "[2001:db8::1]:8025");
+    }
 
     #[test]
     fn a_token_is_read_from_one_bearer_field_only() {

@@ -121,7 +121,7 @@ impl Listen for TcpListener {
     type Stream = TcpStream;
 
     fn peer(stream: &TcpStream) -> Peer {
-        Peer { address: stream.peer_addr().ok(), ..Peer::default() }
+        Peer::over_tcp(stream.peer_addr().ok())
     }
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
