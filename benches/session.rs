@@ -13,25 +13,14 @@ use hikyaku::clock::UnixTime;
 use hikyaku::message::MessageId;
 use hikyaku::submission::Settings;
 use hikyaku::submission::admit::{Context, admit};
-use hikyaku::submission::refusal::{Cause, Refusal};
-use hikyaku::submission::session::{Gate, Session, Step};
+use hikyaku::submission::session::{Session, Step};
+use open::{Open, drive};
+
+#[path = "../fuzz/src/open.rs"]
+mod open;
 
 const SIZE: usize = 10_240;
 const ENVELOPE: &str = "MAIL FROM:<bounce-12345@news.example.com> SIZE=10240\r\nRCPT TO:<u1234567x0@d42.test>\r\n";
-
-struct Open;
-
-impl Gate for Open {
-    fn mail(&mut self) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn rcpt(&mut self, _recipients: usize) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn count(&mut self, _cause: Cause) {}
-}
 
 fn content() -> String {
     let mut text = "X-Seq: 1-1234567-1795318696000000\r\nFrom: News <news@example.com>\r\nTo: u1234567x0@d42.test\r\n\
@@ -46,41 +35,24 @@ fn content() -> String {
 }
 
 /// Feeds `input` to the session; stores what is complete, with admission or without.
-fn run(session: &mut Session, settings: &Settings, input: &[u8], admits: bool) {
-    let mut at = 0;
-    loop {
-        let (used, step) = session.advance(input.get(at..).unwrap_or_default(), &mut Open);
-        at += used;
-        match step {
-            Step::Store => {
-                let transaction = session.take_transaction().unwrap();
-                if admits {
-                    let context = Context {
-                        settings,
-                        hostname: "mx.example.net",
-                        client: session.client(),
-                        hello: session.hello(),
-                        security: None,
-                        user: None,
-                        id: MessageId(1),
-                        time: UnixTime(1_795_318_696),
-                        has_eight_bit: session.content().has_eight_bit(),
-                    };
-                    black_box(admit(transaction, session.content().bytes(), &context).unwrap());
-                }
-                session.accepted(MessageId(1));
+fn run(session: &mut Session, input: &[u8], admits: bool) {
+    drive(session, input, |session, step| {
+        if step == Step::Store {
+            let transaction = session.take_transaction().unwrap();
+            if admits {
+                let context = Context::of(session, None, MessageId(1), UnixTime(1_795_318_696));
+                black_box(admit(transaction, session.content().bytes(), &context).unwrap());
             }
-            Step::Write => {}
-            Step::Read | Step::Close | Step::Secure | Step::Verify => break,
+            session.accepted(MessageId(1));
         }
-    }
-    black_box(session.replies()).clear();
+        black_box(session.replies()).clear();
+    });
 }
 
 fn ready(settings: &Arc<Settings>) -> Session {
     let client = [127, 0, 0, 1].into();
     let mut session = Session::new(Arc::clone(settings), "mx.example.net".into(), client, &mut Open);
-    run(&mut session, settings, b"EHLO client.example.com\r\n", false);
+    run(&mut session, b"EHLO client.example.com\r\n", false);
     session
 }
 
@@ -95,9 +67,9 @@ fn messages(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             let mut session = ready(&settings);
             if input.ends_with("DATA\r\n") {
-                run(&mut session, &settings, format!("{ENVELOPE}DATA\r\n").as_bytes(), false);
+                run(&mut session, format!("{ENVELOPE}DATA\r\n").as_bytes(), false);
             }
-            bencher.iter(|| run(&mut session, &settings, black_box(input.as_bytes()), admits));
+            bencher.iter(|| run(&mut session, black_box(input.as_bytes()), admits));
         });
     }
     group.finish();

@@ -7,6 +7,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod files;
+mod open;
 mod outside;
 mod session;
 mod smtp;

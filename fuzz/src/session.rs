@@ -5,28 +5,14 @@ use std::sync::Arc;
 use hikyaku::clock::UnixTime;
 use hikyaku::message::MessageId;
 use hikyaku::submission::admit::{Admitted, Context, admit};
-use hikyaku::submission::refusal::{Cause, Refusal};
-use hikyaku::submission::session::{Gate, Session, Step};
+use hikyaku::submission::session::{Session, Step};
 use hikyaku::submission::{LineEndings, Settings};
 
+use super::open::{Open, drive};
 use super::{is_plain, pieces};
 
 /// Octets that a session may hold beside content.
 const HELD_MOST: usize = 256 * 1024;
-
-struct Open;
-
-impl Gate for Open {
-    fn mail(&mut self) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn rcpt(&mut self, _recipients: usize) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn count(&mut self, _cause: Cause) {}
-}
 
 /// What one run came to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -67,45 +53,29 @@ fn run<'a>(parts: impl Iterator<Item = &'a [u8]>, settings: &Arc<Settings>) -> S
     let hello = b"EHLO c.test\r\n".as_slice();
     for part in std::iter::once(hello).chain(parts) {
         unread.extend_from_slice(part);
-        let mut at = 0;
-        while !seen.is_closed {
-            let (used, step) = session.advance(&unread[at..], &mut Open);
-            at += used;
+        let (used, _) = drive(&mut session, &unread, |session, step| {
             match step {
-                Step::Read => break,
-                Step::Write => {}
-                Step::Store => store(&mut session, settings, &mut seen),
+                Step::Read | Step::Write => {}
+                Step::Store => store(session, &mut seen),
                 Step::Secure | Step::Verify => unreachable!("neither is offered"),
                 Step::Close => seen.is_closed = true,
             }
             assert!(session.held() <= HELD_MOST, "{}", session.held());
             seen.replies.append(session.replies());
-        }
-        seen.replies.append(session.replies());
+        });
         if seen.is_closed {
             break;
         }
-        unread.drain(..at);
+        unread.drain(..used);
         assert!(session.held() + unread.len() <= HELD_MOST);
     }
     seen
 }
 
-fn store(session: &mut Session, settings: &Settings, seen: &mut Seen) {
+fn store(session: &mut Session, seen: &mut Seen) {
     let transaction = session.take_transaction().expect("a transaction");
     let id = MessageId(seen.stored.len() as u64 + 1);
-    let context = Context {
-        settings,
-        hostname: "mx.test",
-        client: session.client(),
-        hello: session.hello(),
-        security: None,
-        user: None,
-        id,
-        time: UnixTime(0),
-        has_eight_bit: session.content().has_eight_bit(),
-    };
-    match admit(transaction, session.content().bytes(), &context) {
+    match admit(transaction, session.content().bytes(), &Context::of(session, None, id, UnixTime(0))) {
         Ok(Admitted { envelope, content }) => {
             assert!(is_plain(envelope.reverse_path.as_str()) && envelope.envid.as_deref().is_none_or(is_plain));
             assert!(is_plain(&envelope.tenant) && is_plain(&envelope.campaign));

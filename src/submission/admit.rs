@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::refusal::{self, Refusal};
-use super::session::{Hello, Transaction};
+use super::session::{Hello, Session, Transaction};
 use crate::clock::UnixTime;
 use crate::message::header::{Field, fields};
 use crate::message::mailbox::mailboxes;
@@ -48,6 +48,23 @@ pub struct Context<'a> {
     pub time: UnixTime,
     /// Whether the content has octets over 127.
     pub has_eight_bit: bool,
+}
+
+impl<'a> Context<'a> {
+    /// Of the message that a session has complete; `users` are those who know what its user may send as.
+    pub fn of(session: &'a Session, users: Option<&'a Users>, id: MessageId, time: UnixTime) -> Self {
+        Self {
+            settings: session.settings(),
+            hostname: session.hostname(),
+            client: session.client(),
+            hello: session.hello(),
+            user: session.user().zip(users),
+            security: session.security().map(AsRef::as_ref),
+            id,
+            time,
+            has_eight_bit: session.content().has_eight_bit(),
+        }
+    }
 }
 
 /// A message that may be stored.

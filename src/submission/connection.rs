@@ -427,17 +427,7 @@ impl Connection {
             (probe.0)(id.0);
         }
         let content = self.session.content();
-        let context = Context {
-            settings: &self.outside.settings,
-            hostname: &services.hostname,
-            client: self.session.client(),
-            hello: self.session.hello(),
-            user: self.session.user().zip(self.outside.users()),
-            security: self.session.security().map(AsRef::as_ref),
-            id,
-            time: services.clock.wall(),
-            has_eight_bit: content.has_eight_bit(),
-        };
+        let context = Context::of(&self.session, self.outside.users(), id, services.clock.wall());
         let Admitted { envelope, content } = admit(transaction, content.bytes(), &context)?;
         let recipients = envelope.recipients.len();
         let take = |(user, users): (&Arc<User>, &Users)| users.allowances().take(user, recipients);

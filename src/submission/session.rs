@@ -429,6 +429,16 @@ impl Session {
         self.contents
     }
 
+    /// Of its listener.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What it calls us.
+    pub fn hostname(&self) -> &str {
+        &self.hostname
+    }
+
     /// What the client called itself.
     pub fn hello(&self) -> Option<&Hello> {
         self.hello.as_ref()

@@ -110,17 +110,7 @@ impl Client {
         let transaction = self.session.take_transaction().unwrap();
         let received = self.session.content().bytes().to_vec();
         let id = MessageId(self.messages.len() as u64 + 1);
-        let context = Context {
-            settings: &self.settings,
-            hostname: "mx.test",
-            client: self.session.client(),
-            hello: self.session.hello(),
-            security: None,
-            user: None,
-            id,
-            time: UnixTime(0),
-            has_eight_bit: self.session.content().has_eight_bit(),
-        };
+        let context = Context::of(&self.session, None, id, UnixTime(0));
         let result =
             admit(transaction, &received, &context).and_then(|message| self.answers.store.map_or(Ok(message), Err));
         match result {
