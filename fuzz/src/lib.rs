@@ -6,9 +6,11 @@
 //! and what comes out is bounded and has no control character.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod dkim;
 mod files;
 mod open;
 mod outside;
+mod proxy;
 mod session;
 mod smtp;
 
@@ -22,7 +24,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "command", run: smtp::command },
     Target { name: "address", run: smtp::address },
     Target { name: "data", run: smtp::data },
@@ -35,6 +37,8 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "record", run: files::record },
     Target { name: "configuration", run: files::configuration },
     Target { name: "users", run: files::users },
+    Target { name: "proxy", run: proxy::proxy },
+    Target { name: "dkim", run: dkim::dkim },
 ];
 
 /// Runs the target of this name: what libFuzzer calls.

@@ -10,7 +10,7 @@ mod connection;
 pub mod intake;
 mod listener;
 pub mod metrics;
-mod proxy;
+pub mod proxy;
 pub mod refusal;
 pub mod session;
 pub mod settings;

@@ -186,4 +186,6 @@ targets! {
     damage_under_a_right_checksum_makes_no_envelope_that_cannot_be_written: "record",
     configurations_taken_are_taken_again_as_they_are_written: "configuration",
     users_files_are_taken_or_refused_with_a_short_reason: "users",
+    balancers_name_the_same_client_wherever_they_are_cut: "proxy",
+    signatures_hold_whatever_is_signed: "dkim",
 }
