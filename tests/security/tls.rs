@@ -150,11 +150,13 @@ async fn each_name_gets_its_certificate_and_a_replaced_file_the_next_handshake()
     assert_ne!(before[0], before[1]);
     // No name of ours: the first.
     assert!(handshake(TcpStream::connect(server.address).await.unwrap(), "third.test", &client).await.is_err());
-    assert!(!certificates.refresh().unwrap(), "nothing has changed");
+    assert_eq!(certificates.refresh().0, 0, "nothing has changed");
 
     authority.write(&files[1], "other.test");
     std::fs::File::options().write(true).open(&files[1].chain).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-    assert!(certificates.refresh().unwrap());
+    std::fs::write(&files[0].chain, "half of it").unwrap();
+    let (read, errors) = certificates.refresh();
+    assert_eq!((read, errors.len()), (1, 1), "one that is spoilt stops no other: {errors:?}");
 
     assert_eq!(shown("mx.test").await, before[0]);
     assert_ne!(shown("other.test").await, before[1]);
@@ -170,9 +172,10 @@ async fn a_certificate_that_is_spoilt_leaves_the_one_before_in_use() {
 
     let (_, other_key) = authority.certificate("mx.test");
     std::fs::write(&files.key, other_key + "\n").unwrap();
-    let said = certificates.refresh().unwrap_err().to_string();
+    let (read, errors) = certificates.refresh();
 
-    assert!(said.contains("mx.test.key is not the key of the certificate in"), "{said}");
+    assert_eq!((read, errors.len()), (0, 1), "{errors:?}");
+    assert!(errors[0].to_string().contains("mx.test.key is not the key of the certificate in"), "{errors:?}");
     let mut client = connect(server.address, "mx.test", &authority.client(None)).await;
     assert!(client.reply().await.starts_with("220 "));
 }

@@ -54,7 +54,6 @@ pub struct Client {
     pub is_closed: bool,
     /// The most that replies and unread input were.
     pub peak_held: usize,
-    settings: Arc<Settings>,
     unread: Vec<u8>,
 }
 
@@ -68,8 +67,8 @@ impl Client {
     pub fn from(address: &str, settings: Settings) -> Self {
         let mut answers = Answers::default();
         let settings = Arc::new(settings);
-        let session = Session::new(Arc::clone(&settings), "mx.test".into(), address.parse().unwrap(), &mut answers);
-        Self { session, answers, messages: Vec::new(), is_closed: false, peak_held: 0, settings, unread: Vec::new() }
+        let session = Session::new(settings, "mx.test".into(), address.parse().unwrap(), &mut answers);
+        Self { session, answers, messages: Vec::new(), is_closed: false, peak_held: 0, unread: Vec::new() }
     }
 
     /// After the greeting and EHLO.
