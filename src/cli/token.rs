@@ -14,6 +14,7 @@ use crate::admin::Role;
 use crate::admin::tokens::edit::{self, EditError};
 use crate::admin::tokens::{Token, is_name};
 use crate::config::units::Network;
+use crate::trusted::rewrite;
 
 /// Sub-commands.
 #[derive(Debug, clap::Subcommand)]
@@ -85,7 +86,7 @@ impl TokenCommand {
 /// A file with a mistake and a wrong name are wrong usage; the rest is a problem.
 fn told(error: EditError) -> Failure {
     match error {
-        EditError::File(_) | EditError::Name(_) => Failure::usage(error),
+        EditError::File(_) | EditError::Rewrite(rewrite::Error::File(_)) | EditError::Name(_) => Failure::usage(error),
         error => error.into(),
     }
 }

@@ -15,7 +15,12 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
     let file = trusted::open(path, Holds::Public, own).map_err(|error| match error {
         trusted::Error::Io { error, .. } => error,
         trusted::Error::Kind { .. } => io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"),
-        other => io::Error::new(io::ErrorKind::PermissionDenied, other),
+        // Whoever tells it says which file it is.
+        other => {
+            let (text, name) = (other.to_string(), path.display().to_string());
+            let bare = text.strip_prefix(&name).unwrap_or(&text).trim_start_matches([':', ' ']).to_owned();
+            io::Error::new(io::ErrorKind::PermissionDenied, bare)
+        }
     })?;
     let mut text = String::new();
     file.take(MOST + 1).read_to_string(&mut text)?;
@@ -43,5 +48,23 @@ mod tests {
         assert_eq!(read(&large).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         File::options().write(true).open(&large).unwrap().set_len(MOST).unwrap();
         assert_eq!(read(&large).unwrap().len() as u64, MOST);
+    }
+
+    #[test]
+    fn what_others_could_have_written_is_refused_with_what_to_do() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, "").unwrap();
+        let told = |mode| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            read(&path).map_err(|error| (error.kind(), error.to_string()))
+        };
+
+        assert_eq!(told(0o644), Ok(String::new()));
+        let (kind, text) = told(0o646).unwrap_err();
+        assert_eq!(kind, io::ErrorKind::PermissionDenied);
+        assert!(text.starts_with("has mode 0646") && text.contains("chmod go-w"), "{text}");
     }
 }

@@ -81,7 +81,7 @@ async fn who_is_refused_again_and_again_does_not_fill_the_record() {
     let head = |reason: &str| {
         let secret = stage.secret(Role::Operator);
         format!(
-            "POST /v1/queue/flush HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\n{reason}Content-Length: 2\r\n\r\n{{}}"
+            "POST /v1/queue/flush HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nContent-Type: application/json\r\n{reason}Content-Length: 2\r\n\r\n{{}}"
         )
     };
     let wide = stage.send(head("Hikyaku-Reason: \u{5831}\u{544a}\r\n").as_bytes()).await.unwrap();

@@ -112,7 +112,7 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "delivery.tls" => text("none"),
         "delivery.tls_rule.tls" => text("opportunistic"),
         "delivery.tls_rule.names" => texts("b.test"),
-        "delivery.tls_ca" => text("/etc/other.pem"),
+        "delivery.tls_ca" => text(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tls/ca.pem")),
         "dns.dnssec" => text("off"),
         "dns.trust_anchor" => {
             let file = format!("{place}/anchor");
