@@ -6,6 +6,7 @@
 mod at;
 mod audit;
 mod bench;
+mod bounce;
 mod check;
 pub mod client;
 mod completions;
@@ -110,6 +111,9 @@ enum Command {
     /// Ask what a receiver's reply means
     #[command(subcommand)]
     Reply(reply::Reply),
+    /// Read what comes back: bounces, complaints, automatic responses
+    #[command(subcommand)]
+    Bounce(bounce::Bounce),
     /// Show addresses that were masked: to admins, on record, or to who holds the key
     Reveal(reveal::Reveal),
     /// Ask what TLS a domain's mail goes out by
@@ -191,6 +195,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Message(command) => wait(command.execute()),
         Command::Journal(command) => wait(command.execute()),
         Command::Reply(command) => command.execute(),
+        Command::Bounce(command) => command.execute(),
         Command::Reveal(command) => wait(command.execute()),
         Command::Tls(command) => command.execute(),
         Command::Dkim(command) => command.execute(),

@@ -22,6 +22,8 @@ pub(super) fn normal(text: &str) -> String {
                 shorten_to_address(&mut out);
                 let behind = text.get(at + 1..).unwrap_or_default();
                 let end = behind.find(ends_address).unwrap_or(behind.len());
+                // `ann@a.test...User unknown`: no domain goes on behind two dots.
+                let end = behind.get(..end).and_then(|domain| domain.find("..")).unwrap_or(end);
                 if let Some(last) = end.checked_sub(1) {
                     rest.nth(last);
                 }
@@ -155,6 +157,7 @@ mod tests {
         for (text, plain) in [
             ("User  Unknown\r\n\tin table ", "user unknown in table"),
             ("<Spam.Blocked@A.test>... User", "<@>... user"),
+            ("ann@a.test...User unknown", "@...user unknown"),
             ("User a@b@c.test doesn\u{2019}t", "user @ doesn't"),
             ("to=<\"x y\"@a.test>:", "to=<\"x y\"@>:"),
             ("Mailto:a@b.test, c", "mailto:@, c"),

@@ -1,0 +1,55 @@
+//! Systems that tell of failures in their own way, one a file.
+//!
+//! A family says whether a message is its, and what that says of each recipient. [`read`] asks them in their order; the last,
+//! `generic`, takes what none of them knows. Families that differ in words only need no file: `generic` reads them.
+
+mod ezweb;
+mod fml;
+mod generic;
+mod google;
+mod names;
+pub(super) mod ses;
+
+use super::entry::Entry;
+use super::evidence::Evidence;
+use super::mail::Mail;
+
+/// What a family finds in a message.
+type Read = fn(&Mail) -> Vec<Entry>;
+
+/// Families in the order in which they are asked.
+const FAMILIES: &[(&str, Read)] =
+    &[("ezweb", ezweb::entries), ("fml", fml::entries), ("google", google::entries), ("names", names::entries)];
+
+/// A family that knows the message by itself.
+pub(super) fn known(mail: &Mail, evidence: &Evidence) -> Option<(&'static str, Vec<Entry>)> {
+    let families = FAMILIES.iter().filter(|_| evidence.is_enough());
+    families.map(|(name, read)| (*name, read(mail))).find(|(_, entries)| !entries.is_empty())
+}
+
+/// The family of a message, and what it says; none: it is no bounce.
+pub(super) fn read(
+    mail: &Mail,
+    evidence: &Evidence,
+    has_reply: impl FnOnce() -> bool,
+) -> Option<(&'static str, Vec<Entry>)> {
+    if !evidence.is_enough() {
+        return None;
+    }
+    if let Some(found) = known(mail, evidence) {
+        return Some(found);
+    }
+    // What answers, and neither names a mail system nor quotes a reply, is an automatic response, whatever it is about.
+    let has_reply = has_reply();
+    let from = mail.header.get("from").unwrap_or_default().to_ascii_lowercase();
+    let is_response =
+        evidence.is_answer && !evidence.has_failed && !evidence.is_delivery_report && !from.contains("mailer-daemon");
+    if !has_reply
+        && (is_response
+            || !evidence.tells && !evidence.is_notice && !evidence.is_perhaps_notice && !evidence.has_failed)
+    {
+        return None;
+    }
+    let entries = generic::entries(mail);
+    (!entries.is_empty()).then_some(("generic", entries))
+}
