@@ -7,8 +7,13 @@ use super::result::{Kind, Parsed, Recipient};
 
 /// Reads a feedback report; none: it is none.
 pub(super) fn read(mail: &Mail) -> Option<Parsed> {
-    let fields = Header::of_lines(mail.feedback.iter().map(String::as_str));
-    let is_report = fields.has("feedback-type") || mail.report.as_deref() == Some("feedback-report");
+    let is_named = mail.report.as_deref() == Some("feedback-report");
+    let mut fields = Header::of_lines(mail.feedback.iter().map(String::as_str));
+    if is_named && !fields.has("feedback-type") {
+        // A part that lost its type on the way.
+        fields = Header::of_lines(mail.lines.iter().map(String::as_str));
+    }
+    let is_report = is_named || fields.has("feedback-type");
     // Outlook.com's complaints say by a field of the message they give back whom they are about.
     let complainer = mail.original.get("x-hmxmroriginalrecipient");
     if !is_report && complainer.is_none() {

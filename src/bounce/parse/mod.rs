@@ -89,7 +89,7 @@ impl Parser {
         for lines in [&mail.status, &mail.lines, &mail.behind] {
             let entries = if evidence.is_report() { status::entries(lines) } else { Vec::new() };
             if !entries.is_empty() {
-                return self.report(mail, "status", entries);
+                return self.report(mail, "status", family::addressed(mail, entries));
             }
         }
         if let Some((family, entries)) =

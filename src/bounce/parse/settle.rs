@@ -38,7 +38,10 @@ pub(super) struct Judge<'a> {
     tried: usize,
 }
 
-/// A text that may be the reason.
+/// A text, and the step that is known beside it.
+type Text = (String, Option<Phase>);
+
+/// A text that may be the reason, judged.
 struct Reason {
     text: String,
     diagnostic: Diagnostic,
@@ -137,7 +140,7 @@ impl<'a> Judge<'a> {
             .about(&address)
             .find(|said| said.step.is_some() && Diagnostic::parse(&said.reply).code == diagnostic(&entry.text).code);
         let step = entry.step.or_else(|| Diagnostic::parse(&told).step).or(quoted.and_then(|said| said.step));
-        let mut texts = vec![(entry.text.clone(), step)];
+        let mut texts: Vec<Text> = vec![(entry.text.clone(), step)];
         if told != entry.text {
             texts.push((told, None));
         }
@@ -147,18 +150,24 @@ impl<'a> Judge<'a> {
         if diagnostic(&entry.text).code == 0 {
             texts.extend(self.anything.iter().map(|text| (text.clone(), None)));
         }
+        self.first(texts, by_place, entry, provider)
+    }
+
+    /// The first text that decides; else one that quotes a reply; else what the report's own status says.
+    fn first(&mut self, texts: Vec<Text>, by_place: usize, entry: &Entry, provider: Option<&str>) -> Reason {
         let mut first: Option<Reason> = None;
         for (place, (text, step)) in texts.into_iter().enumerate().filter(|(_, (text, _))| !text.trim().is_empty()) {
             if self.tried > TRIED_IN_ALL && first.is_some() {
                 break;
             }
             self.tried += 1;
-            let reason = self.judge(text, step, entry.status, provider);
+            let mut reason = self.judge(text, step, entry.status, provider);
             let is_reply = reason.diagnostic.code != 0 || reason.diagnostic.status.is_some();
             // "An error occurred" stands at the head of many a report that is about something else.
             let is_fault = reason.verdict.as_ref().is_some_and(|verdict| verdict.class == Class::System);
-            let is_heading = is_fault && !is_reply && (place >= by_place || reason.text.contains("occurred"));
-            if !is_heading && reason.verdict.as_ref().is_some_and(|verdict| decides(verdict, is_reply)) {
+            if is_fault && !is_reply && (place >= by_place || reason.text.contains("occurred")) {
+                reason.verdict = None;
+            } else if reason.verdict.as_ref().is_some_and(|verdict| decides(verdict, is_reply)) {
                 return reason;
             }
             let is_reply = |reason: &Reason| reason.diagnostic.code != 0;
@@ -166,7 +175,12 @@ impl<'a> Judge<'a> {
                 first = Some(reason);
             }
         }
-        first.unwrap_or_else(|| self.judge(String::new(), step, entry.status, provider))
+        let by_status = self.judge(String::new(), None, entry.status, provider);
+        match first {
+            Some(first) if first.diagnostic.code != 0 => first,
+            Some(first) => Reason { verdict: by_status.verdict, ..first },
+            None => by_status,
+        }
     }
 
     fn judge(&self, text: String, step: Option<Phase>, status: Option<Status>, provider: Option<&str>) -> Reason {

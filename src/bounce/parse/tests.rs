@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-use proptest::prelude::*;
-
 use super::*;
 
 const FAMILIES: &str = include_str!("families.txt");

@@ -56,7 +56,7 @@ pub(super) fn read(lines: &[String]) -> Vec<Said> {
                 let goes_on = open.is_some_and(|(before, quoted)| before == code && quoted == is_quoted);
                 if goes_on {
                     append(&mut found, '\n', rest);
-                } else if found.len() < REPLIES_MOST {
+                } else if found.len() < REPLIES_MOST && !follows(code, rest) {
                     let (step, recipient) = if is_quoted { (step, recipient.clone()) } else { (None, None) };
                     found.push(Said { step, recipient, reply: rest.to_owned() });
                 }
@@ -77,6 +77,13 @@ pub(super) fn read(lines: &[String]) -> Vec<Said> {
         }
     }
     found
+}
+
+/// Whether a refusal only follows from those before it: DATA after every RCPT was refused.
+fn follows(code: u16, text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    matches!(code, 503 | 554)
+        && ["need rcpt", "no valid recipients", "valid rcpt"].iter().any(|words| lower.contains(words))
 }
 
 /// Adds a line to the last reply.

@@ -53,3 +53,18 @@ pub(super) fn read(
     let entries = generic::entries(mail);
     (!entries.is_empty()).then_some(("generic", entries))
 }
+
+/// Entries of a report, of which one may name a file, a program or nobody where an address belongs: then whom the text, or
+/// X-Failed-Recipients, names instead.
+pub(super) fn addressed(mail: &Mail, mut entries: Vec<Entry>) -> Vec<Entry> {
+    let is_address =
+        |entry: &Entry| entry.address.as_deref().is_some_and(|address| address.find('@').is_some_and(|at| at > 0));
+    if let [entry] = entries.as_mut_slice() {
+        let told = if is_address(entry) { Vec::new() } else { generic::entries(mail) };
+        if let [told] = told.as_slice() {
+            entry.original = entry.original.take().or(entry.address.take());
+            entry.address.clone_from(&told.address);
+        }
+    }
+    entries
+}
