@@ -54,8 +54,10 @@ impl<'a> Judge<'a> {
         let said = transcript::read(&mail.lines);
         let paragraphs = shape::paragraphs(&mail.lines);
         let subject = mail.header.get("subject").unwrap_or_default();
-        let is_late = |text: &str| words::tells_delay(&text.to_lowercase());
-        let is_delay = paragraphs.iter().any(|text| is_late(text)) || is_late(subject);
+        let lower: Vec<String> = paragraphs.iter().map(|text| text.to_lowercase()).collect();
+        let is_over = lower.iter().any(|text| words::tells_end(text));
+        let is_late = lower.iter().any(|text| words::tells_delay(text)) || words::tells_delay(&subject.to_lowercase());
+        let is_delay = is_late && !is_over;
         let told = shape::entries(&mail.lines).into_iter();
         let told = told.filter_map(|entry| Some((entry.address?.to_ascii_lowercase(), entry.text))).collect();
         let (mut by_name, mut of_nobody) = (HashMap::<_, Vec<usize>>::new(), Vec::new());
@@ -82,7 +84,11 @@ impl<'a> Judge<'a> {
 
     fn recipient(&mut self, entry: Entry) -> Recipient {
         let provider = self.provider(&entry);
-        let action = entry.action.unwrap_or(if self.is_delay { Action::Delayed } else { Action::Failed });
+        let action = entry.action.unwrap_or(match entry.status {
+            Some(Status { class: 2, .. }) => Action::Delivered,
+            _ if self.is_delay => Action::Delayed,
+            _ => Action::Failed,
+        });
         let is_refused = matches!(action, Action::Failed | Action::Delayed);
         let reason = if is_refused { self.reason(&entry, provider.as_deref()) } else { plain(&entry) };
         let Reason { text, diagnostic, verdict } = reason;

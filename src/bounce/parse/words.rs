@@ -91,6 +91,8 @@ const FAILURE: &[&str] = &[
     "incorrectly constructed",
     "duplicated message-id",
     "looping",
+    "not member",
+    "not a member",
     "too many hops",
     "mail loop",
     "may not exist",
@@ -180,6 +182,9 @@ const DELAY: &[&str] = &[
     "delivery incomplete",
 ];
 
+/// Nothing goes on, whatever else is said.
+const END: &[&str] = &["permanent", "given up", "giving up", "not going to try", "no further", "will not be retried"];
+
 /// Subjects of notifications.
 const SUBJECTS: &[&str] = &[
     "undeliver",
@@ -214,6 +219,8 @@ const SUBJECTS: &[&str] = &[
     "not delivered",
     "considered unsolicited",
     "loop alert",
+    "loop back warning",
+    "not member article",
     "warning: message",
     "warning: could not send",
     "non remis",
@@ -363,6 +370,11 @@ pub(super) fn tells_failure(lower: &str) -> bool {
 /// Whether lower-case text tells that attempts go on.
 pub(super) fn tells_delay(lower: &str) -> bool {
     has(lower, DELAY)
+}
+
+/// Whether lower-case text tells that nothing goes on.
+pub(super) fn tells_end(lower: &str) -> bool {
+    has(lower, END)
 }
 
 /// Whether a subject is that of a notification.

@@ -4,11 +4,15 @@ use crate::bounce::parse::entry::Entry;
 use crate::bounce::parse::mail::Mail;
 use crate::bounce::parse::{address, shape};
 
+/// What the subjects of its alerts have in them.
+const ALERTS: [&str; 8] =
+    ["loop alert", "loop back", "from loop", "reject", "duplicated", "not member", "ignored", "security alert"];
+
 /// What a message says of each recipient: of the list, since nobody else is named.
 pub(super) fn entries(mail: &Mail) -> Vec<Entry> {
     let is_fml = mail.header.get("x-mlserver").is_some_and(|value| value.to_ascii_lowercase().contains("fml"));
     let subject = mail.header.get("subject").unwrap_or_default();
-    let is_alert = ["loop alert", "reject", "duplicated"].iter().any(|word| subject.to_lowercase().contains(word));
+    let is_alert = ALERTS.iter().any(|word| subject.to_lowercase().contains(word));
     if !is_fml || !is_alert {
         return Vec::new();
     }
