@@ -163,7 +163,10 @@ fn host(value: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Vec<(Option<String>, Option<String>, Option<Action>, String)> {
+    /// Address, original address, action and text.
+    type Told = (Option<String>, Option<String>, Option<Action>, String);
+
+    fn read(text: &str) -> Vec<Told> {
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let told = |entry: Entry| (entry.address, entry.original, entry.action, entry.text);
         entries(&lines).into_iter().map(told).collect()

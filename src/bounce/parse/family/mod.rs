@@ -1,7 +1,7 @@
 //! Systems that tell of failures in their own way, one a file.
 //!
-//! A family says whether a message is its, and what that says of each recipient. [`read`] asks them in their order; the last,
-//! `generic`, takes what none of them knows. Families that differ in words only need no file: `generic` reads them.
+//! A family gives what a message says of each recipient; nothing: the message is not its. [`known`] asks them in their order,
+//! and [`read`] has `generic` take what none of them knows. Families that differ in words only need no file: `generic` reads them.
 
 mod ezweb;
 mod fml;
@@ -27,7 +27,7 @@ pub(super) fn known(mail: &Mail, evidence: &Evidence) -> Option<(&'static str, V
     families.map(|(name, read)| (*name, read(mail))).find(|(_, entries)| !entries.is_empty())
 }
 
-/// The family of a message, and what it says; none: it is no bounce.
+/// What a message of none of these families says; none: it is no bounce.
 pub(super) fn read(
     mail: &Mail,
     evidence: &Evidence,
@@ -35,9 +35,6 @@ pub(super) fn read(
 ) -> Option<(&'static str, Vec<Entry>)> {
     if !evidence.is_enough() {
         return None;
-    }
-    if let Some(found) = known(mail, evidence) {
-        return Some(found);
     }
     // What answers, and neither names a mail system nor quotes a reply, is an automatic response, whatever it is about.
     let has_reply = has_reply();
