@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use super::address;
 use super::entry::Entry;
+use super::result::Action;
 use super::status::RECIPIENTS_MOST;
 use super::transcript;
 use crate::reply::Diagnostic;
@@ -58,8 +59,16 @@ const RECIPIENT: &[&str] = &[
     "mail to",
     "宛先",
     "あて先",
-    "收件人",
-    "收件者",
+    "收件",
+    "받는",
+    "수신",
+    "получател",
+    "кому",
+    "odbiorc",
+    "ontvanger",
+    "mottagare",
+    "modtager",
+    "příjemce",
 ];
 /// What it is not called.
 const ANOTHER: &[&str] = &[
@@ -157,7 +166,7 @@ pub(super) fn entries(lines: &[String]) -> Vec<Entry> {
     for line in lines {
         listing.read(line);
     }
-    share(&mut listing.found);
+    listing.share();
     united(listing.found)
 }
 
@@ -165,6 +174,9 @@ pub(super) fn entries(lines: &[String]) -> Vec<Entry> {
 #[derive(Default)]
 struct Listing {
     found: Vec<Entry>,
+    /// Where a heading begins another list, and what it says of those that it has.
+    sections: Vec<usize>,
+    action: Option<Action>,
     /// Whether a paragraph about the last address has ended.
     is_said: bool,
 }
@@ -175,6 +187,9 @@ impl Listing {
             // Transcripts are read by themselves.
             self.is_said |= self.found.last().is_some_and(|entry| !entry.text.is_empty());
             return;
+        }
+        if is_frame(line) {
+            return self.head(line);
         }
         let begun = leading(line).map(|(address, rest)| (address, String::new(), rest)).or_else(|| labelled(line));
         if let Some((address, reason, rest)) = begun {
@@ -188,8 +203,6 @@ impl Listing {
         if line.trim().is_empty() {
             // A heading is not all that is said.
             self.is_said |= !entry.text.is_empty() && !entry.text.ends_with(':');
-        } else if is_frame(line) {
-            self.is_said |= !entry.text.is_empty();
         } else if is_summary(line) {
             // Of what was sent, nothing is said by that.
         } else if let Some(original) = provenance(line) {
@@ -221,11 +234,39 @@ impl Listing {
         }
     }
 
+    /// `----- The following addresses had transient non-fatal errors -----`.
+    fn head(&mut self, line: &str) {
+        self.is_said |= self.found.last().is_some_and(|entry| !entry.text.is_empty());
+        self.sections.push(self.found.len());
+        let lower = line.to_lowercase();
+        if ["non-fatal", "transient"].iter().any(|word| lower.contains(word)) {
+            self.action = Some(Action::Delayed);
+        } else if ["fatal", "permanent"].iter().any(|word| lower.contains(word)) {
+            self.action = Some(Action::Failed);
+        }
+    }
+
     fn push(&mut self, address: &str) {
         if self.found.len() < RECIPIENTS_MOST {
-            self.found.push(Entry::of(address));
+            self.found.push(Entry { action: self.action, ..Entry::of(address) });
         }
         self.is_said = false;
+    }
+
+    /// Several addresses of a list with one text behind the last: it is about all of them.
+    fn share(&mut self) {
+        let mut ends = self.sections.iter().rev().peekable();
+        let mut last = String::new();
+        for (place, entry) in self.found.iter_mut().enumerate().rev() {
+            while ends.next_if(|end| **end > place).is_some() {
+                last.clear();
+            }
+            if entry.text.is_empty() {
+                entry.text.clone_from(&last);
+            } else {
+                last.clone_from(&entry.text);
+            }
+        }
     }
 }
 
@@ -269,18 +310,6 @@ fn begin(entry: &mut Entry, rest: &str) {
     });
     if !is_date {
         entry.say(rest);
-    }
-}
-
-/// Several addresses with one text behind the last: it is about all of them.
-fn share(entries: &mut [Entry]) {
-    let mut last = String::new();
-    for entry in entries.iter_mut().rev() {
-        if entry.text.is_empty() {
-            entry.text.clone_from(&last);
-        } else {
-            last.clone_from(&entry.text);
-        }
     }
 }
 

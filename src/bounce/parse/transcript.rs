@@ -1,13 +1,16 @@
 //! What a report quotes of an SMTP session: `>>> RCPT TO:<a@b>` and `<<< 550 5.1.1 ...`, as Sendmail, Courier and others write
 //! it, InterScan the other way round; and replies that stand in a line of their own.
 
-use super::address;
+use super::{address, shape};
 use crate::message::Phase;
 
 /// Most replies that are kept.
 const REPLIES_MOST: usize = 500;
 /// Most octets of one.
 const REPLY_MOST: usize = 2_000;
+
+/// What Sendmail puts before a reply in the list of addresses.
+const REASON: &str = "(reason:";
 
 /// A refusal that is quoted.
 #[derive(Clone, Debug)]
@@ -37,6 +40,8 @@ impl Said {
 pub(super) fn read(lines: &[String]) -> Vec<Said> {
     let mut found: Vec<Said> = Vec::new();
     let (mut step, mut recipient) = (None, None);
+    // Whom the list above is about: `<ann@a.test>`, and below `(reason: 550 ...)`.
+    let mut listed: Option<String> = None;
     // The code of the reply that the line before has been, if it may go on.
     let mut open: Option<(u16, bool)> = None;
     for line in lines {
@@ -50,14 +55,22 @@ pub(super) fn read(lines: &[String]) -> Vec<Said> {
             open = None;
             continue;
         }
+        if mark == Mark::None {
+            listed = shape::leading(rest).map(|(address, _)| address.to_owned()).or(listed);
+        }
         let is_quoted = mark == Mark::Reply;
+        let is_reason = text.starts_with(REASON);
         match code(rest) {
             Some(code) if (400..600).contains(&code) => {
                 let goes_on = open.is_some_and(|(before, quoted)| before == code && quoted == is_quoted);
                 if goes_on {
                     append(&mut found, '\n', rest);
                 } else if found.len() < REPLIES_MOST && !follows(code, rest) {
-                    let (step, recipient) = if is_quoted { (step, recipient.clone()) } else { (None, None) };
+                    let (step, recipient) = match (is_reason, is_quoted) {
+                        (true, _) => (None, listed.clone()),
+                        (false, true) => (step, recipient.clone()),
+                        (false, false) => (None, None),
+                    };
                     found.push(Said { step, recipient, reply: rest.to_owned() });
                 }
                 let is_continued = rest.as_bytes().get(3) == Some(&b'-');
@@ -121,12 +134,12 @@ fn marked(text: &str) -> (Mark, &str) {
         ("<<<", Mark::Reply),
         ("--> ", Mark::Command),
         ("<-- ", Mark::Reply),
-        ("(reason:", Mark::Reply),
+        (REASON, Mark::Reply),
     ];
     for (start, mark) in words {
         if let Some(rest) = text.strip_prefix(start) {
             let rest = rest.trim();
-            let rest = if start == "(reason:" { rest.trim_end_matches(')') } else { rest };
+            let rest = if start == REASON { rest.trim_end_matches(')') } else { rest };
             // `>>> 550 ...` is a reply whatever the arrow says.
             let mark = if code(rest).is_some() { Mark::Reply } else { mark };
             return (mark, rest);
