@@ -6,6 +6,7 @@
 //! and what comes out is bounded and has no control character.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod bounce;
 mod dkim;
 mod files;
 mod open;
@@ -24,7 +25,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     Target { name: "command", run: smtp::command },
     Target { name: "address", run: smtp::address },
     Target { name: "data", run: smtp::data },
@@ -39,6 +40,7 @@ pub const TARGETS: [Target; 14] = [
     Target { name: "users", run: files::users },
     Target { name: "proxy", run: proxy::proxy },
     Target { name: "dkim", run: dkim::dkim },
+    Target { name: "bounce", run: bounce::bounce },
 ];
 
 /// Runs the target of this name: what libFuzzer calls.

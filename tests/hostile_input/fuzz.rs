@@ -188,4 +188,5 @@ targets! {
     users_files_are_taken_or_refused_with_a_short_reason: "users",
     balancers_name_the_same_client_wherever_they_are_cut: "proxy",
     signatures_hold_whatever_is_signed: "dkim",
+    what_comes_back_is_told_plainly_and_bounded: "bounce",
 }

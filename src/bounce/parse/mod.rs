@@ -60,15 +60,13 @@ impl Parser {
     pub fn parse(&self, octets: &[u8]) -> Parsed {
         let mail = Mail::read(octets);
         let mut parsed = self.read(&mail);
-        parsed.message_id = message_id(&mail);
-        let field =
-            |name: &str| mail.original.get(name).map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned);
         if parsed.kind != Kind::NotABounce {
-            parsed.tenant = field("x-hikyaku-tenant");
-            parsed.campaign = field("x-hikyaku-campaign");
-        } else {
-            parsed.message_id = None;
+            let field = |name: &str| mail.original.get(name).map(str::trim).filter(|value| !value.is_empty());
+            parsed.message_id = message_id(&mail);
+            parsed.tenant = field("x-hikyaku-tenant").map(str::to_owned);
+            parsed.campaign = field("x-hikyaku-campaign").map(str::to_owned);
         }
+        parsed.make_plain();
         parsed
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::reply::Verdict;
 use crate::smtp::status::Status;
+use crate::unseen::is_unseen;
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -148,4 +149,24 @@ pub struct Parsed {
     pub tenant: Option<String>,
     /// See `tenant`.
     pub campaign: Option<String>,
+}
+
+impl Parsed {
+    /// Leaves nothing in that a reader would not see: an address with such a character is none, elsewhere it is a blank.
+    pub(super) fn make_plain(&mut self) {
+        let blank = |text: &mut String| {
+            if text.chars().any(is_unseen) {
+                *text = text.chars().map(|c| if is_unseen(c) { ' ' } else { c }).collect();
+            }
+        };
+        for recipient in &mut self.recipients {
+            for address in [&mut recipient.address, &mut recipient.original] {
+                address.take_if(|address| address.chars().any(is_unseen));
+            }
+            blank(&mut recipient.diagnostic);
+            recipient.remote_mta.iter_mut().for_each(blank);
+        }
+        let others = [&mut self.feedback_type, &mut self.message_id, &mut self.tenant, &mut self.campaign];
+        others.into_iter().flatten().for_each(blank);
+    }
 }
