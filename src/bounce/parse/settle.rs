@@ -163,7 +163,7 @@ impl<'a> Judge<'a> {
     fn first(&mut self, texts: Vec<Text>, by_place: usize, entry: &Entry, provider: Option<&str>) -> Reason {
         let mut first: Option<Reason> = None;
         for (place, (text, step)) in texts.into_iter().enumerate().filter(|(_, (text, _))| !text.trim().is_empty()) {
-            if self.tried > TRIED_IN_ALL && first.is_some() {
+            if self.tried > TRIED_IN_ALL && place > 0 {
                 break;
             }
             self.tried += 1;
@@ -177,6 +177,10 @@ impl<'a> Judge<'a> {
                 return reason;
             }
             let is_reply = |reason: &Reason| reason.diagnostic.code != 0;
+            if place >= by_place && !is_reply(&reason) {
+                // Any words of a report are no reason as long as they decide nothing.
+                continue;
+            }
             if first.as_ref().is_none_or(|first| !is_reply(first) && is_reply(&reason)) {
                 first = Some(reason);
             }
