@@ -29,7 +29,7 @@ pub const DIRECTORY: &str = "segments";
 /// Octets before the first batch: one page, so that the first batch never shares a sector with the header.
 pub const FIRST: u64 = 4096;
 /// Where the header's second copy is: without the salt no record of a segment could be read.
-const COPY: u64 = 2048;
+pub const COPY: u64 = 2048;
 /// Octets of a batch header.
 pub const BATCH: usize = 48;
 

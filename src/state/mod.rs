@@ -2,7 +2,8 @@
 //!
 //! [`Orders`] holds every order that stands, in memory and in one small file in the spool. A change is on stable storage
 //! before it takes effect. What an order does to queued mail is `queue`'s business; this module knows nothing of it. [`Pins`]
-//! are the same for limits that are learnt.
+//! are the same for limits that are learnt. [`suppression`] is the list of those who get no mail, which is long and has a log of its
+//! own.
 
 mod file;
 mod learnt;
@@ -10,6 +11,7 @@ mod note;
 pub mod order;
 mod orders;
 mod pins;
+pub mod suppression;
 
 pub use learnt::LearntStore;
 pub use note::Note;

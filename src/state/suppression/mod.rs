@@ -1,0 +1,335 @@
+//! The suppression list: who gets no mail, of all tenants, of one, or of one class of a tenant's campaigns.
+//!
+//! [`Suppression::find`] is asked at RCPT and right before delivery: from memory, without allocation (a domain that is not in ASCII
+//! excepted), in less than a microsecond. Memory holds 26 octets an entry: a [keyed hash](hash) and a [brief](brief), in
+//! [sorted runs](run) under an [index](index) that readers never wait for. The addresses themselves are in the
+//! [log](segments) only, which lists and exports read.
+//!
+//! A change is on stable storage before [`Suppression::apply`] returns, and stands in memory only then. At the start the log is
+//! read and the index made anew, so that nothing depends on the key or on a file beside the log. [`Suppression::upkeep`], called from
+//! time to time, merges runs and takes room back.
+//!
+//! An entry that stands is kept when another one of the same subject would be over sooner, or at the same time for a reason
+//! of less weight ([`Outcome::Stands`]). So a full mailbox never shortens what a complaint has begun, and a list that is imported
+//! again writes nothing.
+//!
+//! Not here: what makes an entry (bounces, complaints, clicks), and what is said to a client about it.
+
+mod brief;
+mod entry;
+mod export;
+mod hash;
+mod import;
+mod index;
+mod run;
+mod segments;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use parking_lot::Mutex;
+
+use crate::clock::UnixTime;
+use crate::log::Position;
+use crate::log::storage::Storage;
+use crate::smtp::address::Address;
+use crate::trusted::key::Secret;
+
+use super::file::{self, Found};
+
+use brief::{Brief, MOST_SEGMENT};
+pub use entry::{Change, Entry, EntryError, Extent, Reach, Reason, Scope, Target};
+pub use export::{Entries, Stats};
+use hash::{KEY, Key, Keyed};
+pub use import::{Counts, Defaults, ImportError, Imported, LineError};
+use index::Index;
+use segments::Segments;
+pub use segments::{Finding, FindingKind};
+pub use upkeep::Upkeep;
+
+/// Whose mail it is, hashed once for all recipients of a message: see [`Suppression::whose`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whose {
+    tenant: Option<Key>,
+    class: Option<Key>,
+}
+
+/// What stands against a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suppressed {
+    /// Why.
+    pub reason: Reason,
+    /// What sort of entry it is.
+    pub reach: Reach,
+    /// Until when; `None`: for ever.
+    pub until: Option<UnixTime>,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It stands, and nothing did before.
+    Added,
+    /// It stands instead of what did before.
+    Replaced,
+    /// What stood before does so still: it weighs no less.
+    Stands,
+    /// What stood before does not any more.
+    Removed,
+    /// Nothing stood.
+    Absent,
+}
+
+/// Why the list of an earlier run cannot be taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The disk gave an error.
+    #[error("the suppression list cannot be read ({0}): mail would go to those who want none")]
+    Io(#[from] io::Error),
+    /// There is a record that only another version understands.
+    #[error("{file}: the record at octet {offset} cannot be understood: start the newer program that wrote it")]
+    Unknown {
+        /// Which file, within the spool.
+        file: String,
+        /// Where in it.
+        offset: u64,
+    },
+}
+
+/// The list. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Suppression {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    keyed: Keyed,
+    index: Index,
+    /// Held while changes are written, and by whoever puts them into the index.
+    segments: Mutex<Segments>,
+    /// How many exports are going on: the oldest segments stay for them.
+    exports: AtomicUsize,
+    tuning: Tuning,
+}
+
+/// When room is taken back.
+#[derive(Clone, Copy, Debug)]
+struct Tuning {
+    /// Octets of a segment at most.
+    segment: u64,
+    /// So many records that do not stand are left in the log before any is rewritten.
+    slack: u64,
+    /// So many segments are left before their number counts.
+    few: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { segment: MOST_SEGMENT, slack: 1 << 16, few: 64 }
+    }
+}
+
+/// What was taken up.
+#[derive(Debug)]
+pub struct Opened {
+    /// The list.
+    pub list: Suppression,
+    /// What was wrong with its files, to be told.
+    pub findings: Vec<Finding>,
+    /// The file of the key was damaged, and another key was made: hashes that were given out earlier mean nothing.
+    pub has_new_key: bool,
+}
+
+/// The file of the key, where none is given.
+const KEY_FILE: &str = "state/suppression/key";
+/// What the key is derived for.
+const PURPOSE: &[u8] = b"suppression 1";
+/// So many changes become one run at the start.
+const LOADED: usize = 1 << 16;
+
+/// Reads the key that is kept in the state, or makes it; and whether one was there that could not be read.
+fn own_key(storage: &dyn Storage) -> io::Result<([u8; KEY], bool)> {
+    let found = file::read(storage, KEY_FILE)?;
+    let was_there = found != Found::Nothing;
+    if let Found::Content(content) = found
+        && let Ok(key) = content.try_into()
+    {
+        return Ok((key, false));
+    }
+    let mut key = [0; KEY];
+    getrandom::fill(&mut key).map_err(io::Error::other)?;
+    file::replace(storage, KEY_FILE, &key)?;
+    Ok((key, was_there))
+}
+
+impl Suppression {
+    /// Directories of the storage that must have been claimed.
+    pub const DIRECTORIES: [&str; 4] = ["state", segments::DIRECTORY, "quarantine", "quarantine/tail"];
+
+    /// Takes up the list of an earlier run. The key of its hashes is derived from the secret of a key file, or kept in the state.
+    /// Blocks on the disk: about half a second a million entries. The storage is the spool's, which has claimed it.
+    pub fn open(storage: Arc<dyn Storage>, secret: Option<&Secret>, now: UnixTime) -> Result<Opened, OpenError> {
+        Self::open_with(storage, secret, now, Tuning::default())
+    }
+
+    fn open_with(
+        storage: Arc<dyn Storage>,
+        secret: Option<&Secret>,
+        now: UnixTime,
+        tuning: Tuning,
+    ) -> Result<Opened, OpenError> {
+        let (key, has_new_key) = match secret {
+            Some(secret) => (secret.derive(&[PURPOSE]), false),
+            None => own_key(&*storage)?,
+        };
+        let keyed = Keyed::new(&key)?;
+        let index = Index::default();
+        let mut pending: HashMap<Key, Brief, foldhash::fast::RandomState> = HashMap::default();
+        let mut unknown = None;
+        let opened = Segments::open(storage, tuning.segment, &mut |place, frame| {
+            let Some(change) = Change::decode(frame) else {
+                unknown = Some(OpenError::Unknown { file: segments::path(place.segment), offset: place.offset });
+                return Err(io::ErrorKind::InvalidData.into());
+            };
+            let (target, scope) = change.subject();
+            pending.insert(keyed.key(target, scope), change.brief().at(place));
+            if pending.len() >= LOADED {
+                index.put(pending.drain().collect());
+                index.tidy(now);
+            }
+            Ok(())
+        });
+        let (segments, findings) = match (opened, unknown) {
+            (_, Some(error)) => return Err(error),
+            (opened, None) => opened?,
+        };
+        index.put(pending.into_iter().collect());
+        index.tidy(now);
+        let shared = Shared { keyed, index, segments: Mutex::new(segments), exports: AtomicUsize::new(0), tuning };
+        Ok(Opened { list: Self { shared: Arc::new(shared) }, findings, has_new_key })
+    }
+
+    /// Whose mail look-ups are about: the tenant, and the class of the campaign; empty: none. Good for as long as the list is.
+    pub fn whose(&self, tenant: &str, class: &str) -> Whose {
+        let keyed = &self.shared.keyed;
+        let tenant_key = (!tenant.is_empty()).then(|| keyed.tenant(tenant));
+        let class_key = (!tenant.is_empty() && !class.is_empty()).then(|| keyed.class(tenant, class));
+        Whose { tenant: tenant_key, class: class_key }
+    }
+
+    /// What stands against mail to this mailbox. Of several entries one about the mailbox comes before one about its domain, then the
+    /// one that reaches farthest. Never blocks on the disk.
+    pub fn find(&self, whose: Whose, address: &Address, now: UnixTime) -> Option<Suppressed> {
+        let Shared { keyed, index, .. } = &*self.shared;
+        let snapshot = index.snapshot();
+        let reaches = snapshot.reaches();
+        let (mut mailbox, mut domain) = (None, None);
+        Reach::ALL.into_iter().filter(|reach| reaches & reach.bit() != 0).find_map(|reach| {
+            let whose = match reach.extent {
+                Extent::Global => 0,
+                Extent::Tenant => whose.tenant?,
+                Extent::Class => whose.class?,
+            };
+            let what = if reach.is_domain {
+                *domain.get_or_insert_with(|| keyed.domain(address.domain()))
+            } else {
+                *mailbox.get_or_insert_with(|| keyed.address(address))
+            };
+            let brief = snapshot.find(what ^ whose, reach)?;
+            Some(Suppressed { reason: brief.stands(now)?, reach, until: brief.until() })
+        })
+    }
+
+    /// The 128 bits that stand for a mailbox outside, such as in a reverse-path. They change with the key only.
+    pub fn hash(&self, address: &Address) -> u128 {
+        self.shared.keyed.address(address)
+    }
+
+    /// The entry about exactly this, if it stands. Blocks on the disk. An error: it stands, and the log cannot be read.
+    pub fn entry(&self, target: &Target, scope: &Scope, now: UnixTime) -> io::Result<Option<Entry>> {
+        let key = self.shared.keyed.key(target, scope);
+        // Held, so that the segment does not go meanwhile.
+        let segments = self.shared.segments.lock();
+        let found = self.shared.index.snapshot().find(key, entry::reach(target, scope));
+        let Some(brief) = found.filter(|brief| brief.stands(now).is_some()) else { return Ok(None) };
+        match segments.read(brief.slot(), brief.offset(), Change::decode)?.flatten() {
+            Some(Change::Add(entry)) => Ok(Some(entry)),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the entry's record in the log is damaged")),
+        }
+    }
+
+    /// Makes changes, in their order; when it returns, they are on stable storage. After an error the first of them may be
+    /// in force, each whole. Blocks on the disk.
+    pub fn apply(&self, changes: &[Change], now: UnixTime) -> io::Result<Vec<Outcome>> {
+        let mut outcomes = Vec::with_capacity(changes.len());
+        let mut segments = self.shared.segments.lock();
+        while outcomes.len() < changes.len() {
+            let rest = changes.get(outcomes.len()..).unwrap_or_default();
+            self.apply_some(&mut segments, rest, &mut outcomes, now)?;
+        }
+        drop(segments);
+        if self.shared.index.snapshot().runs() >= index::MOST_RUNS {
+            self.shared.index.tidy(now);
+        }
+        Ok(outcomes)
+    }
+
+    /// Makes as many changes as one batch takes, and gives what became of them.
+    fn apply_some(
+        &self,
+        segments: &mut Segments,
+        changes: &[Change],
+        outcomes: &mut Vec<Outcome>,
+        now: UnixTime,
+    ) -> io::Result<()> {
+        let Shared { keyed, index, .. } = &*self.shared;
+        let snapshot = index.snapshot();
+        let (mut records, mut starts, mut made) = (Vec::new(), Vec::new(), Vec::new());
+        // The changes of this batch by their keys, as positions in `starts`.
+        let mut latest: HashMap<Key, (Brief, usize), foldhash::fast::RandomState> = HashMap::default();
+        for change in changes {
+            let (target, scope) = change.subject();
+            let (key, brief) = (keyed.key(target, scope), change.brief());
+            let before = latest.get(&key).map(|(brief, _)| *brief).or_else(|| snapshot.find(key, brief.reach()));
+            let before = before.filter(|before| before.stands(now).is_some());
+            let outcome = match (change, before) {
+                (Change::Add(_), None) => Outcome::Added,
+                (Change::Add(_), Some(before)) if brief.outweighs(before) => Outcome::Replaced,
+                (Change::Add(_), Some(_)) => Outcome::Stands,
+                (Change::Remove { .. }, Some(_)) => Outcome::Removed,
+                (Change::Remove { .. }, None) => Outcome::Absent,
+            };
+            if !matches!(outcome, Outcome::Stands | Outcome::Absent) {
+                let start = records.len();
+                change.encode(&mut records);
+                if records.len() > segments.most_batch() {
+                    records.truncate(start);
+                    break;
+                }
+                latest.insert(key, (brief, starts.len()));
+                starts.push(start);
+            }
+            made.push(outcome);
+        }
+        if !starts.is_empty() {
+            let first = segments.append(&mut records, &starts)?;
+            let place = |(key, (brief, at)): (Key, (Brief, usize))| {
+                let start = starts.get(at).copied().unwrap_or_default() as u64;
+                (key, brief.at(Position { offset: first.offset + start, ..first }))
+            };
+            drop(snapshot);
+            index.put(latest.into_iter().map(place).collect());
+        } else if segments.is_doubtful() {
+            // That nothing had to be done must hold after a restart, too.
+            segments.append(&mut [], &[])?;
+        }
+        outcomes.append(&mut made);
+        Ok(())
+    }
+}
