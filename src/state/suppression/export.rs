@@ -55,6 +55,8 @@ pub struct Entries {
     current: Option<(Reader, Vec<u64>)>,
     /// The number of the next segment.
     next: u32,
+    /// Where the log ended when it was begun: what comes later may be an entry that has been given already.
+    end: Position,
 }
 
 impl Drop for Entries {
@@ -64,13 +66,13 @@ impl Drop for Entries {
 }
 
 impl Suppression {
-    /// The entries that stand at this time, in the order in which they came. What comes or goes meanwhile is in it or not; all
-    /// else is in it once. An item blocks on the disk, and holds one segment, 8 MiB, in memory.
+    /// The entries that stand at this time, in the order in which they came. What goes meanwhile is in it or not, what comes
+    /// is not; all else is in it once. An item blocks on the disk, and holds one segment, 8 MiB, in memory.
     pub fn entries(&self, now: UnixTime) -> Entries {
         // Locked, so that no segment is just being rewritten.
-        let _segments = self.shared.segments.lock();
+        let segments = self.shared.segments.lock();
         self.shared.exports.fetch_add(1, Ordering::AcqRel);
-        Entries { list: self.clone(), now, current: None, next: 0 }
+        Entries { list: self.clone(), now, current: None, next: 0, end: segments.end() }
     }
 
     /// Counts the entries that stand at this time, from memory: about 0.1 s a million.
@@ -93,14 +95,16 @@ impl Entries {
         let Shared { keyed, index, segments, .. } = &*self.list.shared;
         let reader = {
             let segments = segments.lock();
-            let Some(sequence) = segments.from(self.next) else { return Ok(false) };
+            let next = segments.from(self.next).filter(|sequence| *sequence <= self.end.segment);
+            let Some(sequence) = next else { return Ok(false) };
             // Whatever comes of it, an error is told once.
             self.next = sequence.saturating_add(1);
             segments.reader(sequence)?
         };
         let mut places = Vec::new();
         let read = reader.each(&mut |place, frame| {
-            if let Some(Change::Add(Entry { target, scope, .. })) = Change::decode(frame)
+            if place < self.end
+                && let Some(Change::Add(Entry { target, scope, .. })) = Change::decode(frame)
                 && index.is_at(keyed.key(&target, &scope), reach(&target, &scope), place)
             {
                 places.push(place.offset);

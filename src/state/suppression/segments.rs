@@ -342,6 +342,11 @@ impl Segments {
         Ok(Reader { octets, segment: segment.clone() })
     }
 
+    /// Where what was confirmed ends.
+    pub fn end(&self) -> Position {
+        self.synced
+    }
+
     /// The number of the first segment from this one on.
     pub fn from(&self, sequence: u32) -> Option<u32> {
         self.all.range(sequence..).next().map(|(sequence, _)| *sequence)

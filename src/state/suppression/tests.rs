@@ -467,3 +467,56 @@ fn an_import_that_cannot_be_stored_says_how_far_it_came() {
     assert_eq!(targets(&list, NOW).len(), 32_768);
     assert_eq!(list.import(&mut text.as_bytes(), &Defaults::default(), NOW, &mut |_| ()).unwrap().added, 7_232);
 }
+
+#[test]
+fn look_ups_and_exports_hold_while_others_come_and_go_and_room_is_taken_back() {
+    let storage = storage(1);
+    let list = Suppression::open_with(storage.clone(), None, NOW, Tuning { slack: 0, few: 1, ..SMALL }).unwrap().list;
+    let stays: Vec<_> = (0..200).map(|number| format!("stays{number}@x.example")).collect();
+    list.apply(&stays.iter().map(|target| add(target)).collect::<Vec<_>>(), NOW).unwrap();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let goes_on = || !is_over.load(std::sync::atomic::Ordering::Relaxed);
+
+    let compacted = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while goes_on() {
+                assert!(stays.iter().all(|target| is_suppressed(&list, target)));
+            }
+        });
+        let exporter = scope.spawn(|| {
+            while goes_on() {
+                let listed = targets(&list, NOW);
+                let kept: BTreeSet<_> = listed.iter().filter(|target| target.starts_with("stays")).collect();
+                assert_eq!((kept.len(), listed.iter().collect::<BTreeSet<_>>().len()), (stays.len(), listed.len()));
+            }
+        });
+        let mut compacted = 0;
+        for round in 0..400 {
+            let others: Vec<_> = (0..300).map(|number| format!("{number}@x.example")).collect();
+            let change = if round % 2 == 0 { add } else { remove };
+            list.apply(&others.iter().map(|target| change(target)).collect::<Vec<_>>(), NOW).unwrap();
+            compacted += u64::from(list.upkeep(NOW).unwrap().has_compacted);
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        reader.join().unwrap();
+        exporter.join().unwrap();
+        compacted
+    });
+
+    while list.upkeep(NOW).unwrap().has_more {}
+    assert_eq!(targets(&open_at(storage.after_kill(), NOW).list, NOW).len(), 200, "{compacted}");
+    assert_eq!(list.stats(NOW).total(), 200);
+}
+
+#[test]
+fn a_look_up_never_reads_the_disk() {
+    let storage = storage(1);
+    let list = fresh(&storage);
+    list.apply(&(0..2_000).map(|number| add(&format!("{number}@x.example"))).collect::<Vec<_>>(), NOW).unwrap();
+    let calls = storage.calls();
+
+    assert!((0..2_000).all(|number| is_suppressed(&list, &format!("{number}@x.example"))));
+    assert!(!is_suppressed(&list, "other@x.example"));
+
+    assert_eq!(storage.calls(), calls);
+}
