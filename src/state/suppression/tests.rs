@@ -393,6 +393,25 @@ fn room_is_taken_back_without_losing_an_entry_or_raising_one_that_was_removed() 
 }
 
 #[test]
+fn an_entry_that_was_over_when_its_segment_went_is_gone_whatever_the_clock_says_later() {
+    let storage = storage(1);
+    let list = Suppression::open_with(storage.clone(), None, NOW, Tuning { slack: 0, few: 0, ..SMALL }).unwrap().list;
+    let short = entry("short@x.example", Scope::Global, Reason::MailboxFull, Some(NOW.0 + 60));
+    list.apply(&[Change::Add(short.clone())], NOW).unwrap();
+    for number in 0..300 {
+        list.apply(&[add("busy@x.example"), remove("busy@x.example"), add(&format!("{number}@x.example"))], NOW)
+            .unwrap();
+    }
+    let later = UnixTime(NOW.0 + 100);
+
+    assert!(list.upkeep(later).unwrap().has_compacted);
+
+    assert_eq!(list.entry(&short.target, &short.scope, NOW).unwrap(), None);
+    assert!(!is_suppressed(&list, "short@x.example"));
+    assert!(!is_suppressed(&open_at(storage.after_kill(), NOW).list, "short@x.example"));
+}
+
+#[test]
 fn an_export_has_each_entry_once_though_room_is_taken_back_meanwhile() {
     let storage = storage(1);
     let list = fresh(&storage);
