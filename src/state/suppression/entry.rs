@@ -134,7 +134,7 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// All of them, in the order of [`Reach::code`]; a look-up asks in this order.
+    /// All of them, in the order in which a look-up asks.
     pub const ALL: [Self; 6] = [
         Self { extent: Extent::Global, is_domain: false },
         Self { extent: Extent::Tenant, is_domain: false },
@@ -250,10 +250,12 @@ impl fmt::Display for Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     /// A name that cannot be shown, or none.
-    #[error("{0}: 1 to {LONGEST_NAME} octets, none of them a control character or one that is not seen")]
+    #[error("{0}: 1 to {LONGEST_NAME} octets, no control character or one that is not seen, no space at the ends")]
     Name(&'static str),
     /// A source that cannot be shown.
-    #[error("source: at most {LONGEST_SOURCE} octets, none of them a control character or one that is not seen")]
+    #[error(
+        "source: at most {LONGEST_SOURCE} octets, no control character or one that is not seen, no space at the ends"
+    )]
     Source,
 }
 
@@ -274,8 +276,13 @@ pub struct Entry {
     pub until: Option<UnixTime>,
 }
 
+/// Whether a text can be shown, and stays as it is in a line.
+fn is_plain(text: &str) -> bool {
+    text.trim() == text && !text.chars().any(is_unseen)
+}
+
 fn check_name(name: &'static str, text: &str) -> Result<(), EntryError> {
-    let is_right = (1..=LONGEST_NAME).contains(&text.len()) && !text.chars().any(is_unseen);
+    let is_right = (1..=LONGEST_NAME).contains(&text.len()) && is_plain(text);
     is_right.then_some(()).ok_or(EntryError::Name(name))
 }
 
@@ -291,14 +298,11 @@ impl Scope {
 }
 
 impl Entry {
-    /// Brings it into the form in which it is kept, or says what is wrong with it.
-    pub fn checked(mut self) -> Result<Self, EntryError> {
+    /// Whether it can be kept.
+    pub fn check(&self) -> Result<(), EntryError> {
         self.scope.check()?;
-        if self.source.len() > LONGEST_SOURCE || self.source.chars().any(is_unseen) {
-            return Err(EntryError::Source);
-        }
-        self.until = self.until.map(to_the_minute);
-        Ok(self)
+        let is_right = self.source.len() <= LONGEST_SOURCE && is_plain(&self.source);
+        is_right.then_some(()).ok_or(EntryError::Source)
     }
 
     /// What the index holds of it.
@@ -334,6 +338,14 @@ impl Change {
         }
     }
 
+    /// Whether it can be kept.
+    pub fn check(&self) -> Result<(), EntryError> {
+        match self {
+            Self::Add(entry) => entry.check(),
+            Self::Remove { scope, .. } => scope.check(),
+        }
+    }
+
     /// What the index is to hold, without the place.
     pub(super) fn brief(&self) -> Brief {
         match self {
@@ -364,7 +376,7 @@ impl Change {
             }
             builder.field(ADDED, &added.0.to_le_bytes());
             if let Some(until) = until {
-                builder.field(UNTIL, &until.0.to_le_bytes());
+                builder.field(UNTIL, &to_the_minute(*until).0.to_le_bytes());
             }
         }
         builder.finish();
@@ -453,9 +465,12 @@ mod tests {
             until: Some(UnixTime(61)),
         };
 
-        assert_eq!(entry("shop", "ops").checked().unwrap().until, Some(UnixTime(120)));
-        assert_eq!(entry("", "ops").checked(), Err(EntryError::Name("tenant")));
-        assert_eq!(entry("a\nb", "ops").checked(), Err(EntryError::Name("tenant")));
-        assert_eq!(entry("shop", "\u{1b}[2J").checked(), Err(EntryError::Source));
+        assert_eq!(entry("shop", "ops").check(), Ok(()));
+        for tenant in ["", "a\nb", " shop", "a\u{202e}b"] {
+            assert_eq!(entry(tenant, "ops").check(), Err(EntryError::Name("tenant")), "{tenant:?}");
+        }
+        for source in ["\u{1b}[2J", "ops ", "a\tb"] {
+            assert_eq!(entry("shop", source).check(), Err(EntryError::Source), "{source:?}");
+        }
     }
 }

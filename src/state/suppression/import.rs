@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The target is a mailbox, or a domain with or without `@` before it; times are in seconds since 1970, `until` may be `never`. Columns
-//! that are empty, or missing at the end, are as [`Defaults`] say. Empty lines and those that begin with `#` are skipped. A line is an
+//! that are empty, or missing at the end, are as [`Defaults`] say. Empty lines and remarks, `#` and a space or nothing, are skipped. A line is an
 //! entry as a whole or not at all: a bad one is told by its number, and the next is read.
 
 use std::fmt::Write;
@@ -130,7 +130,10 @@ impl Entry {
     /// Reads a line; `None`: it is empty or a remark.
     pub fn of_line(line: &str, defaults: &Defaults, now: UnixTime) -> Result<Option<Self>, LineError> {
         let line = line.trim_end_matches(['\r', '\n']);
-        if line.trim().is_empty() || line.starts_with('#') {
+        // There are mailboxes that begin with the mark, but none goes on with a space.
+        let is_remark =
+            line.strip_prefix('#').is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+        if is_remark || line.trim().is_empty() {
             return Ok(None);
         }
         let mut columns = [""; COLUMNS];
@@ -162,7 +165,8 @@ impl Entry {
                 until => Some(time("until", until)?),
             },
         };
-        Ok(Some(entry.checked()?))
+        entry.check()?;
+        Ok(Some(entry))
     }
 
     /// Appends the entry as a line, which [`Entry::of_line`] reads.
@@ -266,6 +270,8 @@ impl Suppression {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOW: UnixTime = UnixTime(600);
@@ -299,6 +305,31 @@ mod tests {
         assert_eq!(read("a@b\t\t\t\t\t\t\tmore"), Err(LineError::Columns));
         assert_eq!(global("a@b\t\t\t\tnews"), Err(LineError::Class));
         assert_eq!(read("a@b\t\t\tsh\u{202e}op"), Err(LineError::Entry(EntryError::Name("tenant"))));
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_comes_back_from_its_line(
+            target in "[#a-z!+]{1,8}@[a-z]{1,8}\\.example|\"[ -!#-\\[]{0,9}\"@x\\.example|@[a-z]{1,5}|[ä-ü]{1,5}@ü\\.example",
+            names in ("\\PC{0,9}", "\\PC{0,9}"),
+            (reason, source) in (proptest::sample::select(Reason::ALL.to_vec()), "\\PC{0,30}"),
+            (added, minute) in (any::<u32>(), proptest::option::of(1..70_000_000_u32)),
+        ) {
+            let (Ok(target), Some(scope)) = (target.parse(), Scope::of(&names.0, &names.1)) else { return Ok(()) };
+            let until = minute.map(|minute| UnixTime(minute * 60));
+            let entry = Entry { target, scope, reason, source: source.into(), added: UnixTime(added), until };
+            prop_assume!(entry.check().is_ok());
+            let mut line = String::new();
+
+            entry.put_line(&mut line);
+
+            prop_assert_eq!(Entry::of_line(&line, &Defaults::default(), NOW), Ok(Some(entry)));
+        }
+
+        #[test]
+        fn no_line_is_too_strange(line in "\\PC*|[@#a-z0-9\t. \"]*") {
+            let _ = Entry::of_line(&line, &Defaults::default(), NOW);
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The suppression list: who gets no mail, of all tenants, of one, or of one class of a tenant's campaigns.
 //!
 //! [`Suppression::find`] is asked at RCPT and right before delivery: from memory, without allocation (a domain that is not in ASCII
-//! excepted), in less than a microsecond. Memory holds 26 octets an entry: a [keyed hash](hash) and a [brief](brief), in
-//! [sorted runs](run) under an [index](index) that readers never wait for. The addresses themselves are in the
-//! [log](segments) only, which lists and exports read.
+//! excepted), in less than a microsecond. Memory holds 26 octets an entry: a keyed hash (`hash`) and what is to be said of it
+//! (`brief`), in sorted runs (`run`) under an `index` that readers never wait for. The addresses themselves are in the log
+//! (`segments`) only, which lists and exports read.
 //!
 //! A change is on stable storage before [`Suppression::apply`] returns, and stands in memory only then. At the start the log is
 //! read and the index made anew, so that nothing depends on the key or on a file beside the log. [`Suppression::upkeep`], called from
@@ -173,7 +173,7 @@ impl Suppression {
     pub const DIRECTORIES: [&str; 4] = ["state", segments::DIRECTORY, "quarantine", "quarantine/tail"];
 
     /// Takes up the list of an earlier run. The key of its hashes is derived from the secret of a key file, or kept in the state.
-    /// Blocks on the disk: about half a second a million entries. The storage is the spool's, which has claimed it.
+    /// Blocks on the disk: about a second a million entries. The storage is the spool's, which has claimed it.
     pub fn open(storage: Arc<dyn Storage>, secret: Option<&Secret>, now: UnixTime) -> Result<Opened, OpenError> {
         Self::open_with(storage, secret, now, Tuning::default())
     }
@@ -265,8 +265,13 @@ impl Suppression {
     }
 
     /// Makes changes, in their order; when it returns, they are on stable storage. After an error the first of them may be
-    /// in force, each whole. Blocks on the disk.
+    /// in force, each whole; none is if one of them has a name or source that cannot be kept ([`io::ErrorKind::InvalidInput`]).
+    /// Blocks on the disk: to make many changes, give many at a time.
     pub fn apply(&self, changes: &[Change], now: UnixTime) -> io::Result<Vec<Outcome>> {
+        changes
+            .iter()
+            .try_for_each(Change::check)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let mut outcomes = Vec::with_capacity(changes.len());
         let mut segments = self.shared.segments.lock();
         while outcomes.len() < changes.len() {

@@ -528,6 +528,17 @@ fn look_ups_and_exports_hold_while_others_come_and_go_and_room_is_taken_back() {
 }
 
 #[test]
+fn changes_that_cannot_be_kept_are_refused_and_none_is_made() {
+    let list = fresh(&storage(1));
+    let bad = entry("b@x.example", Scope::Tenant("a\nb".into()), Reason::Operator, None);
+
+    let error = list.apply(&[add("a@x.example"), Change::Add(bad)], NOW).unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(!is_suppressed(&list, "a@x.example"));
+}
+
+#[test]
 fn a_look_up_never_reads_the_disk() {
     let storage = storage(1);
     let list = fresh(&storage);
