@@ -287,9 +287,8 @@ fn journal(config: &Config, daemon: Option<&Daemon>, found: &mut Findings) {
             return found.errors.push(told("is not a directory: the daemon will not start".to_owned()));
         }
         Ok(metadata) => {
-            if metadata.mode() & WRITABLE_BY_OTHERS != 0 {
-                let mode = metadata.mode() & 0o7777;
-                found.warnings.push(told(format!("mode {mode:o}: others may write: chmod go-w")));
+            if let Err(error) = trusted::closed(path) {
+                found.errors.push(told(format!("{error}: the daemon will not start")));
             }
             if let Some(daemon) = daemon {
                 daemon.owner("journal.path", &metadata, path, found);
@@ -533,7 +532,7 @@ mod tests {
             fs::write(&config.journal.path, "").unwrap();
         });
         assert!(file.len() == 1 && file[0].contains("not a directory"), "{file:?}");
-        let open = warnings(|folder, config| {
+        let open = errors(|folder, config| {
             config.journal.path = folder.join("journal");
             fs::create_dir(&config.journal.path).unwrap();
             fs::set_permissions(&config.journal.path, fs::Permissions::from_mode(0o777)).unwrap();
