@@ -107,7 +107,7 @@ fn step<T>(name: &str, before: f64, entries: u64, body: impl FnOnce() -> T) -> T
 }
 
 fn open(storage: &Arc<Disk>) -> Suppression {
-    let opened = Suppression::open(storage.clone(), None, NOW).unwrap();
+    let opened = Suppression::open(storage.clone(), NOW).unwrap();
     assert_eq!(opened.findings, []);
     opened.list
 }

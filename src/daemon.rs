@@ -15,6 +15,7 @@ mod limits;
 mod reload;
 mod settings;
 mod sockets;
+mod suppression;
 mod tls_reports;
 mod watchdog;
 
@@ -48,6 +49,7 @@ use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
 use crate::reply::LazyClassifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
+use crate::state::suppression::Suppression;
 use crate::state::{LearntStore, Note, Orders, Pins};
 use crate::tls::Acceptor;
 use crate::users::Users;
@@ -107,6 +109,8 @@ pub struct Daemon {
     classifier: LazyClassifier,
     /// What listeners, and the admin interface, prove their names by.
     acceptors: Arc<ArcSwap<Acceptors>>,
+    /// Who gets no mail.
+    suppression: Suppression,
     /// Keeps MTA-STS policies.
     sts: Arc<KeptPolicies>,
     /// Tells domains how TLS with them goes.
@@ -170,6 +174,7 @@ impl Daemon {
         let (tls_note, tally, sts) = tls_reports::begin(&config, &disk, clock, &registry);
         let audit = Audit::open(settings::audit(&config), Note::of_audit(disk.clone()), clock, &registry);
         let orders = Orders::open(disk.clone(), clock.wall()).map_err(|error| Error::Orders { spool, error })?;
+        let suppression = suppression::open(disk.clone(), clock).await?;
         let watched = Watched::bind(&config, sockets.metrics, (sockets.admin, acceptors.of_admin()))?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname, sts.clone())?, clock, &registry)?);
         let (journal, mask) = settings::open_journal(&config, claimed.start(), clock, &registry)?;
@@ -213,6 +218,7 @@ impl Daemon {
             sent,
             tokens,
             audit,
+            suppression,
             sts,
             tls_reports,
             tls_note,
@@ -273,6 +279,11 @@ impl Daemon {
     /// The spool.
     pub fn spool(&self) -> &Spool {
         &self.spool
+    }
+
+    /// Who gets no mail.
+    pub fn suppression(&self) -> &Suppression {
+        &self.suppression
     }
 
     /// What was changed, and by whom.
@@ -337,6 +348,7 @@ impl Daemon {
         let runtimes = [("main", main), ("front", self.doors.runtime().metrics())];
         let process = Arc::new(Process::new(&self.registry, self.started, clock.wall_precise(), &runtimes));
         let (registry, spool, stop) = (self.registry.clone(), self.spool.clone(), self.stop_watching.clone());
+        self.watchers.spawn(suppression::keep(self.suppression.clone(), clock, registry.clone(), stop.clone()));
         self.watchers.spawn(upkeep(registry, spool, gauges, process, clock, stop));
     }
 
@@ -392,6 +404,7 @@ impl Daemon {
             users: self.users.clone(),
             tokens: self.tokens.clone(),
             audit: self.audit.clone(),
+            suppression: self.suppression.clone(),
             tally: self.tls_reports.tally().clone(),
             panics: self.registry.panics(),
             still: self.parts.still.clone(),

@@ -38,6 +38,9 @@ pub struct MessageView {
     pub tenant: String,
     /// Empty: none.
     pub campaign: String,
+    /// The class of campaigns that one can unsubscribe from; empty: none.
+    #[serde(default)]
+    pub class: String,
     /// `urgent`, `normal` or `bulk`.
     pub lane: String,
     /// `submitted`, `dsn` or `tls-report`.
@@ -152,6 +155,7 @@ fn view(message: &Message, queued: &[EntryView], pending: &HashSet<u32>) -> Resu
         reverse_path: envelope.reverse_path.as_str().to_owned(),
         tenant: envelope.tenant.to_string(),
         campaign: envelope.campaign.to_string(),
+        class: envelope.class.to_string(),
         lane: envelope.lane.as_str().to_owned(),
         kind: match envelope.kind {
             Kind::Submitted => "submitted".to_owned(),

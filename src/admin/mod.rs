@@ -73,6 +73,7 @@ use crate::pulse::Standstill;
 use crate::queue::Queue;
 use crate::queue::view::{Outline, Totals};
 use crate::spool::{Spool, Stat};
+use crate::state::suppression::Suppression;
 use crate::tlsrpt::Tally;
 use crate::users::Users;
 
@@ -119,6 +120,8 @@ pub struct State {
     pub tokens: Tokens,
     /// What was changed, and by whom.
     pub audit: Audit,
+    /// Who gets no mail.
+    pub suppression: Suppression,
     /// How TLS sessions went.
     pub tally: Tally,
     /// Panics caught since the start.

@@ -87,6 +87,7 @@ fn summary(view: &MessageView, now: u64) -> String {
         ("reverse-path", format!("<{}>", view.reverse_path)),
         ("tenant", view.tenant.clone()),
         ("campaign", view.campaign.clone()),
+        ("class", view.class.clone()),
         ("lane", view.lane.clone()),
         ("ENVID", view.envid.clone().unwrap_or_default()),
         ("RET", view.ret.clone().unwrap_or_default()),

@@ -88,6 +88,9 @@ pub enum Error {
         /// What is wrong with it.
         error: state::PinsOpenError,
     },
+    /// The suppression list of an earlier run cannot be taken up.
+    #[error("state/suppression: {0}")]
+    Suppression(#[from] state::suppression::OpenError),
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] journal::Error),

@@ -319,6 +319,7 @@ impl Subject<'_> {
         if let Some(envelope) = self.envelope {
             line.text(key!("tenant"), &envelope.tenant);
             line.text_if(key!("campaign"), &envelope.campaign);
+            line.text_if(key!("campaign_class"), &envelope.class);
             line.text(key!("lane"), envelope.lane.as_str());
             match envelope.kind {
                 MessageKind::Submitted => {}

@@ -110,6 +110,8 @@ pub struct Envelope {
     pub tenant: Box<str>,
     /// The campaign it belongs to; empty: none.
     pub campaign: Box<str>,
+    /// The class of campaigns that one can unsubscribe from: `newsletter`, `offers`, ...; empty: none.
+    pub class: Box<str>,
     /// Its lane within the tenant.
     pub lane: Lane,
     /// BODY=.
@@ -137,6 +139,7 @@ impl Envelope {
             accepted_at,
             tenant: "default".into(),
             campaign: Box::default(),
+            class: Box::default(),
             lane: Lane::Normal,
             body: BodyType::SevenBit,
             smtputf8: false,

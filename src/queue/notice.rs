@@ -260,6 +260,7 @@ impl Notice {
             accepted_at: engine.clock.wall(),
             tenant: reported.tenant.clone(),
             campaign: Box::default(),
+            class: Box::default(),
             lane: Lane::Normal,
             body: body_type(&content),
             smtputf8: !to.as_str().is_ascii(),

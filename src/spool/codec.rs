@@ -48,6 +48,8 @@ pub mod tag {
     pub const ENVID: u64 = 8;
     /// Where the content is when it is not in the record: see [`super::SpillPlace`]; numbers, then the key if there is one.
     pub const SPILL: u64 = 9;
+    /// Class of campaigns.
+    pub const CLASS: u64 = 10;
     /// An unfinished recipient of a copied message; the others are finished.
     pub const PENDING: u64 = 20;
     /// The message is a copy of an earlier record with the same id, in the segment with this number (4 octets).
@@ -129,6 +131,9 @@ pub fn put_envelope(builder: &mut Builder<'_>, id: MessageId, envelope: &Envelop
     builder.field(tag::TENANT, envelope.tenant.as_bytes());
     if !envelope.campaign.is_empty() {
         builder.field(tag::CAMPAIGN, envelope.campaign.as_bytes());
+    }
+    if !envelope.class.is_empty() {
+        builder.field(tag::CLASS, envelope.class.as_bytes());
     }
     builder.field(tag::FLAGS, &flags(envelope));
     if let Some(envid) = &envelope.envid {
@@ -432,6 +437,7 @@ pub fn envelope(frame: &Frame<'_>) -> Option<Arc<Envelope>> {
             tag::ACCEPTED_AT => envelope.accepted_at = UnixTime(u32::from_le_bytes(value.try_into().ok()?)),
             tag::TENANT => envelope.tenant = text(value)?,
             tag::CAMPAIGN => envelope.campaign = text(value)?,
+            tag::CLASS => envelope.class = text(value)?,
             tag::ENVID => envelope.envid = Some(text(value)?),
             tag::FLAGS => read_flags(value, &mut envelope),
             tag::RECIPIENT => envelope.recipients.push(recipient(value)?),

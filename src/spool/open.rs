@@ -35,6 +35,8 @@ const MOST_SEGMENT: u64 = 16 << 30;
 const ZEROS: usize = 64 << 10;
 /// What operators ordered: kept here by `state`, under the spool's lock.
 const STATE: &str = "state";
+/// Who gets no mail: kept here by `state`, too.
+const SUPPRESSION: &str = "state/suppression";
 
 /// A directory that is ours, with nothing written but which start this is: what else a daemon needs can still fail, and
 /// leaves nothing behind.
@@ -52,7 +54,8 @@ impl Spool {
         if !(LEAST_SEGMENT..=MOST_SEGMENT).contains(&settings.segment_size) {
             return Err(OpenError::SegmentSize);
         }
-        let directories = [segment::DIRECTORY, spill::DIRECTORY, quarantine::DAMAGED, quarantine::TAIL, STATE];
+        let directories =
+            [segment::DIRECTORY, spill::DIRECTORY, quarantine::DAMAGED, quarantine::TAIL, STATE, SUPPRESSION];
         storage.claim(&directories).map_err(OpenError::Claim)?;
         let survey = Survey::take(&*storage).map_err(OpenError::Read)?;
         survey.has_keys(&*storage, &settings.keys)?;

@@ -2,7 +2,8 @@
 //!
 //! [`admit`] is pure: the transaction and the header section go in, the envelope and the rewritten header section come out;
 //! the body is never touched. Added on top: Received, and Date and Message-ID where missing. Taken away: Bcc, Return-Path
-//! and every `X-Hikyaku-` field; these give the campaign and, where the listener trusts headers, the tenant and the lane.
+//! and every `X-Hikyaku-` field; these give the campaign and its class and, where the listener trusts headers,
+//! the tenant and the lane.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use crate::users::{User, Users};
 
 /// The longest campaign name.
 const CAMPAIGN_MOST: usize = 128;
-/// The longest tenant name.
-const TENANT_MOST: usize = 64;
+/// The longest name of a tenant or of a class of campaigns.
+const NAME_MOST: usize = 64;
 /// `X-Hikyaku-` fields of one message: each is compared with all others.
 const OWN_MOST: usize = 32;
 /// Room for what is added on top: Received with a long name and recipient, Date, Message-ID.
@@ -88,6 +89,7 @@ struct Findings {
     from: Vec<(usize, usize)>,
     tenant: Option<Box<str>>,
     campaign: Option<Box<str>>,
+    class: Option<Box<str>>,
     lane: Option<Lane>,
     /// Names of the `X-Hikyaku-` fields so far, in lower case.
     seen: Vec<Vec<u8>>,
@@ -163,8 +165,12 @@ impl Findings {
                 let value = value.filter(|value| value.len() <= CAMPAIGN_MOST).ok_or(refusal::BAD_FIELD)?;
                 self.campaign = Some(value.into());
             }
+            b"x-hikyaku-class" => {
+                let value = value.filter(|value| is_name(value)).ok_or(refusal::BAD_FIELD)?;
+                self.class = Some(value.to_ascii_lowercase().into());
+            }
             b"x-hikyaku-tenant" if settings.trust_headers => {
-                let value = value.filter(|value| is_tenant(value)).ok_or(refusal::BAD_FIELD)?;
+                let value = value.filter(|value| is_name(value)).ok_or(refusal::BAD_FIELD)?;
                 self.tenant = Some(value.to_ascii_lowercase().into());
             }
             b"x-hikyaku-lane" if settings.trust_headers => {
@@ -203,11 +209,11 @@ fn may_say_from(findings: &Findings, content: &[u8], context: &Context<'_>) -> R
     if is_right { Ok(()) } else { Err(refusal::FROM_DENIED) }
 }
 
-/// A tenant's name is a label of metrics and a key of the configuration: letters, digits, `-`, `_` and `.`; kept in lower
-/// case, as the configuration writes it.
-fn is_tenant(name: &str) -> bool {
+/// A tenant's name is a label of metrics, and it and that of a class are keys of the configuration: letters, digits, `-`, `_` and `.`;
+/// kept in lower case, as the configuration writes them.
+fn is_name(name: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    !name.is_empty() && name.len() <= TENANT_MOST && name.bytes().all(is_plain)
+    !name.is_empty() && name.len() <= NAME_MOST && name.bytes().all(is_plain)
 }
 
 fn add_fields(out: &mut Vec<u8>, findings: &Findings, transaction: &Transaction, context: &Context<'_>) {
@@ -258,6 +264,7 @@ fn envelope(transaction: Transaction, findings: Findings, traits: ContentTraits,
             None => findings.tenant.unwrap_or_else(|| context.settings.tenant.clone()),
         },
         campaign: findings.campaign.unwrap_or_default(),
+        class: findings.class.unwrap_or_default(),
         lane: findings.lane.unwrap_or_else(|| context.settings.lane_of(parameters.priority)),
         body: parameters.body.unwrap_or_default(),
         smtputf8: parameters.smtputf8,

@@ -84,7 +84,8 @@ fn the_protocol_is_told_as_the_rfcs_name_it() {
 
 #[test]
 fn tenant_and_lane_are_believed_only_where_headers_are_trusted() {
-    let content = "X-Hikyaku-Tenant: Acme\r\nX-Hikyaku-Lane: Urgent\r\nX-Hikyaku-Campaign: Spring  Sale\r\n\r\n";
+    let content = "X-Hikyaku-Tenant: Acme\r\nX-Hikyaku-Lane: Urgent\r\nX-Hikyaku-Campaign: Spring  Sale\r\n\
+                   X-Hikyaku-Class: Offers\r\n\r\n";
     let (mut trusting, mut wary) = (Client::ready(trusting()), Client::ready(Settings::default()));
 
     trusting.submit(content);
@@ -92,6 +93,7 @@ fn tenant_and_lane_are_believed_only_where_headers_are_trusted() {
 
     let (a, b) = (&trusting.messages[0].envelope, &wary.messages[0].envelope);
     assert_eq!((&*a.tenant, &*a.campaign, a.lane), ("acme", "Spring  Sale", Lane::Urgent));
+    assert_eq!((&*a.class, &*b.class), ("offers", "offers"));
     assert_eq!((&*b.tenant, &*b.campaign, b.lane), ("default", "Spring  Sale", Lane::Normal));
 }
 

@@ -14,6 +14,7 @@ fn envelope_with(recipients: usize) -> Envelope {
         accepted_at: UnixTime(1_800_000_000),
         tenant: "shop".into(),
         campaign: "spring".into(),
+        class: "offers".into(),
         lane: Lane::Bulk,
         body: BodyType::EightBitMime,
         smtputf8: true,

@@ -8,6 +8,7 @@ use crate::smtp::address::{Address, AddressError};
 use crate::unseen::is_unseen;
 
 use super::brief::{Brief, to_the_minute};
+use super::hash::MailboxHash;
 
 /// Longest name of a tenant or of a class, in octets.
 const LONGEST_NAME: usize = 255;
@@ -219,6 +220,9 @@ impl Scope {
 pub enum Target {
     /// One mailbox.
     Address(Address),
+    /// One mailbox of which only the hash is known, as [`Suppression::hash`](super::Suppression::hash) gave it out. It means nothing
+    /// under another key.
+    Hash(MailboxHash),
     /// Every mailbox of exactly this domain, in lower case; not of those below it.
     Domain(Box<str>),
 }
@@ -226,8 +230,11 @@ pub enum Target {
 impl std::str::FromStr for Target {
     type Err = AddressError;
 
-    /// A mailbox, or a domain with or without `@` before it.
+    /// A mailbox, a domain with or without `@` before it, or `#` and a hash.
     fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(hash) = text.strip_prefix('#').and_then(MailboxHash::parse) {
+            return Ok(Self::Hash(hash));
+        }
         let domain = text.strip_prefix('@').unwrap_or(text);
         if domain.contains('@') {
             return text.parse().map(Self::Address);
@@ -241,6 +248,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),
+            Self::Hash(hash) => write!(f, "#{hash}"),
             Self::Domain(domain) => write!(f, "@{domain}"),
         }
     }
@@ -360,9 +368,7 @@ impl Change {
         let mut builder = Builder::new(out, if matches!(self, Self::Add(_)) { ADD } else { REMOVE });
         match target {
             Target::Address(address) => builder.field(TARGET, address.as_str().as_bytes()),
-            Target::Domain(domain) => {
-                builder.field(TARGET, format!("@{domain}").as_bytes());
-            }
+            Target::Hash(_) | Target::Domain(_) => builder.field(TARGET, target.to_string().as_bytes()),
         }
         for (tag, name) in [(TENANT, scope.names().0), (CLASS, scope.names().1)] {
             if !name.is_empty() {
@@ -424,8 +430,10 @@ mod tests {
         };
         let bare = Entry { scope: Scope::Global, source: "".into(), until: None, ..entry.clone() };
         let domain: Target = "@Bücher.example".parse().unwrap();
+        let hashed = Entry { target: "#abcdefghijklmn67".parse().unwrap(), ..entry.clone() };
         let changes = [
             Change::Add(entry),
+            Change::Add(hashed),
             Change::Add(bare),
             Change::Remove { target: domain, scope: Scope::Tenant("shop".into()) },
         ];
@@ -446,10 +454,23 @@ mod tests {
             ("@Example.com.", "@example.com"),
             ("example.com", "@example.com"),
             ("\"a@b\"@example.com", "\"a@b\"@example.com"),
+            ("#ABCDEFGHIJKLMN67", "#abcdefghijklmn67"),
+            ("#abcdefghijklmn67@example.com", "#abcdefghijklmn67@example.com"),
         ] {
             assert_eq!(text.parse::<Target>().map(|target| target.to_string()).as_deref(), Ok(shown));
         }
-        for text in ["", "@", "a b", "ann@", "@@example.com", "exa mple.com", "a@b@", "ann@exa\u{202e}mple.com"] {
+        for text in [
+            "",
+            "@",
+            "#abcdefghijklmn",
+            "#abcdefghijklmn01",
+            "a b",
+            "ann@",
+            "@@example.com",
+            "exa mple.com",
+            "a@b@",
+            "ann@exa\u{202e}mple.com",
+        ] {
             assert!(text.parse::<Target>().is_err(), "{text:?}");
         }
     }

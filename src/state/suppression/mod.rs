@@ -38,13 +38,13 @@ use crate::clock::UnixTime;
 use crate::log::Position;
 use crate::log::storage::Storage;
 use crate::smtp::address::Address;
-use crate::trusted::key::Secret;
 
 use super::file::{self, Found};
 
 use brief::{Brief, MOST_SEGMENT};
 pub use entry::{Change, Entry, EntryError, Extent, Reach, Reason, Scope, Target};
 pub use export::{Entries, Stats};
+pub use hash::MailboxHash;
 use hash::{KEY, Key, Keyed};
 pub use import::{Counts, Defaults, ImportError, Imported, LineError};
 use index::Index;
@@ -140,16 +140,17 @@ impl Default for Tuning {
 pub struct Opened {
     /// The list.
     pub list: Suppression,
+    /// How many entries it has.
+    pub entries: usize,
     /// What was wrong with its files, to be told.
     pub findings: Vec<Finding>,
     /// The file of the key was damaged, and another key was made: hashes that were given out earlier mean nothing.
     pub has_new_key: bool,
 }
 
-/// The file of the key, where none is given.
+/// The file of the key. It is none of the spool's keys, nor derived from one: those are exchanged, and what was given out must go on
+/// to mean something.
 const KEY_FILE: &str = "state/suppression/key";
-/// What the key is derived for.
-const PURPOSE: &[u8] = b"suppression 1";
 /// So many changes become one run at the start.
 const LOADED: usize = 1 << 16;
 
@@ -172,22 +173,14 @@ impl Suppression {
     /// Directories of the storage that must have been claimed.
     pub const DIRECTORIES: [&str; 4] = ["state", segments::DIRECTORY, "quarantine", "quarantine/tail"];
 
-    /// Takes up the list of an earlier run. The key of its hashes is derived from the secret of a key file, or kept in the state.
-    /// Blocks on the disk: about a second a million entries. The storage is the spool's, which has claimed it.
-    pub fn open(storage: Arc<dyn Storage>, secret: Option<&Secret>, now: UnixTime) -> Result<Opened, OpenError> {
-        Self::open_with(storage, secret, now, Tuning::default())
+    /// Takes up the list of an earlier run, with the key of its hashes. Blocks on the disk: about a second a million entries. The
+    /// storage is the spool's, which has claimed it.
+    pub fn open(storage: Arc<dyn Storage>, now: UnixTime) -> Result<Opened, OpenError> {
+        Self::open_with(storage, now, Tuning::default())
     }
 
-    fn open_with(
-        storage: Arc<dyn Storage>,
-        secret: Option<&Secret>,
-        now: UnixTime,
-        tuning: Tuning,
-    ) -> Result<Opened, OpenError> {
-        let (key, has_new_key) = match secret {
-            Some(secret) => (secret.derive(&[PURPOSE]), false),
-            None => own_key(&*storage)?,
-        };
+    fn open_with(storage: Arc<dyn Storage>, now: UnixTime, tuning: Tuning) -> Result<Opened, OpenError> {
+        let (key, has_new_key) = own_key(&*storage)?;
         let keyed = Keyed::new(&key)?;
         let index = Index::default();
         let mut pending: HashMap<Key, Brief, foldhash::fast::RandomState> = HashMap::default();
@@ -211,8 +204,9 @@ impl Suppression {
         };
         index.put(pending.into_iter().collect());
         index.tidy(now);
+        let entries = index.snapshot().entries();
         let shared = Shared { keyed, index, segments: Mutex::new(segments), exports: AtomicUsize::new(0), tuning };
-        Ok(Opened { list: Self { shared: Arc::new(shared) }, findings, has_new_key })
+        Ok(Opened { list: Self { shared: Arc::new(shared) }, entries, findings, has_new_key })
     }
 
     /// Whose mail look-ups are about: the tenant, and the class of the campaign; empty: none. Good for as long as the list is.
@@ -246,9 +240,21 @@ impl Suppression {
         })
     }
 
-    /// The 128 bits that stand for a mailbox outside, such as in a reverse-path. They change with the key only.
-    pub fn hash(&self, address: &Address) -> u128 {
-        self.shared.keyed.address(address)
+    /// What stands for a mailbox outside, such as in a reverse-path: an entry about it ([`Target::Hash`]) is one about the mailbox. It
+    /// changes with the key only.
+    pub fn hash(&self, address: &Address) -> MailboxHash {
+        self.shared.keyed.mailbox(address)
+    }
+
+    /// What stands for a tenant outside, beside a mailbox: short, to be told apart among those that are configured.
+    pub fn tenant_tag(&self, tenant: &str) -> [u8; 3] {
+        self.shared.keyed.tenant_tag(tenant)
+    }
+
+    /// A message authentication code (AES-CMAC, RFC 4493) of what is given out and comes back, under the list's key: then nobody else made
+    /// it, and the hashes in it mean something. `octets` begin with what they are for.
+    pub fn seal(&self, octets: &[u8]) -> u128 {
+        self.shared.keyed.seal(octets)
     }
 
     /// The entry about exactly this, if it stands. Blocks on the disk. An error: it stands, and the log cannot be read.

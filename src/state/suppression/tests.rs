@@ -20,11 +20,11 @@ fn storage(seed: u64) -> Arc<Simulated> {
 }
 
 fn open_at(storage: Simulated, now: UnixTime) -> Opened {
-    Suppression::open_with(Arc::new(storage), None, now, SMALL).unwrap()
+    Suppression::open_with(Arc::new(storage), now, SMALL).unwrap()
 }
 
 fn fresh(storage: &Arc<Simulated>) -> Suppression {
-    Suppression::open_with(storage.clone(), None, NOW, SMALL).unwrap().list
+    Suppression::open_with(storage.clone(), NOW, SMALL).unwrap().list
 }
 
 fn entry(target: &str, scope: Scope, reason: Reason, until: Option<u32>) -> Entry {
@@ -178,7 +178,7 @@ proptest! {
                     continue;
                 }
                 Step::Restart => {
-                    let opened = Suppression::open_with(storage.clone(), None, now, SMALL).unwrap();
+                    let opened = Suppression::open_with(storage.clone(), now, SMALL).unwrap();
                     prop_assert_eq!(opened.findings, []);
                     list = opened.list;
                     continue;
@@ -199,7 +199,7 @@ fn what_was_confirmed_survives_a_power_cut_at_any_call() {
     let mut compacted = 0;
     for seed in 0..600 {
         let storage = storage(seed);
-        let list = Suppression::open_with(storage.clone(), None, NOW, tuning).unwrap().list;
+        let list = Suppression::open_with(storage.clone(), NOW, tuning).unwrap().list;
         let mut random = Random::new(seed);
         storage.die_at(storage.calls() + random.below(600));
         // What stands, and what was begun since and not confirmed.
@@ -290,8 +290,8 @@ fn damage_is_kept_and_told_once_and_costs_only_what_it_hit() {
         .unwrap();
     let damaged = Arc::new(damaged);
 
-    let opened = Suppression::open_with(damaged.clone(), None, NOW, SMALL).unwrap();
-    let again = Suppression::open_with(damaged.clone(), None, NOW, SMALL).unwrap();
+    let opened = Suppression::open_with(damaged.clone(), NOW, SMALL).unwrap();
+    let again = Suppression::open_with(damaged.clone(), NOW, SMALL).unwrap();
 
     let [Finding { file: told, range, kind: FindingKind::Damaged }] = &*opened.findings else {
         panic!("{:?}", opened.findings)
@@ -320,7 +320,7 @@ fn a_segment_without_header_or_that_is_gone_is_told_and_the_others_are_read() {
 
     for (storage, kind, copies) in [(damaged, FindingKind::Damaged, 1), (gone, FindingKind::Missing, 0)] {
         let storage = Arc::new(storage);
-        let opened = Suppression::open_with(storage.clone(), None, NOW, SMALL).unwrap();
+        let opened = Suppression::open_with(storage.clone(), NOW, SMALL).unwrap();
         assert_eq!(targets(&opened.list, NOW), ["0@x.example", "2@x.example"]);
         assert_eq!(
             opened.findings.iter().map(|finding| (finding.kind, &*finding.file)).collect::<Vec<_>>(),
@@ -337,7 +337,7 @@ fn a_disk_that_cannot_be_read_is_an_error_and_not_an_empty_list() {
     storage
         .inject(|operation, name| (operation == Operation::Read && name.ends_with(".log")).then_some(ErrorKind::Other));
 
-    let opened = Suppression::open_with(storage, None, NOW, SMALL);
+    let opened = Suppression::open_with(storage, NOW, SMALL);
 
     assert!(matches!(opened, Err(OpenError::Io(_))));
 }
@@ -350,7 +350,7 @@ fn a_record_of_a_newer_version_is_refused_by_its_place() {
     crate::log::record::Builder::new(&mut record, 77).finish();
     let place = segments.append(&mut record, &[0]).unwrap();
 
-    let opened = Suppression::open_with(storage, None, NOW, SMALL);
+    let opened = Suppression::open_with(storage, NOW, SMALL);
 
     assert!(matches!(opened, Err(OpenError::Unknown { offset, .. }) if offset == place.offset));
 }
@@ -365,13 +365,28 @@ fn a_key_that_is_lost_is_made_anew_and_told_and_entries_stand() {
     damaged.damage(KEY_FILE, |octets| octets[30] ^= 1).unwrap();
 
     let (same, other) = (open_at(storage.after_kill(), NOW), open_at(damaged, NOW));
-    let secret = Secret::new([7; 32]);
-    let given = Suppression::open_with(storage, Some(&secret), NOW, SMALL).unwrap();
 
-    assert_eq!((same.has_new_key, other.has_new_key, given.has_new_key), (false, true, false));
+    assert_eq!((same.has_new_key, other.has_new_key), (false, true));
     assert_eq!(hash(&same.list), hash(&list));
-    assert!(hash(&other.list) != hash(&list) && hash(&given.list) != hash(&list));
-    assert!([same, other, given].iter().all(|opened| is_suppressed(&opened.list, "A@X.example")));
+    assert!(hash(&other.list) != hash(&list));
+    assert!([same, other].iter().all(|opened| is_suppressed(&opened.list, "A@X.example")));
+}
+
+#[test]
+fn an_entry_by_hash_alone_is_one_about_the_mailbox() {
+    let list = fresh(&storage(1));
+    let hash = list.hash(&"ann@x.example".parse().unwrap());
+    let by_hash = |scope| match add("ann@x.example") {
+        Change::Add(entry) => Change::Add(Entry { target: Target::Hash(hash), scope, ..entry }),
+        change @ Change::Remove { .. } => change,
+    };
+
+    list.apply(&[by_hash(Scope::Tenant("shop".into()))], NOW).unwrap();
+
+    let find = |tenant, address: &str| list.find(list.whose(tenant, ""), &address.parse().unwrap(), NOW).is_some();
+    assert!(find("shop", "Ann@X.example") && !find("post", "ann@x.example") && !find("shop", "bob@x.example"));
+    assert_eq!(list.apply(&[add("ann@x.example")], NOW).unwrap(), [Outcome::Added]);
+    assert_eq!(list.apply(&[by_hash(Scope::Global)], NOW).unwrap(), [Outcome::Stands]);
 }
 
 #[test]
@@ -395,7 +410,7 @@ fn room_is_taken_back_without_losing_an_entry_or_raising_one_that_was_removed() 
 #[test]
 fn an_entry_that_was_over_when_its_segment_went_is_gone_whatever_the_clock_says_later() {
     let storage = storage(1);
-    let list = Suppression::open_with(storage.clone(), None, NOW, Tuning { slack: 0, few: 0, ..SMALL }).unwrap().list;
+    let list = Suppression::open_with(storage.clone(), NOW, Tuning { slack: 0, few: 0, ..SMALL }).unwrap().list;
     let short = entry("short@x.example", Scope::Global, Reason::MailboxFull, Some(NOW.0 + 60));
     list.apply(&[Change::Add(short.clone())], NOW).unwrap();
     for number in 0..300 {
@@ -490,7 +505,7 @@ fn an_import_that_cannot_be_stored_says_how_far_it_came() {
 #[test]
 fn look_ups_and_exports_hold_while_others_come_and_go_and_room_is_taken_back() {
     let storage = storage(1);
-    let list = Suppression::open_with(storage.clone(), None, NOW, Tuning { slack: 0, few: 1, ..SMALL }).unwrap().list;
+    let list = Suppression::open_with(storage.clone(), NOW, Tuning { slack: 0, few: 1, ..SMALL }).unwrap().list;
     let stays: Vec<_> = (0..200).map(|number| format!("stays{number}@x.example")).collect();
     list.apply(&stays.iter().map(|target| add(target)).collect::<Vec<_>>(), NOW).unwrap();
     let is_over = std::sync::atomic::AtomicBool::new(false);
