@@ -9,6 +9,7 @@ mod desk;
 mod doors;
 mod drain;
 mod error;
+mod feedback;
 mod front;
 mod gauges;
 mod limits;
@@ -40,9 +41,12 @@ use crate::config::{Config, ConfigError};
 use crate::delivery::Deliverer;
 use crate::dkim::{Ring, Signer};
 use crate::dns::Planner;
+use crate::feedback::{Clerk, Feedback};
+use crate::inbound::Inbox;
 use crate::journal::Journal;
 use crate::log::disk::Disk;
 use crate::mask::Mask;
+use crate::message::{self, MessageId};
 use crate::metrics::Registry;
 use crate::metrics::process::Process;
 use crate::panics::Bulkhead;
@@ -53,7 +57,7 @@ use crate::state::suppression::Suppression;
 use crate::state::{LearntStore, Note, Orders, Pins};
 use crate::tls::Acceptor;
 use crate::users::Users;
-use crate::{admin, spool, submission};
+use crate::{admin, delivery, spool, submission};
 
 use certificates::Acceptors;
 use doors::Doors;
@@ -111,6 +115,13 @@ pub struct Daemon {
     acceptors: Arc<ArcSwap<Acceptors>>,
     /// Who gets no mail.
     suppression: Suppression,
+    /// What is done about refusals and reports.
+    feedback: Feedback,
+    /// Writes for it; none once it has ended.
+    clerk: Option<Clerk>,
+    /// Reads what comes back, in a task of its own.
+    inbox: Inbox,
+    readers: JoinSet<()>,
     /// Keeps MTA-STS policies.
     sts: Arc<KeptPolicies>,
     /// Tells domains how TLS with them goes.
@@ -181,20 +192,31 @@ impl Daemon {
         let signer = signer(ring, clock, &registry)?;
         let (spool, recovery) = claimed.open(&registry)?;
         let queue_settings = settings::queue(&config, &hostname, threads, &classifier);
+        let note = Note::of_full_mailboxes(disk.clone());
+        let (reports, returned) = mpsc::unbounded_channel();
+        let started = (suppression.clone(), feedback::policy(&config));
+        let started = Feedback::start(started, note, journal.clone(), reports, clock, &registry);
+        let (feedback, clerk) = or_abandon(&spool, started.map_err(Error::Clerk)).await?;
         let queue = Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry)
             .with_journal(journal.clone())
+            .with_feedback(feedback.clone())
             .with_signer(signer.clone())
             .with_learnt(open_learnt(&config.spool.path).await)
             .with_spent(Note::of_spent(disk.clone()))
             .with_warmups(Note::of_warmups(disk))
             .with_pins(pins);
         let delivery_settings = settings::delivery(&config, &classifier, &tally);
+        let delivery_settings = delivery::Settings { feedback: Some(feedback.clone()), ..delivery_settings };
         let deliverer = Deliverer::new(delivery_settings, spool.clone(), clock, &registry);
         let deliverer = or_abandon(&spool, deliverer.map_err(Error::from)).await?;
         let watchers = scheduling(&queue, &deliverer);
+        let folder = config.journal.enabled.then(|| absolute(&config.journal.path));
+        let inbox = (spool.clone(), queue.clone(), feedback.clone());
+        let inbox = Inbox::new(inbox, (journal.clone(), folder), &classifier, clock, &registry);
         let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry)
             .with_users(users.clone())
-            .with_signer(signer.clone());
+            .with_signer(signer.clone())
+            .with_feedback(feedback.clone());
         let tls_reports = tls_reports::of(tally, (spool.clone(), queue.clone(), signer.clone()), clock, &registry);
         let (parts, control) = (Parts::default(), admin::Control::new(hostname.clone(), reload));
         let daemon = Self {
@@ -219,6 +241,10 @@ impl Daemon {
             tokens,
             audit,
             suppression,
+            feedback,
+            clerk: Some(clerk),
+            inbox,
+            readers: JoinSet::new(),
             sts,
             tls_reports,
             tls_note,
@@ -231,14 +257,14 @@ impl Daemon {
             desks: Vec::new(),
             config,
         };
-        daemon.set_going(recovery, watched, bound, &hostname, clock).await
+        daemon.set_going(recovery, (watched, returned), bound, &hostname, clock).await
     }
 
     /// Begins to recover, to be watched and to listen.
     async fn set_going(
         mut self,
         recovery: Recovery,
-        watched: Watched,
+        (watched, returned): (Watched, mpsc::UnboundedReceiver<MessageId>),
         bound: doors::Prepared,
         hostname: &Arc<str>,
         clock: Clock,
@@ -246,6 +272,7 @@ impl Daemon {
         self.recovery = Some(or_abandon(&self.spool, self.recover(recovery)).await?);
         self.watch(watched, clock);
         self.watch_users();
+        self.readers.spawn(self.inbox.clone().run(returned, self.doors.stop.clone()));
         self.doors.commit(bound, &self.config, hostname);
         self.note_parts();
         Ok(self)
@@ -298,7 +325,7 @@ impl Daemon {
 
     /// Reads what an earlier run left, on a thread of its own: it takes seconds for a million recipients.
     fn recover(&self, recovery: Recovery) -> Result<thread::JoinHandle<()>, Error> {
-        let (queue, spool) = (self.queue.clone(), self.spool.clone());
+        let (queue, spool, feedback) = (self.queue.clone(), self.spool.clone(), self.feedback.clone());
         let help = "1: messages of earlier starts were not all raised; restart when the disk is well.";
         let failed_gauge = self.registry.gauge("hikyaku_spool_recovery_failed", help, &[]);
         failed_gauge.set(0.0);
@@ -312,7 +339,10 @@ impl Daemon {
                     messages += 1;
                     // Before they can be tried again.
                     name_doubts(&recovered, &mut named);
-                    queue.recover(recovered);
+                    match recovered.envelope.kind {
+                        message::Kind::Returned => feedback.received(recovered.id),
+                        _ => queue.recover(recovered),
+                    }
                 })
             });
             let report = ran.unwrap_or_else(|panic| {

@@ -11,8 +11,8 @@
 //! 7. a message without unfinished recipients is dead, and its segment is deleted or compacted.
 //!
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
-//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`delivery`], [`admin`], [`demo`] → [`queue`], [`simulate`], [`audit`] →
-//! [`spool`], [`state`], [`dns`] → [`bounce`], [`dkim`], [`limit`], [`log`], [`tls`], [`tlsrpt`], [`users`] → [`reply`], [`provider`] →
+//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`inbound`], [`delivery`], [`admin`], [`demo`] → [`queue`], [`simulate`], [`audit`] →
+//! [`feedback`] → [`spool`], [`state`], [`dns`] → [`bounce`], [`dkim`], [`limit`], [`log`], [`tls`], [`tlsrpt`], [`users`] → [`reply`], [`provider`] →
 //! [`journal`] → [`message`] →
 //! [`smtp`] → [`config::units`] → [`panics`] → [`clock`], [`metrics`], [`pulse`].
 
@@ -30,6 +30,8 @@ pub mod delivery;
 pub mod demo;
 pub mod dkim;
 pub mod dns;
+pub mod feedback;
+pub mod inbound;
 pub mod journal;
 pub mod limit;
 pub mod log;

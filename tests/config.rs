@@ -5,8 +5,8 @@ use std::path::Path;
 
 use hikyaku::config::units::Day;
 use hikyaku::config::{
-    Certificate, Config, Dkim, InDoubt, LimitRule, Pool, PoolMember, Route, Source, TenantRule, TlsMode, TlsRule,
-    Warmup,
+    BounceTenant, Certificate, Config, Dkim, Dsns, InDoubt, LimitRule, Pool, PoolMember, Route, Source,
+    SuppressionAction, SuppressionRule, TenantRule, TlsMode, TlsRule, Warmup,
 };
 
 const EXAMPLE: &str = include_str!("../config.example.toml");
@@ -32,6 +32,10 @@ fn full() -> Config {
     config.routes.push(Route { domain: "a.test".into(), next_hop: "discard".into() });
     config.certificates.push(Certificate { chain: "/c.pem".into(), key: "/k.pem".into() });
     config.dkim.push(Dkim { domain: "a.test".into(), selector: "s".into(), key: "/k.pem".into() });
+    let lasting = Some("1d".parse().unwrap());
+    let (class, action) = ("bad-mailbox".into(), SuppressionAction::Suppress);
+    config.suppression.rules.push(SuppressionRule { class, action, lasting });
+    config.bounces.tenants.push(BounceTenant { name: "a".into(), domain: "b.test".into(), dsn: Dsns::Send });
     config.sources.push(Source {
         name: "a".into(),
         ipv4: Some([192, 0, 2, 1].into()),

@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 
 /// From the top to the bottom; modules of one row do not import each other.
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 15] = [
     &["main", "cli"],
     &["daemon"],
     &["config"],
-    &["submission", "delivery", "admin", "demo"],
+    &["submission", "inbound", "delivery", "admin", "demo"],
     &["queue", "simulate", "audit"],
+    &["feedback"],
     &["spool", "state", "dns"],
     &["bounce", "dkim", "limit", "log", "tls", "tlsrpt", "users"],
     &["reply", "provider"],

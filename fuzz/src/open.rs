@@ -1,7 +1,7 @@
 //! A listener that is open to everybody: what drives a session here and in `benches/session.rs`.
 
 use hikyaku::submission::refusal::{Cause, Refusal};
-use hikyaku::submission::session::{Gate, Session, Step};
+use hikyaku::submission::session::{Gate, Offer, Session, Step};
 
 /// Lets everybody send everything.
 pub struct Open;
@@ -11,7 +11,7 @@ impl Gate for Open {
         Ok(())
     }
 
-    fn rcpt(&mut self, _recipients: usize) -> Result<(), Refusal> {
+    fn rcpt(&mut self, _offer: &Offer<'_>) -> Result<(), Refusal> {
         Ok(())
     }
 

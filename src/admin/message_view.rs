@@ -43,7 +43,7 @@ pub struct MessageView {
     pub class: String,
     /// `urgent`, `normal` or `bulk`.
     pub lane: String,
-    /// `submitted`, `dsn` or `tls-report`.
+    /// `submitted`, `dsn`, `tls-report` or `returned`.
     pub kind: String,
     /// Octets of content.
     pub size: u64,
@@ -161,6 +161,7 @@ fn view(message: &Message, queued: &[EntryView], pending: &HashSet<u32>) -> Resu
             Kind::Submitted => "submitted".to_owned(),
             Kind::Dsn => "dsn".to_owned(),
             Kind::TlsReport => "tls-report".to_owned(),
+            Kind::Returned => "returned".to_owned(),
         },
         size: message.content.len(),
         envid: envelope.envid.as_deref().map(str::to_owned),

@@ -4,6 +4,7 @@
 //! egress addresses unless `--offline` is given. Errors are what the daemon would refuse to read or to start with (exit code
 //! 2); warnings are what it would do, or stumble over, and you may regret (exit code 0).
 
+mod bounces;
 mod egress;
 mod files;
 mod security;
@@ -164,6 +165,7 @@ fn warnings(config: &Config) -> Vec<String> {
         }
     }
     out.extend(warmup::warnings(config));
+    out.extend(bounces::warnings(config));
     out.extend(security::warnings(config));
     let mut warn = |is_suspicious: bool, text: &str| {
         if is_suspicious {

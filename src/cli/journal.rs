@@ -352,6 +352,7 @@ impl Search {
             limit: usize::try_from(self.limit).unwrap_or(usize::MAX),
             mask,
             id: None,
+            ..Query::default()
         };
         let hits =
             searched(&folder, &query).with_context(|| format!("cannot read the journal in {}", folder.display()))?;

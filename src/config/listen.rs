@@ -75,6 +75,8 @@ pub enum Mode {
     /// Takes mail for everywhere from clients of its networks (RFC 6409).
     #[default]
     Submission,
+    /// Takes what comes back about messages sent from here, for the domains of `bounces`, from everybody.
+    Returns,
 }
 
 /// When sessions of a listener are under TLS.
@@ -164,6 +166,8 @@ impl Listener {
         let is_private = self.address.ip().to_canonical().is_loopback();
         let text = "passwords would be seen; allowed: true beside `auth = true` on an address of loopback, or false";
         complaints.unless(!self.auth_without_tls || self.auth && is_private, format!("{key}.auth_without_tls"), text);
+        let text = "nobody logs in where mode is \"returns\"; allowed: false";
+        complaints.unless(!self.auth || self.mode != Mode::Returns, format!("{key}.auth"), text);
         let text =
             "AUTH is for sessions under TLS; allowed: false, or `tls` other than \"none\", or `auth_without_tls`";
         complaints.unless(!self.auth || has_tls || self.auth_without_tls, format!("{key}.auth"), text);

@@ -3,6 +3,7 @@
 //! [`Config::load`] reads and checks a file; nothing is applied here. The daemon turns the sections into each module's
 //! own settings. `config.example.toml` lists every option; `tests/config.rs` holds it equal to the defaults here.
 
+pub mod bounces;
 pub mod changes;
 pub mod delivery;
 pub mod egress;
@@ -20,6 +21,7 @@ pub mod replies;
 pub mod service;
 pub mod signing;
 pub mod spool;
+pub mod suppression;
 pub mod tls;
 pub mod tls_report;
 pub mod units;
@@ -31,6 +33,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use bounces::{BounceTenant, Bounces, Dsns};
 pub use delivery::{Delivery, Dns, Dnssec, Route, TlsMode, TlsRule};
 pub use egress::{Pool, PoolMember, Source};
 pub use journal::Journal;
@@ -42,6 +45,7 @@ pub use replies::Replies;
 pub use service::{Admin, LogFormat, Logging, Metrics, Sandbox};
 pub use signing::{Dkim, Signing};
 pub use spool::{AttemptDurability, Spool};
+pub use suppression::{Suppressed, Suppression, SuppressionAction, SuppressionRule, Whose};
 pub use tls::Certificate;
 pub use tls_report::TlsReport;
 pub use users::{SenderPolicy, Users};
@@ -97,6 +101,10 @@ pub struct Config {
     pub limits: Limits,
     /// What refusals mean.
     pub replies: Replies,
+    /// What they come to, and what is said of those who get no mail.
+    pub suppression: Suppression,
+    /// Where what comes back is to come.
+    pub bounces: Bounces,
     /// Keys that sign messages.
     pub dkim: Vec<Dkim>,
     /// What holds for all signatures.
@@ -136,6 +144,8 @@ impl Default for Config {
             warmups: Vec::new(),
             limits: Limits::default(),
             replies: Replies::default(),
+            suppression: Suppression::default(),
+            bounces: Bounces::default(),
             dkim: Vec::new(),
             signing: Signing::default(),
             tls_report: TlsReport::default(),
@@ -311,6 +321,13 @@ impl Config {
         warmup::check(&self.warmups, &self.sources, complaints);
         self.limits.check(&self.sources, complaints);
         self.replies.check(complaints);
+        self.suppression.check(complaints);
+        self.bounces.check(complaints);
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let text = "\"returns\" is for the domains of `bounces`, and there are none; allowed: \"submission\", or such a domain";
+            let is_right = listener.mode != Mode::Returns || self.bounces.has_domains();
+            complaints.unless(is_right, format!("listener[{index}].mode"), text);
+        }
         signing::check(&self.dkim, &self.signing, complaints);
         self.tls_report.check(complaints);
         self.journal.check(complaints);
@@ -462,7 +479,7 @@ mod tests {
             ("[[listener]]\ntimeout = 30\n", "allowed: 1s to 1h"),
             ("[[queue.tenant]]\nname = \"a\"\nweight = true\n", "allowed: 1 to 1000"),
             ("[[pool]]\nname = \"a\"\nsources = [{ source = \"a\", weight = \"x\" }]\n", "allowed: 1 to 1000"),
-            ("[[listener]]\nmode = \"relay\"\n", "expected `submission`"),
+            ("[[listener]]\nmode = \"relay\"\n", "expected `submission` or `returns`"),
         ] {
             let said = complaint(text);
 

@@ -77,10 +77,19 @@ impl Daemon {
                 "DSNs were not stored in time; what they report will be tried again"
             );
         }
+        let readers = &mut self.readers;
+        if tokio::time::timeout(left(), async { while readers.join_next().await.is_some() {} }).await.is_err() {
+            warn!("what came back was not read in time; the next start reads it");
+        }
         let queue = self.queue.clone();
         let (users, sent) = (self.users.clone(), self.sent.clone());
         let (reports, sessions) = (self.tls_reports.clone(), self.tls_note.clone());
+        let clerk = self.clerk.take();
         let last = move || {
+            // What was refused until now.
+            if let Some(clerk) = clerk {
+                clerk.stop();
+            }
             accounts::write_down(&users, &sent);
             reports.write_down(&sessions);
             queue.finish_orders();

@@ -121,6 +121,9 @@ pub enum Error {
     /// Histograms have no buckets.
     #[error("metrics: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
+    /// The thread that writes the suppression list cannot be started, or what it goes on with cannot be read.
+    #[error("the suppression list cannot be kept: {0}")]
+    Clerk(io::Error),
     /// A task of the daemon itself cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),

@@ -19,6 +19,7 @@ use crate::admin::{self, AdminSocket, ReloadRefused, Reloaded, tokens};
 use crate::config;
 use crate::config::changes::Change;
 use crate::config::{Config, ConfigError};
+use crate::delivery;
 use crate::dkim::Ring;
 use crate::dns::Planner;
 use crate::dns::network::is_local;
@@ -31,7 +32,7 @@ use crate::users;
 use super::certificates::Acceptors;
 use super::doors::Prepared;
 use super::watchdog::beating;
-use super::{Daemon, Error, accounts, desk, hostname, settings};
+use super::{Daemon, Error, accounts, desk, feedback, hostname, settings};
 
 /// How long the file is read at most.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -307,7 +308,11 @@ impl Daemon {
         *self.control.hostname.lock() = hostname.clone();
         self.spool.apply(settings::spool(&config));
         self.tls_reports.tally().apply(settings::reporter(&config));
-        self.deliverer.apply(settings::delivery(&config, &self.classifier, self.tls_reports.tally()));
+        self.feedback.apply(feedback::policy(&config));
+        self.inbox.apply(&self.classifier);
+        let tally = self.tls_reports.tally();
+        let delivery = settings::delivery(&config, &self.classifier, tally);
+        self.deliverer.apply(delivery::Settings { feedback: Some(self.feedback.clone()), ..delivery });
         let queue = settings::queue(&config, &hostname, self.threads, &self.classifier);
         self.queue.apply(queue, planner);
         self.doors.commit(doors, &config, &hostname);

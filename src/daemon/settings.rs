@@ -18,6 +18,7 @@ use crate::tlsrpt::report::Reporter;
 use crate::trusted::key;
 use crate::{audit, delivery, dns, journal, queue, spool, submission, users};
 
+use super::feedback::returns_domain;
 use super::{Error, limits};
 
 /// An address that belongs to no machine (RFC 5737).
@@ -104,9 +105,18 @@ pub(super) fn submission(
     listener: &config::Listener,
     tls: Option<submission::Tls>,
 ) -> submission::Settings {
-    // The only one there is; another one must say here what it changes.
-    let config::Mode::Submission = listener.mode;
+    let takes_returns = match listener.mode {
+        config::Mode::Submission => false,
+        config::Mode::Returns => true,
+    };
+    // Mail for the postmaster of the domain that things come back to is taken there (`feedback`).
+    let postmaster = match (takes_returns, returns_domain(config)) {
+        (true, Some(domain)) => format!("postmaster@{domain}").parse().ok(),
+        (true, None) => None,
+        (false, _) => listener.postmaster.parse().ok(),
+    };
     submission::Settings {
+        takes_returns,
         networks: listener.networks.clone(),
         auth: listener.auth,
         auth_without_tls: listener.auth_without_tls,
@@ -132,7 +142,7 @@ pub(super) fn submission(
             config::BareLineEnd::Reject => submission::LineEndings::Reject,
             config::BareLineEnd::Normalize => submission::LineEndings::Normalize,
         },
-        postmaster: listener.postmaster.parse().ok(),
+        postmaster,
         timeout: listener.timeout.0,
         min_data_rate: NonZeroU32::new(u32::try_from(listener.min_data_rate.0).unwrap_or(u32::MAX)),
         // The other half is for the 421 to be read, and for deliveries.
@@ -332,6 +342,7 @@ pub(super) fn audit(config: &Config) -> audit::Settings {
     audit::Settings { folder: config.audit_folder(), max_size: config.admin.audit_max_size.0 }
 }
 
+/// Without feedback.
 pub(super) fn delivery(config: &Config, classifier: &LazyClassifier, tally: &Tally) -> delivery::Settings {
     let section = &config.delivery;
     delivery::Settings {

@@ -443,10 +443,22 @@ pub(super) enum Halt {
     Unreadable(std::io::Error),
 }
 
+/// A message that has just been read, unless nobody is to get it.
+fn known<W: Work>(shared: &Shared, work: &W, job: Job<W::Ticket>) -> Option<Job<W::Ticket>> {
+    let Some(feedback) = &shared.settings.feedback else { return Some(job) };
+    let job = job.with_feedback(feedback);
+    if !job.is_settled() {
+        return Some(job);
+    }
+    let (ticket, outcomes) = job.finish();
+    work.report(ticket, outcomes);
+    None
+}
+
 /// The message of a ticket; one that is damaged is held, one that cannot be read now is reported as deferred.
 pub(super) async fn load<W: Work>(shared: &Shared, work: &W, ticket: W::Ticket) -> Option<Job<W::Ticket>> {
     match work.load(ticket.id()).await {
-        Ok(message) => Some(Job::new(ticket, message)),
+        Ok(message) => known(shared, work, Job::new(ticket, message)),
         Err(Unreadable::Damaged) => {
             work.hold_damaged(ticket, None);
             None

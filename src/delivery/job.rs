@@ -1,6 +1,10 @@
 //! A ticket with its message while it is carried: usually one transaction, more when the receiver limits recipients.
 
-use crate::message::{Message, Outcome, Phase, Report};
+use std::sync::Arc;
+
+use crate::feedback::Feedback;
+use crate::message::{Envelope, Kind, Message, Outcome, Phase, Report};
+use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::status::Status;
 
 use super::transaction::{Transaction, is_too_many};
@@ -16,12 +20,32 @@ pub(super) struct Job<T> {
     outcomes: Vec<Option<Outcome>>,
     /// Positions within the ticket that the transaction under way covers; empty: all.
     covered: Vec<usize>,
+    /// What comes back about each recipient comes to a reverse-path of its own, so each has a transaction of its own; none: all have the
+    /// message's.
+    returns: Option<Feedback>,
 }
 
 impl<T: Ticket> Job<T> {
     pub(super) fn new(mut ticket: T, message: Message) -> Self {
         ticket.carry(&message);
-        Self { ticket, message, is_ahead: false, outcomes: Vec::new(), covered: Vec::new() }
+        Self { ticket, message, is_ahead: false, outcomes: Vec::new(), covered: Vec::new(), returns: None }
+    }
+
+    /// The same by what is known of its recipients: those who get no mail have their outcome already.
+    pub(super) fn with_feedback(mut self, feedback: &Feedback) -> Self {
+        self.returns = feedback.is_returned(&self.message.envelope).then(|| feedback.clone());
+        let asker = feedback.asks(&self.message.envelope);
+        if asker.is_idle() || self.message.envelope.kind != Kind::Submitted {
+            return self;
+        }
+        let envelope = Arc::clone(&self.message.envelope);
+        for position in 0..self.ticket.recipients().len() {
+            let path = self.ticket.recipients().get(position).and_then(|index| forward_path(&envelope, *index));
+            if let Some(report) = path.and_then(|path| asker.refusal(path)) {
+                self.settle(position, Outcome::Suppressed(report));
+            }
+        }
+        self
     }
 
     /// Sets the outcome of the recipient at `position` without a transaction.
@@ -35,11 +59,13 @@ impl<T: Ticket> Job<T> {
 
     /// Whether one transaction of `most` recipients covers all of it.
     pub(super) fn fits(&self, most: usize) -> bool {
+        let most = if self.returns.is_some() { 1 } else { most };
         self.outcomes.is_empty() && self.ticket.recipients().len() <= most
     }
 
     /// The next transaction, of at most `most` recipients; none when every recipient has its outcome.
     pub(super) fn next_transaction(&mut self, most: usize) -> Option<Transaction> {
+        let most = if self.returns.is_some() { 1 } else { most };
         let all = self.ticket.recipients();
         let recipients: Box<[u32]> = if self.fits(most) {
             self.covered.clear();
@@ -49,8 +75,15 @@ impl<T: Ticket> Job<T> {
             self.covered = (0..all.len()).filter(is_open).take(most).collect();
             self.covered.iter().filter_map(|&position| all.get(position).copied()).collect()
         };
-        let envelope = std::sync::Arc::clone(&self.message.envelope);
-        (!recipients.is_empty()).then(|| Transaction::new(envelope, recipients, self.message.content.len()))
+        let reverse_path = self.reverse_path(*recipients.first()?);
+        let envelope = Arc::clone(&self.message.envelope);
+        Some(Transaction::new(envelope, recipients, self.message.content.len()).with_reverse_path(reverse_path))
+    }
+
+    /// Where what comes back about a recipient is to come, if not to where the message says.
+    fn reverse_path(&self, recipient: u32) -> Option<ReversePath> {
+        let Message { id, envelope, .. } = &self.message;
+        self.returns.as_ref()?.reverse_path(*id, envelope, forward_path(envelope, recipient)?)
     }
 
     /// Takes over the outcomes of the transaction under way.
@@ -95,6 +128,11 @@ impl<T: Ticket> Job<T> {
         outcomes.resize_with(count, unsent);
         (self.ticket, outcomes)
     }
+}
+
+fn forward_path(envelope: &Envelope, recipient: u32) -> Option<&Address> {
+    let recipient = envelope.recipients.get(usize::try_from(recipient).ok()?)?;
+    Some(&recipient.forward_path)
 }
 
 /// The connection ended before this recipient's turn.

@@ -177,6 +177,8 @@ impl Meters {
                 Outcome::Delivered(_) => self.delivered.increment(1),
                 Outcome::Deferred(_) => self.deferred.increment(1),
                 Outcome::Bounced(_) | Outcome::Expired(_) => self.bounced.increment(1),
+                // Nothing was tried.
+                Outcome::Suppressed(_) => {}
             }
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dns::{MOST_ADDRESSES, Roots};
+use crate::feedback::Feedback;
 use crate::message::Phase;
 use crate::panics::Probe;
 use crate::reply::LazyClassifier;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub roots: Arc<Roots>,
     /// Where sessions are counted for TLS reports; none: nowhere.
     pub tally: Option<Tally>,
+    /// Who gets no mail, and where what comes back is to come; none: nobody asks.
+    pub feedback: Option<Feedback>,
     /// What tells which replies end a connection.
     pub classifier: LazyClassifier,
     /// Called with the id of each message whose transaction begins; none, but in tests of what a panic there does.
@@ -57,6 +60,7 @@ impl Default for Settings {
             look_ahead_patience: Duration::from_secs(30),
             roots: Arc::default(),
             tally: None,
+            feedback: None,
             classifier: LazyClassifier::default(),
             probe: None,
         }

@@ -54,6 +54,8 @@ pub struct Transaction {
     recipients: Box<[u32]>,
     standings: Vec<Standing>,
     length: u64,
+    /// Instead of the envelope's.
+    reverse_path: Option<ReversePath>,
     pub(super) mail_accepted: bool,
     /// A reply to one of its commands has come.
     pub(super) answered: bool,
@@ -65,7 +67,17 @@ impl Transaction {
     /// A transaction for `recipients` (indexes into the envelope) of a content of `length` octets.
     pub fn new(envelope: Arc<Envelope>, recipients: Box<[u32]>, length: u64) -> Self {
         let standings = vec![Standing::Open; recipients.len()];
-        Self { envelope, recipients, standings, length, mail_accepted: false, answered: false, rcpt_written: 0 }
+        let (mail_accepted, answered, rcpt_written) = (false, false, 0);
+        Self { envelope, recipients, standings, length, reverse_path: None, mail_accepted, answered, rcpt_written }
+    }
+
+    /// The same with another reverse-path than the envelope's, if there is one.
+    pub(super) fn with_reverse_path(self, reverse_path: Option<ReversePath>) -> Self {
+        Self { reverse_path, ..self }
+    }
+
+    fn reverse_path(&self) -> &ReversePath {
+        self.reverse_path.as_ref().unwrap_or(&self.envelope.reverse_path)
     }
 
     /// Octets of content.
@@ -153,7 +165,7 @@ impl Transaction {
     pub(super) fn write_mail(&self, extensions: &Extensions, output: &mut Vec<u8>) {
         let envelope = &*self.envelope;
         output.extend_from_slice(b"MAIL FROM:<");
-        output.extend_from_slice(envelope.reverse_path.as_str().as_bytes());
+        output.extend_from_slice(self.reverse_path().as_str().as_bytes());
         output.push(b'>');
         if extensions.size {
             write_number(output, b" SIZE=", self.length);
@@ -179,7 +191,7 @@ impl Transaction {
     }
 
     fn needs_smtputf8(&self) -> bool {
-        !self.envelope.reverse_path.as_str().is_ascii()
+        !self.reverse_path().as_str().is_ascii()
             || self.envelope.traits.has_eight_bit_header
             || self.paths().any(|recipient| !recipient.forward_path.as_str().is_ascii())
     }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use crate::clock::UnixTime;
 use crate::mask::Mask;
-use crate::message::{Envelope, Kind as MessageKind, MessageId, Recipient, Report};
+use crate::message::{Envelope, Kind as MessageKind, MessageId, Phase, Recipient, Report};
+use crate::smtp::address::Address;
 
 use super::id::EventId;
 use super::line::{Line, key};
+use super::returned::Report as Returned;
 
 /// The kinds of events, as lines name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +27,8 @@ pub enum Kind {
     Bounced,
     /// Its time ran out.
     Expired,
+    /// It gets no mail: it is on the suppression list.
+    Suppressed,
     /// It is not tried until an operator has seen to it.
     Held,
     /// An operator removed it without telling its sender.
@@ -35,6 +39,10 @@ pub enum Kind {
     Order,
     /// A learnt limit has changed.
     Limit,
+    /// The suppression list was added to or removed from.
+    Suppression,
+    /// Something came back about a message: a bounce, a complaint, ...
+    Report,
     /// Events are missing here.
     Gap,
     /// A file begins.
@@ -43,18 +51,21 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Received,
         Self::Delivered,
         Self::Deferred,
         Self::Throttled,
         Self::Bounced,
         Self::Expired,
+        Self::Suppressed,
         Self::Held,
         Self::Deleted,
         Self::DsnSent,
         Self::Order,
         Self::Limit,
+        Self::Suppression,
+        Self::Report,
         Self::Gap,
         Self::File,
     ];
@@ -68,11 +79,14 @@ impl Kind {
             Self::Throttled => "throttled",
             Self::Bounced => "bounced",
             Self::Expired => "expired",
+            Self::Suppressed => "suppressed",
             Self::Held => "held",
             Self::Deleted => "deleted",
             Self::DsnSent => "dsn-sent",
             Self::Order => "order",
             Self::Limit => "limit",
+            Self::Suppression => "suppression",
+            Self::Report => "report",
             Self::Gap => "gap",
             Self::File => "file",
         }
@@ -105,6 +119,8 @@ pub enum Verdict {
     Bounced,
     /// Failed because its time is over.
     Expired,
+    /// Not sent to, since it is on the suppression list.
+    Suppressed,
 }
 
 /// An outcome: of an attempt, or one that the queue decided itself.
@@ -183,6 +199,69 @@ pub struct LimitChange<'a> {
     pub reason: &'a str,
 }
 
+/// Who gets no mail any more, or gets mail again.
+#[derive(Clone, Copy, Debug)]
+pub enum Suppressed<'a> {
+    /// One mailbox.
+    Mailbox {
+        /// As it was given.
+        address: &'a str,
+        /// Its domain.
+        domain: &'a str,
+    },
+    /// One mailbox, of which the keyed hash is known.
+    Hash(&'a str),
+    /// Every mailbox of a domain.
+    Domain(&'a str),
+    /// Those of a list that was imported.
+    Imported {
+        /// Lines that were read.
+        lines: u64,
+        /// Entries that came of them, or took the place of others.
+        added: u64,
+        /// Lines that could not be read.
+        bad: u64,
+    },
+}
+
+/// A change of the suppression list by an operator.
+#[derive(Clone, Copy, Debug)]
+pub struct SuppressionChange<'a> {
+    /// `add`, `remove` or `import`.
+    pub action: &'a str,
+    /// Whom it is about.
+    pub target: Suppressed<'a>,
+    /// Mail of this tenant; empty: of all.
+    pub tenant: &'a str,
+    /// Of this class of its campaigns; empty: of all.
+    pub class: &'a str,
+    /// Why the entry stands, or stood; empty: the lines say it.
+    pub reason: &'a str,
+    /// Until when it stands, or stood.
+    pub until: Option<UnixTime>,
+    /// The event or person that it comes from; empty: unknown.
+    pub source: &'a str,
+    /// Who has changed it.
+    pub who: &'a str,
+}
+
+/// A suppressed recipient that a client was told of: there is no message.
+#[derive(Clone, Copy, Debug)]
+pub struct Rejection<'a> {
+    /// Whose mail it would have been; empty: not known yet.
+    pub tenant: &'a str,
+    /// From whom.
+    pub reverse_path: &'a str,
+    /// To whom.
+    pub recipient: &'a Address,
+    /// Who submits it.
+    pub client: IpAddr,
+    /// Why it is on the list.
+    pub reason: &'a str,
+    /// The same in words.
+    pub text: &'a str,
+}
+
 /// Something that is written to the journal: one line each.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -232,6 +311,12 @@ pub enum Event<'a> {
     Order(Order<'a>),
     /// A learnt limit has changed.
     Limit(LimitChange<'a>),
+    /// The suppression list was changed.
+    Suppression(SuppressionChange<'a>),
+    /// A suppressed recipient was refused.
+    Rejected(Rejection<'a>),
+    /// Something came back.
+    Report(Returned<'a>),
 }
 
 impl Event<'_> {
@@ -245,12 +330,16 @@ impl Event<'_> {
                 Verdict::Throttled => Kind::Throttled,
                 Verdict::Bounced => Kind::Bounced,
                 Verdict::Expired => Kind::Expired,
+                Verdict::Suppressed => Kind::Suppressed,
             },
             Self::Held { .. } => Kind::Held,
             Self::Deleted { .. } => Kind::Deleted,
             Self::DsnSent { .. } => Kind::DsnSent,
             Self::Order(_) => Kind::Order,
             Self::Limit(_) => Kind::Limit,
+            Self::Suppression(_) => Kind::Suppression,
+            Self::Rejected(_) => Kind::Suppressed,
+            Self::Report(_) => Kind::Report,
         }
     }
 
@@ -284,6 +373,9 @@ impl Event<'_> {
             }
             Self::Order(order) => order.write(&mut line),
             Self::Limit(change) => change.write(&mut line),
+            Self::Suppression(change) => change.write(&mut line),
+            Self::Rejected(rejection) => rejection.write(&mut line),
+            Self::Report(report) => report.write(&mut line),
         }
         line.end();
     }
@@ -300,6 +392,48 @@ impl LimitChange<'_> {
             }
         }
         line.free(key!("reason"), self.reason);
+    }
+}
+
+impl SuppressionChange<'_> {
+    fn write(&self, line: &mut Line<'_>) {
+        line.text(key!("action"), self.action);
+        line.text_if(key!("tenant"), self.tenant);
+        line.text_if(key!("campaign_class"), self.class);
+        match self.target {
+            Suppressed::Mailbox { address, domain } => {
+                line.mailbox(key!("recipient"), address);
+                line.text(key!("domain"), domain);
+            }
+            Suppressed::Hash(hash) => line.text(key!("recipient_hash"), hash),
+            Suppressed::Domain(domain) => line.text(key!("domain"), domain),
+            Suppressed::Imported { lines, added, bad } => {
+                line.number(key!("lines"), lines);
+                line.number(key!("added"), added);
+                line.number(key!("bad"), bad);
+            }
+        }
+        line.text_if(key!("reason"), self.reason);
+        if let Some(until) = self.until {
+            line.seconds(key!("until"), until);
+        }
+        line.free_if(key!("source"), self.source);
+        line.free_if(key!("who"), self.who);
+    }
+}
+
+impl Rejection<'_> {
+    fn write(&self, line: &mut Line<'_>) {
+        line.text_if(key!("tenant"), self.tenant);
+        line.mailbox(key!("reverse_path"), self.reverse_path);
+        line.mailbox(key!("recipient"), self.recipient.as_str());
+        line.text(key!("domain"), self.recipient.domain());
+        line.address(key!("client"), self.client);
+        line.text(key!("step"), Phase::Rcpt.as_str());
+        line.number(key!("reply_code"), 550);
+        line.text(key!("enhanced_status"), "5.7.1");
+        line.text(key!("reply_text"), self.text);
+        line.text(key!("reason"), self.reason);
     }
 }
 
@@ -325,6 +459,7 @@ impl Subject<'_> {
                 MessageKind::Submitted => {}
                 MessageKind::Dsn => line.text(key!("message_kind"), "dsn"),
                 MessageKind::TlsReport => line.text(key!("message_kind"), "tls-report"),
+                MessageKind::Returned => line.text(key!("message_kind"), "returned"),
             }
             line.mailbox(key!("reverse_path"), envelope.reverse_path.as_str());
         }

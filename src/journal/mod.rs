@@ -30,6 +30,7 @@ mod meters;
 mod output;
 mod past;
 mod record;
+mod returned;
 pub mod search;
 pub mod time;
 mod writer;
@@ -49,10 +50,13 @@ use crate::metrics::Registry;
 use buffer::Buffer;
 use meters::Meters;
 
-pub use event::{Decision, Event, Kind, LimitChange, Order, Refusal, Subject, Verdict};
+pub use event::{
+    Decision, Event, Kind, LimitChange, Order, Refusal, Rejection, Subject, Suppressed, SuppressionChange, Verdict,
+};
 pub use follow::Follower;
 pub use id::{EventId, EventIdError};
 pub use record::Record;
+pub use returned::{Origin, Report, origins};
 pub use search::{Query, search};
 
 /// Where and how much; made from the configuration by the daemon.

@@ -4,7 +4,7 @@
 //! file, once it is seen that they are whole: over a million a second. Addresses, domains, tenants and campaigns are
 //! compared as the queue compares them.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,6 +35,8 @@ pub struct Query {
     pub sender: Option<String>,
     /// The message.
     pub message: Option<MessageId>,
+    /// One of these messages, as the journal writes their ids; empty: any.
+    pub messages: HashSet<Vec<u8>>,
     /// Whose messages.
     pub tenant: Option<String>,
     /// Of which campaign.
@@ -61,6 +63,7 @@ impl Default for Query {
             recipient: None,
             sender: None,
             message: None,
+            messages: HashSet::new(),
             tenant: None,
             campaign: None,
             domain: None,
@@ -204,7 +207,10 @@ impl<'a> Filter<'a> {
             [] => !is_kind(&Kind::File),
             events => events.iter().any(is_kind),
         };
-        is_wanted && self.conditions.iter().all(|condition| condition.holds_in(record))
+        let is_one = |messages: &HashSet<Vec<u8>>| {
+            messages.is_empty() || record.raw("message_id").is_some_and(|id| messages.contains(id))
+        };
+        is_wanted && is_one(&self.query.messages) && self.conditions.iter().all(|condition| condition.holds_in(record))
     }
 }
 

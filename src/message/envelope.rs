@@ -77,6 +77,8 @@ pub enum Kind {
     Dsn,
     /// A TLS report of ours (RFC 8460).
     TlsReport,
+    /// What came back about a message of ours: it stays until it has been read.
+    Returned,
 }
 
 /// One forward-path with what the client said about it.

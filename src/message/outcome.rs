@@ -160,13 +160,24 @@ pub enum Outcome {
     Bounced(Report),
     /// Still failing at the end of its time.
     Expired(Report),
+    /// Not tried, since it is on the suppression list.
+    Suppressed(Report),
 }
 
 impl Outcome {
+    /// Whether a receiver, the network or our own queue has refused it.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Delivered(_) | Self::Suppressed(_))
+    }
+
     /// The report inside.
     pub fn report(&self) -> &Report {
         match self {
-            Self::Delivered(report) | Self::Deferred(report) | Self::Bounced(report) | Self::Expired(report) => report,
+            Self::Delivered(report)
+            | Self::Deferred(report)
+            | Self::Bounced(report)
+            | Self::Expired(report)
+            | Self::Suppressed(report) => report,
         }
     }
 }

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{Clock, UnixTime};
 use crate::dkim::Signer;
 use crate::dns::{Plan, Planner};
+use crate::feedback::Feedback;
 use crate::journal::Journal;
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::metrics::Registry;
@@ -94,6 +95,8 @@ pub(super) struct Engine {
     pub lookups: Lookups,
     pub meters: Meters,
     pub journal: Journal,
+    /// Who gets no mail, and what refusals come to; none: everybody does.
+    pub feedback: Option<Feedback>,
     /// Signs DSNs; none: they go unsigned.
     pub signer: Option<Signer>,
     pub unread: Unread,
@@ -173,6 +176,7 @@ impl Engine {
             lookups: Lookups::new(settings.lookups),
             meters: Meters::new(registry),
             journal: Journal::off(),
+            feedback: None,
             signer: None,
             unread: Unread::default(),
             walls: Walls::new(registry),
@@ -331,6 +335,7 @@ impl Engine {
             Entry::new(id, envelope, recipient, self.domains.intern(recipient.0.forward_path.domain()), flow.clone())
         };
         let mut entries: Vec<Entry> = envelope.recipients.iter().zip(0..).map(entry).collect();
+        self.leave_out_suppressed(envelope, &mut entries);
         if entries.len() > 1 {
             // Recipients of one domain together; stable, so in the order of RCPT.
             entries.sort_by(|a, b| a.domain.name.cmp(&b.domain.name));

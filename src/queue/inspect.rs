@@ -499,6 +499,7 @@ impl SiteState {
                 Outcome::Delivered(_) => *delivered += 1,
                 Outcome::Deferred(_) => *deferred += 1,
                 Outcome::Bounced(_) | Outcome::Expired(_) => *bounced += 1,
+                Outcome::Suppressed(_) => {}
             }
         }
     }

@@ -169,17 +169,16 @@ impl Engine {
 
     /// What the refusals among the outcomes of one message are about, each asked for once; nothing where there is none.
     pub fn verdicts(&self, outcomes: &[Outcome], site: Option<&str>) -> Vec<Option<Verdict>> {
-        let is_refusal = |outcome: &Outcome| !matches!(outcome, Outcome::Delivered(_));
-        if !outcomes.iter().any(is_refusal) {
+        if !outcomes.iter().any(Outcome::is_refusal) {
             return Vec::new();
         }
         let mut verdicts: Vec<Option<Verdict>> = Vec::with_capacity(outcomes.len());
         let mut before: Option<&Outcome> = None;
         for outcome in outcomes {
             let verdict = match before {
-                _ if !is_refusal(outcome) => None,
+                _ if !outcome.is_refusal() => None,
                 // Recipients of one message are mostly told the same.
-                Some(before) if is_refusal(before) && before.report() == outcome.report() => {
+                Some(before) if before.is_refusal() && before.report() == outcome.report() => {
                     verdicts.last().cloned().flatten()
                 }
                 _ => self.verdict(outcome.report(), site),

@@ -21,6 +21,8 @@ pub(super) struct Meters {
     pub deferred: Counter,
     pub bounced: Counter,
     pub expired: Counter,
+    /// By the suppression list.
+    pub suppressed: Counter,
     /// By an operator's order.
     pub deleted: Counter,
     /// In doubt at the start, and counted as delivered by their tenant's policy.
@@ -112,6 +114,10 @@ impl Meters {
             deferred: outcomes("hikyaku_queue_deferred_total", "Deferrals: attempts that will be repeated."),
             bounced: outcomes("hikyaku_queue_bounced_total", "Recipients bounced."),
             expired: outcomes("hikyaku_queue_expired_total", "Recipients whose time ran out."),
+            suppressed: outcomes(
+                "hikyaku_queue_suppressed_total",
+                "Recipients that were not sent to, since they are on the suppression list.",
+            ),
             deleted: outcomes("hikyaku_queue_deleted_total", "Recipients that an operator deleted."),
             assumed: outcomes(
                 "hikyaku_queue_assumed_delivered_total",

@@ -25,6 +25,7 @@ mod dues;
 mod engine;
 mod entry;
 mod explain;
+mod feedback;
 mod figures;
 mod flow;
 mod gates;
@@ -93,6 +94,7 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::dkim::Signer;
 use crate::dns::Planner;
+use crate::feedback::Feedback;
 use crate::journal::Journal;
 use crate::message::{Envelope, MessageId};
 use crate::metrics::Registry;
@@ -155,6 +157,14 @@ impl Queue {
     pub fn with_journal(mut self, journal: Journal) -> Self {
         if let Some(engine) = Arc::get_mut(&mut self.engine) {
             engine.journal = journal;
+        }
+        self
+    }
+
+    /// The same with those left out who get no mail, and with refusals told; to be asked for before the queue is shared.
+    pub fn with_feedback(mut self, feedback: Feedback) -> Self {
+        if let Some(engine) = Arc::get_mut(&mut self.engine) {
+            engine.feedback = Some(feedback);
         }
         self
     }

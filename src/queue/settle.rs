@@ -4,7 +4,8 @@
 //! |---|---|
 //! | delivered | finished; a relayed DSN where NOTIFY=SUCCESS was not passed on |
 //! | deferred | the timers, by the retry schedule; at the end of its time: expired; a delay DSN where NOTIFY=DELAY |
-//! | bounced, expired | finished; a failure DSN unless NOTIFY or the null reverse-path forbid it |
+//! | bounced, expired | finished; a failure DSN unless NOTIFY or the null reverse-path forbid it, or its tenant has none |
+//! | suppressed | finished; a failure DSN likewise, where clients are told |
 //!
 //! A recipient whose DSN is due stays unfinished until the spool has stored outcome and DSN together.
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::bounce::dsn::Action as Notification;
 use crate::clock::UnixTime;
 use crate::dns::PlanFailure;
+use crate::feedback::Feedback;
 use crate::journal::{self, Decision, Refusal, Subject, Verdict};
 use crate::message::{Envelope, Outcome, Phase, Report};
 use crate::reply;
@@ -127,7 +129,7 @@ impl Engine {
         let is_deferral = |outcome: &&Outcome| matches!(outcome, Outcome::Deferred(_));
         let deferred = u32::try_from(outcomes.iter().filter(is_deferral).count()).unwrap_or(u32::MAX);
         let all = u32::try_from(outcomes.len()).unwrap_or(u32::MAX);
-        let refusal = outcomes.iter().find(|outcome| !matches!(outcome, Outcome::Delivered(_)));
+        let refusal = outcomes.iter().find(|outcome| outcome.is_refusal());
         let last_reply = refusal.map(|outcome| Arc::new(outcome.report().clone()));
         let heard = refusals(&outcomes);
         let verdicts = self.verdicts(&outcomes, Some(&site.name));
@@ -277,7 +279,10 @@ impl Engine {
             match &outcome {
                 Outcome::Delivered(_) => delivered += 1,
                 Outcome::Deferred(_) => deferred += 1,
-                Outcome::Bounced(_) | Outcome::Expired(_) => bounced += 1,
+                Outcome::Bounced(_) | Outcome::Expired(_) | Outcome::Suppressed(_) => bounced += 1,
+            }
+            if let Some(judged) = judged {
+                self.tell_feedback(&entry, &outcome, judged, attempt.telling.envelope);
             }
             match outcome {
                 Outcome::Delivered(report) => self.deliver(entry, report, &attempt, &mut ledger),
@@ -296,6 +301,15 @@ impl Engine {
                     self.tell(&entry, Verdict::Expired, (&report, judged), &attempt);
                     self.top.decided(&entry.flow.tenant, Fate::Expired);
                     self.fail(entry, Event::Expired, report, &mut ledger);
+                }
+                Outcome::Suppressed(report) => {
+                    self.meters.suppressed.increment(1);
+                    self.tell(&entry, Verdict::Suppressed, (&report, None), &attempt);
+                    self.top.decided(&entry.flow.tenant, Fate::Suppressed);
+                    match self.feedback.as_ref().is_some_and(Feedback::tells) {
+                        true => self.fail(entry, Event::Bounced, report, &mut ledger),
+                        false => self.finish(entry, Event::Bounced, &mut ledger),
+                    }
                 }
             }
         }
@@ -327,7 +341,7 @@ impl Engine {
         self.tell(&entry, Verdict::Delivered, (&report, None), attempt);
         self.meters.delivered(entry.flow.lane, attempt.wall.since(entry.accepted));
         self.top.decided(&entry.flow.tenant, Fate::Delivered);
-        if entry.marks.has(Marks::WANTS_SUCCESS) && !report.relayed_dsn {
+        if entry.marks.has(Marks::WANTS_SUCCESS) && !report.relayed_dsn && self.sends_dsns(&entry) {
             ledger.relayed.push((entry, Event::Delivered, report));
             return;
         }
@@ -399,7 +413,7 @@ impl Engine {
     }
 
     fn fail(&self, entry: Entry, event: Event, report: Report, ledger: &mut Ledger) {
-        if entry.marks.has(Marks::WANTS_FAILURE) {
+        if entry.marks.has(Marks::WANTS_FAILURE) && self.sends_dsns(&entry) {
             ledger.failed.push((entry, event, report));
             return;
         }
@@ -456,7 +470,7 @@ impl Engine {
         self.replies.note(&entry, reply.clone());
         ledger.reply = Some(reply);
         let is_late = attempt.wall.since(entry.accepted) >= settings.delay_after;
-        if is_late && entry.is_owed_delay() {
+        if is_late && entry.is_owed_delay() && self.sends_dsns(&entry) {
             let event = deferral(&entry, true);
             ledger.delayed.push((entry, event, report));
             return;

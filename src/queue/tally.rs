@@ -58,7 +58,7 @@ impl Sayings {
 pub(super) fn refusals(outcomes: &[Outcome]) -> Vec<(Box<str>, u32)> {
     let mut heard: Vec<(Box<str>, u32)> = Vec::new();
     let mut last: Option<&Report> = None;
-    for outcome in outcomes.iter().filter(|outcome| !matches!(outcome, Outcome::Delivered(_))) {
+    for outcome in outcomes.iter().filter(|outcome| outcome.is_refusal()) {
         let report = outcome.report();
         // Recipients of one transaction are mostly told the same.
         if last != Some(report) {

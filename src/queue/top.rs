@@ -67,6 +67,7 @@ const TENANT: &[Column] = &[
     finished("bounced"),
     finished("expired"),
     finished("deleted"),
+    finished("suppressed"),
     column("hikyaku_tenant_queued_recipients", "Unfinished recipients by tenant.", None, Kind::Sum),
 ];
 
@@ -79,11 +80,13 @@ pub(super) enum Fate {
     Expired,
     /// By an operator's order.
     Deleted,
+    /// It is on the suppression list.
+    Suppressed,
 }
 
 /// How often each fate has come, for people: a row of the tables is only of the busiest. Written as outcomes are decided.
 #[derive(Debug, Default)]
-pub(super) struct Fates([AtomicU64; 5]);
+pub(super) struct Fates([AtomicU64; 6]);
 
 impl Fates {
     fn add(&self, fate: Fate) {
@@ -124,13 +127,15 @@ impl Top {
     /// What came back from a site.
     pub fn settled(&self, site: &Site, outcomes: &[Outcome]) {
         let mut counts = [0_u32; 3];
+        let [delivered, deferred, bounced] = &mut counts;
         for outcome in outcomes {
-            let [delivered, deferred, bounced] = &mut counts;
-            *match outcome {
-                Outcome::Delivered(_) => delivered,
-                Outcome::Deferred(_) => deferred,
-                Outcome::Bounced(_) | Outcome::Expired(_) => bounced,
-            } += 1;
+            match outcome {
+                Outcome::Delivered(_) => *delivered += 1,
+                Outcome::Deferred(_) => *deferred += 1,
+                Outcome::Bounced(_) | Outcome::Expired(_) => *bounced += 1,
+                // The site has not heard of it.
+                Outcome::Suppressed(_) => {}
+            }
         }
         for (column, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
             self.sites.count(&site.place, column, count);
@@ -207,7 +212,8 @@ mod tests {
         assert_eq!(owner_of(&site, None, None).values.len(), gauges(SITE));
         assert_eq!(gauges(TENANT), 1);
         assert_eq!(SITE[CONNECTION_FAILURES].name, "hikyaku_site_connection_failures_total");
-        let outcomes = [Fate::Delivered, Fate::Deferred, Fate::Bounced, Fate::Expired, Fate::Deleted];
+        let ended = [Fate::Bounced, Fate::Expired, Fate::Deleted, Fate::Suppressed];
+        let outcomes = [[Fate::Delivered, Fate::Deferred].as_slice(), &ended].concat();
         let fates = Fates::default();
         outcomes.iter().for_each(|fate| fates.add(*fate));
         assert!(outcomes.iter().all(|fate| fates.of(*fate) == 1), "{fates:?}");

@@ -2,7 +2,7 @@
 //! read for the journal before they are settled, since a finished message cannot be read any more.
 //!
 //! Done by one thread at a time, so that a site or a resolver that is down cannot occupy every thread that may block.
-//! What waits here counts as in flight. Without a journal nothing waits.
+//! What waits here counts as in flight. Without a journal and feedback nothing waits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ impl Drop for Attendance<'_> {
 impl Engine {
     /// Outcomes without an envelope.
     pub fn decide_unread(self: &Arc<Self>, settlement: Settlement) {
-        if !self.journal.is_on() {
+        if !self.journal.is_on() && self.feedback.is_none() {
             return self.decide_with(settlement, None);
         }
         self.in_flight.fetch_add(1, Ordering::Relaxed);

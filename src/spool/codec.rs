@@ -114,6 +114,7 @@ fn flags(envelope: &Envelope) -> [u8; 7] {
         Kind::Submitted => 0,
         Kind::Dsn => 1,
         Kind::TlsReport => 2,
+        Kind::Returned => 3,
     };
     let tls = match envelope.tls {
         TlsWish::Unsaid => 0,
@@ -465,6 +466,7 @@ fn read_flags(value: &[u8], envelope: &mut Envelope) {
     envelope.kind = match flag(5) {
         1 => Kind::Dsn,
         2 => Kind::TlsReport,
+        3 => Kind::Returned,
         _ => Kind::Submitted,
     };
     envelope.tls = match flag(6) {

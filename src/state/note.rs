@@ -51,6 +51,12 @@ impl Note {
         Self { storage: Some(storage), file: "state/tls-reports", about }
     }
 
+    /// On which days mailboxes were full. Without it they are counted anew.
+    pub fn of_full_mailboxes(storage: Arc<dyn Storage>) -> Self {
+        let about = "on which days mailboxes were full: they are counted anew";
+        Self { storage: Some(storage), file: "state/mailbox-full", about }
+    }
+
     /// What is there. Damage is told, and as nothing. Blocks on the disk.
     pub fn read(&self) -> Option<Vec<u8>> {
         let Self { file, about, .. } = *self;

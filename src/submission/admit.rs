@@ -100,7 +100,9 @@ struct Findings {
 /// Admits a message. `content` is the header section and as much of the body as is in memory.
 pub fn admit(transaction: Transaction, content: &[u8], context: &Context<'_>) -> Result<Admitted, Refusal> {
     let mut fields = fields(content);
-    let mut findings = Findings::default();
+    let is_returned = context.settings.takes_returns;
+    // What comes back is kept as it is.
+    let mut findings = Findings { has_date: is_returned, has_message_id: is_returned, ..Findings::default() };
     let mut kept_from = 0;
     for field in fields.by_ref() {
         if !findings.keeps(&field, context.settings)? {
@@ -115,7 +117,7 @@ pub fn admit(transaction: Transaction, content: &[u8], context: &Context<'_>) ->
     }
     may_say_from(&findings, content, context)?;
     let has_eight_bit_header = context.has_eight_bit && !content.get(..end).unwrap_or_default().is_ascii();
-    if has_eight_bit_header && std::str::from_utf8(content.get(..end).unwrap_or_default()).is_err() {
+    if has_eight_bit_header && !is_returned && std::str::from_utf8(content.get(..end).unwrap_or_default()).is_err() {
         return Err(refusal::HEADER_NOT_UTF8);
     }
     let mut out = Vec::with_capacity(content.len() + ADDED_MOST);
@@ -133,6 +135,10 @@ pub fn admit(transaction: Transaction, content: &[u8], context: &Context<'_>) ->
 impl Findings {
     /// Notes what the field says; tells whether it stays in the message.
     fn keeps(&mut self, field: &Field<'_>, settings: &Settings) -> Result<bool, Refusal> {
+        if settings.takes_returns {
+            self.hops += usize::from(field.is("Received"));
+            return Ok(true);
+        }
         match field.name.first().map(u8::to_ascii_lowercase) {
             Some(b'x') if field.has_prefix("X-Hikyaku-") => {
                 self.own(field, settings)?;
@@ -277,6 +283,6 @@ fn envelope(transaction: Transaction, findings: Findings, traits: ContentTraits,
             (false, true) => TlsWish::Waived,
             (false, false) => TlsWish::Unsaid,
         },
-        kind: Kind::Submitted,
+        kind: if context.settings.takes_returns { Kind::Returned } else { Kind::Submitted },
     }
 }

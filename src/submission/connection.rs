@@ -19,13 +19,13 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::admit::{Admitted, Context, admit};
 use super::intake::Intake;
 use super::refusal::{self, Cause, Refusal};
-use super::session::{Gate, LINE_MOST, Session, Step};
+use super::session::{Gate, LINE_MOST, Offer, Session, Step};
 use super::spill::Spill;
 use super::wire::Wire;
 use super::{Services, Settings, sign};
-use crate::message::Content;
+use crate::message::{Content, Lane};
 use crate::queue::Reservation;
-use crate::smtp::address::ReversePath;
+use crate::smtp::address::{Address, ReversePath};
 use crate::spool::NewMessage;
 use crate::users::sasl::Mechanism;
 use crate::users::{Denial, Taken, User, Users};
@@ -107,7 +107,22 @@ impl Gate for Outside {
         }
     }
 
-    fn rcpt(&mut self, recipients: usize) -> Result<(), Refusal> {
+    fn rcpt(&mut self, offer: &Offer<'_>) -> Result<(), Refusal> {
+        if self.settings.takes_returns {
+            return self.returned(offer.forward_path);
+        }
+        self.room(offer.recipients)?;
+        self.gets_mail(offer)
+    }
+
+    fn count(&mut self, cause: Cause) {
+        self.services.metrics.count(cause);
+    }
+}
+
+impl Outside {
+    /// Whether the tenant's share of the queue has room for so many.
+    fn room(&self, recipients: usize) -> Result<(), Refusal> {
         let queue = &self.services.queue;
         if let (Some(user), Some(users)) = (&self.user, self.users()) {
             users.allowances().has_room(user, recipients).map_err(refusal::of_spent)?;
@@ -121,8 +136,27 @@ impl Gate for Outside {
         room.map_err(refusal::of_queue)
     }
 
-    fn count(&mut self, cause: Cause) {
-        self.services.metrics.count(cause);
+    /// Whether a recipient may be sent to, as far as is known before the header section; where clients are not told, all may.
+    fn gets_mail(&self, offer: &Offer<'_>) -> Result<(), Refusal> {
+        let Some(feedback) = self.services.feedback.as_ref().filter(|feedback| feedback.tells()) else { return Ok(()) };
+        // What a trusted header says is known later: until then it may be anybody's mail, and urgent.
+        let tenant = match &self.user {
+            Some(user) => &*user.tenant,
+            None if self.settings.trust_headers => "",
+            None => &*self.settings.tenant,
+        };
+        let lane = if self.settings.trust_headers { Lane::Urgent } else { offer.lane };
+        let (from, to) = (offer.reverse_path, offer.forward_path);
+        match feedback.rejected((tenant, lane), from, to, self.client) {
+            Some(suppressed) => Err(refusal::of_suppressed(suppressed.reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether an address is one that what comes back may come to.
+    fn returned(&self, address: &Address) -> Result<(), Refusal> {
+        let feedback = self.services.feedback.as_ref().ok_or(refusal::NOT_RETURNED)?;
+        feedback.place(address, self.services.clock.wall()).map(drop).map_err(refusal::of_place)
     }
 }
 
@@ -371,6 +405,9 @@ impl Connection {
         if self.session.content().is_drained() {
             self.write_body().await;
         }
+        if self.outside.settings.takes_returns {
+            return self.store_returned(ended_at).await;
+        }
         let _arrival = self.outside.services.queue.arrival();
         let body_hash = sign::body_hash(&mut self.spill);
         let result = match self.session.content().refusal() {
@@ -419,6 +456,56 @@ impl Connection {
         }
     }
 
+    /// Stores what has come back, and has it read.
+    async fn store_returned(&mut self, ended_at: Instant) -> Result<(), Gone> {
+        let message = match self.session.content().refusal() {
+            Some(refusal) => Err(refusal),
+            None => self.message(ended_at),
+        };
+        let message = match message {
+            Ok(message) => message,
+            Err(refusal) => {
+                self.spill = None;
+                self.session.refused(&refusal, &mut self.outside);
+                return Ok(());
+            }
+        };
+        let (id, envelope, size) = (message.id, Arc::clone(&message.envelope), message.content.len());
+        let services = &self.outside.services;
+        if let Err(error) = services.spool.accept(message).await {
+            let refusal = refusal::of_spool(error).ok_or(Gone)?;
+            self.session.refused(&refusal, &mut self.outside);
+            return Ok(());
+        }
+        services.queue.tell_received(id, &envelope, size, Some(self.outside.client), None, "");
+        if let Some(feedback) = &services.feedback {
+            feedback.received(id);
+        }
+        services.metrics.returned_total.increment(1);
+        self.session.accepted(id);
+        Ok(())
+    }
+
+    /// The message that is complete, admitted.
+    fn message(&mut self, ended_at: Instant) -> Result<NewMessage, Refusal> {
+        let transaction = self.session.take_transaction().ok_or(refusal::NO_MAIL)?;
+        let services = &self.outside.services;
+        let id = services.spool.next_id();
+        let content = self.session.content();
+        let context = Context::of(&self.session, self.outside.users(), id, services.clock.wall());
+        let Admitted { envelope, content } = admit(transaction, content.bytes(), &context)?;
+        let content = self.content(content)?;
+        Ok(NewMessage { id, envelope: Arc::new(envelope), content, ended_at })
+    }
+
+    /// The header section, and what is in the spill file if there is one.
+    fn content(&mut self, content: Vec<u8>) -> Result<Content, Refusal> {
+        match self.spill.take() {
+            None => Ok(Content::Memory(content.into())),
+            Some(spill) => spill.content(content.into()).ok_or(refusal::NOT_STORED),
+        }
+    }
+
     fn admit(&mut self, ended_at: Instant) -> Result<(NewMessage, Reservation, Option<Taken>), Refusal> {
         let transaction = self.session.take_transaction().ok_or(refusal::NO_MAIL)?;
         let services = &self.outside.services;
@@ -433,10 +520,7 @@ impl Connection {
         let take = |(user, users): (&Arc<User>, &Users)| users.allowances().take(user, recipients);
         let taken = context.user.map(take).transpose().map_err(refusal::of_spent)?;
         let room = services.queue.reserve(&envelope.tenant, envelope.recipients.len()).map_err(refusal::of_queue)?;
-        let content = match self.spill.take() {
-            None => Content::Memory(content.into()),
-            Some(spill) => spill.content(content.into()).ok_or(refusal::NOT_STORED)?,
-        };
+        let content = self.content(content)?;
         Ok((NewMessage { id, envelope: Arc::new(envelope), content, ended_at }, room, taken))
     }
 }

@@ -14,6 +14,8 @@ pub struct Metrics {
     pub sessions_total: Counter,
     /// Messages accepted.
     pub messages_total: Counter,
+    /// Reports about messages of ours that have come in.
+    pub returned_total: Counter,
     /// Recipients of accepted messages.
     pub recipients_total: Counter,
     /// Octets of content of accepted messages, as received.
@@ -42,6 +44,10 @@ impl Metrics {
             sessions: registry.gauge("hikyaku_submission_sessions", "Open submission sessions.", &[]),
             sessions_total: counter("hikyaku_submission_sessions_total", "Submission sessions begun."),
             messages_total: counter("hikyaku_submission_messages_total", "Messages accepted."),
+            returned_total: counter(
+                "hikyaku_feedback_reports_total",
+                "Reports about messages of ours that have come in.",
+            ),
             recipients_total: counter("hikyaku_submission_recipients_total", "Recipients of accepted messages."),
             bytes_total: counter("hikyaku_submission_bytes_total", "Octets of content of accepted messages."),
             end_of_data_seconds: registry.histogram(

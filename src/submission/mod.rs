@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::dkim::Signer;
+use crate::feedback::Feedback;
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
 use crate::queue::Queue;
@@ -44,6 +45,8 @@ pub struct Services {
     users: Option<Users>,
     /// None: messages are stored unsigned.
     signer: Option<Signer>,
+    /// Who gets no mail, and where what comes back goes; none: everybody gets mail, and nothing comes back.
+    feedback: Option<Feedback>,
     /// Around each session.
     wall: Bulkhead,
 }
@@ -60,6 +63,7 @@ impl Services {
             metrics,
             users: None,
             signer: None,
+            feedback: None,
             wall: Bulkhead::new(registry, "submission"),
         }
     }
@@ -72,6 +76,11 @@ impl Services {
     /// The same with messages signed.
     pub fn with_signer(self, signer: Signer) -> Self {
         Self { signer: Some(signer), ..self }
+    }
+
+    /// The same where suppressed recipients are refused, and what comes back is taken.
+    pub fn with_feedback(self, feedback: Feedback) -> Self {
+        Self { feedback: Some(feedback), ..self }
     }
 
     /// The same under another name.

@@ -4,11 +4,13 @@
 
 use std::io;
 
+use crate::feedback::NotOurs;
 use crate::queue::QueueFull;
 use crate::smtp::address::AddressError;
 use crate::smtp::command::CommandError;
 use crate::smtp::status::Status;
 use crate::spool::AcceptError;
+use crate::state::suppression::Reason;
 use crate::users::Spent;
 
 /// Why something was refused, as the metric `hikyaku_submission_rejected_total` counts it.
@@ -62,11 +64,17 @@ pub enum Cause {
     Timeout,
     /// A message that must be signed and has no key, or cannot be signed now.
     Signature,
+    /// The recipient is on the suppression list.
+    Suppressed,
+    /// An address to which something comes back, and that nobody here has given out.
+    Forged,
+    /// The same, given out too long ago.
+    Stale,
 }
 
 impl Cause {
     /// All causes, in the order of their discriminants.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::Syntax,
         Self::Sequence,
         Self::Unsupported,
@@ -91,6 +99,9 @@ impl Cause {
         Self::Stopping,
         Self::Timeout,
         Self::Signature,
+        Self::Suppressed,
+        Self::Forged,
+        Self::Stale,
     ];
 
     /// The metric's label value.
@@ -120,6 +131,9 @@ impl Cause {
             Self::Stopping => "stopping",
             Self::Timeout => "timeout",
             Self::Signature => "signature",
+            Self::Suppressed => "suppressed",
+            Self::Forged => "forged",
+            Self::Stale => "stale",
         }
     }
 }
@@ -235,6 +249,14 @@ pub const HEADER_NOT_UTF8: Refusal = refusal(554, 5, 6, 9, "The header section i
 pub const NON_ASCII: Refusal = refusal(553, 5, 6, 7, "A non-ASCII address needs SMTPUTF8", Cause::Utf8);
 /// `<Postmaster>` where no mailbox is configured for it.
 pub const NO_POSTMASTER: Refusal = refusal(550, 5, 1, 1, "No mailbox here by that name", Cause::Address);
+/// A domain to which nothing comes back here.
+pub const NOT_RETURNED: Refusal = refusal(550, 5, 7, 1, "Relaying denied: no mail for this domain here", Cause::Relay);
+/// An address that nobody here has given out.
+pub const NO_RETURN_PATH: Refusal = refusal(550, 5, 1, 1, "No mailbox here by that name", Cause::Address);
+/// The same that looks like one of ours.
+pub const FORGED_RETURN_PATH: Refusal = refusal(550, 5, 1, 1, "No mailbox here by that name", Cause::Forged);
+/// One of ours, of long ago.
+pub const STALE_RETURN_PATH: Refusal = refusal(550, 5, 1, 1, "This mailbox is no longer here", Cause::Stale);
 /// More errors or junk commands than one session may have.
 pub const MISBEHAVIOUR: Refusal = refusal(421, 4, 7, 0, "Too many errors or idle commands", Cause::Misbehaviour);
 /// RFC 9422: MAILMAX.
@@ -313,6 +335,29 @@ pub fn of_spent(spent: Spent) -> Refusal {
     match spent {
         Spent::Minute => USER_RATE,
         Spent::Day => USER_DAY,
+    }
+}
+
+/// Why a recipient gets no mail: RFC 3463, 3.8, X.7.1, delivery not authorized.
+pub fn of_suppressed(reason: Reason) -> Refusal {
+    let text = match reason {
+        Reason::HardBounce => "Suppressed recipient: hard bounce",
+        Reason::MailboxFull => "Suppressed recipient: mailbox full for days",
+        Reason::Complaint => "Suppressed recipient: complaint",
+        Reason::Unsubscribe => "Suppressed recipient: unsubscribed",
+        Reason::Operator => "Suppressed recipient: by an operator",
+        Reason::Import => "Suppressed recipient: imported",
+    };
+    refusal(550, 5, 7, 1, text, Cause::Suppressed)
+}
+
+/// Why nothing can come back to an address.
+pub fn of_place(error: NotOurs) -> Refusal {
+    match error {
+        NotOurs::Relay => NOT_RETURNED,
+        NotOurs::Unknown => NO_RETURN_PATH,
+        NotOurs::Forged => FORGED_RETURN_PATH,
+        NotOurs::Stale => STALE_RETURN_PATH,
     }
 }
 

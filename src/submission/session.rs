@@ -30,8 +30,8 @@ use std::sync::Arc;
 use super::Settings;
 use super::collector::Collector;
 use super::refusal::{self, Cause, Refusal};
-use crate::message::{MessageId, Recipient};
-use crate::smtp::address::ReversePath;
+use crate::message::{Lane, MessageId, Recipient};
+use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::data::Decoder;
 use crate::smtp::parameter::MailParameters;
 use crate::smtp::status::Status;
@@ -49,8 +49,8 @@ const FLUSH_AT: usize = 16 * 1024;
 pub trait Gate {
     /// Whether a mail transaction may begin: storage, rates.
     fn mail(&mut self) -> Result<(), Refusal>;
-    /// Whether a transaction may have so many recipients: the tenant's share of the queue.
-    fn rcpt(&mut self, recipients: usize) -> Result<(), Refusal>;
+    /// Whether a transaction may have this recipient, which is one of so many: the tenant's share of the queue, and who gets no mail.
+    fn rcpt(&mut self, offer: &Offer<'_>) -> Result<(), Refusal>;
     /// Who may authenticate; none: nobody.
     fn users(&self) -> Option<&Users> {
         None
@@ -67,6 +67,19 @@ pub trait Gate {
     fn malformed(&mut self, _mechanism: Mechanism) {}
     /// Counts a refusal.
     fn count(&mut self, cause: Cause);
+}
+
+/// A recipient that a client names.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer<'a> {
+    /// Of the transaction.
+    pub reverse_path: &'a ReversePath,
+    /// The recipient.
+    pub forward_path: &'a Address,
+    /// How many recipients the transaction would have.
+    pub recipients: usize,
+    /// What MAIL says of the lane; the header section may say something else.
+    pub lane: Lane,
 }
 
 /// What the connection has to do next.
@@ -174,7 +187,7 @@ pub struct Session {
 impl Session {
     /// A session with its greeting among the replies. `client` decides whether it may submit.
     pub fn new(settings: Arc<Settings>, hostname: Arc<str>, client: IpAddr, gate: &mut dyn Gate) -> Self {
-        let is_stranger = !settings.networks.iter().any(|network| network.contains(client));
+        let is_stranger = !settings.takes_returns && !settings.networks.iter().any(|network| network.contains(client));
         let is_denied = is_stranger && !settings.auth;
         let mut session = Self {
             settings,

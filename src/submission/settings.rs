@@ -34,6 +34,8 @@ pub enum TlsMode {
 /// One listener's limits and identity.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// It takes what comes back about messages of ours, from everybody, and nothing else.
+    pub takes_returns: bool,
     /// Who may submit without AUTH; everybody else is greeted with 554 and takes no place, unless there is `auth`.
     pub networks: Vec<Network>,
     /// Balancers: who connects from there must say by the PROXY protocol who the client is.
@@ -108,6 +110,7 @@ impl Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            takes_returns: false,
             networks: Network::loopback().to_vec(),
             proxy_networks: Vec::new(),
             auth: false,

@@ -8,7 +8,7 @@ use hikyaku::message::MessageId;
 use hikyaku::metrics::Registry;
 use hikyaku::submission::admit::{Context, admit};
 use hikyaku::submission::refusal::{Cause, Refusal};
-use hikyaku::submission::session::{Gate, Session, Step};
+use hikyaku::submission::session::{Gate, Offer, Session, Step};
 use hikyaku::submission::{Settings, Tls, TlsMode};
 use hikyaku::tls::{Acceptor, Certificates, Files, Secured};
 use hikyaku::users::sasl::Claim;
@@ -249,7 +249,7 @@ impl Gate for Door<'_> {
         Ok(())
     }
 
-    fn rcpt(&mut self, _recipients: usize) -> Result<(), Refusal> {
+    fn rcpt(&mut self, _offer: &Offer<'_>) -> Result<(), Refusal> {
         Ok(())
     }
 

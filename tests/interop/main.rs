@@ -8,6 +8,7 @@
 
 mod arrivals;
 mod auth;
+mod campaign;
 #[path = "../common/daemon.rs"]
 mod daemon;
 mod packages;

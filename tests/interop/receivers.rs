@@ -152,6 +152,8 @@ impl Receivers {
         std::fs::write(folder.join("etc/master.cf"), master + more).unwrap();
         let refuse = "/^bad/ 550 5.1.1 no such user here\n/^later/ 451 4.7.1 come back later\n";
         std::fs::write(folder.join("etc/refuse"), refuse).unwrap();
+        std::fs::write(folder.join("etc/refuse-content"), "/^after/ 550 5.1.1 no such user after all\n").unwrap();
+        std::fs::write(folder.join("etc/transport"), "").unwrap();
         let mut command = Command::new(self.root().join("usr/lib/postfix/sbin/master"));
         command.arg("-c").arg(folder.join("etc")).arg("-d").env("MAIL_CONFIG", folder.join("etc"));
         self.spawn(command)
@@ -188,6 +190,14 @@ impl Receivers {
             std::fs::write(self.folder.join(format!("exim{index}/open")), "").unwrap();
         }
         std::fs::write(self.folder.join("postfix/etc/refuse"), "/^bad/ 550 5.1.1 no such user here\n").unwrap();
+    }
+
+    /// Has Postfix pass on what it has accepted for mailboxes that begin with `async` to a port of loopback, and send what is for `domain`
+    /// to another. To be told before the first message.
+    pub fn pass_on(&self, port: u16, (domain, to): (&str, u16)) {
+        let domain = domain.replace('.', "\\.");
+        let transport = format!("/^async/ smtp:[127.0.0.1]:{port}\n/@{domain}$/ smtp:[127.0.0.1]:{to}\n");
+        std::fs::write(self.folder.join("postfix/etc/transport"), transport).unwrap();
     }
 
     /// Whether everything that they took is delivered.

@@ -51,7 +51,8 @@ fn base(place: &str) -> String {
          connections = 1\n[[source]]\nname = \"b\"\n[[pool]]\nname = \"a\"\nsources = [{{ source = \"a\" }}]\n\
          tenants = [\"a\"]\nsender_domains = [\"a.test\"]\n[[warmup]]\nsource = \"a\"\nprovider = \"google\"\n\
          start = \"2026-12-01\"\nvolumes = [50]\n[[dkim]]\ndomain = \"a.test\"\nselector = \"s\"\n\
-         key = \"{place}/one.pem\"\n[tls_report]\norganization = \"a\"\nfrom = \"a@a.test\"\n"
+         key = \"{place}/one.pem\"\n[[suppression.rule]]\nclass = \"bad-mailbox\"\naction = \"suppress\"\nfor = \"1d\"\n\
+         [bounces]\nfeedback_domains = [\"f.test\"]\n[[bounces.tenant]]\nname = \"a\"\ndomain = \"b.test\"\ndsn = \"send\"\n[tls_report]\norganization = \"a\"\nfrom = \"a@a.test\"\n"
     )
 }
 
@@ -141,6 +142,17 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "warmup.spread" | "warmup.pause_for" => text("2h"),
         "warmup.pause_at" => text("7%"),
         "pool.tenants" | "pool.sender_domains" => texts("other"),
+        "suppression.recipients" => text("accept"),
+        "suppression.bounces" => text("tenant"),
+        "suppression.complaints" => text("all-tenants"),
+        "suppression.full_days" => Value::Integer(4),
+        "suppression.rule.class" => text("mailbox-moved"),
+        "suppression.rule.for" => text("2d"),
+        "bounces.feedback_domains" => texts("g.test"),
+        "bounces.postmaster" => text("p@a.test"),
+        "bounces.tenant.domain" => text("c.test"),
+        "bounces.tenant.dsn" => text("events"),
+        "listener.mode" => text("returns"),
         "replies.rules" => {
             let file = format!("{place}/replies.toml");
             let rule = "[[rule]]\nid = \"a\"\ncodes = [599]\nclass = \"policy\"\nexample = \"599 a\"\n";

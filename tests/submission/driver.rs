@@ -7,7 +7,7 @@ use hikyaku::message::{Envelope, MessageId};
 use hikyaku::submission::Settings;
 use hikyaku::submission::admit::{Admitted, Context, admit};
 use hikyaku::submission::refusal::{Cause, Refusal};
-use hikyaku::submission::session::{Gate, Session, Step};
+use hikyaku::submission::session::{Gate, Offer, Session, Step};
 
 /// Allows everything, or refuses with what it is given.
 #[derive(Default)]
@@ -27,7 +27,7 @@ impl Gate for Answers {
         self.mail.map_or(Ok(()), Err)
     }
 
-    fn rcpt(&mut self, _recipients: usize) -> Result<(), Refusal> {
+    fn rcpt(&mut self, _offer: &Offer<'_>) -> Result<(), Refusal> {
         self.rcpt.map_or(Ok(()), Err)
     }
 

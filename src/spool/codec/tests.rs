@@ -60,7 +60,7 @@ fn a_record_of_before_requiretls_is_read_and_every_wish_is_kept() {
         envelope(&Frame::trusted(&out).unwrap()).unwrap().tls
     });
 
-    for kind in [Kind::Submitted, Kind::Dsn, Kind::TlsReport] {
+    for kind in [Kind::Submitted, Kind::Dsn, Kind::TlsReport, Kind::Returned] {
         let mut out = Vec::new();
         let mut builder = Builder::new(&mut out, MESSAGE);
         put_envelope(&mut builder, MessageId(5), &Envelope { kind, ..envelope_with(1) });

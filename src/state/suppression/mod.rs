@@ -220,6 +220,17 @@ impl Suppression {
     /// What stands against mail to this mailbox. Of several entries one about the mailbox comes before one about its domain, then the
     /// one that reaches farthest. Never blocks on the disk.
     pub fn find(&self, whose: Whose, address: &Address, now: UnixTime) -> Option<Suppressed> {
+        self.find_if(whose, address, now, |_| true)
+    }
+
+    /// The same among entries for certain reasons.
+    pub fn find_if(
+        &self,
+        whose: Whose,
+        address: &Address,
+        now: UnixTime,
+        is_asked: impl Fn(Reason) -> bool,
+    ) -> Option<Suppressed> {
         let Shared { keyed, index, .. } = &*self.shared;
         let snapshot = index.snapshot();
         let reaches = snapshot.reaches();
@@ -236,8 +247,14 @@ impl Suppression {
                 *mailbox.get_or_insert_with(|| keyed.address(address))
             };
             let brief = snapshot.find(what ^ whose, reach)?;
-            Some(Suppressed { reason: brief.stands(now)?, reach, until: brief.until() })
+            let reason = brief.stands(now).filter(|reason| is_asked(*reason))?;
+            Some(Suppressed { reason, reach, until: brief.until() })
         })
+    }
+
+    /// Whether nobody has ever been on it, as far as is known: then nobody needs to be looked up.
+    pub fn is_empty(&self) -> bool {
+        self.shared.index.snapshot().reaches() == 0
     }
 
     /// What stands for a mailbox outside, such as in a reverse-path: an entry about it ([`Target::Hash`]) is one about the mailbox. It

@@ -1,6 +1,6 @@
 //! What each command does to a [`Session`].
 
-use super::{Chunk, Hello, Session, State, Transaction};
+use super::{Chunk, Hello, Offer, Session, State, Transaction};
 use crate::message::{Lane, Recipient};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::{self, Command, CommandError};
@@ -103,12 +103,16 @@ impl Session {
         self.line(&["250-SMTPUTF8"]);
         self.line(&["250-ENHANCEDSTATUSCODES"]);
         self.line(&["250-CHUNKING"]);
-        self.line(&["250-DSN"]);
-        self.line(&["250-MT-PRIORITY"]);
-        if self.security().is_some() {
-            self.line(&["250-REQUIRETLS"]);
-        } else if self.settings.tls.is_some() {
-            self.line(&["250-STARTTLS"]);
+        // What comes back goes no further, so there is nothing to report or to hurry.
+        if !self.settings.takes_returns {
+            self.line(&["250-DSN"]);
+            self.line(&["250-MT-PRIORITY"]);
+        }
+        match self.security() {
+            Some(_) if self.settings.takes_returns => {}
+            Some(_) => self.line(&["250-REQUIRETLS"]),
+            None if self.settings.tls.is_some() => self.line(&["250-STARTTLS"]),
+            None => {}
         }
         let mechanisms = self.mechanisms(gate).filter(|_| self.user().is_none()).unwrap_or_default();
         if !mechanisms.is_empty() {
@@ -226,7 +230,9 @@ impl Session {
         if transaction.recipients.len() >= self.settings.max_recipients || octets > most {
             return Err(refusal::TOO_MANY_RECIPIENTS);
         }
-        gate.rcpt(transaction.recipients.len() + 1)?;
+        let recipients = transaction.recipients.len() + 1;
+        let lane = self.settings.lane_of(transaction.parameters.priority);
+        gate.rcpt(&Offer { reverse_path: &transaction.reverse_path, forward_path: &path, recipients, lane })?;
         transaction.octets = octets;
         transaction.recipients.push(Recipient { forward_path: path, notify, orcpt });
         self.say(250, Status::new(2, 1, 5), "Ok");
