@@ -17,6 +17,8 @@ pub(super) struct Evidence {
     pub is_null: bool,
     /// Its subject is that of a notification.
     pub is_notice: bool,
+    /// It begins so.
+    pub begins_notice: bool,
     /// Its subject has words that notifications have, too.
     pub is_perhaps_notice: bool,
     /// It has X-Failed-Recipients.
@@ -49,10 +51,11 @@ impl Evidence {
         let paragraphs = shape::paragraphs(&mail.lines);
         let first = || paragraphs.iter().take(64);
         Self {
-            is_system: words::is_system(from) || is_list_server(mail, from),
+            is_system: words::is_system(from) || is_list_server(mail, from) || mail.header.has("x-mailerdaemon"),
             is_daemon: words::is_daemon(from),
             is_null: path == "<>" || path.starts_with("<mailer-daemon") || path.starts_with("mailer-daemon"),
             is_notice: words::is_notice(subject),
+            begins_notice: words::begins_notice(subject),
             is_perhaps_notice: words::is_perhaps_notice(subject),
             has_failed: mail.header.has("x-failed-recipients"),
             is_delivery_report: matches!(mail.report.as_deref(), Some("delivery-status" | "delivery-report"))
@@ -80,7 +83,8 @@ impl Evidence {
     pub fn is_enough(&self) -> bool {
         let points = 2 * u8::from(self.is_system)
             + u8::from(self.is_daemon)
-            + 3 * u8::from(self.is_notice)
+            + 2 * u8::from(self.is_notice)
+            + u8::from(self.begins_notice)
             + u8::from(self.is_perhaps_notice && !self.is_notice)
             + 3 * u8::from(self.has_failed)
             + u8::from(self.is_null)

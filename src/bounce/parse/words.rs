@@ -246,6 +246,50 @@ const SUBJECTS: &[&str] = &[
     "未送达",
     "無法投遞",
     "배달 실패",
+    "error sending message",
+    "delayed mail",
+    "unable to deliver",
+    "undelivered",
+    "zustellung fehlgeschlagen",
+    "zustellbenachrichtigung",
+    "zustellungsstatus",
+    "rückläufer",
+    "échec de la remise",
+    "échec de remise",
+    "échec de livraison",
+    "non-remise",
+    "état de remise",
+    "no se pudo entregar",
+    "estado de la entrega",
+    "estado de entrega",
+    "não foi possível entregar",
+    "falha na entrega",
+    "status de entrega",
+    "mancato recapito",
+    "impossibile recapitare",
+    "stato del recapito",
+    "nie można dostarczyć",
+    "niedostarczon",
+    "kan inte levereras",
+    "kan ikke leveres",
+    "ei voida toimittaa",
+    "nedoručiteln",
+    "kézbesíthetetlen",
+    "teslim edilemiyor",
+    "не удается доставить",
+    "не удалось доставить",
+    "недоставк",
+    "состоянии доставки",
+    "发送失败",
+    "无法送达",
+    "無法傳遞",
+    "メールエラー",
+    "エラー通知",
+    "送信失敗",
+    "不達",
+    "전송 실패",
+    "배달되지",
+    "보내지 못",
 ];
 
 /// Subjects of notifications, and of other mail.
@@ -380,6 +424,12 @@ pub(super) fn tells_end(lower: &str) -> bool {
 /// Whether a subject is that of a notification.
 pub(super) fn is_notice(subject: &str) -> bool {
     has(&subject.to_lowercase(), SUBJECTS)
+}
+
+/// Whether a subject begins as that of a notification does. In the middle of one, the words may be about anything.
+pub(super) fn begins_notice(subject: &str) -> bool {
+    let lower = subject.to_lowercase();
+    SUBJECTS.iter().any(|start| lower.trim_start().starts_with(start))
 }
 
 /// Whether a subject may be that of a notification.

@@ -39,8 +39,12 @@ pub(super) fn read(
     // What answers, and neither names a mail system nor quotes a reply, is an automatic response, whatever it is about.
     let has_reply = has_reply();
     let from = mail.header.get("from").unwrap_or_default().to_ascii_lowercase();
-    let is_response =
-        evidence.is_answer && !evidence.has_failed && !evidence.is_delivery_report && !from.contains("mailer-daemon");
+    let is_notice = evidence.is_notice && evidence.is_system;
+    let is_response = evidence.is_answer
+        && !evidence.has_failed
+        && !evidence.is_delivery_report
+        && !is_notice
+        && !from.contains("mailer-daemon");
     if !has_reply
         && (is_response
             || !evidence.tells && !evidence.is_notice && !evidence.is_perhaps_notice && !evidence.has_failed)
