@@ -25,11 +25,12 @@ use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
 /// The embedded tables in their order.
-const BUILT_IN: [(&str, Certainty); 13] = [
+const BUILT_IN: [(&str, Certainty); 14] = [
     (include_str!("rules/local.toml"), Certainty::Text),
     (include_str!("rules/providers.toml"), Certainty::Provider),
     (include_str!("rules/asia.toml"), Certainty::Provider),
     (include_str!("rules/servers.toml"), Certainty::Text),
+    (include_str!("rules/registry.toml"), Certainty::Text),
     (include_str!("rules/languages.toml"), Certainty::Text),
     (include_str!("rules/pace.toml"), Certainty::Text),
     (include_str!("rules/sender.toml"), Certainty::Text),
