@@ -10,6 +10,7 @@ use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
 const FIELD: &str = include_str!("../../tests/data/replies/field.tsv");
+const WORDS: &str = include_str!("../../tests/data/replies/words.tsv");
 const SISIMAI: &str = include_str!("../../tests/data/replies/sisimai.tsv");
 
 fn verdict(step: Option<Phase>, provider: Option<&str>, text: &str) -> Option<Verdict> {
@@ -39,7 +40,7 @@ fn every_expression_of_the_tables_compiles() {
 #[test]
 fn replies_of_the_field_are_of_their_class() {
     let mut wrong = Vec::new();
-    for line in FIELD.lines().skip(1) {
+    for line in FIELD.lines().skip(1).chain(WORDS.lines().skip(1)) {
         let [step, provider, class, permanent, text] = line.split('\t').collect::<Vec<_>>()[..] else {
             panic!("{line}")
         };
