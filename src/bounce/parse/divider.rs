@@ -69,7 +69,8 @@ fn is_divider(line: &str) -> bool {
         return false;
     }
     let lower = line.to_lowercase();
-    if WORDS.iter().any(|words| lower.contains(words)) {
+    // `The following addresses did NOT receive a copy of your message:` announces addresses.
+    if WORDS.iter().any(|words| lower.contains(words)) && !lower.contains("not receive") {
         return true;
     }
     let bare = lower.trim_matches(|c: char| !c.is_alphanumeric());
@@ -141,6 +142,7 @@ mod tests {
             "original messages",
             "Received: by hand",
             "A transcript of it follows.",
+            "The following addresses did NOT receive a copy of your message:",
         ] {
             assert_eq!(at(text), None, "{text}");
         }
