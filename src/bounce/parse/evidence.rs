@@ -84,7 +84,8 @@ impl Evidence {
         let points = 2 * u8::from(self.is_system)
             + u8::from(self.is_daemon)
             + 2 * u8::from(self.is_notice)
-            + u8::from(self.begins_notice)
+            // In the middle of a subject the words may be about anything, unless the text says so, too.
+            + u8::from(self.begins_notice || self.is_notice && self.tells)
             + u8::from(self.is_perhaps_notice && !self.is_notice)
             + 3 * u8::from(self.has_failed)
             + u8::from(self.is_null)

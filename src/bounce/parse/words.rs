@@ -426,7 +426,7 @@ pub(super) fn is_notice(subject: &str) -> bool {
     has(&subject.to_lowercase(), SUBJECTS)
 }
 
-/// Whether a subject begins as that of a notification does. In the middle of one, the words may be about anything.
+/// Whether a subject begins as that of a notification does.
 pub(super) fn begins_notice(subject: &str) -> bool {
     let lower = subject.to_lowercase();
     SUBJECTS.iter().any(|start| lower.trim_start().starts_with(start))
