@@ -54,7 +54,7 @@ pub enum Class {
     Greylisted,
     /// Larger than the receiver takes.
     MessageTooLarge,
-    /// One side does not keep to the protocol or to the format of messages.
+    /// The message does not keep to the format of messages, or its receiver not to the protocol.
     Protocol,
     /// The receiver does not take mail for this domain from us.
     RelayingDenied,
@@ -66,7 +66,7 @@ pub enum Class {
     Network,
     /// Nothing came in time.
     Timeout,
-    /// The receiver's system has a fault or no room.
+    /// The receiver's system has a fault or no room, or takes no command that it should.
     System,
     /// The reverse-path or the author is refused.
     SenderRejected,
