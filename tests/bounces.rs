@@ -9,3 +9,5 @@ mod corpus;
 mod hostile;
 #[path = "bounces/score.rs"]
 mod score;
+#[path = "bounces/signals.rs"]
+mod signals;

@@ -156,7 +156,7 @@ fn what_sisimai_was_made_for_is_found() {
     ] {
         assert!(share.of_one() >= least, "{what}: {} of {}, at least {least}", share.0, share.1);
     }
-    assert!(all.macro_f1() >= 0.85, "{}", all.macro_f1());
+    assert!(all.macro_f1() >= 0.88, "{}", all.macro_f1());
     assert!(held_out.macro_f1() >= 0.85, "held out: {}", held_out.macro_f1());
 }
 
