@@ -66,7 +66,7 @@ pub enum Class {
     Network,
     /// Nothing came in time.
     Timeout,
-    /// The receiver's system has a fault or no room, or takes no command that it should.
+    /// The receiver's system has a fault or no room, or one of the two systems has a command wrong.
     System,
     /// The reverse-path or the author is refused.
     SenderRejected,
