@@ -185,7 +185,7 @@ impl Daemon {
         let (tls_note, tally, sts) = tls_reports::begin(&config, &disk, clock, &registry);
         let audit = Audit::open(settings::audit(&config), Note::of_audit(disk.clone()), clock, &registry);
         let orders = Orders::open(disk.clone(), clock.wall()).map_err(|error| Error::Orders { spool, error })?;
-        let suppression = suppression::open(disk.clone(), clock).await?;
+        let suppression = suppression::open(disk.clone(), clock, &registry).await?;
         let watched = Watched::bind(&config, sockets.metrics, (sockets.admin, acceptors.of_admin()))?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname, sts.clone())?, clock, &registry)?);
         let (journal, mask) = settings::open_journal(&config, claimed.start(), clock, &registry)?;

@@ -16,11 +16,14 @@ use super::Error;
 
 /// How often room is taken back.
 const UPKEEP: Duration = Duration::from_secs(60);
+/// Between two counts of what stands is so many times what one takes: a second for ten million.
+const COUNTING: u32 = 600;
 
 /// Takes up the list, where it holds nobody up: about a second a million entries.
-pub(super) async fn open(storage: Arc<Disk>, clock: Clock) -> Result<Suppression, Error> {
+pub(super) async fn open(storage: Arc<Disk>, clock: Clock, registry: &Registry) -> Result<Suppression, Error> {
     let taking = tokio::task::spawn_blocking(move || Suppression::open(storage, clock.wall()));
     let opened = taking.await.map_err(|error| Error::Thread(error.into()))??;
+    opened.list.count_in(registry);
     opened.findings.iter().for_each(tell);
     if opened.has_new_key {
         error!(
@@ -46,23 +49,34 @@ fn tell(finding: &Finding) {
     }
 }
 
-/// Takes room back from time to time, until `stop`.
+/// Takes room back from time to time, and shows in the metrics what stands, until `stop`.
 pub(super) async fn keep(list: Suppression, clock: Clock, registry: Registry, stop: CancellationToken) {
     let wall = Bulkhead::new(&registry, "suppression");
-    let mut has_more = false;
+    let mut due = clock.now();
     loop {
-        if !has_more && stop.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_none() || stop.is_cancelled() {
+        let (own, behind, shows) = (list.clone(), wall.clone(), due <= clock.now());
+        let keep = move || {
+            let kept = own.upkeep(clock.wall());
+            let begun = clock.now();
+            if shows {
+                own.show(clock.wall());
+            }
+            (kept, clock.now() - begun)
+        };
+        let kept = tokio::task::spawn_blocking(move || behind.call(keep)).await;
+        let mut has_more = false;
+        if let Ok(Ok((kept, took))) = kept {
+            if shows {
+                due = clock.now() + took * COUNTING;
+            }
+            match kept {
+                Ok(kept) => has_more = kept.has_more,
+                Err(error) => warn!(%error, "no room can be taken back from the suppression list"),
+            }
+        }
+        let pause = if has_more { Duration::ZERO } else { UPKEEP };
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
-        let (own, behind) = (list.clone(), wall.clone());
-        let kept = tokio::task::spawn_blocking(move || behind.call(|| own.upkeep(clock.wall()))).await;
-        has_more = match kept {
-            Ok(Ok(Ok(kept))) => kept.has_more,
-            Ok(Ok(Err(error))) => {
-                warn!(%error, "no room can be taken back from the suppression list");
-                false
-            }
-            _ => false,
-        };
     }
 }

@@ -1,4 +1,5 @@
-//! Reading the list as a whole: its entries in the order in which they came into the log, and how many there are.
+//! Reading the list as a whole: its entries in the order in which they came into the log or the other way round, and how many
+//! there are.
 //!
 //! One that was rewritten when room was taken back comes later than it was added.
 
@@ -20,6 +21,12 @@ pub struct Stats {
     pub octets: u64,
     /// Records of the log: entries, those that do not stand any more, and removals.
     pub records: u64,
+    /// Files of the log.
+    pub segments: u64,
+    /// Octets of memory that the index takes.
+    pub memory: u64,
+    /// When something changed last; of changes before the start, when the last entry was added. `None`: there was none.
+    pub changed: Option<UnixTime>,
 }
 
 impl Stats {
@@ -51,10 +58,12 @@ impl Stats {
 pub struct Entries {
     list: Suppression,
     now: UnixTime,
-    /// The segment that is being read, and the places of those of its entries that stood when it was begun, the last first.
+    /// The segment that is being read, and the places of those of its entries that stood when it was begun, the next one last.
     current: Option<(Reader, Vec<u64>)>,
-    /// The number of the next segment.
-    next: u32,
+    /// The newest first.
+    is_reversed: bool,
+    /// The number of the next segment is this one or behind it; `None`: there is none.
+    next: Option<u32>,
     /// Where the log ended when it was begun: what comes later may be an entry that has been given already.
     end: Position,
 }
@@ -69,22 +78,37 @@ impl Suppression {
     /// The entries that stand at this time, in the order in which they came. What goes meanwhile is in it or not, what comes
     /// is not; all else is in it once. An item blocks on the disk, and holds one segment, 8 MiB, in memory.
     pub fn entries(&self, now: UnixTime) -> Entries {
+        self.entries_in(now, false)
+    }
+
+    /// The same, the newest first.
+    pub fn latest(&self, now: UnixTime) -> Entries {
+        self.entries_in(now, true)
+    }
+
+    fn entries_in(&self, now: UnixTime, is_reversed: bool) -> Entries {
         // Locked, so that no segment is just being rewritten.
         let segments = self.shared.segments.lock();
         self.shared.exports.fetch_add(1, Ordering::AcqRel);
-        Entries { list: self.clone(), now, current: None, next: 0, end: segments.end() }
+        let end = segments.end();
+        let next = Some(if is_reversed { end.segment } else { 0 });
+        Entries { list: self.clone(), now, current: None, is_reversed, next, end }
     }
 
     /// Counts the entries that stand at this time, from memory: about 0.1 s a million.
     pub fn stats(&self, now: UnixTime) -> Stats {
-        let mut stats = Stats::default();
-        self.shared.index.snapshot().each(&mut |brief| {
+        let changed = self.shared.changed.load(Ordering::Relaxed);
+        let mut stats = Stats { changed: (changed > 0).then_some(UnixTime(changed)), ..Stats::default() };
+        let snapshot = self.shared.index.snapshot();
+        stats.memory = snapshot.octets() as u64;
+        snapshot.each(&mut |brief| {
             if let Some(reason) = brief.stands(now) {
                 stats.count(reason, brief.reach());
             }
         });
         let segments = self.shared.segments.lock();
         (stats.octets, stats.records) = (segments.octets(), segments.records());
+        stats.segments = segments.count().0 as u64;
         stats
     }
 }
@@ -95,10 +119,11 @@ impl Entries {
         let Shared { keyed, index, segments, .. } = &*self.list.shared;
         let reader = {
             let segments = segments.lock();
-            let next = segments.from(self.next).filter(|sequence| *sequence <= self.end.segment);
-            let Some(sequence) = next else { return Ok(false) };
+            let Some(from) = self.next else { return Ok(false) };
+            let next = if self.is_reversed { segments.up_to(from) } else { segments.from(from) };
+            let Some(sequence) = next.filter(|sequence| *sequence <= self.end.segment) else { return Ok(false) };
             // Whatever comes of it, an error is told once.
-            self.next = sequence.saturating_add(1);
+            self.next = if self.is_reversed { sequence.checked_sub(1) } else { sequence.checked_add(1) };
             segments.reader(sequence)?
         };
         let mut places = Vec::new();
@@ -110,7 +135,9 @@ impl Entries {
                 places.push(place.offset);
             }
         });
-        places.reverse();
+        if !self.is_reversed {
+            places.reverse();
+        }
         self.current = Some((reader, places));
         read.map(|()| true)
     }

@@ -5,16 +5,18 @@
 //! ```
 //!
 //! The target is a mailbox, or a domain with or without `@` before it; times are in seconds since 1970, `until` may be `never`. Columns
-//! that are empty, or missing at the end, are as [`Defaults`] say. Empty lines and remarks, `#` and a space or nothing, are skipped. A line is an
+//! that are empty, or missing at the end, are as [`Defaults`] say. A line that is in quotes as a whole is taken without them. Empty lines and remarks, `#` and a space or nothing, are skipped. A line is an
 //! entry as a whole or not at all: a bad one is told by its number, and the next is read.
 
 use std::fmt::Write;
 use std::io::{self, BufRead};
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::UnixTime;
 
 use super::entry::{Change, Entry, EntryError, Reason, Scope, Target};
-use super::{Outcome, Suppression};
+use super::{Origin, Outcome, Suppression};
 
 /// Lines that are made entries at a time; about 2 MiB of log.
 const AT_ONCE: usize = 1 << 15;
@@ -72,7 +74,8 @@ pub enum LineError {
 }
 
 /// What has become of the lines so far; on stable storage, save for those that are bad.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     /// All lines.
     pub lines: u64,
@@ -120,6 +123,15 @@ pub enum ImportError {
         /// What the system said.
         error: io::Error,
     },
+}
+
+impl ImportError {
+    /// What has been done, and stays.
+    pub fn counts(&self) -> Counts {
+        match self {
+            Self::Read { counts, .. } | Self::Store { counts, .. } => *counts,
+        }
+    }
 }
 
 fn time(name: &'static str, text: &str) -> Result<UnixTime, LineError> {
@@ -205,13 +217,81 @@ fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     }
 }
 
+/// What a line of CSV (RFC 4180) has in its one column, if that is in quotes: no mailbox and no domain ends by one.
+fn quoted(text: &str) -> Option<String> {
+    let inner = text.trim().strip_prefix('"')?.strip_suffix('"')?;
+    (!inner.contains('\t')).then(|| inner.replace("\"\"", "\""))
+}
+
 fn entry_of(octets: &[u8], number: u64, defaults: &Defaults, now: UnixTime) -> Result<Option<Entry>, LineError> {
     if octets.len() > LONGEST {
         return Err(LineError::Length);
     }
     let text = std::str::from_utf8(octets).map_err(|_| LineError::Encoding)?;
     let text = if number == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
-    Entry::of_line(text, defaults, now)
+    match quoted(text) {
+        Some(text) => Entry::of_line(&text, defaults, now),
+        None => Entry::of_line(text, defaults, now),
+    }
+}
+
+/// Makes entries of lines, and gives them to `store` so many at a time; see [`Suppression::import`].
+fn read_all(
+    input: &mut dyn BufRead,
+    defaults: &Defaults,
+    now: UnixTime,
+    store: &mut dyn FnMut(&[Change]) -> io::Result<Vec<Outcome>>,
+    tell: &mut dyn FnMut(Imported<'_>),
+) -> Result<Counts, ImportError> {
+    // `counts` is of what is stored, `ahead` also of what is not yet.
+    let (mut counts, mut ahead) = (Counts::default(), Counts::default());
+    let (mut line, mut changes) = (Vec::new(), Vec::new());
+    loop {
+        let length = read_line(input, &mut line);
+        let is_end = !matches!(length, Ok(1..));
+        if let Ok(length @ 1..) = length {
+            ahead.lines += 1;
+            ahead.octets += length;
+            match entry_of(&line, ahead.lines, defaults, now) {
+                Ok(Some(entry)) if entry.brief().stands(now).is_none() => ahead.over += 1,
+                Ok(Some(entry)) => changes.push(Change::Add(entry)),
+                Ok(None) => ahead.skipped += 1,
+                Err(error) => {
+                    ahead.bad += 1;
+                    tell(Imported::Bad(ahead.lines, &error));
+                }
+            }
+        }
+        if is_end || ahead.lines % AT_ONCE as u64 == 0 {
+            let outcomes = store(&changes).map_err(|error| ImportError::Store { counts, error })?;
+            changes.clear();
+            for outcome in outcomes {
+                match outcome {
+                    Outcome::Added => ahead.added += 1,
+                    Outcome::Replaced => ahead.replaced += 1,
+                    _ => ahead.stood += 1,
+                }
+            }
+            counts = ahead;
+            tell(Imported::Progress(&counts));
+        }
+        if let Err(error) = length {
+            return Err(ImportError::Read { counts, error });
+        }
+        if is_end {
+            return Ok(counts);
+        }
+    }
+}
+
+/// Reads lines as an import would, and stores nothing: `added` counts those that would be entries.
+pub fn check_lines(
+    input: &mut dyn BufRead,
+    defaults: &Defaults,
+    now: UnixTime,
+    tell: &mut dyn FnMut(Imported<'_>),
+) -> Result<Counts, ImportError> {
+    read_all(input, defaults, now, &mut |changes| Ok(vec![Outcome::Added; changes.len()]), tell)
 }
 
 impl Suppression {
@@ -225,46 +305,19 @@ impl Suppression {
         now: UnixTime,
         tell: &mut dyn FnMut(Imported<'_>),
     ) -> Result<Counts, ImportError> {
-        // `counts` is of what is stored, `ahead` also of what is not yet.
-        let (mut counts, mut ahead) = (Counts::default(), Counts::default());
-        let (mut line, mut changes) = (Vec::new(), Vec::new());
-        loop {
-            let length = read_line(input, &mut line);
-            let is_end = !matches!(length, Ok(1..));
-            if let Ok(length @ 1..) = length {
-                ahead.lines += 1;
-                ahead.octets += length;
-                match entry_of(&line, ahead.lines, defaults, now) {
-                    Ok(Some(entry)) if entry.brief().stands(now).is_none() => ahead.over += 1,
-                    Ok(Some(entry)) => changes.push(Change::Add(entry)),
-                    Ok(None) => ahead.skipped += 1,
-                    Err(error) => {
-                        ahead.bad += 1;
-                        tell(Imported::Bad(ahead.lines, &error));
-                    }
-                }
+        let mut counted = Counts::default();
+        let store = &mut |changes: &[Change]| {
+            let outcomes = self.apply_from(Origin::Import, changes, now);
+            self.shared.index.tidy(now);
+            outcomes
+        };
+        read_all(input, defaults, now, store, &mut |told| {
+            if let (Imported::Progress(counts), Some(meters)) = (&told, self.shared.meters.get()) {
+                meters.imported(&counted, counts);
+                counted = **counts;
             }
-            if is_end || ahead.lines % AT_ONCE as u64 == 0 {
-                let outcomes = self.apply(&changes, now).map_err(|error| ImportError::Store { counts, error })?;
-                changes.clear();
-                for outcome in outcomes {
-                    match outcome {
-                        Outcome::Added => ahead.added += 1,
-                        Outcome::Replaced => ahead.replaced += 1,
-                        _ => ahead.stood += 1,
-                    }
-                }
-                counts = ahead;
-                self.shared.index.tidy(now);
-                tell(Imported::Progress(&counts));
-            }
-            if let Err(error) = length {
-                return Err(ImportError::Read { counts, error });
-            }
-            if is_end {
-                return Ok(counts);
-            }
-        }
+            tell(told);
+        })
     }
 }
 
@@ -330,6 +383,34 @@ mod tests {
         fn no_line_is_too_strange(line in "\\PC*|[@#a-z0-9\t. \"]*") {
             let _ = Entry::of_line(&line, &Defaults::default(), NOW);
         }
+    }
+
+    #[test]
+    fn one_column_in_quotes_is_taken_without_them_and_what_has_more_columns_as_it_is() {
+        let target = |text: &str| {
+            let entry = entry_of(text.as_bytes(), 1, &Defaults::default(), NOW).unwrap().unwrap();
+            (entry.target.to_string(), entry.source.to_string())
+        };
+
+        assert_eq!(target("\"ann@example.com\"\r\n").0, "ann@example.com");
+        assert_eq!(target("\"\"\"a b\"\"@example.com\"").0, "\"a b\"@example.com");
+        let columns = target("\"a b\"@example.com\t\t\t\t\t\tthe \"form\"");
+        assert_eq!(columns, ("\"a b\"@example.com".to_owned(), "the \"form\"".to_owned()));
+    }
+
+    #[test]
+    fn what_is_only_checked_is_counted_and_told_and_not_stored() {
+        let mut bad = Vec::new();
+        let mut input = &b"ann@example.com\n# a remark\nann@\nbob@example.com\t\t60\n"[..];
+
+        let counts = check_lines(&mut input, &Defaults::default(), NOW, &mut |told| {
+            if let Imported::Bad(line, _) = told {
+                bad.push(line);
+            }
+        });
+
+        let told = Counts { lines: 4, octets: 52, added: 1, over: 1, skipped: 1, bad: 1, ..Counts::default() };
+        assert_eq!((counts.unwrap(), bad), (told, vec![3]));
     }
 
     #[test]

@@ -75,6 +75,12 @@ impl Snapshot {
         late + self.runs.iter().map(|run| run.entries()).sum::<usize>()
     }
 
+    /// Octets of memory that it takes.
+    pub fn octets(&self) -> usize {
+        let late = self.late.briefs.read().capacity() * size_of::<(Key, Brief)>();
+        late + self.runs.iter().map(|run| run.octets()).sum::<usize>()
+    }
+
     /// How many runs.
     pub fn runs(&self) -> usize {
         self.runs.len()

@@ -18,10 +18,13 @@
 mod brief;
 mod entry;
 mod export;
+mod filter;
 mod hash;
 mod import;
 mod index;
+mod meters;
 mod run;
+mod scopes;
 mod segments;
 #[cfg(test)]
 mod tests;
@@ -29,8 +32,8 @@ mod upkeep;
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -44,10 +47,14 @@ use super::file::{self, Found};
 use brief::{Brief, MOST_SEGMENT};
 pub use entry::{Change, Entry, EntryError, Extent, Reach, Reason, Scope, Target};
 pub use export::{Entries, Stats};
+pub use filter::Filter;
 pub use hash::MailboxHash;
 use hash::{KEY, Key, Keyed};
-pub use import::{Counts, Defaults, ImportError, Imported, LineError};
+pub use import::{Counts, Defaults, ImportError, Imported, LineError, check_lines};
 use index::Index;
+pub use meters::Origin;
+use meters::{Meters, Work};
+use scopes::Scopes;
 use segments::Segments;
 pub use segments::{Finding, FindingKind};
 pub use upkeep::Upkeep;
@@ -115,6 +122,11 @@ struct Shared {
     segments: Mutex<Segments>,
     /// How many exports are going on: the oldest segments stay for them.
     exports: AtomicUsize,
+    scopes: Scopes,
+    /// When something changed last, as seconds since 1970; of what an earlier run did, when an entry was added. 0: never.
+    changed: AtomicU32,
+    /// Set once, when there is a registry.
+    meters: OnceLock<Meters>,
     tuning: Tuning,
 }
 
@@ -184,7 +196,7 @@ impl Suppression {
         let keyed = Keyed::new(&key)?;
         let index = Index::default();
         let mut pending: HashMap<Key, Brief, foldhash::fast::RandomState> = HashMap::default();
-        let mut unknown = None;
+        let (mut unknown, scopes, mut changed) = (None, Scopes::default(), 0);
         let opened = Segments::open(storage, tuning.segment, &mut |place, frame| {
             let Some(change) = Change::decode(frame) else {
                 unknown = Some(OpenError::Unknown { file: segments::path(place.segment), offset: place.offset });
@@ -192,6 +204,10 @@ impl Suppression {
             };
             let (target, scope) = change.subject();
             pending.insert(keyed.key(target, scope), change.brief().at(place));
+            scopes.note([&change]);
+            if let Change::Add(Entry { added, .. }) = change {
+                changed = changed.max(added.0.min(now.0));
+            }
             if pending.len() >= LOADED {
                 index.put(pending.drain().collect());
                 index.tidy(now);
@@ -205,7 +221,16 @@ impl Suppression {
         index.put(pending.into_iter().collect());
         index.tidy(now);
         let entries = index.snapshot().entries();
-        let shared = Shared { keyed, index, segments: Mutex::new(segments), exports: AtomicUsize::new(0), tuning };
+        let shared = Shared {
+            keyed,
+            index,
+            segments: Mutex::new(segments),
+            exports: AtomicUsize::new(0),
+            scopes,
+            changed: changed.into(),
+            meters: OnceLock::new(),
+            tuning,
+        };
         Ok(Opened { list: Self { shared: Arc::new(shared) }, entries, findings, has_new_key })
     }
 
@@ -291,6 +316,11 @@ impl Suppression {
     /// in force, each whole; none is if one of them has a name or source that cannot be kept ([`io::ErrorKind::InvalidInput`]).
     /// Blocks on the disk: to make many changes, give many at a time.
     pub fn apply(&self, changes: &[Change], now: UnixTime) -> io::Result<Vec<Outcome>> {
+        self.apply_from(Origin::Daemon, changes, now)
+    }
+
+    /// [`Suppression::apply`] of what comes from somebody else than the daemon.
+    pub fn apply_from(&self, origin: Origin, changes: &[Change], now: UnixTime) -> io::Result<Vec<Outcome>> {
         changes
             .iter()
             .try_for_each(Change::check)
@@ -299,7 +329,15 @@ impl Suppression {
         let mut segments = self.shared.segments.lock();
         while outcomes.len() < changes.len() {
             let rest = changes.get(outcomes.len()..).unwrap_or_default();
-            self.apply_some(&mut segments, rest, &mut outcomes, now)?;
+            let before = outcomes.len();
+            let applied = self.apply_some(&mut segments, rest, &mut outcomes, now);
+            if let Some(meters) = self.shared.meters.get() {
+                meters.changed(origin, rest, outcomes.get(before..).unwrap_or_default());
+                if applied.is_err() {
+                    meters.failed(Work::Change);
+                }
+            }
+            applied?;
         }
         drop(segments);
         if self.shared.index.snapshot().runs() >= index::MOST_RUNS {
@@ -352,7 +390,10 @@ impl Suppression {
                 (key, brief.at(Position { offset: first.offset + start, ..first }))
             };
             drop(snapshot);
+            // Before anybody can ask where these stand.
+            self.shared.scopes.note(changes.iter().take(made.len()));
             index.put(latest.into_iter().map(place).collect());
+            self.shared.changed.store(now.0, Ordering::Relaxed);
         } else if segments.is_doubtful() {
             // That nothing had to be done must hold after a restart, too.
             segments.append(&mut [], &[])?;

@@ -83,6 +83,11 @@ impl Run {
         self.chunks.iter().map(|chunk| chunk.entries).sum()
     }
 
+    /// Octets of memory that it takes.
+    pub fn octets(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.octets()).sum()
+    }
+
     /// Whether entries of this sort can be in it.
     pub fn has(&self, reach: Reach) -> bool {
         self.reaches & reach.bit() != 0
@@ -152,6 +157,11 @@ impl Chunk {
         let (from, to) = (*self.starts.get(place)? as usize, *self.starts.get(place + 1)? as usize);
         let at = self.keys.get(from..to)?.iter().position(|found| *found == key)?;
         self.briefs.get(from + at).copied()
+    }
+
+    fn octets(&self) -> usize {
+        let Self { keys, briefs, starts, filter, .. } = self;
+        size_of_val(&**keys) + size_of_val(&**briefs) + size_of_val(&**starts) + size_of_val(&**filter)
     }
 
     fn iter(&self) -> impl Iterator<Item = (Key, Brief)> {

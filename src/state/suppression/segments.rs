@@ -352,6 +352,11 @@ impl Segments {
         self.all.range(sequence..).next().map(|(sequence, _)| *sequence)
     }
 
+    /// The number of the last segment up to this one.
+    pub fn up_to(&self, sequence: u32) -> Option<u32> {
+        self.all.range(..=sequence).next_back().map(|(sequence, _)| *sequence)
+    }
+
     /// The oldest segment, if it is not the one that is written.
     pub fn oldest(&self) -> Option<u32> {
         let oldest = *self.all.keys().next()?;

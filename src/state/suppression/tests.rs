@@ -565,3 +565,21 @@ fn a_look_up_never_reads_the_disk() {
 
     assert_eq!(storage.calls(), calls);
 }
+
+#[test]
+fn the_newest_come_first_the_other_way_round_and_over_segments() {
+    let storage = storage(31);
+    let list = fresh(&storage);
+    for number in 0..300 {
+        list.apply(&[add(&format!("user{number}@example.com"))], NOW).unwrap();
+    }
+    list.apply(&[remove("user298@example.com")], NOW).unwrap();
+    let stats = list.stats(NOW);
+
+    let mut latest: Vec<_> = list.latest(NOW).map(|entry| entry.unwrap().target.to_string()).collect();
+
+    assert!(stats.segments > 2 && stats.memory > 300 * 24 && stats.changed == Some(NOW), "{stats:?}");
+    assert_eq!(latest[..2], ["user299@example.com", "user297@example.com"]);
+    latest.reverse();
+    assert_eq!(latest, targets(&list, NOW));
+}

@@ -13,6 +13,7 @@ use crate::log::record::unseal;
 use super::brief::SLOTS;
 use super::entry::{Change, reach};
 use super::hash::Key;
+use super::meters::Work;
 use super::segments::Segments;
 use super::{Brief, Shared, Suppression, Tuning};
 
@@ -44,6 +45,14 @@ impl Suppression {
     /// Merges runs, and rewrites the oldest segment if half of the log's records or more do not stand. To be called every minute or
     /// so, and again while there is more. Blocks on the disk, and whoever makes changes as long as a segment takes; look-ups go on.
     pub fn upkeep(&self, now: UnixTime) -> io::Result<Upkeep> {
+        let kept = self.try_upkeep(now);
+        if let Some(meters) = self.shared.meters.get().filter(|_| kept.is_err()) {
+            meters.failed(Work::Upkeep);
+        }
+        kept
+    }
+
+    fn try_upkeep(&self, now: UnixTime) -> io::Result<Upkeep> {
         let Shared { index, segments, exports, tuning, .. } = &*self.shared;
         index.tidy(now);
         let mut segments = segments.lock();
