@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -91,6 +91,7 @@ pub struct Attachment {
 pub struct Daemon {
     /// What holds now, options that need a restart being those of the start.
     config: Config,
+    clock: Clock,
     /// Of the runtime.
     threads: usize,
     spool: Spool,
@@ -220,6 +221,7 @@ impl Daemon {
         let tls_reports = tls_reports::of(tally, (spool.clone(), queue.clone(), signer.clone()), clock, &registry);
         let (parts, control) = (Parts::default(), admin::Control::new(hostname.clone(), reload));
         let daemon = Self {
+            clock,
             threads,
             spool,
             queue,
@@ -424,6 +426,7 @@ impl Daemon {
         let (spool, journal) = (absolute(&self.config.spool.path), &self.config.journal);
         let journal = journal.enabled.then(|| absolute(&journal.path));
         admin::State {
+            clock: self.clock,
             control: self.control.clone(),
             places: admin::Places { spool, journal },
             started: self.started,
@@ -435,6 +438,7 @@ impl Daemon {
             tokens: self.tokens.clone(),
             audit: self.audit.clone(),
             suppression: self.suppression.clone(),
+            searches: Arc::new(Semaphore::new(admin::SEARCHES)),
             tally: self.tls_reports.tally().clone(),
             panics: self.registry.panics(),
             still: self.parts.still.clone(),

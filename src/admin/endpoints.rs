@@ -9,9 +9,12 @@ use axum::routing::{MethodRouter, delete, get, post};
 
 use super::guard::{Guard, guard};
 use super::{
-    Role, State, control, error, health, limits, message_view, orders, overview, queue_view, reveal, tls_reports,
-    warmup,
+    Role, State, control, error, health, limits, message_view, orders, overview, queue_view, reveal, suppression,
+    tls_reports, warmup,
 };
+
+/// The body of a POST to it is taken as it comes.
+const STREAMED: &str = "/v1/suppression/import";
 
 /// One endpoint, classified.
 #[derive(Clone, Debug)]
@@ -76,6 +79,9 @@ pub fn endpoints() -> Vec<Endpoint> {
         shows("/v1/limits/explain", limits::explain),
         shows("/v1/tls/report", tls_reports::list),
         shows("/v1/warmup", warmup::list),
+        shows("/v1/suppression", suppression::list),
+        shows("/v1/suppression/show", suppression::show),
+        shows("/v1/suppression/stats", suppression::stats),
         changes("/v1/reload", "reload", Operator, control::reload),
         changes("/v1/queue/flush", "queue.flush", Operator, orders::flush),
         changes("/v1/orders", "order.place", Operator, orders::place),
@@ -86,8 +92,17 @@ pub fn endpoints() -> Vec<Endpoint> {
         changes("/v1/limits/undo", "limits.undo", Operator, limits::undo),
         changes("/v1/warmup/pause", "warmup.pause", Operator, warmup::pause),
         changes("/v1/warmup/resume", "warmup.resume", Operator, warmup::resume),
+        changes("/v1/suppression/add", "suppression.add", Operator, suppression::add),
+        changes("/v1/suppression/remove", "suppression.remove", Operator, suppression::remove),
+        changes(STREAMED, "suppression.import", Admin, suppression::import),
+        changes("/v1/suppression/export", "suppression.export", Admin, suppression::export),
         changes("/v1/reveal", "reveal", Admin, reveal::reveal),
     ]
+}
+
+/// Whether the body of such a request is taken as it comes, by an endpoint that reads it piece by piece.
+pub(super) fn is_streamed(method: &Method, path: &str) -> bool {
+    method == Method::POST && path == STREAMED
 }
 
 /// Whatever is asked by HTTP.

@@ -11,11 +11,14 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::endpoints::is_streamed;
 use super::error::{Refusal, too_large};
+use super::server::Streamed;
 use super::tokens::{Refused, Token, Tokens};
 use super::veil::veiled;
 use super::{LARGEST_BODY, Problem, Role, State};
@@ -79,6 +82,31 @@ pub(super) struct Guard {
 #[derive(Clone, Debug)]
 pub(super) struct Unrecorded(pub String);
 
+/// The outcome of a change that goes on after its answer has begun: whoever answers so has it recorded here, once. Goes with its
+/// request.
+#[derive(Clone, Debug)]
+pub(super) struct Ledger {
+    guard: Guard,
+    asked: Event,
+    user: Option<u32>,
+    of: u64,
+}
+
+impl Ledger {
+    /// Records it: what it came to, or what went wrong.
+    pub async fn close(self, outcome: Result<(), String>, after: Value) -> io::Result<()> {
+        let outcome = outcome.err().unwrap_or_else(|| "ok".to_owned());
+        self.record(outcome, Value::Null, after).await
+    }
+
+    async fn record(self, outcome: String, before: Value, after: Value) -> io::Result<()> {
+        let Self { guard, asked, user, of } = self;
+        // What was asked for is in the record that this one is about.
+        let done = Event { kind: Kind::Done, of: Some(of), outcome, before, after, parameters: Value::Null, ..asked };
+        guard.record(done, user).await.map(|_| ())
+    }
+}
+
 /// What a change finds before it is made, for its record; goes with its request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trail(Arc<Mutex<Value>>);
@@ -130,8 +158,13 @@ impl Guard {
 
     async fn change(self, action: &'static str, peer: Peer, may: bool, request: Request, next: Next) -> Response {
         let (mut head, body) = request.into_parts();
-        // It is in memory already, and no longer than this.
-        let Ok(body) = to_bytes(body, LARGEST_BODY).await else { return too_large(LARGEST_BODY).into_response() };
+        let (body, stream) = if is_streamed(&head.method, head.uri.path()) {
+            (Bytes::new(), Some(body))
+        } else {
+            // It is in memory already, and no longer than this.
+            let Ok(body) = to_bytes(body, LARGEST_BODY).await else { return too_large(LARGEST_BODY).into_response() };
+            (body, None)
+        };
         if let Err(refusal) = reason(&head) {
             return refusal.into_response();
         }
@@ -154,9 +187,13 @@ impl Guard {
                 return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, told, hint).into_response();
             }
         };
-        let trail = Trail::default();
+        let (trail, ledger) = (Trail::default(), Ledger { guard: self, asked, user: peer.user, of });
         head.extensions.insert(trail.clone());
-        let response = next.run(Request::from_parts(head, Body::from(body))).await;
+        head.extensions.insert(ledger.clone());
+        let response = next.run(Request::from_parts(head, stream.unwrap_or_else(|| Body::from(body)))).await;
+        if response.extensions().get::<Streamed>().is_some() {
+            return response;
+        }
         let (head, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
         let (outcome, after) = match (head.status.is_success(), head.extensions.get::<Unrecorded>()) {
@@ -165,9 +202,7 @@ impl Guard {
             (false, _) => (format!("{}: {}", head.status.as_u16(), error_of(&body)), Value::Null),
         };
         let before = trail.0.lock().take();
-        // What was asked for is in the record that this one is about.
-        let done = Event { kind: Kind::Done, of: Some(of), outcome, before, after, parameters: Value::Null, ..asked };
-        if let Err(error) = self.record(done, peer.user).await {
+        if let Err(error) = ledger.record(outcome, before, after).await {
             let told = format!(
                 "it was done ({}), but its outcome could not be written to the audit log: {error}",
                 head.status

@@ -30,6 +30,13 @@
 //! | POST `/v1/limits/undo` | [`UndoRequest`]: [`crate::queue::limit_views::ChangeView`]s |
 //! | `/v1/warmup?source=&provider=` | [`crate::queue::warmup_views::WarmupView`]s |
 //! | POST `/v1/warmup/pause`, POST `/v1/warmup/resume` | [`SteerRequest`]: [`crate::queue::warmup_views::WarmupView`] |
+//! | `/v1/suppression?domain=&tenant=&reason=&limit=` | [`EntryView`]s, the newest first |
+//! | `/v1/suppression/show?target=&tenant=&class=` | [`Shown`]: what stands against somebody |
+//! | `/v1/suppression/stats` | [`StatsView`] |
+//! | POST `/v1/suppression/add` | [`AddRequest`]: [`Changed`] |
+//! | POST `/v1/suppression/remove` | [`RemoveRequest`]: [`Changed`] |
+//! | POST `/v1/suppression/import?tenant=&class=&reason=&until=&source=&by=` | lines of a list: [`ImportLine`]s, as it goes on |
+//! | POST `/v1/suppression/export` | [`ExportRequest`]: lines of the list |
 //! | `/v1/message/ID` | [`MessageView`] |
 //!
 //! Errors are [`Problem`]s: what is wrong and what to do. The socket is mode 0600: whoever may open it may do
@@ -51,6 +58,8 @@ mod role;
 mod seats;
 mod server;
 mod socket;
+pub(crate) mod stream;
+mod suppression;
 mod tls_reports;
 pub mod tokens;
 mod trouble;
@@ -63,9 +72,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, Audit};
+use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::mask::Mask;
 use crate::panics::Bulkhead;
@@ -88,18 +99,26 @@ pub use reveal::{RevealRequest, Revealed};
 pub use role::{NoRole, Role};
 pub use server::{TcpDoor, serve_metrics, serve_tcp, serve_unix};
 pub use socket::{AdminSocket, bind_unix};
+pub use suppression::{
+    AddRequest, ChangeView, Changed, EntryView, ExportRequest, ImportLine, NewEntry, RemoveRequest, Share, Shown,
+    StatsView,
+};
 pub use tokens::Tokens;
 pub use trouble::Trouble;
 pub use warmup::{LONGEST as LONGEST_PAUSE, SteerRequest};
 
 /// Where the socket is unless something else is configured.
 pub const DEFAULT_SOCKET: &str = "/run/hikyaku/admin.sock";
+/// So many searches of the suppression list go on at a time.
+pub const SEARCHES: usize = 4;
 /// No request of this interface has a body of note.
 const LARGEST_BODY: usize = 64 << 10;
 
 /// What the interface shows; made by the daemon.
 #[derive(Clone, Debug)]
 pub struct State {
+    /// What time it is.
+    pub clock: Clock,
     /// The daemon as a whole.
     pub control: Control,
     /// When it started.
@@ -122,6 +141,8 @@ pub struct State {
     pub audit: Audit,
     /// Who gets no mail.
     pub suppression: Suppression,
+    /// A permit for each who may search it at a time: a search holds a segment in memory.
+    pub searches: Arc<Semaphore>,
     /// How TLS sessions went.
     pub tally: Tally,
     /// Panics caught since the start.

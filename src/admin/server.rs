@@ -1,5 +1,8 @@
 //! HTTP servers with bounds: so many connections, so long for a request's head and body, so long for a connection.
 //!
+//! Bodies that are longer than memory is large ([`is_streamed`], [`Streamed`]) are not collected, and their connections go on as long as
+//! pieces move ([`Pace`]). Whatever works on them is waited for when the client has gone ([`Works`]).
+//!
 //! Both listeners are for few and known clients. What is bounded here is what a broken or hostile one could take from
 //! the daemon (descriptors, memory, tasks) and from the others ([`Seats`]).
 
@@ -29,10 +32,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::endpoints::router;
+use super::endpoints::{is_streamed, router};
 use super::guard::{Peer, identify};
 use super::seats::{Seat, Seats};
+use super::stream::Pace;
 use super::{AdminSocket, LARGEST_BODY, State, error};
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
@@ -46,7 +51,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A body is read up to here, though it is refused as too large: a client that is cut off while it sends sees no answer.
 const MOST_READ: usize = 1 << 20;
-/// For everything on one connection.
+/// For everything on one connection; where something streams, between two pieces of it.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 /// Memory for a request's head.
 const HEAD_SIZE: usize = 16 << 10;
@@ -190,14 +195,47 @@ where
     }
 }
 
+/// Work for a client that is finished, and recorded, whether or not the client is still there. Goes with each request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Works(TaskTracker);
+
+impl Works {
+    /// Has the connection's task wait for it.
+    pub fn begin(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(work);
+    }
+}
+
+/// Goes with an answer that comes piece by piece.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Streamed;
+
+/// What requests of one connection share.
+#[derive(Clone, Debug)]
+struct Hold {
+    seat: Arc<Seat>,
+    pace: Pace,
+    works: Works,
+}
+
 async fn converse<S>(stream: S, router: Router, seat: Seat, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let seat = Arc::new(seat);
+    let hold = Hold { seat: Arc::new(seat), pace: Pace::new(CONNECTION_TIMEOUT), works: Works::default() };
+    talk(stream, router, &hold, stop).await;
+    // The connection is closed: what it was for sees that, and ends.
+    hold.works.0.close();
+    hold.works.0.wait().await;
+}
+
+async fn talk<S>(stream: S, router: Router, hold: &Hold, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn({
-        let seat = seat.clone();
-        move |request| answer(request, router.clone(), seat.clone())
+        let hold = hold.clone();
+        move |request| answer(request, router.clone(), hold.clone())
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -208,7 +246,7 @@ where
     let finished = async {
         tokio::select! {
             _ = connection.as_mut() => {}
-            () = seat.lost() => {}
+            () = hold.seat.lost() => {}
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
@@ -216,7 +254,10 @@ where
         }
     };
     // What a client does to its own connection concerns nobody else: neither its errors nor its time-out are logged.
-    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, finished).await;
+    tokio::select! {
+        () = finished => {}
+        () = hold.pace.over() => {}
+    }
 }
 
 /// Ends a connection whose seat somebody else has got.
@@ -224,24 +265,46 @@ where
 #[error("the seat of the connection is lost")]
 struct SeatLost;
 
-/// Takes the whole request within its time, and keeps the connection's seat while it is answered.
-async fn answer(request: Request<Incoming>, router: Router, seat: Arc<Seat>) -> Result<Response, SeatLost> {
-    let (head, body) = request.into_parts();
+/// Takes the whole request within its time, if it is not one that streams, and keeps the connection's seat while it is answered.
+async fn answer(request: Request<Incoming>, router: Router, hold: Hold) -> Result<Response, SeatLost> {
+    let Hold { seat, pace, works } = hold;
+    let (mut head, body) = request.into_parts();
+    let body = if is_streamed(&head.method, head.uri.path()) {
+        let pace = pace.clone();
+        Body::new(body.map_frame(move |frame| {
+            pace.moved();
+            frame
+        }))
+    } else {
+        match collected(body).await {
+            Ok(body) => body,
+            Err(refusal) => return Ok(refusal.into_response()),
+        }
+    };
+    let answering = seat.answer().ok_or(SeatLost)?;
+    head.extensions.insert(works);
+    let called = TowerToHyperService::new(router).call(Request::from_parts(head, body));
+    let response = called.await.unwrap_or_else(|never: Infallible| match never {});
+    let pace = response.extensions().get::<Streamed>().map(|Streamed| pace);
+    // Until it has been handed over.
+    let keep = move |frame| {
+        let _ = &answering;
+        if let Some(pace) = &pace {
+            pace.moved();
+        }
+        frame
+    };
+    Ok(response.map(|body| Body::new(body.map_frame(keep))))
+}
+
+/// A whole body, which is small.
+async fn collected(body: Incoming) -> Result<Body, error::Refusal> {
     let body = Limited::new(body, MOST_READ).collect();
     let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
         Ok(Ok(body)) => Some(body.to_bytes()).filter(|body| body.len() <= LARGEST_BODY),
         Ok(Err(error)) if error.is::<LengthLimitError>() => None,
-        Ok(Err(error)) => return Ok(error::unread(&*error).into_response()),
-        Err(_) => return Ok(error::stalled(BODY_TIMEOUT).into_response()),
+        Ok(Err(error)) => return Err(error::unread(&*error)),
+        Err(_) => return Err(error::stalled(BODY_TIMEOUT)),
     };
-    let Some(body) = body else { return Ok(error::too_large(LARGEST_BODY).into_response()) };
-    let answering = seat.answer().ok_or(SeatLost)?;
-    let called = TowerToHyperService::new(router).call(Request::from_parts(head, Body::from(body)));
-    let response = called.await.unwrap_or_else(|never: Infallible| match never {});
-    // Until it has been handed over.
-    let keep = move |frame| {
-        let _ = &answering;
-        frame
-    };
-    Ok(response.map(|body| Body::new(body.map_frame(keep))))
+    body.map(Body::from).ok_or_else(|| error::too_large(LARGEST_BODY))
 }

@@ -1,11 +1,12 @@
 //! A daemon with an admin interface on loopback, with a token of each role; and clients of it.
+#![allow(dead_code)]
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hikyaku::admin::Role;
 use hikyaku::admin::tokens::{Token, edit};
@@ -112,6 +113,21 @@ impl Stage {
             .unwrap();
         let text = [&output.stdout[..], &output.stderr[..]].concat();
         (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    }
+
+    /// Stops the daemon, and starts another one on the same files.
+    pub async fn restart(mut self) -> Self {
+        let config = self.daemon.config().clone();
+        self.daemon.stop(GRACE).await;
+        let begun = Instant::now();
+        self.daemon = loop {
+            match Daemon::start(config.clone()).await {
+                Ok(daemon) => break daemon,
+                // What was asked last may still have the spool of the daemon before.
+                Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
+            }
+        };
+        self
     }
 
     pub async fn stop(self) {
