@@ -1,6 +1,6 @@
 //! Client of the admin interface: HTTP and JSON over its Unix socket, or over TCP with a token.
 //!
-//! One connection a request: the command asks once and ends.
+//! One connection a request: the command asks once and ends. `Client::stream` is for bodies that are longer than memory is large.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::at::Elsewhere;
 use crate::admin;
@@ -124,33 +125,61 @@ impl Client {
         self.ask(Method::DELETE, path, Bytes::new()).await
     }
 
+    /// Sends a body as it comes, of this type, and gives the answer as it comes; an error if it is none of success.
+    pub(super) async fn stream<B>(&self, path: &str, kind: &'static str, body: B) -> Result<Stream, ClientError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let begun = tokio::time::timeout(self.timeout, self.send(Method::POST, path, kind, body)).await;
+        let (response, connection) = begun.map_err(|_| self.late())??;
+        let (head, body) = response.into_parts();
+        if head.status.is_success() {
+            return Ok(Stream { client: self.clone(), body, _connection: connection });
+        }
+        let body = tokio::time::timeout(self.timeout, self.collected(body)).await.map_err(|_| self.late())??;
+        Err(refused(head.status, &body))
+    }
+
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
         let answer = tokio::time::timeout(self.timeout, self.fetch(method, path, body)).await;
-        let late = || self.protocol(format!("no answer in {} s", self.timeout.as_secs()));
-        let (status, body) = answer.map_err(|_| late())??;
+        let (status, body) = answer.map_err(|_| self.late())??;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| self.protocol(error));
         }
-        let problem: admin::Problem = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| admin::Problem { error: format!("HTTP status {status}"), hint: None });
-        Err(ClientError::Refused { status: status.as_u16(), error: problem.error, hint: problem.hint })
+        Err(refused(status, &body))
     }
 
     async fn fetch(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
+        let (response, _connection) = self.send(method, path, "application/json", Full::new(body)).await?;
+        let (head, body) = response.into_parts();
+        Ok((head.status, self.collected(body).await?))
+    }
+
+    async fn collected(&self, body: Incoming) -> Result<Bytes, ClientError> {
+        let body = Limited::new(body, LARGEST).collect().await.map_err(|error| self.protocol(error))?;
+        Ok(body.to_bytes())
+    }
+
+    /// Sends a request, and gives the answer's head when it comes; its body comes as long as the connection is kept.
+    async fn send<B>(&self, method: Method, path: &str, kind: &'static str, body: B) -> Result<Begun, ClientError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let unreachable = |error, is_elsewhere| ClientError::Unreachable { place: self.told(), error, is_elsewhere };
-        let mut request =
-            Request::builder().method(method).uri(path).header(hyper::header::CONTENT_TYPE, "application/json");
+        let mut request = Request::builder().method(method).uri(path).header(hyper::header::CONTENT_TYPE, kind);
         match &self.place {
             Place::Wrong(text) => Err(ClientError::Usage(text.clone())),
             Place::Socket(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(error, false))?;
-                let request = request.header(hyper::header::HOST, "hikyaku").body(Full::new(body));
+                let request = request.header(hyper::header::HOST, "hikyaku").body(body);
                 self.exchange(stream, request.map_err(|error| self.protocol(error))?).await
             }
             Place::Elsewhere(place) => {
                 let bearer = format!("Bearer {}", place.token);
                 request = request.header(hyper::header::HOST, &place.authority);
-                let request = request.header(hyper::header::AUTHORIZATION, bearer).body(Full::new(body));
+                let request = request.header(hyper::header::AUTHORIZATION, bearer).body(body);
                 let request = request.map_err(|error| self.protocol(error))?;
                 let stream = TcpStream::connect(&place.authority).await.map_err(|error| unreachable(error, true))?;
                 let Some(roots) = &place.roots else { return self.exchange(stream, request).await };
@@ -163,25 +192,22 @@ impl Client {
         }
     }
 
-    async fn exchange<S>(&self, stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError>
+    async fn exchange<S, B>(&self, stream: S, request: Request<B>) -> Result<Begun, ClientError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(error))?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(|error| self.protocol(error))?;
-            let status = response.status();
-            let body =
-                Limited::new(response.into_body(), LARGEST).collect().await.map_err(|error| self.protocol(error))?;
-            Ok((status, body.to_bytes()))
-        };
-        tokio::pin!(connection, exchange);
-        tokio::select! {
-            answer = &mut exchange => answer,
-            // The connection's own end says nothing: the exchange reports what it means.
-            _ = &mut connection => exchange.await,
-        }
+        // The connection's own end says nothing: the exchange reports what it means.
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
+        let response = sender.send_request(request).await.map_err(|error| self.protocol(error))?;
+        Ok((response, connection))
+    }
+
+    fn late(&self) -> ClientError {
+        self.protocol(format!("no answer in {} s", self.timeout.as_secs()))
     }
 
     /// Where it is asked, for people.
@@ -195,6 +221,40 @@ impl Client {
 
     fn protocol(&self, reason: impl ToString) -> ClientError {
         ClientError::Protocol { place: self.told(), reason: reason.to_string() }
+    }
+}
+
+/// An answer that has begun, and the task that moves what is exchanged.
+type Begun = (Response<Incoming>, AbortOnDropHandle<()>);
+
+fn refused(status: StatusCode, body: &[u8]) -> ClientError {
+    let problem: admin::Problem = serde_json::from_slice(body)
+        .unwrap_or_else(|_| admin::Problem { error: format!("HTTP status {status}"), hint: None });
+    ClientError::Refused { status: status.as_u16(), error: problem.error, hint: problem.hint }
+}
+
+/// An answer that comes piece by piece.
+#[derive(Debug)]
+pub(super) struct Stream {
+    client: Client,
+    body: Incoming,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Stream {
+    /// What comes next; none: the end. Can be given up and be called again without loss.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
+            if let Ok(octets) = frame.map_err(|error| self.client.protocol(error))?.into_data() {
+                return Ok(Some(octets));
+            }
+        }
+    }
+
+    /// It has not come as it should.
+    pub fn broken(&self, reason: impl ToString) -> ClientError {
+        self.client.protocol(reason)
     }
 }
 

@@ -310,6 +310,7 @@ fn detail(record: &Record<'_>) -> String {
         record.text("action"),
         named("by DSN", record.text("dsn_id")),
         record.text("filter"),
+        suppressed(record),
         changed_limit(record) + &record.text("reason"),
         named("by", record.text("who")),
         named("events missing:", number("count")),
@@ -322,6 +323,25 @@ fn detail(record: &Record<'_>) -> String {
         parts.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(between)
     };
     said(&[said(reply, " "), said(ours, "; ")], "; ")
+}
+
+/// Whom a `suppression` event is about, where that is no address, and whose mail.
+fn suppressed(record: &Record<'_>) -> String {
+    if record.raw("event") != Some(Kind::Suppression.as_str().as_bytes()) {
+        return String::new();
+    }
+    let number = |name: &str| record.raw(name).map_or("".into(), String::from_utf8_lossy).into_owned();
+    let (hash, domain, lines) = (record.text("recipient_hash"), record.text("domain"), number("lines"));
+    let whom = match (hash.is_empty(), domain.is_empty(), lines.is_empty()) {
+        (false, ..) => format!("#{hash}"),
+        (_, false, _) if record.raw("recipient").is_none() => format!("@{domain}"),
+        (.., false) => format!("{lines} lines, {} entries, {} bad", number("added"), number("bad")),
+        _ => String::new(),
+    };
+    let of = [record.text("tenant"), record.text("campaign_class")];
+    let of: Vec<String> = of.into_iter().filter(|name| !name.is_empty()).collect();
+    let whose = if of.is_empty() { String::new() } else { format!("mail of {}", of.join("/")) };
+    [whom, whose].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 /// What a `limit` event says beside its reason.
@@ -479,6 +499,28 @@ mod tests {
         let said = sentence(&Record::of(line.as_bytes()).unwrap());
 
         assert!(said.contains("mx.test from a: rate none -> 114: 0.95 x 120.0/min"), "{said}");
+    }
+
+    #[test]
+    fn a_suppression_is_told_with_whom_and_whose_mail_it_is_about() {
+        let told = |fields: &str| {
+            let line = format!(
+                "{{\"v\":1,\"id\":\"0000000000001\",\"time\":\"2026-11-25T19:04:45.123Z\",\"event\":\"suppression\",{fields}}}"
+            );
+            detail(&Record::of(line.as_bytes()).unwrap())
+        };
+
+        let domain = told(
+            "\"action\":\"add\",\"tenant\":\"shop\",\"campaign_class\":\"news\",\"domain\":\"x.test\",\"reason\":\"operator\"",
+        );
+        let address =
+            told("\"action\":\"remove\",\"recipient\":\"a@x.test\",\"domain\":\"x.test\",\"reason\":\"operator\"");
+        let import =
+            told("\"action\":\"import\",\"lines\":9,\"added\":7,\"bad\":2,\"reason\":\"import\",\"who\":\"ops\"");
+
+        assert_eq!(domain, "add; @x.test, mail of shop/news; operator");
+        assert_eq!(address, "remove; operator");
+        assert_eq!(import, "import; 9 lines, 7 entries, 2 bad; import; by ops");
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod site;
 mod sites;
 mod spool;
 mod status;
+mod suppress;
 pub mod table;
 mod tls;
 mod token;
@@ -93,6 +94,9 @@ enum Command {
     /// See and steer how much sources may send while they are new to a provider
     #[command(subcommand)]
     Warmup(warmup::Warmup),
+    /// See and change who gets no mail, and why: the suppression list
+    #[command(subcommand)]
+    Suppress(suppress::Suppress),
     /// See and change who may authenticate: the users file
     #[command(subcommand)]
     User(user::User),
@@ -189,6 +193,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Orders(command) => wait(command.execute()),
         Command::Limits(command) => wait(command.execute()),
         Command::Warmup(command) => wait(command.execute()),
+        Command::Suppress(command) => wait(command.execute()),
         Command::User(command) => command.execute(),
         Command::Token(command) => command.execute(),
         Command::Audit(command) => command.execute(),
