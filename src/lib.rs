@@ -14,7 +14,7 @@
 //! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`inbound`], [`delivery`], [`admin`], [`demo`] → [`queue`], [`simulate`], [`audit`] →
 //! [`feedback`] → [`spool`], [`state`], [`dns`] → [`bounce`], [`dkim`], [`limit`], [`log`], [`tls`], [`tlsrpt`], [`users`] → [`reply`], [`provider`] →
 //! [`journal`] → [`message`] →
-//! [`smtp`] → [`config::units`] → [`panics`] → [`clock`], [`metrics`], [`pulse`].
+//! [`smtp`] → [`config::units`] → [`panics`] → [`clock`], [`metrics`], [`pulse`], [`seats`].
 
 // Tests shrink numbers they made themselves; the library proper is linted without this.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
@@ -43,6 +43,7 @@ pub mod provider;
 pub mod pulse;
 pub mod queue;
 pub mod reply;
+pub mod seats;
 pub mod simulate;
 pub mod smtp;
 pub mod spool;

@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 15] = [
     &["smtp"],
     &["config::units"],
     &["panics"],
-    &["clock", "metrics", "pulse", "text", "trusted", "unseen"],
+    &["clock", "metrics", "pulse", "seats", "text", "trusted", "unseen"],
 ];
 
 fn layer(module: &str) -> usize {

@@ -55,7 +55,6 @@ mod overview;
 mod queue_view;
 mod reveal;
 mod role;
-mod seats;
 mod server;
 mod socket;
 pub(crate) mod stream;

@@ -36,11 +36,11 @@ use tokio_util::task::TaskTracker;
 
 use super::endpoints::{is_streamed, router};
 use super::guard::{Peer, identify};
-use super::seats::{Seat, Seats};
 use super::stream::Pace;
 use super::{AdminSocket, LARGEST_BODY, State, error};
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
+use crate::seats::{Seat, Seats};
 use crate::tls::Acceptor;
 
 /// Connections a listener serves at once.

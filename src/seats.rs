@@ -1,4 +1,4 @@
-//! The seats of a listener's connections. When all are taken, who comes gets that of the connection that has been quiet
+//! The seats of an HTTP listener's connections. When all are taken, who comes gets that of the connection that has been quiet
 //! for longest: clients that stall must not lock an operator out.
 //!
 //! A connection is quiet while no request of it is being answered: it is idle, or its request does not arrive. Who is
@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_millis(250);
 
 /// All seats.
 #[derive(Debug)]
-pub(super) struct Seats {
+pub struct Seats {
     most: usize,
     taken: Mutex<Taken>,
     /// Told when a seat becomes free or a connection quiet.
@@ -45,7 +45,7 @@ struct Sitter {
 
 /// A seat; free again when dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub struct Seat {
     seats: Arc<Seats>,
     number: u64,
     lost: CancellationToken,
@@ -53,7 +53,7 @@ pub(super) struct Seat {
 
 /// While it lives, the seat is not given away.
 #[derive(Debug)]
-pub(super) struct Answering {
+pub struct Answering {
     seats: Arc<Seats>,
     number: u64,
 }
