@@ -1,6 +1,7 @@
 //! Two verifiers that are not ours: dkimpy from PyPI in a virtual environment, and Debian's OpenDKIM, unpacked.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,6 +22,9 @@ pub type Verdicts = BTreeMap<String, Vec<bool>>;
 impl Verifiers {
     /// Gets them. An error says what cannot be had.
     pub fn prepare(folder: &Path) -> Result<Self, String> {
+        // Another test program may want them at the same time.
+        let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("verifiers.lock"));
+        let _lock = lock.and_then(|lock| lock.lock().map(|()| lock)).map_err(|error| error.to_string())?;
         let root = folder.join("root");
         unpack(&root, "dkim-packages", &["opendkim"])?;
         let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dkimpy");
