@@ -55,7 +55,7 @@ use crate::reply::LazyClassifier;
 use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
 use crate::state::suppression::Suppression;
 use crate::state::{LearntStore, Note, Orders, Pins};
-use crate::tls::Acceptor;
+use crate::unsubscribe::Unsubscribe;
 use crate::users::Users;
 use crate::{admin, delivery, spool, submission};
 
@@ -146,6 +146,11 @@ pub struct Daemon {
     admin: Option<reload::Server<PathBuf>>,
     /// The same over TCP.
     desks: Vec<desk::Desk>,
+    /// Links by which recipients take themselves off.
+    unsubscribe: Unsubscribe,
+    /// Where they are answered, and who does.
+    clicks: Vec<desk::Desk>,
+    clicking: JoinSet<()>,
 }
 
 impl std::fmt::Debug for Daemon {
@@ -187,7 +192,7 @@ impl Daemon {
         let audit = Audit::open(settings::audit(&config), Note::of_audit(disk.clone()), clock, &registry);
         let orders = Orders::open(disk.clone(), clock.wall()).map_err(|error| Error::Orders { spool, error })?;
         let suppression = suppression::open(disk.clone(), clock, &registry).await?;
-        let watched = Watched::bind(&config, sockets.metrics, (sockets.admin, acceptors.of_admin()))?;
+        let watched = Watched::bind(&config, sockets.metrics, (sockets.admin, sockets.unsubscribe))?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname, sts.clone())?, clock, &registry)?);
         let (journal, mask) = settings::open_journal(&config, claimed.start(), clock, &registry)?;
         let signer = signer(ring, clock, &registry)?;
@@ -214,10 +219,13 @@ impl Daemon {
         let folder = config.journal.enabled.then(|| absolute(&config.journal.path));
         let inbox = (spool.clone(), queue.clone(), feedback.clone());
         let inbox = Inbox::new(inbox, (journal.clone(), folder), &classifier, clock, &registry);
+        let settings = settings::unsubscribe(&config);
+        let unsubscribe = Unsubscribe::new(settings, suppression.clone(), journal.clone(), clock, &registry);
         let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry)
             .with_users(users.clone())
             .with_signer(signer.clone())
-            .with_feedback(feedback.clone());
+            .with_feedback(feedback.clone())
+            .with_unsubscribe(unsubscribe.clone());
         let tls_reports = tls_reports::of(tally, (spool.clone(), queue.clone(), signer.clone()), clock, &registry);
         let (parts, control) = (Parts::default(), admin::Control::new(hostname.clone(), reload));
         let daemon = Self {
@@ -257,6 +265,9 @@ impl Daemon {
             metrics: None,
             admin: None,
             desks: Vec::new(),
+            unsubscribe,
+            clicks: Vec::new(),
+            clicking: JoinSet::new(),
             config,
         };
         daemon.set_going(recovery, (watched, returned), bound, &hostname, clock).await
@@ -368,7 +379,9 @@ impl Daemon {
         if let Some(socket) = watched.admin {
             self.serve_admin(socket);
         }
-        self.commit_desks(watched.desks, watched.desk_tls);
+        let acceptors = self.acceptors.load_full();
+        self.commit_desks(watched.desks, acceptors.of_admin());
+        self.commit_clicks(watched.clicks, acceptors.of_unsubscribe());
         if let Some((listener, is_shared)) = watched.metrics {
             self.serve_metrics(listener, is_shared);
         }
@@ -457,7 +470,7 @@ fn absolute(path: &Path) -> PathBuf {
 struct Watched {
     admin: Option<admin::AdminSocket>,
     desks: Vec<desk::Place>,
-    desk_tls: Option<Arc<Acceptor>>,
+    clicks: Vec<desk::Place>,
     /// And whether it was handed over.
     metrics: Option<(TcpListener, bool)>,
 }
@@ -466,7 +479,7 @@ impl Watched {
     fn bind(
         config: &Config,
         metrics: Option<Listening>,
-        (desks, desk_tls): (Vec<Listening>, Option<Arc<Acceptor>>),
+        (desks, clicks): (Vec<Listening>, Vec<Listening>),
     ) -> Result<Self, Error> {
         let path = config.admin.socket.clone();
         let admin = match path.as_os_str().is_empty() {
@@ -476,10 +489,10 @@ impl Watched {
         let address = config.metrics.address;
         let taken = |Listening { socket, is_shared }| Ok((TcpListener::from_std(socket)?, is_shared));
         let metrics = metrics.map(taken).transpose();
-        let desks = desks.into_iter().zip(&config.admin.listen);
-        let desks: Result<_, _> = desks.map(|(socket, address)| desk::Place::bound(*address, socket)).collect();
         let metrics = metrics.map_err(|error| Error::Listen { address, error })?;
-        Ok(Self { admin, desks: desks?, desk_tls, metrics })
+        let desks = desk::Place::all_bound(desks, &config.admin.listen)?;
+        let clicks = desk::Place::all_bound(clicks, &config.unsubscribe.listen)?;
+        Ok(Self { admin, desks, clicks, metrics })
     }
 }
 

@@ -11,7 +11,7 @@
 //! 7. a message without unfinished recipients is dead, and its segment is deleted or compacted.
 //!
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
-//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`inbound`], [`delivery`], [`admin`], [`demo`] → [`queue`], [`simulate`], [`audit`] →
+//! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`inbound`], [`delivery`], [`admin`], [`demo`] → [`queue`], [`simulate`], [`audit`], [`unsubscribe`] →
 //! [`feedback`] → [`spool`], [`state`], [`dns`] → [`bounce`], [`dkim`], [`limit`], [`log`], [`tls`], [`tlsrpt`], [`users`] → [`reply`], [`provider`] →
 //! [`journal`] → [`message`] →
 //! [`smtp`] → [`config::units`] → [`panics`] → [`clock`], [`metrics`], [`pulse`], [`seats`].
@@ -54,4 +54,5 @@ pub mod tls;
 pub mod tlsrpt;
 pub mod trusted;
 pub mod unseen;
+pub mod unsubscribe;
 pub mod users;

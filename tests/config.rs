@@ -6,7 +6,7 @@ use std::path::Path;
 use hikyaku::config::units::Day;
 use hikyaku::config::{
     BounceTenant, Certificate, Config, Dkim, Dsns, InDoubt, LimitRule, Pool, PoolMember, Route, Source,
-    SuppressionAction, SuppressionRule, TenantRule, TlsMode, TlsRule, Warmup,
+    SuppressionAction, SuppressionRule, TenantRule, TlsMode, TlsRule, UnsubscribeScope, UnsubscribeTenant, Warmup,
 };
 
 const EXAMPLE: &str = include_str!("../config.example.toml");
@@ -36,6 +36,12 @@ fn full() -> Config {
     let (class, action) = ("bad-mailbox".into(), SuppressionAction::Suppress);
     config.suppression.rules.push(SuppressionRule { class, action, lasting });
     config.bounces.tenants.push(BounceTenant { name: "a".into(), domain: "b.test".into(), dsn: Dsns::Send });
+    config.unsubscribe.tenants.push(UnsubscribeTenant {
+        name: "a".into(),
+        scope: UnsubscribeScope::Tenant,
+        sender: "a".into(),
+        mailto: "a.test".into(),
+    });
     config.sources.push(Source {
         name: "a".into(),
         ipv4: Some([192, 0, 2, 1].into()),

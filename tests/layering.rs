@@ -9,7 +9,7 @@ const LAYERS: [&[&str]; 15] = [
     &["daemon"],
     &["config"],
     &["submission", "inbound", "delivery", "admin", "demo"],
-    &["queue", "simulate", "audit"],
+    &["queue", "simulate", "audit", "unsubscribe"],
     &["feedback"],
     &["spool", "state", "dns"],
     &["bounce", "dkim", "limit", "log", "tls", "tlsrpt", "users"],

@@ -76,7 +76,7 @@ fn store(session: &mut Session, seen: &mut Seen) {
     let transaction = session.take_transaction().expect("a transaction");
     let id = MessageId(seen.stored.len() as u64 + 1);
     match admit(transaction, session.content().bytes(), &Context::of(session, None, id, UnixTime(0))) {
-        Ok(Admitted { envelope, content }) => {
+        Ok(Admitted { envelope, content, .. }) => {
             assert!(is_plain(envelope.reverse_path.as_str()) && envelope.envid.as_deref().is_none_or(is_plain));
             assert!(is_plain(&envelope.tenant) && is_plain(&envelope.campaign));
             assert!(envelope.recipients.iter().all(|recipient| is_plain(recipient.forward_path.as_str())));

@@ -9,6 +9,7 @@ mod egress;
 mod files;
 mod security;
 mod tls;
+mod unsubscribe;
 mod warmup;
 
 use std::net::IpAddr;
@@ -130,6 +131,8 @@ fn refusals(config: &Config) -> Vec<String> {
     let own = config.listeners.iter().enumerate().filter(|(_, listener)| listener.socket_name.is_empty());
     let mut places: Vec<_> =
         own.map(|(index, listener)| (format!("listener[{index}].address"), listener.address.ip())).collect();
+    let clicks = config.unsubscribe.listen.iter().enumerate();
+    places.extend(clicks.map(|(index, address)| (format!("unsubscribe.listen[{index}]"), address.ip())));
     if config.metrics.enabled {
         places.push(("metrics.address".to_owned(), config.metrics.address.ip()));
     }
@@ -167,6 +170,7 @@ fn warnings(config: &Config) -> Vec<String> {
     out.extend(warmup::warnings(config));
     out.extend(bounces::warnings(config));
     out.extend(security::warnings(config));
+    out.extend(unsubscribe::warnings(config));
     let mut warn = |is_suspicious: bool, text: &str| {
         if is_suspicious {
             out.push(text.to_owned());

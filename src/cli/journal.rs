@@ -308,6 +308,8 @@ fn detail(record: &Record<'_>) -> String {
         record.text("enhanced_status"),
         record.text("reply_text"),
         record.text("action"),
+        named("unsubscribed by", record.text("how")),
+        record.text("recipient_hash"),
         named("by DSN", record.text("dsn_id")),
         record.text("filter"),
         suppressed(record),

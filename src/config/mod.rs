@@ -25,6 +25,7 @@ pub mod suppression;
 pub mod tls;
 pub mod tls_report;
 pub mod units;
+pub mod unsubscribe;
 pub mod users;
 pub mod warmup;
 
@@ -48,6 +49,7 @@ pub use spool::{AttemptDurability, Spool};
 pub use suppression::{Suppressed, Suppression, SuppressionAction, SuppressionRule, Whose};
 pub use tls::Certificate;
 pub use tls_report::TlsReport;
+pub use unsubscribe::{Unsubscribe, UnsubscribeScope, UnsubscribeTenant};
 pub use users::{SenderPolicy, Users};
 pub use warmup::Warmup;
 
@@ -111,6 +113,8 @@ pub struct Config {
     pub signing: Signing,
     /// Reports of how TLS goes.
     pub tls_report: TlsReport,
+    /// Links by which recipients take themselves off.
+    pub unsubscribe: Unsubscribe,
     /// The record of what happened to each recipient.
     pub journal: Journal,
     /// The admin interface.
@@ -149,6 +153,7 @@ impl Default for Config {
             dkim: Vec::new(),
             signing: Signing::default(),
             tls_report: TlsReport::default(),
+            unsubscribe: Unsubscribe::default(),
             journal: Journal::default(),
             admin: Admin::default(),
             metrics: Metrics::default(),
@@ -330,6 +335,7 @@ impl Config {
         }
         signing::check(&self.dkim, &self.signing, complaints);
         self.tls_report.check(complaints);
+        self.unsubscribe.check(!self.certificates.is_empty(), complaints);
         self.journal.check(complaints);
         self.admin.check(complaints);
         self.log.check(complaints);
@@ -343,6 +349,8 @@ impl Config {
             listeners.map(|(index, listener)| (format!("listener[{index}].address"), listener.address)).collect();
         let desks = self.admin.listen.iter().enumerate();
         places.extend(desks.map(|(index, address)| (format!("admin.listen[{index}]"), *address)));
+        let clicks = self.unsubscribe.listen.iter().enumerate();
+        places.extend(clicks.map(|(index, address)| (format!("unsubscribe.listen[{index}]"), *address)));
         if self.metrics.enabled {
             places.push(("metrics.address".to_owned(), self.metrics.address));
         }

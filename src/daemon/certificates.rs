@@ -30,6 +30,8 @@ pub(super) struct Acceptors {
     listeners: Vec<(SocketAddr, Option<submission::Tls>)>,
     /// Of the admin interface, if it has some.
     admin: Option<Arc<Acceptor>>,
+    /// Of the listener of `[unsubscribe]`, if that has some.
+    unsubscribe: Option<Arc<Acceptor>>,
 }
 
 impl Acceptors {
@@ -58,7 +60,10 @@ impl Acceptors {
         let listeners = listeners.collect::<Result<_, LoadError>>()?;
         let admin = before.and_then(|before| before.admin.clone());
         let admin = config.admin.tls.then(|| make(admin, None)).transpose()?;
-        Ok(Self { certificates, listeners, admin })
+        let unsubscribe = before.and_then(|before| before.unsubscribe.clone());
+        let has_tls = config.unsubscribe.tls && !config.unsubscribe.listen.is_empty();
+        let unsubscribe = has_tls.then(|| make(unsubscribe, None)).transpose()?;
+        Ok(Self { certificates, listeners, admin, unsubscribe })
     }
 
     /// Of each listener, in the order of the configuration.
@@ -69,6 +74,11 @@ impl Acceptors {
     /// Of the admin interface, if it has some.
     pub fn of_admin(&self) -> Option<Arc<Acceptor>> {
         self.admin.clone()
+    }
+
+    /// Of the listener of `[unsubscribe]`, if that has some.
+    pub fn of_unsubscribe(&self) -> Option<Arc<Acceptor>> {
+        self.unsubscribe.clone()
     }
 
     /// Whether every listener has what it has in `other`, the configuration being the same: no file of authorities is

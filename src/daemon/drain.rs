@@ -81,6 +81,11 @@ impl Daemon {
         if tokio::time::timeout(left(), async { while readers.join_next().await.is_some() {} }).await.is_err() {
             warn!("what came back was not read in time; the next start reads it");
         }
+        // Who has pressed a button is told whether it is done.
+        if tokio::time::timeout(left(), async { while self.clicking.join_next().await.is_some() {} }).await.is_err() {
+            warn!("requests to unsubscribe were not answered in time");
+        }
+        self.clicking.shutdown().await;
         let queue = self.queue.clone();
         let (users, sent) = (self.users.clone(), self.sent.clone());
         let (reports, sessions) = (self.tls_reports.clone(), self.tls_note.clone());

@@ -26,7 +26,6 @@ use crate::dns::network::is_local;
 use crate::metrics::Registry;
 use crate::reply::LazyClassifier;
 use crate::submission;
-use crate::tls::Acceptor;
 use crate::users;
 
 use super::certificates::Acceptors;
@@ -130,6 +129,7 @@ struct Preparation {
     doors: Prepared,
     admin: Next<AdminSocket>,
     desks: Vec<desk::Place>,
+    clicks: Vec<desk::Place>,
     metrics: Next<TcpListener>,
     planner: Option<Arc<Planner>>,
     hostname: Arc<str>,
@@ -212,7 +212,7 @@ impl Daemon {
         self.signer.prepare(&ring).map_err(Error::Thread)?;
         self.signer.apply(ring);
         self.classifier = classifier;
-        self.commit(preparation, config, acceptors.of_admin());
+        self.commit(preparation, config, &acceptors);
         self.acceptors.store(Arc::new(acceptors));
         Ok((changed, needs_restart))
     }
@@ -265,8 +265,8 @@ impl Daemon {
             false => Some(accounts::prepare_tokens(config).await?),
         };
         let (admin, metrics) = (self.prepare_admin(config)?, self.prepare_metrics(config).await?);
-        let (doors, desks) = (self.doors.prepare(config, tls)?, self.prepare_desks(config)?);
-        Ok(Preparation { doors, admin, desks, metrics, planner, hostname, users, tokens })
+        let (doors, (desks, clicks)) = (self.doors.prepare(config, tls)?, self.prepare_desks(config)?);
+        Ok(Preparation { doors, admin, desks, clicks, metrics, planner, hostname, users, tokens })
     }
 
     fn prepare_admin(&self, config: &Config) -> Result<Next<AdminSocket>, Error> {
@@ -297,8 +297,8 @@ impl Daemon {
     }
 
     /// Puts everything into use.
-    fn commit(&mut self, preparation: Preparation, config: Config, admin_tls: Option<Arc<Acceptor>>) {
-        let Preparation { doors, admin, desks, metrics, planner, hostname, users, tokens } = preparation;
+    fn commit(&mut self, preparation: Preparation, config: Config, acceptors: &Acceptors) {
+        let Preparation { doors, admin, desks, clicks, metrics, planner, hostname, users, tokens } = preparation;
         if let Some(tokens) = tokens {
             self.tokens.apply(tokens);
         }
@@ -317,7 +317,9 @@ impl Daemon {
         self.queue.apply(queue, planner);
         self.doors.commit(doors, &config, &hostname);
         self.commit_admin(admin);
-        self.commit_desks(desks, admin_tls);
+        self.commit_desks(desks, acceptors.of_admin());
+        self.unsubscribe.apply(settings::unsubscribe(&config));
+        self.commit_clicks(clicks, acceptors.of_unsubscribe());
         self.commit_metrics(metrics);
         if let Some(set) = &self.set_log_filter
             && config.log.filter != self.config.log.filter

@@ -16,7 +16,7 @@ use crate::reply::LazyClassifier;
 use crate::tlsrpt::Tally;
 use crate::tlsrpt::report::Reporter;
 use crate::trusted::key;
-use crate::{audit, delivery, dns, journal, queue, spool, submission, users};
+use crate::{audit, delivery, dns, journal, queue, spool, submission, unsubscribe, users};
 
 use super::feedback::returns_domain;
 use super::{Error, limits};
@@ -84,6 +84,22 @@ pub(super) fn sender_policy(config: &Config) -> users::SenderPolicy {
     match config.users.sender_policy {
         config::SenderPolicy::Enforce => users::SenderPolicy::Enforce,
         config::SenderPolicy::Allow => users::SenderPolicy::Allow,
+    }
+}
+
+pub(super) fn unsubscribe(config: &Config) -> unsubscribe::Settings {
+    let section = &config.unsubscribe;
+    let tenant = |tenant: &config::UnsubscribeTenant| unsubscribe::Tenant {
+        name: tenant.name.as_str().into(),
+        of_class: tenant.scope == config::UnsubscribeScope::Class,
+        sender: tenant.sender.as_str().into(),
+        mailto: tenant.mailto.as_str().into(),
+    };
+    unsubscribe::Settings {
+        url: section.url.as_str().into(),
+        max_age: section.max_age.0,
+        tenants: section.tenants.iter().map(tenant).collect(),
+        proxy_networks: section.proxy_networks.clone(),
     }
 }
 

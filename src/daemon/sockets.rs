@@ -1,7 +1,7 @@
 //! The TCP sockets of a daemon, bound before it is built: while the process may still do so, and before it has threads.
 //!
 //! [`Sockets::inherit`] takes those that systemd has bound (sd_listen_fds(3): `LISTEN_FDS`, `LISTEN_FDNAMES`) and binds the
-//! rest. A socket that was handed over belongs to the listener (or `/metrics`, or `admin.listen`) with its address, else to the listener with
+//! rest. A socket that was handed over belongs to the listener (or `/metrics`, `admin.listen` or `unsubscribe.listen`) with its address, else to the listener with
 //! its name in `socket_name`. One that belongs to none is an error: clients would connect to it and nobody would answer.
 
 use std::io;
@@ -24,6 +24,8 @@ pub struct Sockets {
     pub(super) listeners: Vec<Listening>,
     /// One for each address of the admin interface.
     pub(super) admin: Vec<Listening>,
+    /// One for each address of `[unsubscribe]`.
+    pub(super) unsubscribe: Vec<Listening>,
     /// For `/metrics`, if that is enabled.
     pub(super) metrics: Option<Listening>,
 }
@@ -81,7 +83,10 @@ impl Sockets {
             Some(Listening::inherited(inherited.swap_remove(place).socket))
         };
         let mut listeners: Vec<_> = config.listeners.iter().map(|listener| by_address(listener.address)).collect();
-        let admin: Vec<_> = config.admin.listen.iter().map(|address| by_address(*address)).collect();
+        let mut places = |addresses: &[SocketAddr]| -> Vec<(SocketAddr, Option<Listening>)> {
+            addresses.iter().map(|address| (*address, by_address(*address))).collect()
+        };
+        let (admin, unsubscribe) = (places(&config.admin.listen), places(&config.unsubscribe.listen));
         let mut metrics = if config.metrics.enabled { by_address(config.metrics.address) } else { None };
         for (place, listener) in listeners.iter_mut().zip(&config.listeners) {
             let is_its = |socket: &Inherited| !socket.name.is_empty() && socket.name == listener.socket_name;
@@ -99,14 +104,15 @@ impl Sockets {
         let listeners = listeners
             .map(|(found, address)| found.map_or_else(|| Listening::at(address), Ok))
             .collect::<Result<_, _>>()?;
-        let admin = admin.into_iter().zip(&config.admin.listen);
-        let admin = admin
-            .map(|(found, address)| found.map_or_else(|| Listening::at(*address), Ok))
-            .collect::<Result<_, _>>()?;
+        let taken = |places: Vec<(SocketAddr, Option<Listening>)>| {
+            let places = places.into_iter().map(|(address, found)| found.map_or_else(|| Listening::at(address), Ok));
+            places.collect::<Result<Vec<_>, _>>()
+        };
+        let (admin, unsubscribe) = (taken(admin)?, taken(unsubscribe)?);
         if config.metrics.enabled && metrics.is_none() {
             metrics = Some(Listening::at(config.metrics.address)?);
         }
-        Ok(Self { listeners, admin, metrics })
+        Ok(Self { listeners, admin, unsubscribe, metrics })
     }
 }
 
@@ -203,6 +209,20 @@ mod tests {
         let sockets = Sockets::complete(&config, vec![inherited]).unwrap();
 
         assert_eq!(sockets.metrics.unwrap().socket.local_addr().unwrap(), config.metrics.address);
+    }
+
+    #[test]
+    fn sockets_of_other_listeners_are_found_by_their_addresses() {
+        let (admin, unsubscribe) = (socket(""), socket("https"));
+        let mut config = config(&[(ANY, "")]);
+        config.admin.listen = vec![admin.address];
+        config.unsubscribe.listen = vec![ANY, unsubscribe.address];
+
+        let sockets = Sockets::complete(&config, vec![admin, unsubscribe]).unwrap();
+
+        let is_shared = |bound: &[Listening]| bound.iter().map(|bound| bound.is_shared).collect::<Vec<_>>();
+        assert_eq!((is_shared(&sockets.admin), is_shared(&sockets.unsubscribe)), (vec![true], vec![false, true]));
+        assert_eq!(sockets.unsubscribe[1].socket.local_addr().unwrap(), config.unsubscribe.listen[1]);
     }
 
     #[test]

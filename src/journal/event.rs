@@ -43,6 +43,8 @@ pub enum Kind {
     Suppression,
     /// Something came back about a message: a bounce, a complaint, ...
     Report,
+    /// A recipient took himself off by the link of a message.
+    Unsubscribed,
     /// Events are missing here.
     Gap,
     /// A file begins.
@@ -51,7 +53,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Received,
         Self::Delivered,
         Self::Deferred,
@@ -66,6 +68,7 @@ impl Kind {
         Self::Limit,
         Self::Suppression,
         Self::Report,
+        Self::Unsubscribed,
         Self::Gap,
         Self::File,
     ];
@@ -87,6 +90,7 @@ impl Kind {
             Self::Limit => "limit",
             Self::Suppression => "suppression",
             Self::Report => "report",
+            Self::Unsubscribed => "unsubscribed",
             Self::Gap => "gap",
             Self::File => "file",
         }
@@ -262,6 +266,23 @@ pub struct Rejection<'a> {
     pub text: &'a str,
 }
 
+/// A recipient took himself off by the link of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsubscribed<'a> {
+    /// The message that had the link.
+    pub message: MessageId,
+    /// The recipient, by its keyed hash: the link says no more.
+    pub recipient: &'a str,
+    /// Whose mail he gets no more.
+    pub tenant: &'a str,
+    /// Of what class; empty: all of the tenant's.
+    pub class: &'a str,
+    /// `one-click` (RFC 8058) or `page`.
+    pub how: &'a str,
+    /// Who asked for it.
+    pub client: IpAddr,
+}
+
 /// Something that is written to the journal: one line each.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -317,6 +338,8 @@ pub enum Event<'a> {
     Rejected(Rejection<'a>),
     /// Something came back.
     Report(Returned<'a>),
+    /// A recipient took himself off.
+    Unsubscribed(Unsubscribed<'a>),
 }
 
 impl Event<'_> {
@@ -340,6 +363,7 @@ impl Event<'_> {
             Self::Suppression(_) => Kind::Suppression,
             Self::Rejected(_) => Kind::Suppressed,
             Self::Report(_) => Kind::Report,
+            Self::Unsubscribed(_) => Kind::Unsubscribed,
         }
     }
 
@@ -376,6 +400,7 @@ impl Event<'_> {
             Self::Suppression(change) => change.write(&mut line),
             Self::Rejected(rejection) => rejection.write(&mut line),
             Self::Report(report) => report.write(&mut line),
+            Self::Unsubscribed(unsubscribed) => unsubscribed.write(&mut line),
         }
         line.end();
     }
@@ -434,6 +459,17 @@ impl Rejection<'_> {
         line.text(key!("enhanced_status"), "5.7.1");
         line.text(key!("reply_text"), self.text);
         line.text(key!("reason"), self.reason);
+    }
+}
+
+impl Unsubscribed<'_> {
+    fn write(&self, line: &mut Line<'_>) {
+        line.id(key!("message_id"), EventId(self.message.0));
+        line.text(key!("tenant"), self.tenant);
+        line.text_if(key!("campaign_class"), self.class);
+        line.text(key!("recipient_hash"), self.recipient);
+        line.text(key!("how"), self.how);
+        line.address(key!("client"), self.client);
     }
 }
 

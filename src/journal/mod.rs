@@ -51,7 +51,8 @@ use buffer::Buffer;
 use meters::Meters;
 
 pub use event::{
-    Decision, Event, Kind, LimitChange, Order, Refusal, Rejection, Subject, Suppressed, SuppressionChange, Verdict,
+    Decision, Event, Kind, LimitChange, Order, Refusal, Rejection, Subject, Suppressed, SuppressionChange,
+    Unsubscribed, Verdict,
 };
 pub use follow::Follower;
 pub use id::{EventId, EventIdError};

@@ -1,9 +1,9 @@
 //! Admission: what is added to, taken from and read out of a message before it is stored (RFC 6409, 8).
 //!
 //! [`admit`] is pure: the transaction and the header section go in, the envelope and the rewritten header section come out;
-//! the body is never touched. Added on top: Received, and Date and Message-ID where missing. Taken away: Bcc, Return-Path
-//! and every `X-Hikyaku-` field; these give the campaign and its class and, where the listener trusts headers,
-//! the tenant and the lane.
+//! the body is never touched. Added on top: Received, Date and Message-ID where missing, and the link by which the recipient
+//! takes himself off ([`Links`]). Taken away: Bcc, Return-Path and every `X-Hikyaku-` field; these give the campaign and its
+//! class and, where the listener trusts headers, the tenant and the lane.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use crate::message::mailbox::mailboxes;
 use crate::message::received::{self, Trace};
 use crate::message::{ContentTraits, Envelope, Kind, Lane, MessageId, TlsWish};
 use crate::tls::Secured;
+use crate::unsubscribe::{Links, Offer};
 use crate::users::{User, Users};
 
 /// The longest campaign name.
@@ -49,6 +50,8 @@ pub struct Context<'a> {
     pub time: UnixTime,
     /// Whether the content has octets over 127.
     pub has_eight_bit: bool,
+    /// What gives messages a link by which recipients take themselves off; none: they get none.
+    pub links: Option<&'a Links>,
 }
 
 impl<'a> Context<'a> {
@@ -64,7 +67,13 @@ impl<'a> Context<'a> {
             id,
             time,
             has_eight_bit: session.content().has_eight_bit(),
+            links: None,
         }
+    }
+
+    /// The same with links for messages.
+    pub fn with_links(self, links: Option<&'a Links>) -> Self {
+        Self { links, ..self }
     }
 }
 
@@ -75,6 +84,8 @@ pub struct Admitted {
     pub envelope: Envelope,
     /// The rewritten header section with its empty line, and whatever of the body followed it.
     pub content: Vec<u8>,
+    /// Whether it was given a link.
+    pub link: Offer,
 }
 
 /// What the header section said.
@@ -83,6 +94,8 @@ struct Findings {
     hops: usize,
     has_date: bool,
     has_message_id: bool,
+    /// A List-Unsubscribe field, or what only makes sense beside one.
+    has_unsubscribe: bool,
     /// TLS-Required: No.
     waives_tls: bool,
     /// Values of From fields.
@@ -120,16 +133,19 @@ pub fn admit(transaction: Transaction, content: &[u8], context: &Context<'_>) ->
     if has_eight_bit_header && !is_returned && std::str::from_utf8(content.get(..end).unwrap_or_default()).is_err() {
         return Err(refusal::HEADER_NOT_UTF8);
     }
+    let traits = ContentTraits { has_eight_bit: context.has_eight_bit, has_eight_bit_header };
+    let envelope = envelope(transaction, &mut findings, traits, context);
     let mut out = Vec::with_capacity(content.len() + ADDED_MOST);
-    add_fields(&mut out, &findings, &transaction, context);
+    add_fields(&mut out, &findings, &envelope, context);
+    let offer = |links: &Links| links.offer(&mut out, &envelope, context.id, findings.has_unsubscribe);
+    let link = context.links.map_or(Offer::Off, offer);
     for (from, to) in &findings.kept {
         out.extend_from_slice(content.get(*from..*to).unwrap_or_default());
     }
     let body = content.get(fields.body()..).unwrap_or_default();
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body);
-    let traits = ContentTraits { has_eight_bit: context.has_eight_bit, has_eight_bit_header };
-    Ok(Admitted { envelope: envelope(transaction, findings, traits, context), content: out })
+    Ok(Admitted { envelope, content: out, link })
 }
 
 impl Findings {
@@ -151,6 +167,9 @@ impl Findings {
             Some(b'd') if field.is("Date") => self.has_date = true,
             Some(b't') if field.is("TLS-Required") => self.waives_tls |= is_no(field),
             Some(b'm') if field.is("Message-ID") => self.has_message_id = true,
+            Some(b'l') if field.is("List-Unsubscribe") || field.is("List-Unsubscribe-Post") => {
+                self.has_unsubscribe = true;
+            }
             _ => {}
         }
         Ok(true)
@@ -222,9 +241,9 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_MOST && name.bytes().all(is_plain)
 }
 
-fn add_fields(out: &mut Vec<u8>, findings: &Findings, transaction: &Transaction, context: &Context<'_>) {
+fn add_fields(out: &mut Vec<u8>, findings: &Findings, envelope: &Envelope, context: &Context<'_>) {
     let is_extended = context.hello.is_some_and(|hello| hello.is_extended);
-    let protocol = match (transaction.parameters.smtputf8, context.security.is_some(), context.user.is_some()) {
+    let protocol = match (envelope.smtputf8, context.security.is_some(), context.user.is_some()) {
         (true, true, true) => "UTF8SMTPSA",
         (true, true, false) => "UTF8SMTPS",
         (true, false, true) => "UTF8SMTPA",
@@ -235,7 +254,7 @@ fn add_fields(out: &mut Vec<u8>, findings: &Findings, transaction: &Transaction,
         (false, false, false) if is_extended => "ESMTP",
         (false, false, false) => "SMTP",
     };
-    let recipient = match transaction.recipients.as_slice() {
+    let recipient = match envelope.recipients.as_slice() {
         [only] => Some(&only.forward_path),
         _ => None,
     };
@@ -258,7 +277,12 @@ fn add_fields(out: &mut Vec<u8>, findings: &Findings, transaction: &Transaction,
     }
 }
 
-fn envelope(transaction: Transaction, findings: Findings, traits: ContentTraits, context: &Context<'_>) -> Envelope {
+fn envelope(
+    transaction: Transaction,
+    findings: &mut Findings,
+    traits: ContentTraits,
+    context: &Context<'_>,
+) -> Envelope {
     let Transaction { reverse_path, parameters, recipients, .. } = transaction;
     Envelope {
         reverse_path,
@@ -267,10 +291,10 @@ fn envelope(transaction: Transaction, findings: Findings, traits: ContentTraits,
         // What AUTH has proved wins over what a header says.
         tenant: match context.user {
             Some((user, _)) => user.tenant.clone(),
-            None => findings.tenant.unwrap_or_else(|| context.settings.tenant.clone()),
+            None => findings.tenant.take().unwrap_or_else(|| context.settings.tenant.clone()),
         },
-        campaign: findings.campaign.unwrap_or_default(),
-        class: findings.class.unwrap_or_default(),
+        campaign: findings.campaign.take().unwrap_or_default(),
+        class: findings.class.take().unwrap_or_default(),
         lane: findings.lane.unwrap_or_else(|| context.settings.lane_of(parameters.priority)),
         body: parameters.body.unwrap_or_default(),
         smtputf8: parameters.smtputf8,

@@ -27,6 +27,7 @@ use crate::message::{Content, Lane};
 use crate::queue::Reservation;
 use crate::smtp::address::{Address, ReversePath};
 use crate::spool::NewMessage;
+use crate::unsubscribe::Unsubscribe;
 use crate::users::sasl::Mechanism;
 use crate::users::{Denial, Taken, User, Users};
 
@@ -493,7 +494,7 @@ impl Connection {
         let id = services.spool.next_id();
         let content = self.session.content();
         let context = Context::of(&self.session, self.outside.users(), id, services.clock.wall());
-        let Admitted { envelope, content } = admit(transaction, content.bytes(), &context)?;
+        let Admitted { envelope, content, .. } = admit(transaction, content.bytes(), &context)?;
         let content = self.content(content)?;
         Ok(NewMessage { id, envelope: Arc::new(envelope), content, ended_at })
     }
@@ -514,12 +515,17 @@ impl Connection {
             (probe.0)(id.0);
         }
         let content = self.session.content();
+        let links = services.unsubscribe.as_ref().map(Unsubscribe::links);
         let context = Context::of(&self.session, self.outside.users(), id, services.clock.wall());
-        let Admitted { envelope, content } = admit(transaction, content.bytes(), &context)?;
+        let context = context.with_links(links.as_deref());
+        let Admitted { envelope, content, link } = admit(transaction, content.bytes(), &context)?;
         let recipients = envelope.recipients.len();
         let take = |(user, users): (&Arc<User>, &Users)| users.allowances().take(user, recipients);
         let taken = context.user.map(take).transpose().map_err(refusal::of_spent)?;
         let room = services.queue.reserve(&envelope.tenant, envelope.recipients.len()).map_err(refusal::of_queue)?;
+        if let Some(unsubscribe) = &services.unsubscribe {
+            unsubscribe.count(link);
+        }
         let content = self.content(content)?;
         Ok((NewMessage { id, envelope: Arc::new(envelope), content, ended_at }, room, taken))
     }

@@ -27,6 +27,7 @@ use crate::metrics::Registry;
 use crate::panics::Bulkhead;
 use crate::queue::Queue;
 use crate::spool::Spool;
+use crate::unsubscribe::Unsubscribe;
 use crate::users::Users;
 
 pub use collector::LineEndings;
@@ -47,6 +48,8 @@ pub struct Services {
     signer: Option<Signer>,
     /// Who gets no mail, and where what comes back goes; none: everybody gets mail, and nothing comes back.
     feedback: Option<Feedback>,
+    /// Gives messages links by which recipients take themselves off; none: they get none.
+    unsubscribe: Option<Unsubscribe>,
     /// Around each session.
     wall: Bulkhead,
 }
@@ -64,6 +67,7 @@ impl Services {
             users: None,
             signer: None,
             feedback: None,
+            unsubscribe: None,
             wall: Bulkhead::new(registry, "submission"),
         }
     }
@@ -81,6 +85,11 @@ impl Services {
     /// The same where suppressed recipients are refused, and what comes back is taken.
     pub fn with_feedback(self, feedback: Feedback) -> Self {
         Self { feedback: Some(feedback), ..self }
+    }
+
+    /// The same with links for messages.
+    pub fn with_unsubscribe(self, unsubscribe: Unsubscribe) -> Self {
+        Self { unsubscribe: Some(unsubscribe), ..self }
     }
 
     /// The same under another name.

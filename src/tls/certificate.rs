@@ -125,6 +125,12 @@ impl Certificates {
         self.files.iter().cloned().zip(current.loaded.iter().map(|loaded| loaded.validity)).collect()
     }
 
+    /// Whether a client that asks for `name` gets a certificate with it.
+    pub fn covers(&self, name: &str) -> bool {
+        let Ok(name) = ServerName::try_from(name) else { return false };
+        self.current.load().loaded.iter().any(|loaded| loaded.covers(&name))
+    }
+
     pub(super) fn current(&self) -> Arc<Current> {
         self.current.load_full()
     }
@@ -134,11 +140,7 @@ impl Current {
     /// Which certificate a client that asks for `name` gets: the first that covers it, else the first.
     pub fn choose(&self, name: Option<&str>) -> usize {
         let name = name.and_then(|name| ServerName::try_from(name).ok());
-        let covers = |loaded: &Loaded, name: &ServerName<'_>| {
-            let end_entity = loaded.key.end_entity_cert().and_then(ParsedCertificate::try_from);
-            end_entity.is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, name).is_ok())
-        };
-        name.and_then(|name| self.loaded.iter().position(|loaded| covers(loaded, &name))).unwrap_or_default()
+        name.and_then(|name| self.loaded.iter().position(|loaded| loaded.covers(&name))).unwrap_or_default()
     }
 }
 
@@ -148,6 +150,11 @@ fn marks(files: &Files) -> Marks {
 }
 
 impl Loaded {
+    fn covers(&self, name: &ServerName<'_>) -> bool {
+        let end_entity = self.key.end_entity_cert().and_then(ParsedCertificate::try_from);
+        end_entity.is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, name).is_ok())
+    }
+
     fn load(files: &Files) -> Result<Self, LoadError> {
         let bad = |path: &Path, text: String| LoadError::Content { path: path.to_owned(), text };
         let chain = trusted::read(&files.chain, Holds::Public)?;

@@ -323,6 +323,7 @@ impl Client<'_> {
             id,
             time: UnixTime(0),
             has_eight_bit: false,
+            links: None,
         };
         let admitted = admit(transaction, self.session.content().bytes(), &context).unwrap();
         assert_eq!(&*admitted.envelope.tenant, if user.is_some() { "shop" } else { "default" });

@@ -52,7 +52,8 @@ fn base(place: &str) -> String {
          tenants = [\"a\"]\nsender_domains = [\"a.test\"]\n[[warmup]]\nsource = \"a\"\nprovider = \"google\"\n\
          start = \"2026-12-01\"\nvolumes = [50]\n[[dkim]]\ndomain = \"a.test\"\nselector = \"s\"\n\
          key = \"{place}/one.pem\"\n[[suppression.rule]]\nclass = \"bad-mailbox\"\naction = \"suppress\"\nfor = \"1d\"\n\
-         [bounces]\nfeedback_domains = [\"f.test\"]\n[[bounces.tenant]]\nname = \"a\"\ndomain = \"b.test\"\ndsn = \"send\"\n[tls_report]\norganization = \"a\"\nfrom = \"a@a.test\"\n"
+         [bounces]\nfeedback_domains = [\"f.test\"]\n[[bounces.tenant]]\nname = \"a\"\ndomain = \"b.test\"\ndsn = \"send\"\n[tls_report]\norganization = \"a\"\nfrom = \"a@a.test\"\n\
+         [unsubscribe]\nlisten = [\"127.0.0.1:0\"]\nurl = \"https://a.test/\"\n[[unsubscribe.tenant]]\nname = \"a\"\n"
     )
 }
 
@@ -102,9 +103,11 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "spool.key_files" => texts(&format!("{place}/other.key")),
         "spool.deadline" => text("2m"),
         "listener.address" | "metrics.address" => text("127.0.0.2:0"),
-        "listener.networks" | "listener.proxy_networks" | "dns.allow_networks" | "admin.networks" => {
-            texts("10.0.0.0/8")
-        }
+        "listener.networks"
+        | "listener.proxy_networks"
+        | "unsubscribe.proxy_networks"
+        | "dns.allow_networks"
+        | "admin.networks" => texts("10.0.0.0/8"),
         "listener.max_header_size" => text("2KiB"),
         "listener.postmaster" => text("p@a.test"),
         "listener.bare_line_end" => text("normalize"),
@@ -166,6 +169,10 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         }
         "users.sender_policy" => text("allow"),
         "tls_report.from" => text("b@a.test"),
+        "unsubscribe.listen" => texts("127.0.0.2:0"),
+        "unsubscribe.url" => text("https://b.test/"),
+        "unsubscribe.max_age" => text("60d"),
+        "unsubscribe.tenant.scope" => text("tenant"),
         "dkim.key" => text(&format!("{place}/other.pem")),
         "signing.required" => texts("*.a.test"),
         "signing.expiry" => text("2d"),

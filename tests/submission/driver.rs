@@ -113,7 +113,7 @@ impl Client {
         let result =
             admit(transaction, &received, &context).and_then(|message| self.answers.store.map_or(Ok(message), Err));
         match result {
-            Ok(Admitted { envelope, content }) => {
+            Ok(Admitted { envelope, content, .. }) => {
                 self.messages.push(Accepted { envelope, received, stored: content });
                 self.session.accepted(id);
             }
