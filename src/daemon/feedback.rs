@@ -8,6 +8,9 @@ use crate::feedback::{Action, Policy};
 use crate::reply::Class;
 use crate::state::suppression::Extent;
 
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+
 /// What the configuration says.
 pub(super) fn policy(config: &Config) -> Policy {
     let section = &config.suppression;
@@ -26,15 +29,20 @@ pub(super) fn policy(config: &Config) -> Policy {
         let policy = TenantPolicy { bounce_domain, events_only: tenant.dsn == Dsns::Events };
         (tenant.name.as_str().into(), policy)
     };
+    // Those who have links only are known by their tokens, too.
+    let of_links =
+        config.unsubscribe.tenants.iter().map(|tenant| (tenant.name.as_str().into(), TenantPolicy::default()));
+    let days = config.unsubscribe.max_age.0.as_secs() / DAY;
     Policy {
         rejects: section.recipients == Suppressed::Reject,
         rules: section.rules.iter().filter_map(rule).collect(),
         full: FullRule { days: section.full_days, within_days: section.full_within_days, lasting: section.full_for.0 },
         bounce_extent: extent(section.bounces),
         complaint_extent: extent(section.complaints),
-        tenants: tenants.iter().map(tenant).collect::<HashMap<_, _>>(),
+        tenants: of_links.chain(tenants.iter().map(tenant)).collect::<HashMap<_, _>>(),
         feedback_domains: feedback_domains.iter().map(|name| domain(name)).collect(),
         token_days: *believed_days,
+        unsubscribe_days: u16::try_from(days).unwrap_or(u16::MAX),
         postmaster: postmaster.parse().ok(),
     }
 }

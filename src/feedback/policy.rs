@@ -71,8 +71,10 @@ pub struct Policy {
     pub tenants: HashMap<Box<str>, TenantPolicy>,
     /// Domains at which any mailbox takes reports.
     pub feedback_domains: Vec<Box<str>>,
-    /// So many days what comes back is believed.
+    /// So many days what comes back to a reverse-path is believed.
     pub token_days: u16,
+    /// The same of an address to unsubscribe by.
+    pub unsubscribe_days: u16,
     /// Where mail for the postmaster of these domains goes (RFC 5321, 4.5.1); none: it is refused.
     pub postmaster: Option<crate::smtp::address::Address>,
 }
@@ -88,6 +90,7 @@ impl Default for Policy {
             tenants: HashMap::new(),
             feedback_domains: Vec::new(),
             token_days: 30,
+            unsubscribe_days: 180,
             postmaster: None,
         }
     }
@@ -127,6 +130,8 @@ impl Policy {
     pub fn scope_of(&self, reason: Reason, tenant: &str, class: &str) -> Scope {
         let extent = match reason {
             Reason::HardBounce | Reason::MailboxFull => self.bounce_extent,
+            // Who wants no more of one sender says nothing about others.
+            Reason::Unsubscribe => Extent::Tenant,
             _ => self.complaint_extent,
         };
         let named = match extent {

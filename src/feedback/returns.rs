@@ -107,7 +107,11 @@ impl Feedback {
             TokenError::Forged => NotOurs::Forged,
             TokenError::Stale => NotOurs::Stale,
         })?;
-        token.check_age(now, policy.token_days).map_err(|_| NotOurs::Stale)?;
+        let days = match purpose {
+            Purpose::ReversePath => policy.token_days,
+            Purpose::Unsubscribe => policy.unsubscribe_days,
+        };
+        token.check_age(now, days).map_err(|_| NotOurs::Stale)?;
         // A tenant that is configured no more: nobody knows whose mail it was.
         let tenant = self.tenant_of(&token, policy).ok_or(NotOurs::Stale)?;
         Ok(Place::About { purpose, token, tenant })
