@@ -125,12 +125,6 @@ impl Certificates {
         self.files.iter().cloned().zip(current.loaded.iter().map(|loaded| loaded.validity)).collect()
     }
 
-    /// Whether a client that asks for `name` gets a certificate with it.
-    pub fn covers(&self, name: &str) -> bool {
-        let Ok(name) = ServerName::try_from(name) else { return false };
-        self.current.load().loaded.iter().any(|loaded| loaded.covers(&name))
-    }
-
     pub(super) fn current(&self) -> Arc<Current> {
         self.current.load_full()
     }
@@ -140,8 +134,24 @@ impl Current {
     /// Which certificate a client that asks for `name` gets: the first that covers it, else the first.
     pub fn choose(&self, name: Option<&str>) -> usize {
         let name = name.and_then(|name| ServerName::try_from(name).ok());
-        name.and_then(|name| self.loaded.iter().position(|loaded| loaded.covers(&name))).unwrap_or_default()
+        let has = |loaded: &Loaded, name: &ServerName<'_>| {
+            loaded.key.end_entity_cert().is_ok_and(|certificate| has_name(certificate, name))
+        };
+        name.and_then(|name| self.loaded.iter().position(|loaded| has(loaded, &name))).unwrap_or_default()
     }
+}
+
+/// Whether a client that asks for `name` would find it in the first certificate of this file; none: it cannot be read. The key is
+/// not looked at, nor is who may write to the file. Blocks on the disk.
+pub fn covers(chain: &Path, name: &str) -> Option<bool> {
+    let pem = std::fs::read(chain).ok()?;
+    let first = CertificateDer::pem_slice_iter(&pem).next()?.ok()?;
+    Some(has_name(&first, &ServerName::try_from(name).ok()?))
+}
+
+fn has_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
+    let parsed = ParsedCertificate::try_from(certificate);
+    parsed.is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, name).is_ok())
 }
 
 fn marks(files: &Files) -> Marks {
@@ -150,11 +160,6 @@ fn marks(files: &Files) -> Marks {
 }
 
 impl Loaded {
-    fn covers(&self, name: &ServerName<'_>) -> bool {
-        let end_entity = self.key.end_entity_cert().and_then(ParsedCertificate::try_from);
-        end_entity.is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, name).is_ok())
-    }
-
     fn load(files: &Files) -> Result<Self, LoadError> {
         let bad = |path: &Path, text: String| LoadError::Content { path: path.to_owned(), text };
         let chain = trusted::read(&files.chain, Holds::Public)?;

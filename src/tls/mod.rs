@@ -13,6 +13,6 @@ mod clients;
 mod fault;
 
 pub use acceptor::{Acceptor, Secured, TlsStream};
-pub use certificate::{Certificates, Files, LoadError, Validity};
+pub use certificate::{Certificates, Files, LoadError, Validity, covers};
 pub use clients::{ClientCertificate, Clients};
 pub use fault::in_words;
