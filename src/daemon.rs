@@ -41,28 +41,27 @@ use crate::config::{Config, ConfigError};
 use crate::delivery::Deliverer;
 use crate::dkim::{Ring, Signer};
 use crate::dns::Planner;
-use crate::feedback::{Clerk, Feedback};
-use crate::inbound::Inbox;
 use crate::journal::Journal;
 use crate::log::disk::Disk;
 use crate::mask::Mask;
-use crate::message::{self, MessageId};
+use crate::message;
 use crate::metrics::Registry;
 use crate::metrics::process::Process;
 use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
 use crate::reply::LazyClassifier;
-use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
+use crate::spool::{Claimed, Recovered, Recovery, RecoveryReport, Spool};
 use crate::state::suppression::Suppression;
 use crate::state::{LearntStore, Note, Orders, Pins};
 use crate::unsubscribe::Unsubscribe;
 use crate::users::Users;
-use crate::{admin, delivery, spool, submission};
+use crate::{admin, spool, submission};
 
 use certificates::Acceptors;
 use doors::Doors;
 pub use drain::Remains;
 pub use error::Error;
+use feedback::Returns;
 use front::Front;
 pub use limits::site_limits;
 pub use reload::{ReloadError, SetLogFilter};
@@ -117,12 +116,7 @@ pub struct Daemon {
     /// Who gets no mail.
     suppression: Suppression,
     /// What is done about refusals and reports.
-    feedback: Feedback,
-    /// Writes for it; none once it has ended.
-    clerk: Option<Clerk>,
-    /// Reads what comes back, in a task of its own.
-    inbox: Inbox,
-    readers: JoinSet<()>,
+    returns: Returns,
     /// Keeps MTA-STS policies.
     sts: Arc<KeptPolicies>,
     /// Tells domains how TLS with them goes.
@@ -175,56 +169,41 @@ impl Daemon {
         let threads = tokio::runtime::Handle::current().metrics().num_workers();
 
         // Whatever another process or a damaged file can spoil comes before the log makes its first segments.
-        let file = Path::new("configuration");
-        let reload::Files { config, classifier, acceptors, ring } = reload::read(config, None, file)?;
+        let reload::Files { config, classifier, acceptors, ring } =
+            reload::read(config, None, Path::new("configuration"))?;
         let accounts = accounts::prepare(&config).await?;
         let tokens = admin::Tokens::new(accounts::prepare_tokens(&config).await?, clock, &registry)?;
         let front = Front::start()?;
         let bound = doors::bound(sockets.listeners, &config, acceptors.of_listeners(), &front)?;
-        let disk = Arc::new(Disk::new(&config.spool.path));
-        let keys = settings::spool_keys(&config).map_err(Error::SpoolKey)?;
-        let claimed = Spool::claim(spool::Settings { keys, ..settings::spool(&config) }, disk.clone())?;
-        let spool = config.spool.path.clone();
-        let pins = Pins::open(disk.clone()).map_err(|error| Error::Pins { spool: spool.clone(), error })?;
+        let State { disk, claimed, pins, orders, audit, suppression } =
+            State::take_up(&config, clock, &registry).await?;
         let sent = Note::of_allowances(disk.clone());
         let users = accounts::begin(accounts, &sent, clock, &registry)?;
         let (tls_note, tally, sts) = tls_reports::begin(&config, &disk, clock, &registry);
-        let audit = Audit::open(settings::audit(&config), Note::of_audit(disk.clone()), clock, &registry);
-        let orders = Orders::open(disk.clone(), clock.wall()).map_err(|error| Error::Orders { spool, error })?;
-        let suppression = suppression::open(disk.clone(), clock, &registry).await?;
         let watched = Watched::bind(&config, sockets.metrics, (sockets.admin, sockets.unsubscribe))?;
         let planner = Arc::new(Planner::new(settings::dns(&config, &hostname, sts.clone())?, clock, &registry)?);
         let (journal, mask) = settings::open_journal(&config, claimed.start(), clock, &registry)?;
         let signer = signer(ring, clock, &registry)?;
         let (spool, recovery) = claimed.open(&registry)?;
         let queue_settings = settings::queue(&config, &hostname, threads, &classifier);
-        let note = Note::of_full_mailboxes(disk.clone());
-        let (reports, returned) = mpsc::unbounded_channel();
-        let started = (suppression.clone(), feedback::policy(&config));
-        let started = Feedback::start(started, note, journal.clone(), reports, clock, &registry);
-        let (feedback, clerk) = or_abandon(&spool, started.map_err(Error::Clerk)).await?;
+        let returns = Returns::start(&config, &disk, (&suppression, &journal), clock, &registry);
+        let returns = or_abandon(&spool, returns).await?;
         let queue = Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry)
             .with_journal(journal.clone())
-            .with_feedback(feedback.clone())
+            .with_feedback(returns.feedback.clone())
             .with_signer(signer.clone())
-            .with_learnt(open_learnt(&config.spool.path).await)
-            .with_spent(Note::of_spent(disk.clone()))
-            .with_warmups(Note::of_warmups(disk))
             .with_pins(pins);
-        let delivery_settings = settings::delivery(&config, &classifier, &tally);
-        let delivery_settings = delivery::Settings { feedback: Some(feedback.clone()), ..delivery_settings };
-        let deliverer = Deliverer::new(delivery_settings, spool.clone(), clock, &registry);
-        let deliverer = or_abandon(&spool, deliverer.map_err(Error::from)).await?;
+        let queue = remembering(queue, &config.spool.path, disk).await;
+        let delivery = settings::delivery(&config, &classifier, &tally, Some(&returns.feedback));
+        let deliverer = Deliverer::new(delivery, spool.clone(), clock, &registry).map_err(Error::from);
+        let deliverer = or_abandon(&spool, deliverer).await?;
         let watchers = scheduling(&queue, &deliverer);
-        let folder = config.journal.enabled.then(|| absolute(&config.journal.path));
-        let inbox = (spool.clone(), queue.clone(), feedback.clone());
-        let inbox = Inbox::new(inbox, (journal.clone(), folder), &classifier, clock, &registry);
-        let settings = settings::unsubscribe(&config);
-        let unsubscribe = Unsubscribe::new(settings, suppression.clone(), journal.clone(), clock, &registry);
+        let links = settings::unsubscribe(&config);
+        let unsubscribe = Unsubscribe::new(links, suppression.clone(), journal.clone(), clock, &registry);
         let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry)
             .with_users(users.clone())
             .with_signer(signer.clone())
-            .with_feedback(feedback.clone())
+            .with_feedback(returns.feedback.clone())
             .with_unsubscribe(unsubscribe.clone());
         let tls_reports = tls_reports::of(tally, (spool.clone(), queue.clone(), signer.clone()), clock, &registry);
         let (parts, control) = (Parts::default(), admin::Control::new(hostname.clone(), reload));
@@ -251,10 +230,7 @@ impl Daemon {
             tokens,
             audit,
             suppression,
-            feedback,
-            clerk: Some(clerk),
-            inbox,
-            readers: JoinSet::new(),
+            returns,
             sts,
             tls_reports,
             tls_note,
@@ -270,14 +246,14 @@ impl Daemon {
             clicking: JoinSet::new(),
             config,
         };
-        daemon.set_going(recovery, (watched, returned), bound, &hostname, clock).await
+        daemon.set_going(recovery, watched, bound, &hostname, clock).await
     }
 
     /// Begins to recover, to be watched and to listen.
     async fn set_going(
         mut self,
         recovery: Recovery,
-        (watched, returned): (Watched, mpsc::UnboundedReceiver<MessageId>),
+        watched: Watched,
         bound: doors::Prepared,
         hostname: &Arc<str>,
         clock: Clock,
@@ -285,7 +261,9 @@ impl Daemon {
         self.recovery = Some(or_abandon(&self.spool, self.recover(recovery)).await?);
         self.watch(watched, clock);
         self.watch_users();
-        self.readers.spawn(self.inbox.clone().run(returned, self.doors.stop.clone()));
+        let (parts, folder) = ((&self.spool, &self.queue), self.admin_state().places.journal);
+        let stop = self.doors.stop.clone();
+        self.returns.read(parts, (&self.journal, folder), &self.classifier, (clock, &self.registry), stop);
         self.doors.commit(bound, &self.config, hostname);
         self.note_parts();
         Ok(self)
@@ -338,7 +316,7 @@ impl Daemon {
 
     /// Reads what an earlier run left, on a thread of its own: it takes seconds for a million recipients.
     fn recover(&self, recovery: Recovery) -> Result<thread::JoinHandle<()>, Error> {
-        let (queue, spool, feedback) = (self.queue.clone(), self.spool.clone(), self.feedback.clone());
+        let (queue, spool, feedback) = (self.queue.clone(), self.spool.clone(), self.returns.feedback.clone());
         let help = "1: messages of earlier starts were not all raised; restart when the disk is well.";
         let failed_gauge = self.registry.gauge("hikyaku_spool_recovery_failed", help, &[]);
         failed_gauge.set(0.0);
@@ -464,6 +442,36 @@ impl Daemon {
 /// A path that holds for other processes, too.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What earlier runs left, taken up.
+struct State {
+    disk: Arc<Disk>,
+    claimed: Claimed,
+    pins: Pins,
+    orders: Orders,
+    audit: Audit,
+    suppression: Suppression,
+}
+
+impl State {
+    async fn take_up(config: &Config, clock: Clock, registry: &Registry) -> Result<Self, Error> {
+        let disk = Arc::new(Disk::new(&config.spool.path));
+        let keys = settings::spool_keys(config).map_err(Error::SpoolKey)?;
+        let claimed = Spool::claim(spool::Settings { keys, ..settings::spool(config) }, disk.clone())?;
+        let spool = config.spool.path.clone();
+        let pins = Pins::open(disk.clone()).map_err(|error| Error::Pins { spool: spool.clone(), error })?;
+        let audit = Audit::open(settings::audit(config), Note::of_audit(disk.clone()), clock, registry);
+        let orders = Orders::open(disk.clone(), clock.wall()).map_err(|error| Error::Orders { spool, error })?;
+        let suppression = suppression::open(disk.clone(), clock, registry).await?;
+        Ok(Self { disk, claimed, pins, orders, audit, suppression })
+    }
+}
+
+/// A queue with what was learnt and used up before.
+async fn remembering(queue: Queue, spool: &Path, disk: Arc<Disk>) -> Queue {
+    let learnt = open_learnt(spool).await;
+    queue.with_learnt(learnt).with_spent(Note::of_spent(disk.clone())).with_warmups(Note::of_warmups(disk))
 }
 
 /// The sockets that the daemon is watched by, bound.

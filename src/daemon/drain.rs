@@ -77,8 +77,7 @@ impl Daemon {
                 "DSNs were not stored in time; what they report will be tried again"
             );
         }
-        let readers = &mut self.readers;
-        if tokio::time::timeout(left(), async { while readers.join_next().await.is_some() {} }).await.is_err() {
+        if !self.returns.settled(left()).await {
             warn!("what came back was not read in time; the next start reads it");
         }
         // Who has pressed a button is told whether it is done.
@@ -89,7 +88,7 @@ impl Daemon {
         let queue = self.queue.clone();
         let (users, sent) = (self.users.clone(), self.sent.clone());
         let (reports, sessions) = (self.tls_reports.clone(), self.tls_note.clone());
-        let clerk = self.clerk.take();
+        let clerk = self.returns.clerk.take();
         let last = move || {
             // What was refused until now.
             if let Some(clerk) = clerk {

@@ -1,18 +1,97 @@
-//! From the configuration to what is done about refusals and reports.
+//! From the configuration to what is done about refusals and reports, and who does it.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
 use crate::config::{Bounces, Config, Dsns, Suppressed, SuppressionAction, Whose};
 use crate::feedback::policy::{FullRule, TenantPolicy};
-use crate::feedback::{Action, Policy};
-use crate::reply::Class;
-use crate::state::suppression::Extent;
+use crate::feedback::{Action, Clerk, Feedback, Policy};
+use crate::inbound::Inbox;
+use crate::journal::Journal;
+use crate::log::disk::Disk;
+use crate::message::MessageId;
+use crate::metrics::Registry;
+use crate::queue::Queue;
+use crate::reply::{Class, LazyClassifier};
+use crate::spool::Spool;
+use crate::state::Note;
+use crate::state::suppression::{Extent, Suppression};
+
+use super::Error;
+
+/// What is done about refusals and about what comes back, while the daemon runs.
+pub(super) struct Returns {
+    pub feedback: Feedback,
+    /// Writes for it; none once it has ended.
+    pub clerk: Option<Clerk>,
+    /// Reads what comes back; none before there is a queue.
+    inbox: Option<Inbox>,
+    /// What it reads; none once it does.
+    reports: Option<UnboundedReceiver<MessageId>>,
+    /// Where it does.
+    readers: JoinSet<()>,
+}
+
+impl Returns {
+    /// Begins to write, and reads nothing yet.
+    pub fn start(
+        config: &Config,
+        disk: &Arc<Disk>,
+        (list, journal): (&Suppression, &Journal),
+        clock: Clock,
+        registry: &Registry,
+    ) -> Result<Self, Error> {
+        let (sender, reports) = mpsc::unbounded_channel();
+        let (note, of) = (Note::of_full_mailboxes(disk.clone()), (list.clone(), policy(config)));
+        let started = Feedback::start(of, note, journal.clone(), sender, clock, registry);
+        let (feedback, clerk) = started.map_err(Error::Clerk)?;
+        Ok(Self { feedback, clerk: Some(clerk), inbox: None, reports: Some(reports), readers: JoinSet::new() })
+    }
+
+    /// Reads what comes back, until `stop`. `folder` is the journal's.
+    pub fn read(
+        &mut self,
+        (spool, queue): (&Spool, &Queue),
+        (journal, folder): (&Journal, Option<PathBuf>),
+        classifier: &LazyClassifier,
+        (clock, registry): (Clock, &Registry),
+        stop: CancellationToken,
+    ) {
+        let parts = (spool.clone(), queue.clone(), self.feedback.clone());
+        let inbox = Inbox::new(parts, (journal.clone(), folder), classifier, clock, registry);
+        if let Some(reports) = self.reports.take() {
+            self.readers.spawn(inbox.clone().run(reports, stop));
+        }
+        self.inbox = Some(inbox);
+    }
+
+    /// Goes by another configuration from now on.
+    pub fn apply(&self, config: &Config, classifier: &LazyClassifier) {
+        self.feedback.apply(policy(config));
+        if let Some(inbox) = &self.inbox {
+            inbox.apply(classifier);
+        }
+    }
+
+    /// Waits for what is being read; false: it took longer.
+    pub async fn settled(&mut self, within: Duration) -> bool {
+        let readers = &mut self.readers;
+        tokio::time::timeout(within, async { while readers.join_next().await.is_some() {} }).await.is_ok()
+    }
+}
 
 /// Seconds of a day.
 const DAY: u64 = 86_400;
 
 /// What the configuration says.
-pub(super) fn policy(config: &Config) -> Policy {
+fn policy(config: &Config) -> Policy {
     let section = &config.suppression;
     let rule = |rule: &crate::config::SuppressionRule| {
         let action = match rule.action {

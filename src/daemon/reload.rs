@@ -19,7 +19,6 @@ use crate::admin::{self, AdminSocket, ReloadRefused, Reloaded, tokens};
 use crate::config;
 use crate::config::changes::Change;
 use crate::config::{Config, ConfigError};
-use crate::delivery;
 use crate::dkim::Ring;
 use crate::dns::Planner;
 use crate::dns::network::is_local;
@@ -31,7 +30,7 @@ use crate::users;
 use super::certificates::Acceptors;
 use super::doors::Prepared;
 use super::watchdog::beating;
-use super::{Daemon, Error, accounts, desk, feedback, hostname, settings};
+use super::{Daemon, Error, accounts, desk, hostname, settings};
 
 /// How long the file is read at most.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -308,11 +307,9 @@ impl Daemon {
         *self.control.hostname.lock() = hostname.clone();
         self.spool.apply(settings::spool(&config));
         self.tls_reports.tally().apply(settings::reporter(&config));
-        self.feedback.apply(feedback::policy(&config));
-        self.inbox.apply(&self.classifier);
+        self.returns.apply(&config, &self.classifier);
         let tally = self.tls_reports.tally();
-        let delivery = settings::delivery(&config, &self.classifier, tally);
-        self.deliverer.apply(delivery::Settings { feedback: Some(self.feedback.clone()), ..delivery });
+        self.deliverer.apply(settings::delivery(&config, &self.classifier, tally, Some(&self.returns.feedback)));
         let queue = settings::queue(&config, &hostname, self.threads, &self.classifier);
         self.queue.apply(queue, planner);
         self.doors.commit(doors, &config, &hostname);

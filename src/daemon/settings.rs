@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::feedback::Feedback;
 use crate::journal::Journal;
 use crate::mask::Mask;
 use crate::message::Lane;
@@ -358,8 +359,12 @@ pub(super) fn audit(config: &Config) -> audit::Settings {
     audit::Settings { folder: config.audit_folder(), max_size: config.admin.audit_max_size.0 }
 }
 
-/// Without feedback.
-pub(super) fn delivery(config: &Config, classifier: &LazyClassifier, tally: &Tally) -> delivery::Settings {
+pub(super) fn delivery(
+    config: &Config,
+    classifier: &LazyClassifier,
+    tally: &Tally,
+    feedback: Option<&Feedback>,
+) -> delivery::Settings {
     let section = &config.delivery;
     delivery::Settings {
         chunking: section.chunking,
@@ -369,6 +374,7 @@ pub(super) fn delivery(config: &Config, classifier: &LazyClassifier, tally: &Tal
         roots: dns::Roots::new(&section.tls_ca),
         honors_waivers: section.tls_waivers,
         tally: Some(tally.clone()),
+        feedback: feedback.cloned(),
         timeouts: delivery::Timeouts {
             connect: section.connect_timeout.0,
             greeting: section.greeting_timeout.0,
@@ -417,7 +423,7 @@ mod tests {
         assert_eq!(listener.min_data_rate, NonZeroU32::new(2_000));
         assert_eq!((listener.max_header_size, listener.stop_grace), (1_024, Duration::from_secs(5)));
         let tally = Tally::new(crate::clock::Clock::system(), &crate::metrics::Registry::new().unwrap());
-        assert!(!delivery(&config, &LazyClassifier::default(), &tally).look_ahead);
+        assert!(!delivery(&config, &LazyClassifier::default(), &tally, None).look_ahead);
     }
 
     #[test]

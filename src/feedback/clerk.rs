@@ -1,15 +1,15 @@
 //! The thread that writes entries which follow from refusals, and on which days mailboxes were full.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::journal::{Event, Journal, Suppressed, SuppressionChange};
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
 use crate::state::Note;
-use crate::state::suppression::{Change, Entry, Outcome, Target};
+use crate::state::suppression::{Change, Entry, Outcome};
 
 use super::Feedback;
 
@@ -95,7 +95,10 @@ impl Desk {
 
     fn take(&mut self, order: Order) -> bool {
         match order {
-            Order::Add(entry) => self.entries.push(entry),
+            Order::Add(entry) => {
+                self.feedback.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.entries.push(entry);
+            }
             Order::Stop => return false,
         }
         true
@@ -132,34 +135,9 @@ impl Feedback {
             applied.inspect_err(|error| tracing::error!(%error, "the suppression list cannot be written"))?;
         for (change, outcome) in changes.iter().zip(&outcomes) {
             if let (Change::Add(entry), Outcome::Added | Outcome::Replaced) = (change, outcome) {
-                tell(&self.shared.journal, entry);
+                entry.tell(&self.shared.journal, "add", "");
             }
         }
         Ok(outcomes)
     }
-}
-
-/// Tells the journal of an entry that is new.
-fn tell(journal: &Journal, entry: &Entry) {
-    let Entry { target, scope, reason, source, until, .. } = entry;
-    let (tenant, class) = scope.names();
-    let hash;
-    let target = match target {
-        Target::Address(address) => Suppressed::Mailbox { address: address.as_str(), domain: address.domain() },
-        Target::Hash(of) => {
-            hash = of.to_string();
-            Suppressed::Hash(&hash)
-        }
-        Target::Domain(domain) => Suppressed::Domain(domain),
-    };
-    journal.tell(&Event::Suppression(SuppressionChange {
-        action: "add",
-        target,
-        tenant,
-        class,
-        reason: reason.as_str(),
-        until: *until,
-        source,
-        who: "",
-    }));
 }

@@ -19,7 +19,8 @@ mod returns;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -75,7 +76,9 @@ struct Shared {
     policy: ArcSwap<Policy>,
     /// On which days which mailboxes were full; written down by the clerk.
     full: Mutex<Full>,
-    clerk: SyncSender<clerk::Order>,
+    clerk: Sender<clerk::Order>,
+    /// Orders on their way to it: sent here, taken there.
+    waiting: AtomicUsize,
     journal: Journal,
     /// Where reports go that have come in and are in the spool.
     reports: UnboundedSender<MessageId>,
@@ -100,13 +103,15 @@ impl Feedback {
         clock: Clock,
         registry: &Registry,
     ) -> std::io::Result<(Self, Clerk)> {
-        let (clerk, orders) = std::sync::mpsc::sync_channel(WAITING);
+        // One with a bound would take all its room at once.
+        let (clerk, orders) = std::sync::mpsc::channel();
         let full = note.read().map_or_else(Full::default, |content| Full::restore(&content));
         let shared = Shared {
             list,
             policy: ArcSwap::from_pointee(policy),
             full: Mutex::new(full),
             clerk,
+            waiting: AtomicUsize::new(0),
             journal,
             reports,
             clock,
@@ -196,9 +201,11 @@ impl Feedback {
     }
 
     fn order(&self, entry: Entry) {
-        match self.shared.clerk.try_send(clerk::Order::Add(entry)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.shared.meters.missed.increment(1),
+        let Shared { clerk, waiting, meters, .. } = &*self.shared;
+        let has_room = waiting.fetch_add(1, Ordering::Relaxed) < WAITING;
+        if !has_room || clerk.send(clerk::Order::Add(entry)).is_err() {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            meters.missed.increment(1);
         }
     }
 

@@ -16,7 +16,6 @@ use super::error::Refusal;
 use super::guard::{Peer, Trail};
 use super::limits::who;
 use crate::clock::UnixTime;
-use crate::journal::{self, Event, Journal, SuppressionChange};
 use crate::state::suppression::{
     Change, Entry, Extent, Filter, Origin, Outcome, Reason, Scope, Stats, Suppression, Target,
 };
@@ -422,8 +421,8 @@ async fn change(
                 _ => before.as_ref(),
             };
             match (outcome, entry) {
-                (Outcome::Added | Outcome::Replaced, Some(entry)) => tell(&journal, "add", entry, &who),
-                (Outcome::Removed, Some(entry)) => tell(&journal, "remove", entry, &who),
+                (Outcome::Added | Outcome::Replaced, Some(entry)) => entry.tell(&journal, "add", &who),
+                (Outcome::Removed, Some(entry)) => entry.tell(&journal, "remove", &who),
                 _ => {}
             }
             let (target, scope) = change.subject();
@@ -448,20 +447,4 @@ fn told(outcome: Outcome) -> &'static str {
         Outcome::Removed => "removed",
         Outcome::Absent => "absent",
     }
-}
-
-/// Writes a change down where recipients' events are.
-fn tell(journal: &Journal, action: &str, entry: &Entry, who: &str) {
-    let Entry { target, scope, reason, source, until, .. } = entry;
-    let shown = target.to_string();
-    let target = match target {
-        Target::Address(address) => {
-            journal::Suppressed::Mailbox { address: address.as_str(), domain: address.domain() }
-        }
-        Target::Hash(_) => journal::Suppressed::Hash(shown.trim_start_matches('#')),
-        Target::Domain(domain) => journal::Suppressed::Domain(domain),
-    };
-    let ((tenant, class), reason) = (scope.names(), reason.as_str());
-    let change = SuppressionChange { action, target, tenant, class, reason, until: *until, source, who };
-    journal.tell(&Event::Suppression(change));
 }

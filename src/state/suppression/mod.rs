@@ -28,6 +28,7 @@ mod scopes;
 mod segments;
 #[cfg(test)]
 mod tests;
+mod told;
 mod upkeep;
 
 use std::collections::HashMap;
