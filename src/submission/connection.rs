@@ -424,11 +424,7 @@ impl Connection {
         };
         let (message, room, taken, signatures) = match result {
             Ok(admitted) => admitted,
-            Err(refusal) => {
-                self.spill = None;
-                self.session.refused(&refusal, &mut self.outside);
-                return Ok(());
-            }
+            Err(refusal) => return self.refused(&refusal),
         };
         let (id, envelope, size) = (message.id, Arc::clone(&message.envelope), message.content.len());
         let services = &self.outside.services;
@@ -449,34 +445,28 @@ impl Connection {
                 self.session.accepted(id);
                 Ok(())
             }
-            Err(error) => {
-                let refusal = refusal::of_spool(error).ok_or(Gone)?;
-                self.session.refused(&refusal, &mut self.outside);
-                Ok(())
-            }
+            Err(error) => self.refused(&refusal::of_spool(error).ok_or(Gone)?),
         }
+    }
+
+    /// The message that is complete is not taken.
+    fn refused(&mut self, refusal: &Refusal) -> Result<(), Gone> {
+        self.spill = None;
+        self.session.refused(refusal, &mut self.outside);
+        Ok(())
     }
 
     /// Stores what has come back, and has it read.
     async fn store_returned(&mut self, ended_at: Instant) -> Result<(), Gone> {
-        let message = match self.session.content().refusal() {
-            Some(refusal) => Err(refusal),
-            None => self.message(ended_at),
-        };
-        let message = match message {
+        let refusal = self.session.content().refusal();
+        let message = match refusal.map_or_else(|| self.message(ended_at), Err) {
             Ok(message) => message,
-            Err(refusal) => {
-                self.spill = None;
-                self.session.refused(&refusal, &mut self.outside);
-                return Ok(());
-            }
+            Err(refusal) => return self.refused(&refusal),
         };
         let (id, envelope, size) = (message.id, Arc::clone(&message.envelope), message.content.len());
         let services = &self.outside.services;
         if let Err(error) = services.spool.accept(message).await {
-            let refusal = refusal::of_spool(error).ok_or(Gone)?;
-            self.session.refused(&refusal, &mut self.outside);
-            return Ok(());
+            return self.refused(&refusal::of_spool(error).ok_or(Gone)?);
         }
         services.queue.tell_received(id, &envelope, size, Some(self.outside.client), None, "");
         if let Some(feedback) = &services.feedback {
