@@ -20,7 +20,7 @@ use crate::journal::{Kind, Query};
 use crate::state::Selection;
 
 /// What ends a recipient.
-const ENDS: [Kind; 4] = [Kind::Delivered, Kind::Bounced, Kind::Expired, Kind::Deleted];
+const ENDS: [Kind; 5] = [Kind::Delivered, Kind::Bounced, Kind::Expired, Kind::Suppressed, Kind::Deleted];
 
 /// Options of `message find`.
 #[derive(Debug, clap::Args)]

@@ -313,6 +313,8 @@ fn detail(record: &Record<'_>) -> String {
         named("by DSN", record.text("dsn_id")),
         record.text("filter"),
         suppressed(record),
+        returned(record),
+        named("passed on as", record.text("passed_on")),
         changed_limit(record) + &record.text("reason"),
         named("by", record.text("who")),
         named("events missing:", number("count")),
@@ -325,6 +327,17 @@ fn detail(record: &Record<'_>) -> String {
         parts.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(between)
     };
     said(&[said(reply, " "), said(ours, "; ")], "; ")
+}
+
+/// What has come back, how that is known, and what it says.
+fn returned(record: &Record<'_>) -> String {
+    let report = record.text("report");
+    if report.is_empty() {
+        return report;
+    }
+    let said = [record.text("class"), record.text("feedback_type"), record.text("diagnostic")];
+    let said: Vec<String> = said.into_iter().filter(|part| !part.is_empty()).collect();
+    format!("{report} (evidence: {}) {}", record.text("evidence"), said.join(": ")).trim_end().to_owned()
 }
 
 /// Whom a `suppression` event is about, where that is no address, and whose mail.
@@ -523,6 +536,21 @@ mod tests {
         assert_eq!(domain, "add; @x.test, mail of shop/news; operator");
         assert_eq!(address, "remove; operator");
         assert_eq!(import, "import; 9 lines, 7 entries, 2 bad; import; by ops");
+    }
+
+    #[test]
+    fn a_report_is_told_with_what_it_says_and_how_that_is_known() {
+        let line = "{\"v\":1,\"id\":\"0000000000001\",\"time\":\"2026-11-25T19:04:45.123Z\",\"event\":\"report\",\
+                    \"recipient\":\"a@x.test\",\"report\":\"bounce\",\"evidence\":\"token\",\"action\":\"suppressed\",\
+                    \"class\":\"bad-mailbox\",\"diagnostic\":\"smtp; 550 no\",\"passed_on\":\"0000000000007\"}";
+        let told = sentence(&Record::of(line.as_bytes()).unwrap());
+
+        assert!(
+            told.ends_with(
+                "suppressed; bounce (evidence: token) bad-mailbox: smtp; 550 no; passed on as 0000000000007"
+            ),
+            "{told}"
+        );
     }
 
     #[test]

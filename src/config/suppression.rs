@@ -82,7 +82,7 @@ impl Default for Suppression {
     fn default() -> Self {
         Self {
             recipients: Suppressed::Reject,
-            bounces: Whose::AllTenants,
+            bounces: Whose::Tenant,
             complaints: Whose::Tenant,
             full_days: 3,
             full_within_days: 14,

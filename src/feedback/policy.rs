@@ -85,7 +85,7 @@ impl Default for Policy {
             rejects: true,
             rules: HashMap::new(),
             full: FullRule { days: 3, within_days: 14, lasting: Duration::from_secs(30 * 86_400) },
-            bounce_extent: Extent::Global,
+            bounce_extent: Extent::Tenant,
             complaint_extent: Extent::Tenant,
             tenants: HashMap::new(),
             feedback_domains: Vec::new(),

@@ -287,7 +287,7 @@ impl Inbox {
         let oldest = today.saturating_sub(self.feedback.policy().token_days);
         let day = |done: &Done<'_>| done.case.token.map_or(oldest, |token| token.day);
         let since = done.iter().map(day).min().unwrap_or(oldest);
-        let found = journal::origins(folder, messages, UnixTime(u32::from(since).saturating_mul(DAY)));
+        let found = journal::origins(folder, &messages, UnixTime(u32::from(since).saturating_mul(DAY)));
         found.unwrap_or_else(|error| {
             tracing::warn!(%error, "the journal cannot be asked what reports are about");
             Default::default()

@@ -54,7 +54,7 @@ async fn a_bounce_to_the_reverse_path_costs_the_address_and_is_passed_on() {
     let report = stage.told("report", 1).await.remove(0);
 
     assert!(reply.starts_with("250"), "{reply}");
-    assert_eq!(stage.suppressed(), [(ann(), "hard-bounce", String::new())].into());
+    assert_eq!(stage.suppressed(), [(ann(), "hard-bounce", "shop".to_owned())].into());
     for (field, value) in [
         ("evidence", "token"),
         ("action", "suppressed"),
@@ -86,7 +86,7 @@ async fn a_bounce_that_names_another_address_costs_the_one_that_it_came_back_for
     let report = stage.told("report", 1).await.remove(0);
 
     // The address is the journal's.
-    assert_eq!(stage.suppressed(), [(ann(), "hard-bounce", String::new())].into());
+    assert_eq!(stage.suppressed(), [(ann(), "hard-bounce", "shop".to_owned())].into());
     assert_eq!((&report["recipient"], &report["action"]), (&ann().into(), &"suppressed".into()));
 }
 
@@ -248,7 +248,7 @@ async fn a_report_that_a_crash_has_left_is_read_by_the_next_start() {
     stage.restart().await;
     stage.until("she is suppressed", || !stage.suppressed().is_empty()).await;
 
-    assert_eq!(stage.suppressed(), [(ann(), "hard-bounce", String::new())].into());
+    assert_eq!(stage.suppressed(), [(ann(), "hard-bounce", "shop".to_owned())].into());
     stage.until("it is done", || stage.daemon().spool().pending(id).is_empty()).await;
     stage.stop().await;
     stage.restart().await;

@@ -29,7 +29,10 @@ async fn world() -> World {
     let route = |domain: &str, to: &Running| {
         format!("[[route]]\ndomain = \"{domain}\"\nnext_hop = \"smtp://{}\"\n", to.address)
     };
-    let sections = route("bounce.test", &refusing[0]) + &route("wait.test", &refusing[1]) + &route("*", &sink);
+    // The same recipients are refused again and again.
+    let rule = "[[suppression.rule]]\nclass = \"bad-mailbox\"\naction = \"ignore\"\n";
+    let routes = route("bounce.test", &refusing[0]) + &route("wait.test", &refusing[1]) + &route("*", &sink);
+    let sections = routes + rule;
     World { daemon: Daemon::start("mx.test", "trust_headers = true", &sections), sink, _refusing: refusing }
 }
 

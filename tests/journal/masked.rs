@@ -68,6 +68,8 @@ fn assert_nowhere(stage: &Stage, log: &str) {
     let mut found = Vec::new();
     files(&stage.spool(), &mut found);
     assert!(found.len() > 3);
+    // The suppression list is in clear (docs/suppression.md).
+    found.retain(|path| !path.starts_with(stage.spool().join("state/suppression")));
     for path in found {
         let octets = std::fs::read(&path).unwrap();
         for what in [CANARY, "body-of-it"] {
