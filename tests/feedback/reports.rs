@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use hikyaku::bounce::token::{Purpose, Token, day_of};
 use hikyaku::clock::Clock;
 use hikyaku::config::Dsns;
 use hikyaku::log::disk::Disk;
@@ -157,8 +158,17 @@ async fn what_nobody_has_given_out_is_refused_and_counted() {
     let (local, _) = reverse_path.split_once('@').unwrap();
     let content = bounce(&[&ann()], "failed", UNKNOWN);
     let forged = reverse_path.replacen('a', "b", 1);
+    let list = stage.daemon().suppression();
+    let old = Token {
+        message: stage.told("delivered", 1).await[0]["message_id"].as_str().unwrap().parse().unwrap(),
+        mailbox: list.hash(&ann().parse().unwrap()).0,
+        tenant: list.tenant_tag("shop"),
+        day: day_of(Clock::system().wall()) - 31,
+    };
+    let stale = old.write(Purpose::ReversePath, b"", &|octets| list.seal(octets));
 
     for (to, reply) in [
+        (format!("b+{stale}@{BOUNCES}").as_str(), "550 5.1.1 "),
         (forged.as_str(), "550 5.1.1 "),
         (&format!("b+abc@{BOUNCES}"), "550 5.1.1 "),
         (&format!("someone@{BOUNCES}"), "550 5.1.1 "),
@@ -173,6 +183,7 @@ async fn what_nobody_has_given_out_is_refused_and_counted() {
     assert_eq!(stage.suppressed(), [].into());
     for line in [
         "hikyaku_submission_rejected_total{cause=\"forged\"} 1",
+        "hikyaku_submission_rejected_total{cause=\"stale\"} 1",
         "hikyaku_submission_rejected_total{cause=\"relay\"} 2",
         "hikyaku_feedback_reports_total 0",
     ] {
@@ -259,13 +270,13 @@ async fn a_report_that_a_crash_has_left_is_read_by_the_next_start() {
 async fn one_unsubscribes_by_mail_and_a_machine_does_not() {
     let (stage, _) = delivered().await;
     let list = stage.daemon().suppression();
-    let token = hikyaku::bounce::token::Token {
+    let token = Token {
         message: stage.told("delivered", 1).await[0]["message_id"].as_str().unwrap().parse().unwrap(),
         mailbox: list.hash(&ann().parse().unwrap()).0,
         tenant: list.tenant_tag("shop"),
-        day: hikyaku::bounce::token::day_of(Clock::system().wall()),
+        day: day_of(Clock::system().wall()),
     };
-    let purpose = hikyaku::bounce::token::Purpose::Unsubscribe;
+    let purpose = Purpose::Unsubscribe;
     let to = format!("u+{}@{FEEDBACK}", token.write(purpose, b"", &|octets| list.seal(octets)));
 
     stage.tell(&to, "From: ann@good.test\nAuto-Submitted: auto-replied\nSubject: Away\n\nI am away.\n").await;
