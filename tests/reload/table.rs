@@ -51,7 +51,8 @@ fn base(place: &str) -> String {
          connections = 1\n[[source]]\nname = \"b\"\n[[pool]]\nname = \"a\"\nsources = [{{ source = \"a\" }}]\n\
          tenants = [\"a\"]\nsender_domains = [\"a.test\"]\n[[warmup]]\nsource = \"a\"\nprovider = \"google\"\n\
          start = \"2026-12-01\"\nvolumes = [50]\n[[dkim]]\ndomain = \"a.test\"\nselector = \"s\"\n\
-         key = \"{place}/one.pem\"\n[[suppression.rule]]\nclass = \"bad-mailbox\"\naction = \"suppress\"\nfor = \"1d\"\n\
+         key = \"{place}/one.pem\"\n[[suppression.rule]]\nclass = \"bad-mailbox\"\naction = \"suppress\"\n\
+         [[suppression.rule]]\nclass = \"bad-domain\"\naction = \"suppress\"\nfor = \"1d\"\n\
          [bounces]\nfeedback_domains = [\"f.test\"]\n[[bounces.tenant]]\nname = \"a\"\ndomain = \"b.test\"\ndsn = \"send\"\n[tls_report]\norganization = \"a\"\nfrom = \"a@a.test\"\n\
          [unsubscribe]\nlisten = [\"127.0.0.1:0\"]\nurl = \"https://a.test/\"\n[[unsubscribe.tenant]]\nname = \"a\"\n"
     )
@@ -151,7 +152,7 @@ fn other(name: &str, value: &Value, place: &str) -> Value {
         "suppression.full_days" => Value::Integer(4),
         "suppression.full_for" => text("60d"),
         "suppression.rule.class" => text("mailbox-moved"),
-        "suppression.rule.for" => text("2d"),
+        "suppression.rule.action" => text("ignore"),
         "bounces.feedback_domains" => texts("g.test"),
         "bounces.postmaster" => text("p@a.test"),
         "bounces.tenant.domain" => text("c.test"),
