@@ -4,6 +4,7 @@
 //! [`Daemon::stop`] ends accepting first, then lets transactions finish within a grace, then closes the spool.
 
 mod accounts;
+mod assembly;
 mod certificates;
 mod desk;
 mod doors;
@@ -42,7 +43,6 @@ use crate::delivery::Deliverer;
 use crate::dkim::{Ring, Signer};
 use crate::dns::Planner;
 use crate::journal::Journal;
-use crate::log::disk::Disk;
 use crate::mask::Mask;
 use crate::message;
 use crate::metrics::Registry;
@@ -50,13 +50,14 @@ use crate::metrics::process::Process;
 use crate::panics::Bulkhead;
 use crate::queue::{Courier, Queue};
 use crate::reply::LazyClassifier;
-use crate::spool::{Claimed, Recovered, Recovery, RecoveryReport, Spool};
+use crate::spool::{Recovered, Recovery, RecoveryReport, Spool};
+use crate::state::Note;
 use crate::state::suppression::Suppression;
-use crate::state::{LearntStore, Note, Orders, Pins};
 use crate::unsubscribe::Unsubscribe;
 use crate::users::Users;
-use crate::{admin, spool, submission};
+use crate::{admin, submission};
 
+use assembly::State;
 use certificates::Acceptors;
 use doors::Doors;
 pub use drain::Remains;
@@ -188,23 +189,16 @@ impl Daemon {
         let queue_settings = settings::queue(&config, &hostname, threads, &classifier);
         let returns = Returns::start(&config, &disk, (&suppression, &journal), clock, &registry);
         let returns = or_abandon(&spool, returns).await?;
-        let queue = Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry)
-            .with_journal(journal.clone())
-            .with_feedback(returns.feedback.clone())
-            .with_signer(signer.clone())
-            .with_pins(pins);
-        let queue = remembering(queue, &config.spool.path, disk).await;
+        let queue = Queue::new(queue_settings, spool.clone(), orders, planner, clock, &registry).with_pins(pins);
+        let queue = assembly::queue(queue, (&journal, &returns.feedback, &signer), &config.spool.path, disk).await;
         let delivery = settings::delivery(&config, &classifier, &tally, Some(&returns.feedback));
         let deliverer = Deliverer::new(delivery, spool.clone(), clock, &registry).map_err(Error::from);
         let deliverer = or_abandon(&spool, deliverer).await?;
         let watchers = scheduling(&queue, &deliverer);
         let links = settings::unsubscribe(&config);
         let unsubscribe = Unsubscribe::new(links, suppression.clone(), journal.clone(), clock, &registry);
-        let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry)
-            .with_users(users.clone())
-            .with_signer(signer.clone())
-            .with_feedback(returns.feedback.clone())
-            .with_unsubscribe(unsubscribe.clone());
+        let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry);
+        let services = assembly::services(services, (&users, &signer, &returns.feedback, &unsubscribe));
         let tls_reports = tls_reports::of(tally, (spool.clone(), queue.clone(), signer.clone()), clock, &registry);
         let (parts, control) = (Parts::default(), admin::Control::new(hostname.clone(), reload));
         let daemon = Self {
@@ -444,36 +438,6 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// What earlier runs left, taken up.
-struct State {
-    disk: Arc<Disk>,
-    claimed: Claimed,
-    pins: Pins,
-    orders: Orders,
-    audit: Audit,
-    suppression: Suppression,
-}
-
-impl State {
-    async fn take_up(config: &Config, clock: Clock, registry: &Registry) -> Result<Self, Error> {
-        let disk = Arc::new(Disk::new(&config.spool.path));
-        let keys = settings::spool_keys(config).map_err(Error::SpoolKey)?;
-        let claimed = Spool::claim(spool::Settings { keys, ..settings::spool(config) }, disk.clone())?;
-        let spool = config.spool.path.clone();
-        let pins = Pins::open(disk.clone()).map_err(|error| Error::Pins { spool: spool.clone(), error })?;
-        let audit = Audit::open(settings::audit(config), Note::of_audit(disk.clone()), clock, registry);
-        let orders = Orders::open(disk.clone(), clock.wall()).map_err(|error| Error::Orders { spool, error })?;
-        let suppression = suppression::open(disk.clone(), clock, registry).await?;
-        Ok(Self { disk, claimed, pins, orders, audit, suppression })
-    }
-}
-
-/// A queue with what was learnt and used up before.
-async fn remembering(queue: Queue, spool: &Path, disk: Arc<Disk>) -> Queue {
-    let learnt = open_learnt(spool).await;
-    queue.with_learnt(learnt).with_spent(Note::of_spent(disk.clone())).with_warmups(Note::of_warmups(disk))
-}
-
 /// The sockets that the daemon is watched by, bound.
 struct Watched {
     admin: Option<admin::AdminSocket>,
@@ -577,12 +541,6 @@ fn name_doubts(recovered: &Recovered, named: &mut usize) {
             warn!(MAX_NAMED_DOUBTS, "more may be in doubt: `hikyaku queue list --in-doubt` lists them");
         }
     }
-}
-
-/// What was learnt before. It may block on the disk, and is worth no failure.
-async fn open_learnt(spool: &Path) -> LearntStore {
-    let path = spool.to_owned();
-    tokio::task::spawn_blocking(move || LearntStore::open(&path)).await.unwrap_or_default()
 }
 
 /// The configured name, else the system's.
