@@ -255,7 +255,7 @@ impl Daemon {
         self.recovery = Some(or_abandon(&self.spool, self.recover(recovery)).await?);
         self.watch(watched, clock);
         self.watch_users();
-        let (parts, folder) = ((&self.spool, &self.queue), self.admin_state().places.journal);
+        let (parts, folder) = ((&self.spool, &self.queue), self.journal_folder());
         let stop = self.doors.stop.clone();
         self.returns.read(parts, (&self.journal, folder), &self.classifier, (clock, &self.registry), stop);
         self.doors.commit(bound, &self.config, hostname);
@@ -406,10 +406,15 @@ impl Daemon {
         Watchdog::start(self.parts.clone(), &self.registry, timeout, feed).map_err(Error::Thread)
     }
 
+    /// Where the journal is; none: there is none.
+    fn journal_folder(&self) -> Option<PathBuf> {
+        let journal = &self.config.journal;
+        journal.enabled.then(|| absolute(&journal.path))
+    }
+
     /// What the admin interface shows.
     fn admin_state(&self) -> admin::State {
-        let (spool, journal) = (absolute(&self.config.spool.path), &self.config.journal);
-        let journal = journal.enabled.then(|| absolute(&journal.path));
+        let (spool, journal) = (absolute(&self.config.spool.path), self.journal_folder());
         admin::State {
             clock: self.clock,
             control: self.control.clone(),

@@ -206,13 +206,15 @@ impl Inbox {
             return again;
         }
         let origins = self.origins(&done);
-        for done in &mut done {
-            let about = done.case.about(&done.report.parsed);
-            let known = about.and_then(|id| origins.get(&id)).map_or(&[][..], Vec::as_slice);
-            let origin = self.origin_of(done, known);
-            self.name(done, origin);
+        let origin = |done: &Done<'_>| {
+            let about = done.case.about(&done.report.parsed)?;
+            self.origin_of(done, origins.get(&about)?)
+        };
+        let origins: Vec<Option<&Origin>> = done.iter().map(origin).collect();
+        self.name(&mut done, &origins);
+        for (done, origin) in done.iter().zip(origins) {
             match handle.block_on(self.pass_on(done, origin, &policy)) {
-                Ok(passed_on) => self.tell(done, about, origin, passed_on),
+                Ok(passed_on) => self.tell(done, origin, passed_on),
                 Err(error) => {
                     tracing::warn!(report = %done.report.message.id, %error, "a report cannot be passed on now");
                     again.push(done.report.message.id);
@@ -308,30 +310,38 @@ impl Inbox {
         known.iter().find(is_it).or_else(|| only.filter(|_| self.journal.is_masked()))
     }
 
-    /// An entry by hash gets the address that the journal has. Nothing is lost if it cannot.
-    fn name(&self, done: &mut Done<'_>, origin: Option<&Origin>) {
-        let Some(Entry { target: target @ Target::Hash(_), scope, .. }) = &done.entry else { return };
+    /// Entries by hash get the addresses that the journal has, all with one sync. Nothing is lost if they cannot.
+    fn name(&self, done: &mut [Done<'_>], origins: &[Option<&Origin>]) {
         if self.journal.is_masked() {
             return;
         }
-        let Some(address) = origin.and_then(|origin| origin.recipient.parse::<Address>().ok()) else { return };
-        let before = Change::Remove { target: target.clone(), scope: scope.clone() };
-        let now = self.clock.wall();
-        let list = self.feedback.list();
-        // Only what this report has made: an entry that stood before may say more.
-        let stands = list.entry(target, scope, now).ok().flatten();
-        let Some(entry) = stands.filter(|entry| matches!(entry.target, Target::Hash(_))) else { return };
-        let entry = Entry { target: Target::Address(address.clone()), ..entry };
-        if let Err(error) = list.apply(&[before, Change::Add(entry)], now) {
-            tracing::warn!(%error, "a suppressed recipient is known by its hash only");
-            return;
+        let mut changes = Vec::new();
+        for (done, origin) in done.iter_mut().zip(origins) {
+            let Some(address) = origin.and_then(|origin| origin.recipient.parse::<Address>().ok()) else { continue };
+            let Some(entry) = done.entry.as_ref().and_then(|made| self.by_hash(made)) else { continue };
+            let (target, scope) = (entry.target.clone(), entry.scope.clone());
+            changes.push(Change::Remove { target, scope });
+            changes.push(Change::Add(Entry { target: Target::Address(address.clone()), ..entry }));
+            done.case.address = Some(address);
         }
-        done.case.address = Some(address);
+        if !changes.is_empty()
+            && let Err(error) = self.feedback.list().apply(&changes, self.clock.wall())
+        {
+            tracing::warn!(%error, "suppressed recipients are known by their hashes only");
+        }
     }
 
-    fn tell(&self, done: &Done<'_>, about: Option<MessageId>, origin: Option<&Origin>, passed_on: Option<MessageId>) {
+    /// What stands where a report has made an entry, if it is one by hash: what stood before may say more.
+    fn by_hash(&self, made: &Entry) -> Option<Entry> {
+        let Entry { target: target @ Target::Hash(_), scope, .. } = made else { return None };
+        let stands = self.feedback.list().entry(target, scope, self.clock.wall()).ok().flatten();
+        stands.filter(|entry| matches!(entry.target, Target::Hash(_)))
+    }
+
+    fn tell(&self, done: &Done<'_>, origin: Option<&Origin>, passed_on: Option<MessageId>) {
         let Done { report, case, entry, .. } = done;
         let parsed = &report.parsed;
+        let about = case.about(parsed);
         let action = match (&entry, case.consequence) {
             (Some(_), _) => "suppressed",
             (None, Consequence::Suppress(_, Action::Count)) => "counted",
