@@ -12,9 +12,9 @@
 //!
 //! Arrows between modules point only downward in this list (`tests/layering.rs` holds them):
 //! main, [`cli`] → [`daemon`] → [`config`] → [`submission`], [`inbound`], [`delivery`], [`admin`], [`demo`] → [`queue`], [`simulate`], [`audit`], [`unsubscribe`] →
-//! [`feedback`] → [`spool`], [`state`], [`dns`] → [`bounce`], [`dkim`], [`limit`], [`log`], [`tls`], [`tlsrpt`], [`users`] → [`reply`], [`provider`] →
+//! [`feedback`] → [`spool`], [`state`], [`dns`], [`web`] → [`bounce`], [`dkim`], [`limit`], [`log`], [`tls`], [`tlsrpt`], [`users`] → [`reply`], [`provider`] →
 //! [`journal`] → [`message`] →
-//! [`smtp`] → [`config::units`] → [`panics`] → [`clock`], [`metrics`], [`pulse`], [`seats`].
+//! [`smtp`] → [`config::units`] → [`panics`] → [`clock`], [`metrics`], [`pulse`].
 
 // Tests shrink numbers they made themselves; the library proper is linted without this.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
@@ -43,7 +43,6 @@ pub mod provider;
 pub mod pulse;
 pub mod queue;
 pub mod reply;
-pub mod seats;
 pub mod simulate;
 pub mod smtp;
 pub mod spool;
@@ -56,3 +55,4 @@ pub mod trusted;
 pub mod unseen;
 pub mod unsubscribe;
 pub mod users;
+pub mod web;

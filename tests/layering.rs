@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 15] = [
     &["submission", "inbound", "delivery", "admin", "demo"],
     &["queue", "simulate", "audit", "unsubscribe"],
     &["feedback"],
-    &["spool", "state", "dns"],
+    &["spool", "state", "dns", "web"],
     &["bounce", "dkim", "limit", "log", "tls", "tlsrpt", "users"],
     &["reply", "provider"],
     &["journal"],
@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 15] = [
     &["smtp"],
     &["config::units"],
     &["panics"],
-    &["clock", "metrics", "pulse", "seats", "text", "trusted", "unseen"],
+    &["clock", "metrics", "pulse", "text", "trusted", "unseen"],
 ];
 
 fn layer(module: &str) -> usize {

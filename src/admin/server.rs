@@ -1,13 +1,9 @@
-//! HTTP servers with bounds: so many connections, so long for a request's head and body, so long for a connection.
+//! The servers of the admin interface and of the metrics, both for few and known clients.
 //!
 //! Bodies that are longer than memory is large ([`is_streamed`], [`Streamed`]) are not collected, and their connections go on as long as
 //! pieces move ([`Pace`]). Whatever works on them is waited for when the client has gone ([`Works`]).
-//!
-//! Both listeners are for few and known clients. What is bounded here is what a broken or hostile one could take from
-//! the daemon (descriptors, memory, tasks) and from the others ([`Seats`]).
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,16 +17,13 @@ use axum::middleware::{from_fn_with_state, map_response_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,23 +33,20 @@ use super::stream::Pace;
 use super::{AdminSocket, LARGEST_BODY, State, error};
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
-use crate::seats::{Seat, Seats};
 use crate::tls::Acceptor;
+use crate::web::{self, Bounds, NoBody, Seat, SeatLost};
 
-/// Connections a listener serves at once.
-const CONNECTIONS: usize = 64;
-/// For a request's head; also how long a connection may sit idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a request's body, which is small: a client that does not send it is not one of ours.
-const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// A body is read up to here, though it is refused as too large: a client that is cut off while it sends sees no answer.
-const MOST_READ: usize = 1 << 20;
+/// What one listener's clients may take: one that does not send a small body within seconds is none of ours.
+const BOUNDS: Bounds = Bounds {
+    connections: 64,
+    head_timeout: Duration::from_secs(5),
+    head_size: 16 << 10,
+    body_timeout: Duration::from_secs(5),
+    largest_body: LARGEST_BODY,
+    most_read: 1 << 20,
+};
 /// For everything on one connection; where something streams, between two pieces of it.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
-/// Memory for a request's head.
-const HEAD_SIZE: usize = 16 << 10;
-/// After a failed accept (no descriptors left): else the loop would spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the admin interface until `stop`; requests that are being answered then are finished.
 pub async fn serve_unix(socket: AdminSocket, state: State, stop: CancellationToken) {
@@ -152,30 +142,33 @@ impl Listen for TcpDoor {
 
 async fn serve<L: Listen>(listener: L, router: Router, wall: Bulkhead, stop: CancellationToken) {
     let router = router.layer(map_response_with_state(wall.clone(), error::count_panic));
-    let seats = Seats::new(CONNECTIONS);
-    let mut connections = JoinSet::new();
-    loop {
-        let stream = tokio::select! {
-            () = stop.cancelled() => break,
-            Some(_) = connections.join_next() => continue,
-            stream = poll_fn(|context| listener.poll(context)) => stream,
-        };
-        match stream {
-            Ok(stream) => {
-                let Some(seat) = stop.run_until_cancelled(seats.take()).await else { break };
-                let router = router.clone().layer(Extension(L::peer(&stream)));
-                let conversation = begin(stream, listener.tls(), router, seat, stop.clone());
-                connections.spawn(wall.run(conversation));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "admin interface cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+    web::accept(Gate { listener, router }, BOUNDS.connections, &wall, stop).await;
+}
+
+/// Where clients come in.
+struct Gate<L> {
+    listener: L,
+    router: Router,
+}
+
+impl<L: Listen> web::Door for Gate<L> {
+    type Connection = L::Stream;
+
+    const NAME: &'static str = "admin interface";
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<L::Stream>> {
+        self.listener.poll(context)
     }
-    // Its name is free for another one while requests are finished.
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+
+    fn serve(
+        &self,
+        stream: L::Stream,
+        seat: Seat,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let router = self.router.clone().layer(Extension(L::peer(&stream)));
+        begin(stream, self.listener.tls(), router, seat, stop)
+    }
 }
 
 /// The handshake, if there is one, and then everything else.
@@ -184,13 +177,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Some(tls) = tls else { return converse(stream, router, seat, stop).await };
-    let secured = tokio::select! {
-        secured = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)) => secured,
-        () = seat.lost() => return,
-        () = stop.cancelled() => return,
-    };
-    // What a client does to its own handshake concerns nobody else.
-    if let Ok(Ok((stream, _))) = secured {
+    if let Some(stream) = web::secured(stream, &tls, &BOUNDS, &seat, &stop).await {
         converse(stream, router, seat, stop).await;
     }
 }
@@ -237,33 +224,11 @@ where
         let hold = hold.clone();
         move |request| answer(request, router.clone(), hold.clone())
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_SIZE)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let finished = async {
-        tokio::select! {
-            _ = connection.as_mut() => {}
-            () = hold.seat.lost() => {}
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
-        }
-    };
-    // What a client does to its own connection concerns nobody else: neither its errors nor its time-out are logged.
     tokio::select! {
-        () = finished => {}
+        () = web::converse(stream, service, &BOUNDS, &hold.seat, &stop) => {}
         () = hold.pace.over() => {}
     }
 }
-
-/// Ends a connection whose seat somebody else has got.
-#[derive(Debug, thiserror::Error)]
-#[error("the seat of the connection is lost")]
-struct SeatLost;
 
 /// Takes the whole request within its time, if it is not one that streams, and keeps the connection's seat while it is answered.
 async fn answer(request: Request<Incoming>, router: Router, hold: Hold) -> Result<Response, SeatLost> {
@@ -299,12 +264,9 @@ async fn answer(request: Request<Incoming>, router: Router, hold: Hold) -> Resul
 
 /// A whole body, which is small.
 async fn collected(body: Incoming) -> Result<Body, error::Refusal> {
-    let body = Limited::new(body, MOST_READ).collect();
-    let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => Some(body.to_bytes()).filter(|body| body.len() <= LARGEST_BODY),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => None,
-        Ok(Err(error)) => return Err(error::unread(&*error)),
-        Err(_) => return Err(error::stalled(BODY_TIMEOUT)),
-    };
-    body.map(Body::from).ok_or_else(|| error::too_large(LARGEST_BODY))
+    web::collected(body, &BOUNDS).await.map(Body::from).map_err(|none| match none {
+        NoBody::TooLarge => error::too_large(BOUNDS.largest_body),
+        NoBody::Stalled => error::stalled(BOUNDS.body_timeout),
+        NoBody::Broken(error) => error::unread(&*error),
+    })
 }

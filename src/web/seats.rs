@@ -1,4 +1,4 @@
-//! The seats of an HTTP listener's connections. When all are taken, who comes gets that of the connection that has been quiet
+//! The seats of a listener's connections. When all are taken, who comes gets that of the connection that has been quiet
 //! for longest: clients that stall must not lock an operator out.
 //!
 //! A connection is quiet while no request of it is being answered: it is idle, or its request does not arrive. Who is
