@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{OfWhom, of_whom, reason};
+use super::{OfWhom, Which, of_whom};
 use crate::admin::{EntryView, Share, Shown, StatsView};
 use crate::cli::client::escaped;
 use crate::cli::exit::{self, Exit};
@@ -24,15 +24,8 @@ pub(in crate::cli) struct Show {
 /// Options of `suppress list`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct List {
-    /// About this domain or a mailbox of it
-    #[arg(long)]
-    domain: Option<String>,
-    /// In the scope of this tenant or of a class of its campaigns
-    #[arg(long, value_name = "NAME")]
-    tenant: Option<String>,
-    /// For this reason
-    #[arg(long, value_parser = reason)]
-    reason: Option<Reason>,
+    #[command(flatten)]
+    which: Which,
     /// At most so many
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
@@ -82,8 +75,9 @@ impl Show {
 
 impl List {
     pub(super) async fn execute(self) -> exit::Result {
-        let reason = self.reason.map(|reason| reason.to_string());
-        let filters = [("domain", &self.domain), ("tenant", &self.tenant), ("reason", &reason)];
+        let Which { domain, tenant, reason } = &self.which;
+        let reason = reason.map(|reason| reason.to_string());
+        let filters = [("domain", domain), ("tenant", tenant), ("reason", &reason)];
         let given = filters.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
         let query: String = given.map(|(name, value)| format!("&{name}={}", escaped(value))).collect();
         let answer: Value = self.remote.get(&format!("/v1/suppression?limit={}{query}", self.limit)).await?;

@@ -75,6 +75,20 @@ impl OfWhom {
     }
 }
 
+/// Which entries.
+#[derive(Clone, Debug, Default, clap::Args)]
+struct Which {
+    /// About this domain or a mailbox of it
+    #[arg(long)]
+    domain: Option<String>,
+    /// In the scope of this tenant or of a class of its campaigns
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+    /// For this reason
+    #[arg(long, value_parser = reason)]
+    reason: Option<Reason>,
+}
+
 /// How long entries stand.
 #[derive(Clone, Debug, Default, clap::Args)]
 struct Lasting {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Lasting, OfWhom, clock, reason};
+use super::{Lasting, OfWhom, Which, clock, reason};
 use crate::admin::stream::{Inlet, Piece, pipe};
 use crate::admin::{ExportRequest, ImportLine};
 use crate::cli::at::At;
@@ -59,15 +59,8 @@ pub(in crate::cli) struct Export {
     /// The file, which appears when it is whole; `-`: standard output
     #[arg(default_value = "-", hide_default_value = true)]
     file: PathBuf,
-    /// About this domain or a mailbox of it
-    #[arg(long)]
-    domain: Option<String>,
-    /// In the scope of this tenant or of a class of its campaigns
-    #[arg(long, value_name = "NAME")]
-    tenant: Option<String>,
-    /// For this reason
-    #[arg(long, value_parser = reason)]
-    reason: Option<Reason>,
+    #[command(flatten)]
+    which: Which,
     #[command(flatten)]
     at: At,
 }
@@ -276,7 +269,7 @@ fn feed(mut input: Box<dyn Read + Send>, inlet: &Inlet) -> io::Result<()> {
 
 impl Export {
     pub(super) async fn execute(self) -> exit::Result {
-        let Self { file, domain, tenant, reason, at } = self;
+        let Self { file, which: Which { domain, tenant, reason }, at } = self;
         let request = ExportRequest { domain, tenant, reason: reason.map(|reason| reason.to_string()) };
         let body = Full::new(Bytes::from(serde_json::to_vec(&request)?));
         let mut answer = at.client().stream("/v1/suppression/export", "application/json", body).await?;
