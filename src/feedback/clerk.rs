@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
 use crate::state::Note;
-use crate::state::suppression::{Change, Entry, Outcome};
+use crate::state::suppression::{Change, Entry, MailboxHash, Outcome, Reason, Target};
 
 use super::Feedback;
 
@@ -134,10 +134,24 @@ impl Feedback {
         let outcomes =
             applied.inspect_err(|error| tracing::error!(%error, "the suppression list cannot be written"))?;
         for (change, outcome) in changes.iter().zip(&outcomes) {
-            if let (Change::Add(entry), Outcome::Added | Outcome::Replaced) = (change, outcome) {
+            let Change::Add(entry) = change else { continue };
+            if entry.reason == Reason::MailboxFull
+                && let Some(mailbox) = self.mailbox(&entry.target)
+            {
+                self.shared.full.lock().forget(mailbox.0);
+            }
+            if matches!(outcome, Outcome::Added | Outcome::Replaced) {
                 entry.tell(&self.shared.journal, "add", "");
             }
         }
         Ok(outcomes)
+    }
+
+    fn mailbox(&self, target: &Target) -> Option<MailboxHash> {
+        match target {
+            Target::Address(address) => Some(self.list().hash(address)),
+            Target::Hash(mailbox) => Some(*mailbox),
+            Target::Domain(_) => None,
+        }
     }
 }

@@ -26,7 +26,7 @@ pub struct Full {
 }
 
 impl Full {
-    /// A mailbox was full on this day; tells whether it was so on `enough` days out of the last `within`. If so, it is forgotten.
+    /// A mailbox was full on this day; tells whether it was so on `enough` days out of the last `within`.
     pub fn note(&mut self, mailbox: [u8; 10], today: u16, within: u32, enough: u32) -> bool {
         if self.days.len() >= MOST && !self.days.contains_key(&mailbox) {
             self.days.retain(|_, days| u32::from(today.saturating_sub(days.last)) < within);
@@ -40,11 +40,12 @@ impl Full {
         *days = Days { last: days.last.max(today), bits: moved | 1 };
         self.is_dirty = true;
         let window = 1_u32.checked_shl(within).map_or(u32::MAX, |bit| bit - 1);
-        let is_enough = (days.bits & window).count_ones() >= enough;
-        if is_enough {
-            self.days.remove(&mailbox);
-        }
-        is_enough
+        (days.bits & window).count_ones() >= enough
+    }
+
+    /// It is on the list now: days are counted anew.
+    pub fn forget(&mut self, mailbox: [u8; 10]) {
+        self.is_dirty |= self.days.remove(&mailbox).is_some();
     }
 
     /// What is to be written down, if that has changed since the last time.
@@ -102,12 +103,14 @@ mod tests {
     }
 
     #[test]
-    fn enough_days_are_enough_and_it_begins_anew() {
+    fn enough_days_are_enough_until_it_is_on_the_list_and_begins_anew() {
         let mut full = Full::default();
+        let before = [1, 5, 9, 9].map(|day| full.note(ANN, day, 14, 3));
 
-        let told: Vec<bool> = [1, 5, 9, 10, 11, 12].map(|day| full.note(ANN, day, 14, 3)).into();
+        full.forget(ANN);
 
-        assert_eq!(told, [false, false, true, false, false, true]);
+        assert_eq!(before, [false, false, true, true]);
+        assert_eq!([9, 10, 11].map(|day| full.note(ANN, day, 14, 3)), [false, false, true]);
     }
 
     #[test]
