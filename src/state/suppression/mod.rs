@@ -40,6 +40,7 @@ use parking_lot::Mutex;
 
 use crate::clock::UnixTime;
 use crate::log::Position;
+use crate::log::record::Frame;
 use crate::log::storage::Storage;
 use crate::smtp::address::Address;
 
@@ -197,26 +198,28 @@ impl Suppression {
         let keyed = Keyed::new(&key)?;
         let index = Index::default();
         let mut pending: HashMap<Key, Brief, foldhash::fast::RandomState> = HashMap::default();
-        let (mut unknown, scopes, mut changed) = (None, Scopes::default(), 0);
-        let opened = Segments::open(storage, tuning.segment, &mut |place, frame| {
+        let (unknown, scopes, changed) = (OnceLock::new(), Scopes::default(), AtomicU32::new(0));
+        let read = |place: Position, frame: &Frame<'_>| {
             let Some(change) = Change::decode(frame) else {
-                unknown = Some(OpenError::Unknown { file: segments::path(place.segment), offset: place.offset });
+                unknown.get_or_init(|| (segments::path(place.segment), place.offset));
                 return Err(io::ErrorKind::InvalidData.into());
             };
             let (target, scope) = change.subject();
-            pending.insert(keyed.key(target, scope), change.brief().at(place));
             scopes.note([&change]);
-            if let Change::Add(Entry { added, .. }) = change {
-                changed = changed.max(added.0.min(now.0));
+            if let Change::Add(Entry { added, .. }) = &change {
+                changed.fetch_max(added.0.min(now.0), Ordering::Relaxed);
             }
+            Ok((keyed.key(target, scope), change.brief().at(place)))
+        };
+        let opened = Segments::open(storage, tuning.segment, read, |changes| {
+            pending.extend(changes);
             if pending.len() >= LOADED {
                 index.put(pending.drain().collect());
                 index.tidy(now);
             }
-            Ok(())
         });
-        let (segments, findings) = match (opened, unknown) {
-            (_, Some(error)) => return Err(error),
+        let (segments, findings) = match (opened, unknown.into_inner()) {
+            (_, Some((file, offset))) => return Err(OpenError::Unknown { file, offset }),
             (opened, None) => opened?,
         };
         index.put(pending.into_iter().collect());
@@ -228,7 +231,7 @@ impl Suppression {
             segments: Mutex::new(segments),
             exports: AtomicUsize::new(0),
             scopes,
-            changed: changed.into(),
+            changed,
             meters: OnceLock::new(),
             tuning,
         };

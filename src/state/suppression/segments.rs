@@ -14,9 +14,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
 
 use crate::log::record::{Frame, seal};
-use crate::log::scan;
+use crate::log::scan::{self, Scan};
 use crate::log::segment::{BATCH, Batch, COPY, FIRST, Header, sequence_of};
 use crate::log::storage::{Storage, StorageFile, read_exact};
 use crate::log::{Position, index};
@@ -31,6 +33,8 @@ const DAMAGED: &str = "quarantine";
 const TAIL: &str = "quarantine/tail";
 const EXTENSION: &str = "log";
 
+/// Threads that read at the start.
+const MOST_READERS: usize = 4;
 /// Octets that are read for one record: more than the longest one has.
 const MOST_RECORD: usize = 4_096;
 
@@ -79,6 +83,49 @@ struct Active {
     batches: u64,
 }
 
+/// A segment that was read at the start.
+struct Loaded<T> {
+    file: Arc<dyn StorageFile>,
+    /// What is in it, if something cannot be read.
+    octets: Vec<u8>,
+    /// Header, number of records, and what was seen beside them; none: its header is damaged.
+    scanned: Option<(Header, u64, Scan)>,
+    /// The end of what is in force in it, as far as later segments tell.
+    end: Option<u64>,
+    /// What was made of each record that is in force.
+    made: Vec<T>,
+}
+
+impl<T> Loaded<T> {
+    fn read(
+        storage: &dyn Storage,
+        sequence: u32,
+        end: Option<u64>,
+        read: impl Fn(Position, &Frame<'_>) -> io::Result<T>,
+    ) -> io::Result<Self> {
+        let file = storage.open(&path(sequence))?;
+        let mut octets = whole(&*file)?;
+        let (mut made, mut records, mut failure) = (Vec::new(), 0, None);
+        let scanned = Header::read(&*file, sequence)?.map(|header| {
+            let scan = scan::segment(&octets, &header, end.unwrap_or_default(), &mut |found| {
+                let place = Position { segment: sequence, offset: found.offset };
+                if failure.is_none() && end.is_none_or(|end| found.offset < end) {
+                    match read(place, &found.frame) {
+                        Ok(one) => made.push(one),
+                        Err(error) => failure = Some(error),
+                    }
+                }
+                records += 1;
+            });
+            (header, records, scan)
+        });
+        if scanned.as_ref().is_some_and(|(_, _, scan)| scan.unreadable.is_empty()) {
+            octets = Vec::new();
+        }
+        failure.map_or(Ok(Self { file, octets, scanned, end, made }), Err)
+    }
+}
+
 /// All segments.
 #[derive(Debug)]
 pub struct Segments {
@@ -114,11 +161,13 @@ fn whole(file: &dyn StorageFile) -> io::Result<Vec<u8>> {
 }
 
 impl Segments {
-    /// Reads all segments, the oldest first; `each` gets every record with its place, and may refuse it.
-    pub fn open(
+    /// Reads all segments: `read` makes something of every record and its place, or refuses it, on threads of its own; `take` gets what
+    /// it made, the oldest first.
+    pub fn open<T: Send>(
         storage: Arc<dyn Storage>,
         most: u64,
-        each: &mut dyn FnMut(Position, &Frame<'_>) -> io::Result<()>,
+        read: impl Fn(Position, &Frame<'_>) -> io::Result<T> + Sync,
+        mut take: impl FnMut(Vec<T>),
     ) -> io::Result<(Self, Vec<Finding>)> {
         let all = BTreeMap::new();
         let mut segments =
@@ -134,11 +183,27 @@ impl Segments {
             }
         }
         let ends = segments.ends(&sequences)?;
-        for sequence in &sequences {
-            segments.load(*sequence, ends.get(sequence).copied(), each, &mut findings)?;
-            segments.next = sequence.checked_add(1).ok_or(io::ErrorKind::StorageFull)?;
-        }
-        Ok((segments, findings))
+        let (storage, read) = (segments.storage.clone(), &read);
+        let loaded = |sequence: &u32| Loaded::read(&*storage, *sequence, ends.get(sequence).copied(), read);
+        let (sequences, loaded) = (&sequences, &loaded);
+        thread::scope(|scope| {
+            let readers = thread::available_parallelism().map_or(1, |count| count.get().min(MOST_READERS));
+            let begin = |first| {
+                // What has been read waits until it is taken: there is one segment of each reader in memory.
+                let (out, results) = sync_channel(0);
+                let own = sequences.iter().skip(first).step_by(readers);
+                scope.spawn(move || own.map(loaded).all(|result| out.send(result).is_ok()));
+                results
+            };
+            let readers: Vec<Receiver<io::Result<Loaded<T>>>> = (0..readers).map(begin).collect();
+            for (sequence, reader) in sequences.iter().zip(readers.iter().cycle()) {
+                let mut loaded = reader.recv().map_err(io::Error::other)??;
+                take(std::mem::take(&mut loaded.made));
+                segments.enter(*sequence, loaded, &mut findings)?;
+                segments.next = sequence.checked_add(1).ok_or(io::ErrorKind::StorageFull)?;
+            }
+            Ok((segments, findings))
+        })
     }
 
     /// The numbers of the segments that are there, ascending.
@@ -172,35 +237,17 @@ impl Segments {
         Ok(ends)
     }
 
-    fn load(
-        &mut self,
-        sequence: u32,
-        end: Option<u64>,
-        each: &mut dyn FnMut(Position, &Frame<'_>) -> io::Result<()>,
-        findings: &mut Vec<Finding>,
-    ) -> io::Result<()> {
+    /// Makes a segment that was read one of those that are there.
+    fn enter<T>(&mut self, sequence: u32, loaded: Loaded<T>, findings: &mut Vec<Finding>) -> io::Result<()> {
         let name = path(sequence);
-        let file = self.storage.open(&name)?;
-        let octets = whole(&*file)?;
-        let Some(header) = Header::read(&*file, sequence)? else {
+        let Loaded { file, octets, scanned, end, .. } = loaded;
+        let Some((header, records, scan)) = scanned else {
             let range = 0..octets.len() as u64;
             self.quarantine(DAMAGED, sequence, 0, &octets)?;
             findings.push(Finding { file: name.clone(), range, kind: FindingKind::Damaged });
             self.storage.remove(&name)?;
             return self.storage.sync_dir(DIRECTORY);
         };
-        let (mut records, mut failure) = (0, None);
-        let scan = scan::segment(&octets, &header, end.unwrap_or_default(), &mut |found| {
-            let place = Position { segment: sequence, offset: found.offset };
-            let is_in_force = end.is_none_or(|end| found.offset < end);
-            if is_in_force && failure.is_none() {
-                failure = each(place, &found.frame).err();
-            }
-            records += 1;
-        });
-        if let Some(error) = failure {
-            return Err(error);
-        }
         let known = scan.synced.iter().filter(|at| at.segment == sequence).map(|at| at.offset).max();
         let known = known.unwrap_or_default().max(end.unwrap_or_default());
         let end = end.unwrap_or(scan.end);

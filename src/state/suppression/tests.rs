@@ -345,7 +345,7 @@ fn a_disk_that_cannot_be_read_is_an_error_and_not_an_empty_list() {
 #[test]
 fn a_record_of_a_newer_version_is_refused_by_its_place() {
     let storage = storage(1);
-    let (mut segments, _) = Segments::open(storage.clone(), MOST_SEGMENT, &mut |_, _| Ok(())).unwrap();
+    let (mut segments, _) = Segments::open(storage.clone(), MOST_SEGMENT, |_, _| Ok(()), |_: Vec<()>| ()).unwrap();
     let mut record = Vec::new();
     crate::log::record::Builder::new(&mut record, 77).finish();
     let place = segments.append(&mut record, &[0]).unwrap();
