@@ -78,7 +78,9 @@ async fn what_is_learnt_is_shown_and_listed_and_is_in_the_journal() {
 
     let (code, shown, _) = running.command(&["limits", "show", "--site", "busy.test"]).await;
     let (_, history, remark) = running.command(&["limits", "history"]).await;
-    let (_, journal, _) = running.command(&["journal", "search", "--event", "limit"]).await;
+    // What is told goes to the file a little later.
+    let is_told = |text: &str| text.contains("421 4.7.28");
+    let (_, journal) = running.until(&["journal", "search", "--event", "limit"], is_told).await;
     let (code_of_none, _, _) = running.command(&["limits", "show", "--source", "x"]).await;
 
     assert_eq!((code, code_of_none), (0, 1), "there is no such source");

@@ -109,13 +109,18 @@ fn a_disk_that_stalls_is_seen_and_does_not_stop_the_feeding() {
         Err(reason) => return skip("a_disk_that_stalls_is_seen_and_does_not_stop_the_feeding", &reason),
     };
     let is_full = std::env::var_os("HIKYAKU_FULL").is_some();
-    let least = if is_full { 75.0 } else { 0.5 };
+    let least = if is_full { 75.0 } else { 2.0 };
 
     let begun = Instant::now();
     let mut client = Client::connect(place.listener());
     client.submit();
-    while still_seconds(scraped, "commit") < least {
+    while client.has_reply() || still_seconds(scraped, "commit") < least {
         assert!(begun.elapsed() < PATIENCE * 3, "the stall is not seen");
+        if client.has_reply() {
+            // On a busy machine a thread that is traced may still finish what it was doing.
+            client = Client::connect(place.listener());
+            client.submit();
+        }
         // A daemon that is not heard waits a second each time.
         place.set_patience(Duration::from_millis(50));
         while place.try_heard().is_some() {}
