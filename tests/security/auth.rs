@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::authority::{Authority, handshake};
 use crate::server::{first_reply, id_of};
+use crate::tricks::TRICKS;
 
 /// The form of an Argon2id hash with 8 KiB, which is quick.
 const RIGHT: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$HASH";
@@ -220,35 +221,6 @@ async fn scram(client: &mut Talk, mechanism: &str, header: &str, binding: &[u8],
     assert_eq!(STANDARD.decode(told).unwrap(), format!("v={}", STANDARD.encode(server)).as_bytes());
     client.say("").await
 }
-
-/// Ways to write a forward-path that servers have taken for their own (A1).
-const TRICKS: [&str; 25] = [
-    "<b@other.test>",
-    "<b%other.test@mx.test>",
-    "<@mx.test:b@other.test>",
-    "<@mx.test,@other.test:b@third.test>",
-    "<other.test!b@mx.test>",
-    "<\"b@other.test\"@mx.test>",
-    "<\"b%other.test\"@mx.test>",
-    "<\"b@other.test\">",
-    "<b@other.test@mx.test>",
-    "<b@[127.0.0.1]>",
-    "<b@[IPv6:::1]>",
-    "<b@127.0.0.1>",
-    "<b@localhost>",
-    "<b@mx.test>",
-    "<b@MX.TEST.>",
-    "<postmaster@mx.test>",
-    "<b@other.test.>",
-    "<b@.other.test>",
-    "<b@other..test>",
-    "<b%other.test>",
-    "<b@other.test%mx.test>",
-    "<b\\@other.test@mx.test>",
-    "<b+x@other.test>",
-    "<@other.test>",
-    "<b@other.test> ORCPT=rfc822;b@mx.test",
-];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_authentication_nothing_is_relayed_by_whatever_path() {

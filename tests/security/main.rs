@@ -11,3 +11,5 @@ mod requiretls;
 #[allow(dead_code)]
 mod server;
 mod tls;
+#[path = "../common/tricks.rs"]
+mod tricks;

@@ -1,0 +1,30 @@
+//! What strangers write who want their mail relayed (A1 and A9 of the table of bad input).
+
+/// Ways to write a forward-path that servers have taken for their own; the server is mx.test.
+pub const TRICKS: [&str; 25] = [
+    "<b@other.test>",
+    "<b%other.test@mx.test>",
+    "<@mx.test:b@other.test>",
+    "<@mx.test,@other.test:b@third.test>",
+    "<other.test!b@mx.test>",
+    "<\"b@other.test\"@mx.test>",
+    "<\"b%other.test\"@mx.test>",
+    "<\"b@other.test\">",
+    "<b@other.test@mx.test>",
+    "<b@[127.0.0.1]>",
+    "<b@[IPv6:::1]>",
+    "<b@127.0.0.1>",
+    "<b@localhost>",
+    "<b@mx.test>",
+    "<b@MX.TEST.>",
+    "<postmaster@mx.test>",
+    "<b@other.test.>",
+    "<b@.other.test>",
+    "<b@other..test>",
+    "<b%other.test>",
+    "<b@other.test%mx.test>",
+    "<b\\@other.test@mx.test>",
+    "<b+x@other.test>",
+    "<@other.test>",
+    "<b@other.test> ORCPT=rfc822;b@mx.test",
+];
