@@ -196,7 +196,7 @@ impl Daemon {
         let deliverer = or_abandon(&spool, deliverer).await?;
         let watchers = scheduling(&queue, &deliverer);
         let links = settings::unsubscribe(&config);
-        let unsubscribe = Unsubscribe::new(links, suppression.clone(), journal.clone(), clock, &registry);
+        let unsubscribe = assembly::unsubscribe(links, (&suppression, &journal, &returns), clock, &registry);
         let services = submission::Services::new(spool.clone(), queue.clone(), clock, hostname.clone(), &registry);
         let services = assembly::services(services, (&users, &signer, &returns.feedback, &unsubscribe));
         let tls_reports = tls_reports::of(tally, (spool.clone(), queue.clone(), signer.clone()), clock, &registry);
@@ -255,9 +255,8 @@ impl Daemon {
         self.recovery = Some(or_abandon(&self.spool, self.recover(recovery)).await?);
         self.watch(watched, clock);
         self.watch_users();
-        let (parts, folder) = ((&self.spool, &self.queue), self.journal_folder());
-        let stop = self.doors.stop.clone();
-        self.returns.read(parts, (&self.journal, folder), &self.classifier, (clock, &self.registry), stop);
+        let (parts, stop) = ((&self.spool, &self.queue), self.doors.stop.clone());
+        self.returns.read(parts, &self.journal, &self.classifier, (clock, &self.registry), stop);
         self.doors.commit(bound, &self.config, hostname);
         self.note_parts();
         Ok(self)
@@ -406,15 +405,9 @@ impl Daemon {
         Watchdog::start(self.parts.clone(), &self.registry, timeout, feed).map_err(Error::Thread)
     }
 
-    /// Where the journal is; none: there is none.
-    fn journal_folder(&self) -> Option<PathBuf> {
-        let journal = &self.config.journal;
-        journal.enabled.then(|| absolute(&journal.path))
-    }
-
     /// What the admin interface shows.
     fn admin_state(&self) -> admin::State {
-        let (spool, journal) = (absolute(&self.config.spool.path), self.journal_folder());
+        let (spool, journal) = (settings::absolute(&self.config.spool.path), settings::journal_folder(&self.config));
         admin::State {
             clock: self.clock,
             control: self.control.clone(),
@@ -436,11 +429,6 @@ impl Daemon {
             stopping: self.doors.stop.clone(),
         }
     }
-}
-
-/// A path that holds for other processes, too.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The sockets that the daemon is watched by, bound.

@@ -143,7 +143,7 @@ fn refusal(id: MessageId, error: &LoadError) -> Refusal {
 
 fn view(message: &Message, queued: &[EntryView], pending: &HashSet<u32>) -> Result<MessageView, Refusal> {
     let envelope = &message.envelope;
-    let header = message.content.chunk(0, LONGEST_HEADER).map_err(|error| refusal(message.id, &error.into()))?;
+    let header = message.content.beginning(LONGEST_HEADER).map_err(|error| refusal(message.id, &error.into()))?;
     let end = memmem::find(&header, b"\r\n\r\n").unwrap_or(header.len());
     let ret = envelope.ret.map(|ret| match ret {
         Ret::Full => "FULL".to_owned(),

@@ -315,7 +315,7 @@ impl Returned {
             && request.envelope.tls != TlsWish::Required
             && content.len() <= MOST_RETURNED;
         let most = if is_whole { usize::try_from(MOST_RETURNED).unwrap_or(usize::MAX) } else { MOST_HEADER };
-        let mut octets = first(content, most)?;
+        let mut octets: Vec<u8> = content.beginning(most)?.into();
         let header = header_length(&octets);
         // Header fields in another charset than UTF-8 are no message/global (RFC 6532, 3.7).
         let is_global =
@@ -337,19 +337,6 @@ impl Returned {
     fn header(&self) -> &[u8] {
         self.octets.get(..self.header).unwrap_or_default()
     }
-}
-
-/// The first octets of a content, at most `most`.
-fn first(content: &Content, most: usize) -> io::Result<Vec<u8>> {
-    let mut octets = Vec::new();
-    while octets.len() < most {
-        let chunk = content.chunk(octets.len() as u64, most - octets.len())?;
-        if chunk.is_empty() {
-            break;
-        }
-        octets.extend_from_slice(&chunk);
-    }
-    Ok(octets)
 }
 
 /// Length of the header section with the CRLF of its last line; if it does not end here, of the whole lines there are.

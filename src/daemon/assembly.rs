@@ -16,9 +16,10 @@ use crate::spool::{self, Claimed, Spool};
 use crate::state::suppression::Suppression;
 use crate::state::{LearntStore, Note, Orders, Pins};
 use crate::submission::Services;
-use crate::unsubscribe::Unsubscribe;
+use crate::unsubscribe::{Settings, Unsubscribe};
 use crate::users::Users;
 
+use super::feedback::Returns;
 use super::{Error, settings, suppression};
 
 /// What earlier runs left.
@@ -72,6 +73,16 @@ pub(super) fn services(
         .with_signer(signer.clone())
         .with_feedback(feedback.clone())
         .with_unsubscribe(unsubscribe.clone())
+}
+
+/// What makes links and answers them.
+pub(super) fn unsubscribe(
+    links: Settings,
+    (list, journal, returns): (&Suppression, &Journal, &Returns),
+    clock: Clock,
+    registry: &Registry,
+) -> Unsubscribe {
+    Unsubscribe::new(links, list.clone(), (journal.clone(), returns.naming.clone()), clock, registry)
 }
 
 /// What was learnt before. It may block on the disk, and is worth no failure.

@@ -1,7 +1,6 @@
 //! From the configuration to what is done about refusals and reports, and who does it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{Bounces, Config, Dsns, Suppressed, SuppressionAction, Whose};
 use crate::feedback::policy::{FullRule, TenantPolicy};
-use crate::feedback::{Action, Clerk, Feedback, Policy};
+use crate::feedback::{Action, Clerk, Feedback, Naming, Policy};
 use crate::inbound::Inbox;
 use crate::journal::Journal;
 use crate::log::disk::Disk;
@@ -24,11 +23,13 @@ use crate::spool::Spool;
 use crate::state::Note;
 use crate::state::suppression::{Extent, Suppression};
 
-use super::Error;
+use super::{Error, settings};
 
 /// What is done about refusals and about what comes back, while the daemon runs.
 pub(super) struct Returns {
     pub feedback: Feedback,
+    /// Finds the addresses behind hashes.
+    pub naming: Naming,
     /// Writes for it; none once it has ended.
     pub clerk: Option<Clerk>,
     /// Reads what comes back; none before there is a queue.
@@ -52,20 +53,22 @@ impl Returns {
         let (note, of) = (Note::of_full_mailboxes(disk.clone()), (list.clone(), policy(config)));
         let started = Feedback::start(of, note, journal.clone(), sender, clock, registry);
         let (feedback, clerk) = started.map_err(Error::Clerk)?;
-        Ok(Self { feedback, clerk: Some(clerk), inbox: None, reports: Some(reports), readers: JoinSet::new() })
+        let naming = Naming::new(list.clone(), journal.clone(), settings::journal_folder(config));
+        let (inbox, reports, readers) = (None, Some(reports), JoinSet::new());
+        Ok(Self { feedback, naming, clerk: Some(clerk), inbox, reports, readers })
     }
 
-    /// Reads what comes back, until `stop`. `folder` is the journal's.
+    /// Reads what comes back, until `stop`.
     pub fn read(
         &mut self,
         (spool, queue): (&Spool, &Queue),
-        (journal, folder): (&Journal, Option<PathBuf>),
+        journal: &Journal,
         classifier: &LazyClassifier,
         (clock, registry): (Clock, &Registry),
         stop: CancellationToken,
     ) {
         let parts = (spool.clone(), queue.clone(), self.feedback.clone());
-        let inbox = Inbox::new(parts, (journal.clone(), folder), classifier, clock, registry);
+        let inbox = Inbox::new(parts, (journal.clone(), self.naming.clone()), classifier, clock, registry);
         if let Some(reports) = self.reports.take() {
             self.readers.spawn(inbox.clone().run(reports, stop));
         }
@@ -132,10 +135,4 @@ const fn extent(whose: Whose) -> Extent {
         Whose::Tenant => Extent::Tenant,
         Whose::Class => Extent::Class,
     }
-}
-
-/// A domain to which things come back, if there is one.
-pub(super) fn returns_domain(config: &Config) -> Option<&str> {
-    let of_tenants = config.bounces.tenants.iter().map(|tenant| tenant.domain.as_str());
-    of_tenants.chain(config.bounces.feedback_domains.iter().map(String::as_str)).find(|domain| !domain.is_empty())
 }

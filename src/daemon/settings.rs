@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,6 @@ use crate::tlsrpt::report::Reporter;
 use crate::trusted::key;
 use crate::{audit, delivery, dns, journal, queue, spool, submission, unsubscribe, users};
 
-use super::feedback::returns_domain;
 use super::{Error, limits};
 
 /// An address that belongs to no machine (RFC 5737).
@@ -127,7 +127,7 @@ pub(super) fn submission(
         config::Mode::Returns => true,
     };
     // Mail for the postmaster of the domain that things come back to is taken there (`feedback`).
-    let postmaster = match (takes_returns, returns_domain(config)) {
+    let postmaster = match (takes_returns, config.bounces.domains().next()) {
         (true, Some(domain)) => format!("postmaster@{domain}").parse().ok(),
         (true, None) => None,
         (false, _) => listener.postmaster.parse().ok(),
@@ -292,6 +292,16 @@ fn in_doubt(policy: config::InDoubt) -> queue::settings::InDoubt {
         config::InDoubt::Hold => queue::settings::InDoubt::Hold,
         config::InDoubt::AssumeDelivered => queue::settings::InDoubt::AssumeDelivered,
     }
+}
+
+/// A path that holds for other processes, too.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Where the journal is; none: there is none.
+pub(super) fn journal_folder(config: &Config) -> Option<PathBuf> {
+    config.journal.enabled.then(|| absolute(&config.journal.path))
 }
 
 fn tenants(config: &Config) -> HashMap<Box<str>, queue::settings::Tenant> {

@@ -14,6 +14,7 @@ mod asker;
 mod clerk;
 mod full;
 mod meters;
+mod naming;
 pub mod policy;
 mod returns;
 
@@ -40,6 +41,7 @@ pub use asker::{Asker, describe};
 pub use clerk::Clerk;
 use full::Full;
 use meters::Meters;
+pub use naming::Naming;
 pub use policy::{Action, Origin, Policy};
 pub use returns::{NotOurs, Place};
 

@@ -8,7 +8,7 @@ use crate::message::{Envelope, Kind, MessageId};
 use crate::smtp::address::{Address, ReversePath};
 
 use super::Feedback;
-use super::policy::Policy;
+use super::policy::{Policy, TenantPolicy};
 
 /// What the local-part of a reverse-path begins with.
 const BOUNCE: &str = "b+";
@@ -113,7 +113,7 @@ impl Feedback {
         };
         token.check_age(now, days).map_err(|_| NotOurs::Stale)?;
         // A tenant that is configured no more: nobody knows whose mail it was.
-        let tenant = self.tenant_of(&token, policy).ok_or(NotOurs::Stale)?;
+        let tenant = self.tenant_of(&token, purpose, policy).ok_or(NotOurs::Stale)?;
         Ok(Place::About { purpose, token, tenant })
     }
 
@@ -121,8 +121,11 @@ impl Feedback {
         Token::read(text, purpose, b"", &|octets| self.seal(octets))
     }
 
-    fn tenant_of(&self, token: &Token, policy: &Policy) -> Option<Box<str>> {
-        policy.tenants.keys().find(|name| self.list().tenant_tag(name) == token.tenant).cloned()
+    fn tenant_of(&self, token: &Token, purpose: Purpose, policy: &Policy) -> Option<Box<str>> {
+        // Others than those whose mail comes back here only have links.
+        let is_asked = |tenant: &TenantPolicy| purpose == Purpose::Unsubscribe || tenant.bounce_domain.is_some();
+        let mut names = policy.tenants.iter().filter(|(_, tenant)| is_asked(tenant)).map(|(name, _)| name);
+        names.find(|name| self.list().tenant_tag(name) == token.tenant).cloned()
     }
 
     /// The first reverse-path of ours in a text: what a report quotes of the message.

@@ -16,9 +16,8 @@ mod case;
 mod meters;
 mod passing;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bounce::parse::{Parsed, Parser};
 use crate::bounce::token::day_of;
 use crate::clock::{Clock, UnixTime};
-use crate::feedback::{Action, Feedback, Place, Policy};
+use crate::feedback::{Action, Feedback, Naming, Place, Policy};
 use crate::journal::{self, Event, Journal, Origin};
 use crate::message::{Message, MessageId};
 use crate::metrics::Registry;
@@ -40,22 +39,22 @@ use crate::queue::Queue;
 use crate::reply::LazyClassifier;
 use crate::smtp::address::Address;
 use crate::spool::{Event as Ending, LoadError, RecipientEvent, Spool};
-use crate::state::suppression::{Change, Entry, Reason, Target};
+use crate::state::suppression::{Entry, Reason, Target};
 
 pub use case::{Case, Consequence, Evidence};
 use meters::Meters;
 
-/// Reports that are done together.
-const AT_ONCE: usize = 512;
-/// How long a few reports wait for more: each look into the journal reads all of its last days.
+/// Reports that are done together, at most, and octets of them in memory: each look into the journal reads all of its last days, so that
+/// many must share one.
+const AT_ONCE: usize = 8_192;
+const HELD: u64 = 64 << 20;
+/// How long a few reports wait for more, at least, and at most: as long as the last of them took.
 const GATHER: Duration = Duration::from_millis(250);
+const GATHER_MOST: Duration = Duration::from_secs(60);
 /// How long a disk rests that has not taken something.
 const REST: Duration = Duration::from_secs(5);
 /// Octets of a report in which an address of ours is looked for, and which is taken apart: a returned message may be as large as any.
 const MOST_READ: usize = 8 << 20;
-/// Seconds of a day.
-const DAY: u32 = 86_400;
-
 /// Reads what comes back. Cheap to clone.
 #[derive(Clone)]
 pub struct Inbox {
@@ -63,8 +62,7 @@ pub struct Inbox {
     queue: Queue,
     feedback: Feedback,
     journal: Journal,
-    /// The journal's folder; none: there is none.
-    folder: Option<Arc<PathBuf>>,
+    naming: Naming,
     /// Replaced by a reload.
     reader: Arc<ArcSwap<Reader>>,
     clock: Clock,
@@ -74,7 +72,7 @@ pub struct Inbox {
 
 impl std::fmt::Debug for Inbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inbox").field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("Inbox").field("naming", &self.naming).finish_non_exhaustive()
     }
 }
 
@@ -101,6 +99,15 @@ struct Read {
     recipients: Vec<u32>,
 }
 
+/// What is left of an attempt.
+#[derive(Default)]
+struct Left {
+    /// They are to be tried again, after a rest.
+    again: Vec<MessageId>,
+    /// They were too many to be held at once.
+    rest: Vec<MessageId>,
+}
+
 /// One recipient's case, with what it made of the list.
 struct Done<'a> {
     report: &'a Read,
@@ -111,10 +118,10 @@ struct Done<'a> {
 }
 
 impl Inbox {
-    /// What reads reports. `folder` is the journal's.
+    /// What reads reports.
     pub fn new(
         (spool, queue, feedback): (Spool, Queue, Feedback),
-        (journal, folder): (Journal, Option<PathBuf>),
+        (journal, naming): (Journal, Naming),
         classifier: &LazyClassifier,
         clock: Clock,
         registry: &Registry,
@@ -125,7 +132,7 @@ impl Inbox {
             queue,
             feedback,
             journal,
-            folder: folder.map(Arc::new),
+            naming,
             reader: Arc::new(ArcSwap::from_pointee(reader)),
             clock,
             meters: Arc::new(Meters::new(registry)),
@@ -142,11 +149,13 @@ impl Inbox {
 
     /// Reads what comes, until `stop`; what is left then is in the spool for the next start.
     pub async fn run(self, mut reports: UnboundedReceiver<MessageId>, stop: CancellationToken) {
+        let mut gather = GATHER;
         loop {
             let Some(Some(first)) = stop.run_until_cancelled(reports.recv()).await else { return };
-            if stop.run_until_cancelled(tokio::time::sleep(GATHER)).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(gather)).await.is_none() {
                 return;
             }
+            let begun = self.clock.now();
             let mut ids = vec![first];
             while ids.len() < AT_ONCE {
                 let Ok(id) = reports.try_recv() else { break };
@@ -156,6 +165,7 @@ impl Inbox {
             // To its end: the disk must be left alone by then.
             self.settle(ids, &stop).await;
             (0..count).for_each(|_| self.feedback.done());
+            gather = self.clock.now().duration_since(begun).clamp(GATHER, GATHER_MOST);
         }
     }
 
@@ -166,8 +176,13 @@ impl Inbox {
             let (own, ids) = (self.clone(), left.clone());
             let handle = tokio::runtime::Handle::current();
             let work = move || own.wall.clone().call(|| own.attempt(&ids, &handle));
+            let mut may_go_on = false;
             match tokio::task::spawn_blocking(work).await {
-                Ok(Ok(again)) => left = again,
+                Ok(Ok(Left { again, mut rest })) => {
+                    may_go_on = !rest.is_empty();
+                    rest.extend(again);
+                    left = rest;
+                }
                 // One of them makes the program panic: each by itself, and that one is left to the next start.
                 _ if left.len() > 1 => {
                     for id in std::mem::take(&mut left) {
@@ -179,19 +194,27 @@ impl Inbox {
                     return;
                 }
             }
-            if !left.is_empty() && stop.run_until_cancelled(tokio::time::sleep(REST)).await.is_none() {
+            let rest = if may_go_on || left.is_empty() { Duration::ZERO } else { REST };
+            if stop.run_until_cancelled(tokio::time::sleep(rest)).await.is_none() {
                 return;
             }
         }
     }
 
-    /// Does what can be done of these; gives those that are to be tried again.
-    fn attempt(&self, ids: &[MessageId], handle: &tokio::runtime::Handle) -> Vec<MessageId> {
-        let mut again = Vec::new();
-        let mut reports = Vec::with_capacity(ids.len());
+    /// Does what can be done of these.
+    fn attempt(&self, ids: &[MessageId], handle: &tokio::runtime::Handle) -> Left {
+        let (mut again, mut rest) = (Vec::new(), Vec::new());
+        let (mut reports, mut held) = (Vec::new(), 0);
         for id in ids {
+            if held >= HELD {
+                rest.push(*id);
+                continue;
+            }
             match self.read(*id) {
-                Ok(report) => reports.extend(report),
+                Ok(report) => {
+                    held += report.as_ref().map_or(0, |report| report.message.content.len());
+                    reports.extend(report);
+                }
                 Err(error) => {
                     tracing::warn!(report = %id, %error, "a report cannot be read now");
                     again.push(*id);
@@ -203,7 +226,7 @@ impl Inbox {
         let entries: Vec<Entry> = done.iter().filter_map(|done| done.entry.clone()).collect();
         if !entries.is_empty() && self.feedback.add(entries).is_err() {
             again.extend(reports.iter().map(|report| report.message.id));
-            return again;
+            return Left { again, rest };
         }
         let origins = self.origins(&done);
         let origin = |done: &Done<'_>| {
@@ -223,7 +246,7 @@ impl Inbox {
         }
         again.sort_unstable();
         again.dedup();
-        again
+        Left { again, rest }
     }
 
     /// A report with what is in it; none: it is done, or will never be read.
@@ -239,7 +262,7 @@ impl Inbox {
             }
             Err(LoadError::Io(error)) => return Err(error),
         };
-        let octets = whole(&message)?;
+        let octets = message.content.beginning(MOST_READ)?;
         let parsed = self.reader.load().parse(&octets);
         self.meters.read(parsed.kind);
         Ok(Some(Read { message, octets, parsed, recipients }))
@@ -277,65 +300,39 @@ impl Inbox {
     }
 
     /// What the journal has of the messages that reports are about.
-    fn origins(&self, done: &[Done<'_>]) -> std::collections::HashMap<MessageId, Vec<Origin>> {
-        let Some(folder) = &self.folder else { return Default::default() };
-        let messages: HashSet<MessageId> =
-            done.iter().filter_map(|done| done.case.about(&done.report.parsed)).collect();
-        if messages.is_empty() {
-            return Default::default();
-        }
+    fn origins(&self, done: &[Done<'_>]) -> HashMap<MessageId, Vec<Origin>> {
+        let messages = done.iter().filter_map(|done| done.case.about(&done.report.parsed)).collect();
         // A Message-ID has no day that can be believed: as far back as tokens are.
         let today = day_of(self.clock.wall());
         let oldest = today.saturating_sub(self.feedback.policy().token_days);
         let day = |done: &Done<'_>| done.case.token.map_or(oldest, |token| token.day);
-        let since = done.iter().map(day).min().unwrap_or(oldest);
-        let found = journal::origins(folder, &messages, UnixTime(u32::from(since).saturating_mul(DAY)));
-        found.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the journal cannot be asked what reports are about");
-            Default::default()
-        })
+        self.naming.origins(&messages, done.iter().map(day).min().unwrap_or(oldest))
     }
 
     /// Which of a message's recipients a case is about.
     fn origin_of<'o>(&self, done: &Done<'_>, known: &'o [Origin]) -> Option<&'o Origin> {
-        let Some(token) = &done.case.token else {
+        match done.case.mailbox() {
+            Some(mailbox) => self.naming.of_mailbox(known, mailbox),
             // Nobody says which, unless there was one only.
-            return if let [only] = known { Some(only) } else { None };
-        };
-        let is_it = |origin: &&Origin| {
-            let address: Option<Address> = origin.recipient.parse().ok();
-            address.is_some_and(|address| self.feedback.list().hash(&address).0 == token.mailbox)
-        };
-        let only = if let [only] = known { Some(only) } else { None };
-        known.iter().find(is_it).or_else(|| only.filter(|_| self.journal.is_masked()))
+            None => {
+                if let [only] = known {
+                    Some(only)
+                } else {
+                    None
+                }
+            }
+        }
     }
 
-    /// Entries by hash get the addresses that the journal has, all with one sync. Nothing is lost if they cannot.
+    /// Entries by hash get the addresses that the journal has.
     fn name(&self, done: &mut [Done<'_>], origins: &[Option<&Origin>]) {
-        if self.journal.is_masked() {
-            return;
+        let made: Vec<_> =
+            done.iter().zip(origins).filter_map(|(done, origin)| Some((done.entry.as_ref()?, *origin))).collect();
+        let named = self.naming.name(&made, self.clock.wall());
+        let cases = done.iter_mut().filter(|done| done.entry.is_some()).map(|done| &mut done.case);
+        for (case, address) in cases.zip(named) {
+            case.address = address.or(case.address.take());
         }
-        let mut changes = Vec::new();
-        for (done, origin) in done.iter_mut().zip(origins) {
-            let Some(address) = origin.and_then(|origin| origin.recipient.parse::<Address>().ok()) else { continue };
-            let Some(entry) = done.entry.as_ref().and_then(|made| self.by_hash(made)) else { continue };
-            let (target, scope) = (entry.target.clone(), entry.scope.clone());
-            changes.push(Change::Remove { target, scope });
-            changes.push(Change::Add(Entry { target: Target::Address(address.clone()), ..entry }));
-            done.case.address = Some(address);
-        }
-        if !changes.is_empty()
-            && let Err(error) = self.feedback.list().apply(&changes, self.clock.wall())
-        {
-            tracing::warn!(%error, "suppressed recipients are known by their hashes only");
-        }
-    }
-
-    /// What stands where a report has made an entry, if it is one by hash: what stood before may say more.
-    fn by_hash(&self, made: &Entry) -> Option<Entry> {
-        let Entry { target: target @ Target::Hash(_), scope, .. } = made else { return None };
-        let stands = self.feedback.list().entry(target, scope, self.clock.wall()).ok().flatten();
-        stands.filter(|entry| matches!(entry.target, Target::Hash(_)))
     }
 
     fn tell(&self, done: &Done<'_>, origin: Option<&Origin>, passed_on: Option<MessageId>) {
@@ -349,7 +346,8 @@ impl Inbox {
         };
         self.meters.action(action);
         let of_journal = origin.and_then(|origin| origin.recipient.parse::<Address>().ok());
-        let address = case.address.as_ref().or(of_journal.as_ref());
+        // As it was given, rather than as the report spells it: searches go by that.
+        let address = of_journal.as_ref().filter(|_| !self.journal.is_masked()).or(case.address.as_ref());
         // Where addresses are masked the journal has no address that could be masked once more.
         let masked = origin.filter(|_| self.journal.is_masked()).map(|origin| (origin.recipient.as_str(), ""));
         let recipient = address.map(|address| (address.as_str(), address.domain())).or(masked);
@@ -385,10 +383,4 @@ impl Inbox {
 /// That a recipient of a report is done.
 fn ending(recipient: u32) -> [RecipientEvent; 1] {
     [RecipientEvent { recipient, event: Ending::Delivered }]
-}
-
-/// As much of a message as is taken apart.
-fn whole(message: &Message) -> io::Result<Bytes> {
-    let most = usize::try_from(message.content.len()).unwrap_or(usize::MAX).min(MOST_READ);
-    message.content.chunk(0, most)
 }

@@ -77,7 +77,7 @@ impl Inbox {
     /// The same content for another message.
     fn copied(&self, content: &Content) -> io::Result<Content> {
         if content.len() <= IN_MEMORY {
-            return content.chunk(0, usize::try_from(IN_MEMORY).unwrap_or(PIECE)).map(Content::Memory);
+            return content.beginning(usize::try_from(IN_MEMORY).unwrap_or(PIECE)).map(Content::Memory);
         }
         let mut file = self.spool.spill()?;
         let mut at = 0;

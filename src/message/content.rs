@@ -52,7 +52,26 @@ impl Content {
         self.len() == 0
     }
 
-    /// Up to `most` octets from `from` on; empty at the end. Blocks on the disk for a file.
+    /// The first `most` octets, or all of them. Blocks on the disk for a file.
+    pub fn beginning(&self, most: usize) -> io::Result<Bytes> {
+        let first = self.chunk(0, most)?;
+        let wanted = usize::try_from(self.len()).unwrap_or(usize::MAX).min(most);
+        if first.len() == wanted {
+            return Ok(first);
+        }
+        let mut all = Vec::with_capacity(wanted);
+        all.extend_from_slice(&first);
+        while all.len() < wanted {
+            let piece = self.chunk(all.len() as u64, wanted - all.len())?;
+            if piece.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.into())
+    }
+
+    /// Up to `most` octets from `from` on, fewer where the prefix of a file ends; empty at the end. Blocks on the disk for a file.
     pub fn chunk(&self, from: u64, most: usize) -> io::Result<Bytes> {
         match self {
             Self::Memory(bytes) => Ok(slice(bytes, from, most)),
@@ -74,4 +93,26 @@ impl Content {
 fn slice(bytes: &Bytes, from: u64, most: usize) -> Bytes {
     let from = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());
     bytes.slice(from..from.saturating_add(most).min(bytes.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn the_beginning_goes_on_behind_the_prefix_of_a_file() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"..body").unwrap();
+        let content = Content::File { prefix: Bytes::from_static(b"head"), file: Arc::new(file), offset: 2, length: 4 };
+
+        let beginnings = [0, 3, 4, 6, 8, 100].map(|most| content.beginning(most).unwrap());
+
+        assert_eq!(
+            beginnings.map(|octets| String::from_utf8(octets.into()).unwrap()),
+            ["", "hea", "head", "headbo", "headbody", "headbody"]
+        );
+        assert_eq!(Content::Memory(Bytes::from_static(b"ab")).beginning(1).unwrap(), "a");
+    }
 }

@@ -104,6 +104,8 @@ impl Offer {
 pub struct Claim {
     /// The message that it was in.
     pub message: MessageId,
+    /// The day of its acceptance, since 1970.
+    pub day: u16,
     /// Who wants no more.
     pub recipient: MailboxHash,
     /// Of what.
@@ -181,6 +183,7 @@ impl Links {
         })?;
         Ok(Claim {
             message: token.message,
+            day: token.day,
             recipient: MailboxHash(token.mailbox),
             scope: Scope::of(&tenant.name, class).ok_or(Fault::Unknown)?,
             about: About { sender: tenant.sender.clone(), class: class.into() },

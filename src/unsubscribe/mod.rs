@@ -12,6 +12,7 @@
 
 mod link;
 mod metrics;
+mod naming;
 mod page;
 mod rates;
 mod scribe;
@@ -28,6 +29,7 @@ pub use server::{Door, serve};
 pub use wish::Wish;
 
 use crate::clock::Clock;
+use crate::feedback::Naming;
 use crate::journal::Journal;
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
@@ -43,6 +45,7 @@ struct Inner {
     links: ArcSwap<Links>,
     list: Suppression,
     journal: Journal,
+    naming: Naming,
     clock: Clock,
     metrics: metrics::Metrics,
     /// Of all listeners.
@@ -52,12 +55,19 @@ struct Inner {
 }
 
 impl Unsubscribe {
-    /// Who clicks goes onto `list`; `journal` is told.
-    pub fn new(settings: Settings, list: Suppression, journal: Journal, clock: Clock, registry: &Registry) -> Self {
+    /// Who clicks goes onto `list`; `journal` is told, and `naming` asked who it is.
+    pub fn new(
+        settings: Settings,
+        list: Suppression,
+        (journal, naming): (Journal, Naming),
+        clock: Clock,
+        registry: &Registry,
+    ) -> Self {
         Self(Arc::new(Inner {
             links: ArcSwap::from_pointee(Links::new(settings, list.clone())),
             list,
             journal,
+            naming,
             clock,
             metrics: metrics::Metrics::new(registry),
             rates: rates::Rates::default(),

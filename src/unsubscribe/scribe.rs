@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::link::Claim;
+use super::naming::Fresh;
 use super::wish::Wish;
 use super::{Inner, Unsubscribe};
 use crate::journal::{Event, Unsubscribed};
@@ -38,15 +39,15 @@ pub(super) struct Order {
 pub(super) struct Scribe(mpsc::Sender<(Order, oneshot::Sender<Result<(), NotStored>>)>);
 
 impl Scribe {
-    /// A scribe, and its work, which somebody must run.
-    pub fn new(unsubscribe: Unsubscribe) -> (Self, impl Future<Output = ()>) {
+    /// A scribe, and its work, which somebody must run; what it has stored goes to `fresh`.
+    pub fn new(unsubscribe: Unsubscribe, fresh: mpsc::Sender<Fresh>) -> (Self, impl Future<Output = ()>) {
         let (sender, mut orders) = mpsc::channel(WAITING);
         let work = async move {
             let mut batch = Vec::with_capacity(BATCH);
             while orders.recv_many(&mut batch, BATCH).await > 0 {
                 let (batch, answers): (Vec<Order>, Vec<oneshot::Sender<_>>) = batch.drain(..).unzip();
-                let inner = unsubscribe.clone();
-                let stored = tokio::task::spawn_blocking(move || inner.0.store(&batch)).await;
+                let (inner, fresh) = (unsubscribe.clone(), fresh.clone());
+                let stored = tokio::task::spawn_blocking(move || inner.0.store(batch, &fresh)).await;
                 let result = stored.unwrap_or(Err(NotStored));
                 for answer in answers {
                     // Who has gone away does not wait for it.
@@ -67,40 +68,33 @@ impl Scribe {
 
 impl Inner {
     /// Blocks on the disk.
-    fn store(&self, orders: &[Order]) -> Result<(), NotStored> {
+    fn store(&self, orders: Vec<Order>, fresh: &mpsc::Sender<Fresh>) -> Result<(), NotStored> {
         let now = self.clock.wall();
-        let changes: Vec<Change> = orders
-            .iter()
-            .map(|Order { claim, .. }| {
-                Change::Add(Entry {
-                    target: Target::Hash(claim.recipient),
-                    scope: claim.scope.clone(),
-                    reason: Reason::Unsubscribe,
-                    source: claim.message.to_string().into(),
-                    added: now,
-                    until: None,
-                })
-            })
-            .collect();
+        let entry = |Order { claim, .. }: &Order| Entry {
+            target: Target::Hash(claim.recipient),
+            scope: claim.scope.clone(),
+            reason: Reason::Unsubscribe,
+            source: claim.message.to_string().into(),
+            added: now,
+            until: None,
+        };
+        let changes: Vec<Change> = orders.iter().map(|order| Change::Add(entry(order))).collect();
         let outcomes = self.list.apply(&changes, now).map_err(|error| {
             tracing::warn!(%error, claims = orders.len(), "recipients who unsubscribe cannot be put on the suppression list");
             NotStored
         })?;
         // What stood before was told then: whoever repeats a request fills no journal.
         let is_new = |outcome: &Outcome| matches!(outcome, Outcome::Added | Outcome::Replaced);
-        for (Order { claim, wish, client }, _) in orders.iter().zip(&outcomes).filter(|(_, outcome)| is_new(outcome)) {
+        for (order, _) in orders.iter().zip(&outcomes).filter(|(_, outcome)| is_new(outcome)) {
+            let Order { claim, wish, client } = order;
             let (tenant, class) = claim.scope.names();
-            let recipient = &claim.recipient.to_string();
-            let message = claim.message;
-            let how = wish.as_str();
-            self.journal.tell(&Event::Unsubscribed(Unsubscribed {
-                message,
-                recipient,
-                tenant,
-                class,
-                how,
-                client: *client,
-            }));
+            let (message, recipient, how) = (claim.message, &claim.recipient.to_string(), wish.as_str());
+            let event = Unsubscribed { message, recipient, tenant, class, how, client: *client };
+            self.journal.tell(&Event::Unsubscribed(event));
+            let entry = entry(order);
+            entry.tell(&self.journal, "add", "");
+            // With more than can wait the journal is far too long.
+            let _ = fresh.try_send(Fresh { message, day: claim.day, entry });
         }
         Ok(())
     }
@@ -113,6 +107,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
+    use crate::feedback::Naming;
     use crate::journal::Journal;
     use crate::log::simulated::{Operation, Simulated};
     use crate::log::storage::Storage;
@@ -126,12 +121,14 @@ mod tests {
         storage.claim(&Suppression::DIRECTORIES).unwrap();
         let (clock, registry) = (Clock::system(), Registry::new().unwrap());
         let list = Suppression::open(storage.clone(), clock.wall()).unwrap().list;
-        (storage, Unsubscribe::new(Settings::default(), list, Journal::off(), clock, &registry))
+        let naming = Naming::new(list.clone(), Journal::off(), None);
+        (storage, Unsubscribe::new(Settings::default(), list, (Journal::off(), naming), clock, &registry))
     }
 
     fn order(number: u8) -> Order {
         let claim = Claim {
             message: MessageId(number.into()),
+            day: 1,
             recipient: MailboxHash([number; 10]),
             scope: Scope::Tenant("shop".into()),
             about: About::default(),
@@ -147,7 +144,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_is_told_that_it_is_done_when_the_disk_gave_an_error() {
         let (storage, unsubscribe) = unsubscribe();
-        let (scribe, work) = Scribe::new(unsubscribe.clone());
+        let (scribe, work) = Scribe::new(unsubscribe.clone(), mpsc::channel(1).0);
         tokio::spawn(work);
         storage.inject(|operation, _| (operation == Operation::SyncData).then_some(ErrorKind::Other));
 
@@ -161,7 +158,7 @@ mod tests {
     #[tokio::test]
     async fn those_who_come_together_share_a_sync_and_more_than_can_wait_are_turned_away() {
         let (storage, unsubscribe) = unsubscribe();
-        let (scribe, work) = Scribe::new(unsubscribe.clone());
+        let (scribe, work) = Scribe::new(unsubscribe.clone(), mpsc::channel(1).0);
         let mut waiting = tokio::task::JoinSet::new();
         for number in 0..=WAITING {
             let scribe = scribe.clone();

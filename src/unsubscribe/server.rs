@@ -21,14 +21,15 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Unsubscribe;
 use super::link::Fault;
 use super::page::Page;
-use super::rates;
 use super::scribe::{NotStored, Order, Scribe};
 use super::wish::Wish;
+use super::{naming, rates};
 use crate::tls::Acceptor;
 use crate::web::{self, Answering, Bounds, NoBody, Seat, SeatLost};
 
@@ -58,11 +59,13 @@ pub struct Door {
 /// Answers until `stop`; requests that are being answered then are finished.
 pub async fn serve(door: Door, unsubscribe: Unsubscribe, stop: CancellationToken) {
     let wall = unsubscribe.0.wall.clone();
-    let (scribe, work) = Scribe::new(unsubscribe.clone());
+    let (sender, fresh) = mpsc::channel(naming::WAITING);
+    let (scribe, work) = Scribe::new(unsubscribe.clone(), sender);
+    let naming = unsubscribe.clone().name(fresh, stop.clone());
     let forgetting = stop.clone().run_until_cancelled_owned(forget(unsubscribe.clone()));
     // The work ends when the last connection has, with the scribe.
     let accepting = web::accept(Gate { door, unsubscribe, scribe }, BOUNDS.connections, &wall, stop);
-    let _ = tokio::join!(accepting, wall.run(work), forgetting);
+    let _ = tokio::join!(accepting, wall.run(work), wall.run(naming), forgetting);
 }
 
 async fn forget(unsubscribe: Unsubscribe) {

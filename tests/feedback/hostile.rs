@@ -133,11 +133,11 @@ async fn a_token_is_taken_in_any_case_and_never_changed() {
     }
     let mixed: String =
         token.char_indices().map(|(at, c)| if at % 2 == 0 { c.to_ascii_uppercase() } else { c }).collect();
-    for folded in [local.to_uppercase(), format!("b+{mixed}"), format!("\"{local}\"")] {
+    for folded in [local.to_uppercase(), format!("b+{mixed}")] {
         let [_, rcpt, _] = stranger.tries("", &format!("<{folded}@{}>", BOUNCES.to_uppercase())).await;
         assert!(rcpt.starts_with("250"), "{folded}: {rcpt}");
     }
-    cases(changed.len() + 3);
+    cases(changed.len() + 2);
     assert_eq!(stage.suppressed(), [].into());
 }
 

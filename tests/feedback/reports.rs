@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use hikyaku::bounce::token::{Purpose, Token, day_of};
 use hikyaku::clock::Clock;
-use hikyaku::config::Dsns;
+use hikyaku::config::{self, Dsns};
 use hikyaku::log::disk::Disk;
 use hikyaku::message::{Content, Envelope, Kind, Recipient};
 use hikyaku::metrics::Registry;
@@ -236,6 +236,46 @@ async fn a_tenant_that_reads_events_is_passed_on_nothing() {
 
     assert_eq!((&report["action"], report.get("passed_on")), (&"suppressed".into(), None));
     assert_eq!(stage.sender.transactions(), []);
+}
+
+/// Large enough to be kept in a file, with the header section apart: see `Content`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_that_returns_a_large_message_is_read_behind_its_header_section() {
+    let (stage, reverse_path) = delivered().await;
+    let returned = format!("--B\nContent-Type: message/rfc822\n\nSubject: x\n\n{}", "all of it\n".repeat(50_000));
+    let content = bounce(&[&ann()], "failed", UNKNOWN).replace("\n--B--\n", &format!("\n{returned}\n--B--\n"));
+
+    stage.tell(&reverse_path, &content).await;
+    let report = stage.told("report", 1).await.remove(0);
+
+    assert_eq!((&report["report"], &report["action"]), (&"bounce".into(), &"suppressed".into()));
+    assert_eq!(stage.suppressed(), [(ann(), "hard-bounce", "shop".to_owned())].into());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_journal_has_a_recipient_as_it_was_given_and_whatever_tenant_left_is_refused() {
+    let (stage, reverse_path) = delivered().await;
+    let content = bounce(&["ANN@Good.Test"], "failed", UNKNOWN);
+
+    stage.tell(&reverse_path, &content).await;
+    let report = stage.told("report", 1).await.remove(0);
+    assert_eq!(report["recipient"], ann());
+    let counted = "hikyaku_suppression_added_total{reason=\"hard-bounce\",origin=\"daemon\"} 1";
+    assert!(stage.metric(counted));
+
+    let mut config = stage.daemon().config().clone();
+    config.bounces.tenants[0].name = "post".to_owned();
+    config.unsubscribe.url = "https://u.test/".to_owned();
+    config.unsubscribe.tenants = vec![config::UnsubscribeTenant {
+        name: "shop".to_owned(),
+        scope: config::UnsubscribeScope::default(),
+        sender: String::new(),
+        mailto: String::new(),
+    }];
+    let stage = stage.restarted_as(config).await;
+    let said = stage.tell(&reverse_path, &content).await;
+
+    assert!(said.starts_with("550 5.1.1 "), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

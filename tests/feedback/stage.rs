@@ -75,6 +75,13 @@ impl Stage {
         self.daemon.take().unwrap().stop(Duration::from_secs(5)).await;
     }
 
+    pub async fn restarted_as(mut self, config: Config) -> Self {
+        self.stop().await;
+        self.config = config;
+        self.restart().await;
+        self
+    }
+
     pub async fn restart(&mut self) {
         self.daemon = Some(Daemon::start(self.config.clone()).await.unwrap());
     }

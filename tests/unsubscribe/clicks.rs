@@ -7,7 +7,7 @@ use hikyaku::bounce::token::{Purpose, Token, day_of};
 use hikyaku::clock::Clock;
 use hikyaku::message::MessageId;
 use hikyaku::smtp::address::Address;
-use hikyaku::state::suppression::{Reason, Scope, Target};
+use hikyaku::state::suppression::{Entry, Reason, Scope, Target};
 use tokio::task::JoinSet;
 
 use crate::stage::{Answer, FORM, ONE_CLICK, PATIENCE, Stage, field};
@@ -59,6 +59,15 @@ async fn one_click_takes_the_recipient_off_that_class_once_and_for_all() {
     let now = Clock::system().wall();
     let entry = stage.daemon.suppression().entry(&Target::Hash(hash), &scope, now).unwrap().unwrap();
     assert_eq!((&*entry.source, entry.until), (lines[0]["message_id"].as_str().unwrap(), None));
+    let told = &stage.journal_of("suppression", 1).await[0];
+    assert_eq!((&told["action"], &told["recipient_hash"]), (&"add".into(), &hash.to_string().into()));
+    // What the link does not say the journal does.
+    let is_named = |entry: Entry| entry.target == Target::Address("Ann@sink.test".parse().unwrap());
+    let begun = Instant::now();
+    while !stage.daemon.suppression().entry(&Target::Hash(hash), &scope, now).unwrap().is_some_and(is_named) {
+        assert!(begun.elapsed() < PATIENCE, "it stays by hash");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     stage.assert_metric("requests_total{outcome=\"one-click\"} 2");
     stage.assert_metric("requests_total{outcome=\"asked\"} 1");
     stage.stop().await;

@@ -19,10 +19,12 @@ pub enum Origin {
     Operator,
     /// An import.
     Import,
+    /// The daemon, which gives entries by hash their addresses. Those were counted when they were made.
+    Naming,
 }
 
 impl Origin {
-    /// All of them.
+    /// Those that are counted.
     pub const ALL: [Self; 3] = [Self::Daemon, Self::Operator, Self::Import];
 
     /// As metrics name it.
@@ -31,6 +33,7 @@ impl Origin {
             Self::Daemon => "daemon",
             Self::Operator => "operator",
             Self::Import => "import",
+            Self::Naming => "naming",
         }
     }
 }
