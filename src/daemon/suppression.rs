@@ -1,5 +1,6 @@
 //! The suppression list: taken up at the start, and kept in order while the daemon runs.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::clock::Clock;
 use crate::log::disk::Disk;
 use crate::metrics::Registry;
 use crate::panics::Bulkhead;
-use crate::state::suppression::{Finding, FindingKind, Suppression};
+use crate::state::suppression::{Entry, Finding, FindingKind, OpenError, Suppression, Target};
 
 use super::Error;
 
@@ -21,14 +22,20 @@ const COUNTING: u32 = 600;
 
 /// Takes up the list, where it holds nobody up: about a second a million entries.
 pub(super) async fn open(storage: Arc<Disk>, clock: Clock, registry: &Registry) -> Result<Suppression, Error> {
-    let taking = tokio::task::spawn_blocking(move || Suppression::open(storage, clock.wall()));
-    let opened = taking.await.map_err(|error| Error::Thread(error.into()))??;
+    let taking = tokio::task::spawn_blocking(move || {
+        let opened = Suppression::open(storage, clock.wall())?;
+        let is_lost = |entry: &io::Result<Entry>| matches!(entry, Ok(Entry { target: Target::Hash(_), .. }));
+        let lost = if opened.has_new_key { opened.list.entries(clock.wall()).filter(is_lost).count() } else { 0 };
+        Ok::<_, OpenError>((opened, lost))
+    });
+    let (opened, lost) = taking.await.map_err(|error| Error::Thread(error.into()))??;
     opened.list.count_in(registry);
     opened.findings.iter().for_each(tell);
     if opened.has_new_key {
         error!(
-            "the key of the suppression list's hashes was damaged, and another one was made: reverse-paths and links that \
-             were given out before it mean nothing any more"
+            entries_by_hash = lost,
+            "the key of the suppression list's hashes was damaged or is gone, and another one was made: reverse-paths and links \
+             that were given out before it mean nothing any more, and entries by hash suppress nobody (docs/runbook.md)"
         );
     }
     info!(entries = opened.entries, "suppression list taken up");

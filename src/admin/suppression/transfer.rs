@@ -22,7 +22,7 @@ use crate::admin::server::{Streamed, Works};
 use crate::admin::stream::{Inlet, Outlet, Piece, pipe, pump};
 use crate::clock::UnixTime;
 use crate::journal::{self, Event, SuppressionChange};
-use crate::state::suppression::{Counts, Defaults, Filter, ImportError, Imported, Reason, Suppression};
+use crate::state::suppression::{Counts, Defaults, Filter, ImportError, Imported, Reason, Suppression, Target};
 
 /// Octets that are handed over at a time.
 const PIECE: usize = 64 << 10;
@@ -242,7 +242,7 @@ fn write(
     out: &Inlet,
     stop: &CancellationToken,
 ) -> (u64, io::Result<()>) {
-    let (mut lines, mut given) = (String::with_capacity(PIECE), 0);
+    let (mut lines, mut given, mut has_hashes) = (String::with_capacity(PIECE), 0, false);
     let hand_over = |lines: &mut String| {
         let piece = Piece::Octets(std::mem::take(lines).into());
         out.blocking_send(Ok(piece)).map_err(|_| io::Error::other("the client went away"))
@@ -255,6 +255,9 @@ fn write(
             let entry = entry?;
             if !filter.takes(&entry) {
                 continue;
+            }
+            if matches!(entry.target, Target::Hash(_)) && !std::mem::replace(&mut has_hashes, true) {
+                lines += &list.hashes_line();
             }
             entry.put_line(&mut lines);
             given += 1;

@@ -42,9 +42,9 @@ pub(in crate::cli) struct Stats {
 
 impl Show {
     pub(super) async fn execute(self) -> exit::Result {
-        self.of_whom.scope()?;
-        let OfWhom { tenant, class } = &self.of_whom;
-        let [target, of, sort] = [&self.target, tenant, class].map(|value| escaped(value));
+        let scope = self.of_whom.scope()?;
+        let (tenant, class) = scope.names();
+        let [target, of, sort] = [&self.target, tenant, class].map(escaped);
         let path = format!("/v1/suppression/show?target={target}&tenant={of}&class={sort}");
         let answer: Value = self.remote.get(&path).await?;
         let shown: Shown = serde_json::from_value(answer.clone())?;
@@ -63,7 +63,7 @@ impl Show {
         table(&shown.entries, now()).print()?;
         let whose = of_whom(tenant, class);
         let reason = shown.met.as_ref().map(|entry| plain(&entry.reason));
-        out::line(match (tenant.as_str(), reason) {
+        out::line(match (tenant, reason) {
             ("", Some(reason)) => format!("nobody's mail goes to {target}: {reason}"),
             ("", None) => format!("other mail goes to {target}"),
             (_, Some(reason)) => format!("mail of {whose} does not go to {target}: {reason}"),

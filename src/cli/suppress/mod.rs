@@ -5,6 +5,7 @@ mod look;
 mod transfer;
 
 use anyhow::anyhow;
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::Value;
 
 use super::exit::{Exit, Failure};
@@ -58,18 +59,19 @@ impl Suppress {
 #[derive(Clone, Debug, Default, clap::Args)]
 struct OfWhom {
     /// Mail of this tenant [default: of all]
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
-    tenant: String,
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    tenant: Option<String>,
     /// Mail of this class of the tenant's campaigns [default: all of it]
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME", requires = "tenant")]
-    class: String,
+    #[arg(long, value_name = "NAME", requires = "tenant", value_parser = NonEmptyStringValueParser::new())]
+    class: Option<String>,
 }
 
 impl OfWhom {
     /// As a scope, if its names can be kept.
     fn scope(&self) -> Result<Scope, Failure> {
         let usage = |told: String| Failure::usage(anyhow!(told));
-        let scope = Scope::of(&self.tenant, &self.class).ok_or_else(|| usage("--class needs --tenant".to_owned()))?;
+        let [tenant, class] = [&self.tenant, &self.class].map(|name| name.as_deref().unwrap_or_default());
+        let scope = Scope::of(tenant, class).ok_or_else(|| usage("--class needs --tenant".to_owned()))?;
         scope.check().map_err(|error| usage(format!("--{error}")))?;
         Ok(scope)
     }
@@ -174,14 +176,15 @@ fn batches(targets: &[String]) -> Vec<&[String]> {
 
 impl Add {
     async fn execute(self) -> exit::Result {
-        self.of_whom.scope()?;
+        let scope = self.of_whom.scope()?;
+        let (tenant, class) = scope.names();
         let until = self.lasting.end().map(|until| until.0);
         let mut changes = Vec::new();
         for batch in batches(&self.targets) {
             let entry = |target: &String| NewEntry {
                 target: target.clone(),
-                tenant: self.of_whom.tenant.clone(),
-                class: self.of_whom.class.clone(),
+                tenant: tenant.to_owned(),
+                class: class.to_owned(),
                 reason: self.reason.to_string(),
                 source: self.source.clone(),
                 until,
@@ -195,13 +198,14 @@ impl Add {
 
 impl Remove {
     async fn execute(self) -> exit::Result {
-        self.of_whom.scope()?;
+        let scope = self.of_whom.scope()?;
+        let (tenant, class) = scope.names();
         let mut changes = Vec::new();
         for batch in batches(&self.targets) {
             let request = RemoveRequest {
                 targets: batch.to_vec(),
-                tenant: self.of_whom.tenant.clone(),
-                class: self.of_whom.class.clone(),
+                tenant: tenant.to_owned(),
+                class: class.to_owned(),
                 all_scopes: self.all_scopes,
                 by: operator(),
             };

@@ -22,7 +22,7 @@ use crate::cli::orders::operator;
 use crate::cli::out::{self, Out};
 use crate::cli::table::{plain, thousands};
 use crate::cli::{Remote, print_json};
-use crate::state::suppression::{Counts, Defaults, Imported, Reason, check_lines};
+use crate::state::suppression::{Counts, Defaults, Imported, Reason, Scope, check_lines};
 
 /// Octets that are read at a time.
 const PIECE: usize = 64 << 10;
@@ -137,7 +137,7 @@ impl Import {
             let defaults = Defaults { scope, reason: self.reason, until: self.lasting.end(), source };
             return self.check(input, &defaults, &bar);
         }
-        let path = self.path();
+        let path = self.path(&scope);
         let (inlet, body) = pipe();
         let mut answer = self.remote.client().stream(&path, "text/tab-separated-values", body).await?;
         // Not before it is known that they are welcome. The thread is left behind where the daemon has had enough: it may wait
@@ -166,12 +166,12 @@ impl Import {
     }
 
     /// What is asked, with what lines do not say.
-    fn path(&self) -> String {
+    fn path(&self, scope: &Scope) -> String {
         let (reason, by) = (self.reason.to_string(), operator());
         let until = self.lasting.end().map(|until| until.0.to_string()).unwrap_or_default();
-        let OfWhom { tenant, class } = &self.of_whom;
+        let (tenant, class) = scope.names();
         let said = [
-            ("reason", &reason),
+            ("reason", reason.as_str()),
             ("tenant", tenant),
             ("class", class),
             ("until", &until),
@@ -192,7 +192,7 @@ impl Import {
         bar.finish_and_clear();
         let counts = counts.with_context(|| self.file.display().to_string())?;
         if self.remote.json {
-            print_json(&counts)?;
+            print_json(&ImportLine::Done(counts))?;
         } else {
             out::line(format_args!("nothing was stored. {}", told(&counts)))?;
         }

@@ -11,7 +11,7 @@ use super::brief::{Brief, to_the_minute};
 use super::hash::MailboxHash;
 
 /// Longest name of a tenant or of a class, in octets.
-const LONGEST_NAME: usize = 255;
+const LONGEST_NAME: usize = 64;
 /// Longest id of a source event, in octets: a Message-ID (RFC 5322, 2.1.1) fits.
 const LONGEST_SOURCE: usize = 998;
 
@@ -187,13 +187,14 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The scope of a tenant and a class; empty: none.
+    /// The scope of a tenant and a class, which messages have in lower case; empty: none.
     pub fn of(tenant: &str, class: &str) -> Option<Self> {
-        match (tenant, class) {
+        let [tenant, class] = [tenant, class].map(|name| name.to_ascii_lowercase().into_boxed_str());
+        match (&*tenant, &*class) {
             ("", "") => Some(Self::Global),
             ("", _) => None,
-            (_, "") => Some(Self::Tenant(tenant.into())),
-            _ => Some(Self::Class { tenant: tenant.into(), class: class.into() }),
+            (_, "") => Some(Self::Tenant(tenant)),
+            _ => Some(Self::Class { tenant, class }),
         }
     }
 
@@ -227,19 +228,30 @@ pub enum Target {
     Domain(Box<str>),
 }
 
+impl Target {
+    /// The hash of a mailbox of which nothing else is known.
+    pub fn mailbox(&self) -> Option<MailboxHash> {
+        if let Self::Hash(mailbox) = self { Some(*mailbox) } else { None }
+    }
+}
+
 impl std::str::FromStr for Target {
-    type Err = AddressError;
+    type Err = TargetError;
 
     /// A mailbox, a domain with or without `@` before it, or `#` and a hash.
-    fn from_str(text: &str) -> Result<Self, AddressError> {
+    fn from_str(text: &str) -> Result<Self, TargetError> {
         if let Some(hash) = text.strip_prefix('#').and_then(MailboxHash::parse) {
             return Ok(Self::Hash(hash));
         }
         let domain = text.strip_prefix('@').unwrap_or(text);
         if domain.contains('@') {
-            return text.parse().map(Self::Address);
+            let address: Address = text.parse()?;
+            return if address.local_part() == "*" { Err(TargetError::Wildcard) } else { Ok(Self::Address(address)) };
         }
         let address: Address = format!("x@{domain}").parse()?;
+        if !address.domain().contains('.') {
+            return Err(TargetError::Label);
+        }
         Ok(Self::Domain(address.domain().into()))
     }
 }
@@ -254,11 +266,25 @@ impl fmt::Display for Target {
     }
 }
 
+/// Why a text is no target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// It has no mailbox's form.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// One label is rather a heading, or a mailbox without its domain.
+    #[error("there is no dot in it")]
+    Label,
+    /// `*` is a mailbox like others (RFC 5321, 4.1.2), and hardly what is meant.
+    #[error("every mailbox of a domain is written as the domain alone")]
+    Wildcard,
+}
+
 /// What is wrong with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// A name that cannot be shown, or none.
-    #[error("{0}: 1 to {LONGEST_NAME} octets, no control character or one that is not seen, no space at the ends")]
+    /// No name that a message can have: it would be against nobody's mail.
+    #[error("{0}: 1 to {LONGEST_NAME} of a-z, 0-9, '.', '_', '-'")]
     Name(&'static str),
     /// A source that cannot be shown.
     #[error(
@@ -290,7 +316,8 @@ fn is_plain(text: &str) -> bool {
 }
 
 fn check_name(name: &'static str, text: &str) -> Result<(), EntryError> {
-    let is_right = (1..=LONGEST_NAME).contains(&text.len()) && is_plain(text);
+    let is_plain = |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit() || b"._-".contains(&octet);
+    let is_right = (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(is_plain);
     is_right.then_some(()).ok_or(EntryError::Name(name))
 }
 
@@ -470,13 +497,15 @@ mod tests {
             "exa mple.com",
             "a@b@",
             "ann@exa\u{202e}mple.com",
+            "Email",
+            "*@example.com",
         ] {
             assert!(text.parse::<Target>().is_err(), "{text:?}");
         }
     }
 
     #[test]
-    fn names_and_sources_that_cannot_be_shown_are_refused() {
+    fn names_of_no_message_and_sources_that_cannot_be_shown_are_refused() {
         let entry = |tenant: &str, source: &str| Entry {
             target: "example.com".parse().unwrap(),
             scope: Scope::Tenant(tenant.into()),
@@ -487,7 +516,8 @@ mod tests {
         };
 
         assert_eq!(entry("shop", "ops").check(), Ok(()));
-        for tenant in ["", "a\nb", " shop", "a\u{202e}b"] {
+        assert_eq!(Scope::of("Shop", "News").unwrap().names(), ("shop", "news"));
+        for tenant in ["", "a\nb", " shop", "a\u{202e}b", "Shop", "bad name", "\u{e9}", &"x".repeat(65)] {
             assert_eq!(entry(tenant, "ops").check(), Err(EntryError::Name("tenant")), "{tenant:?}");
         }
         for source in ["\u{1b}[2J", "ops ", "a\tb"] {

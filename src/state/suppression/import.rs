@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixTime;
 
-use super::entry::{Change, Entry, EntryError, Reason, Scope, Target};
+use super::entry::{Change, Entry, EntryError, Reason, Scope, Target, TargetError};
 use super::{Origin, Outcome, Suppression};
 
 /// Lines that are made entries at a time; about 2 MiB of log.
@@ -58,7 +58,7 @@ pub enum LineError {
     Columns,
     /// Neither a mailbox nor a domain.
     #[error("neither a mailbox nor a domain: {0}")]
-    Target(#[from] crate::smtp::address::AddressError),
+    Target(#[from] TargetError),
     /// No such reason.
     #[error("the reason is none of hard-bounce, mailbox-full, complaint, unsubscribe, operator, import")]
     Reason,
@@ -71,6 +71,9 @@ pub enum LineError {
     /// A name or a source that cannot be kept.
     #[error(transparent)]
     Entry(#[from] EntryError),
+    /// It was exported under another key.
+    #[error("a hash of another list, which means nothing to this one")]
+    Hash,
 }
 
 /// What has become of the lines so far; on stable storage, save for those that are bad.
@@ -235,24 +238,34 @@ fn entry_of(octets: &[u8], number: u64, defaults: &Defaults, now: UnixTime) -> R
     }
 }
 
-/// Makes entries of lines, and gives them to `store` so many at a time; see [`Suppression::import`].
+/// What stands before the hashes of an export, with the tag of their key behind it.
+const HASHES: &str = "# hashes under the key ";
+
+/// Makes entries of lines, and gives them to `store` so many at a time; see [`Suppression::import`]. `key`: the tag of the list's.
 fn read_all(
     input: &mut dyn BufRead,
-    defaults: &Defaults,
+    (defaults, key): (&Defaults, Option<&str>),
     now: UnixTime,
     store: &mut dyn FnMut(&[Change]) -> io::Result<Vec<Outcome>>,
     tell: &mut dyn FnMut(Imported<'_>),
 ) -> Result<Counts, ImportError> {
     // `counts` is of what is stored, `ahead` also of what is not yet.
     let (mut counts, mut ahead) = (Counts::default(), Counts::default());
-    let (mut line, mut changes) = (Vec::new(), Vec::new());
+    let (mut line, mut changes, mut is_foreign) = (Vec::new(), Vec::new(), false);
     loop {
         let length = read_line(input, &mut line);
         let is_end = !matches!(length, Ok(1..));
         if let Ok(length @ 1..) = length {
             ahead.lines += 1;
             ahead.octets += length;
-            match entry_of(&line, ahead.lines, defaults, now) {
+            if let (Some(tag), Some(key)) = (line.strip_prefix(HASHES.as_bytes()), key) {
+                is_foreign = tag.trim_ascii() != key.as_bytes();
+            }
+            let entry = entry_of(&line, ahead.lines, defaults, now).and_then(|entry| match entry {
+                Some(Entry { target: Target::Hash(_), .. }) if is_foreign => Err(LineError::Hash),
+                entry => Ok(entry),
+            });
+            match entry {
                 Ok(Some(entry)) if entry.brief().stands(now).is_none() => ahead.over += 1,
                 Ok(Some(entry)) => changes.push(Change::Add(entry)),
                 Ok(None) => ahead.skipped += 1,
@@ -291,10 +304,21 @@ pub fn check_lines(
     now: UnixTime,
     tell: &mut dyn FnMut(Imported<'_>),
 ) -> Result<Counts, ImportError> {
-    read_all(input, defaults, now, &mut |changes| Ok(vec![Outcome::Added; changes.len()]), tell)
+    read_all(input, (defaults, None), now, &mut |changes| Ok(vec![Outcome::Added; changes.len()]), tell)
 }
 
 impl Suppression {
+    /// Tells the key of this list's hashes from others.
+    fn key_tag(&self) -> String {
+        let octets = self.seal(HASHES.as_bytes()).to_be_bytes();
+        data_encoding::HEXLOWER.encode(octets.first_chunk::<4>().map_or(&[], |tag| tag.as_slice()))
+    }
+
+    /// A line before those of entries by hash, by which [`Suppression::import`] knows whether they mean something to its list.
+    pub fn hashes_line(&self) -> String {
+        format!("{HASHES}{}\n", self.key_tag())
+    }
+
     /// Adds an entry for every line, as [`Entry::of_line`] reads it. `tell` gets every bad line, and after each 32,768 lines, all of which
     /// are on stable storage then, how far it is. An import that ended early can be begun again from its first line. Blocks on
     /// the disk; look-ups and other changes go on.
@@ -311,7 +335,7 @@ impl Suppression {
             self.shared.index.tidy(now);
             outcomes
         };
-        read_all(input, defaults, now, store, &mut |told| {
+        read_all(input, (defaults, Some(&self.key_tag())), now, store, &mut |told| {
             if let (Imported::Progress(counts), Some(meters)) = (&told, self.shared.meters.get()) {
                 meters.imported(&counted, counts);
                 counted = **counts;
@@ -324,6 +348,9 @@ impl Suppression {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use crate::log::simulated::Simulated;
+    use crate::log::storage::Storage;
 
     use super::*;
 
@@ -364,7 +391,7 @@ mod tests {
         #[test]
         fn an_entry_comes_back_from_its_line(
             target in "[#a-z!+]{1,8}@[a-z]{1,8}\\.example|\"[ -!#-\\[]{0,9}\"@x\\.example|@[a-z]{1,5}|[ä-ü]{1,5}@ü\\.example",
-            names in ("\\PC{0,9}", "\\PC{0,9}"),
+            names in ("[a-z0-9._-]{0,9}", "[a-z0-9._-]{0,9}"),
             (reason, source) in (proptest::sample::select(Reason::ALL.to_vec()), "\\PC{0,30}"),
             (added, minute) in (any::<u32>(), proptest::option::of(1..70_000_000_u32)),
         ) {
@@ -411,6 +438,29 @@ mod tests {
 
         let told = Counts { lines: 4, octets: 52, added: 1, over: 1, skipped: 1, bad: 1, ..Counts::default() };
         assert_eq!((counts.unwrap(), bad), (told, vec![3]));
+    }
+
+    #[test]
+    fn hashes_that_were_exported_under_another_key_are_bad_lines() {
+        let list = || {
+            let storage = std::sync::Arc::new(Simulated::new(1));
+            storage.claim(&Suppression::DIRECTORIES).unwrap();
+            Suppression::open(storage, NOW).unwrap().list
+        };
+        let (one, other) = (list(), list());
+        let text = format!("{}#abcdefghijklmn67\nann@example.com\n", one.hashes_line());
+        let import = |list: &Suppression| {
+            let mut bad = Vec::new();
+            let counts = list.import(&mut text.as_bytes(), &Defaults::default(), NOW, &mut |told| {
+                if let Imported::Bad(line, error) = told {
+                    bad.push((line, error.clone()));
+                }
+            });
+            (counts.unwrap().added, bad)
+        };
+
+        assert_eq!(import(&one), (2, vec![]));
+        assert_eq!(import(&other), (1, vec![(2, LineError::Hash)]));
     }
 
     #[test]

@@ -47,7 +47,7 @@ use crate::smtp::address::Address;
 use super::file::{self, Found};
 
 use brief::{Brief, MOST_SEGMENT};
-pub use entry::{Change, Entry, EntryError, Extent, Reach, Reason, Scope, Target};
+pub use entry::{Change, Entry, EntryError, Extent, Reach, Reason, Scope, Target, TargetError};
 pub use export::{Entries, Stats};
 pub use filter::Filter;
 pub use hash::MailboxHash;
@@ -158,7 +158,8 @@ pub struct Opened {
     pub entries: usize,
     /// What was wrong with its files, to be told.
     pub findings: Vec<Finding>,
-    /// The file of the key was damaged, and another key was made: hashes that were given out earlier mean nothing.
+    /// The file of the key was damaged or is gone, and another key was made: hashes that were given out earlier mean nothing, nor do
+    /// entries of which only the hash is known.
     pub has_new_key: bool,
 }
 
@@ -168,19 +169,19 @@ const KEY_FILE: &str = "state/suppression/key";
 /// So many changes become one run at the start.
 const LOADED: usize = 1 << 16;
 
-/// Reads the key that is kept in the state, or makes it; and whether one was there that could not be read.
+/// Reads the key that is kept in the state, or makes it; and whether there must have been one that could not be read.
 fn own_key(storage: &dyn Storage) -> io::Result<([u8; KEY], bool)> {
     let found = file::read(storage, KEY_FILE)?;
-    let was_there = found != Found::Nothing;
-    if let Found::Content(content) = found
-        && let Ok(key) = content.try_into()
+    if let Found::Content(content) = &found
+        && let Ok(key) = content.as_slice().try_into()
     {
         return Ok((key, false));
     }
+    let is_first = found == Found::Nothing && !segments::has_any(storage)?;
     let mut key = [0; KEY];
     getrandom::fill(&mut key).map_err(io::Error::other)?;
     file::replace(storage, KEY_FILE, &key)?;
-    Ok((key, was_there))
+    Ok((key, !is_first))
 }
 
 impl Suppression {

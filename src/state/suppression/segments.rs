@@ -152,6 +152,11 @@ fn copy(sequence: u32, offset: u64) -> String {
     format!("suppression-{sequence:016x}-{offset:010x}")
 }
 
+/// Whether there is a segment.
+pub fn has_any(storage: &dyn Storage) -> io::Result<bool> {
+    Ok(storage.list(DIRECTORY)?.iter().any(|entry| sequence_of(&entry.name, EXTENSION).is_some()))
+}
+
 fn whole(file: &dyn StorageFile) -> io::Result<Vec<u8>> {
     let size = file.size()?;
     if size > MOST_SEGMENT {

@@ -363,13 +363,15 @@ fn a_key_that_is_lost_is_made_anew_and_told_and_entries_stand() {
     let hash = |list: &Suppression| list.hash(&"a@x.example".parse().unwrap());
     let damaged = storage.after_kill();
     damaged.damage(KEY_FILE, |octets| octets[30] ^= 1).unwrap();
+    let gone = storage.after_kill();
+    gone.remove(KEY_FILE).unwrap();
 
-    let (same, other) = (open_at(storage.after_kill(), NOW), open_at(damaged, NOW));
+    let [same, other, third] = [storage.after_kill(), damaged, gone].map(|storage| open_at(storage, NOW));
 
-    assert_eq!((same.has_new_key, other.has_new_key), (false, true));
+    assert_eq!([&same, &other, &third].map(|opened| opened.has_new_key), [false, true, true]);
     assert_eq!(hash(&same.list), hash(&list));
-    assert!(hash(&other.list) != hash(&list));
-    assert!([same, other].iter().all(|opened| is_suppressed(&opened.list, "A@X.example")));
+    assert!(hash(&other.list) != hash(&list) && hash(&third.list) != hash(&list));
+    assert!([same, other, third].iter().all(|opened| is_suppressed(&opened.list, "A@X.example")));
 }
 
 #[test]
