@@ -152,6 +152,16 @@ impl Default for Listener {
 }
 
 impl Listener {
+    /// Options about who submits what have no meaning where everybody may come with what they were told to.
+    fn check_returns(&self, key: &str, complaints: &mut Complaints) {
+        let (usual, what) = (Self::default(), "has no meaning where mode is \"returns\"; allowed: nothing, or");
+        complaints.unless(!self.auth, format!("{key}.auth"), format!("{what} false"));
+        complaints.unless(!self.trust_headers, format!("{key}.trust_headers"), format!("{what} false"));
+        complaints.unless(self.tenant == usual.tenant, format!("{key}.tenant"), format!("{what} {:?}", usual.tenant));
+        let text = format!("{what} those of loopback, as without it");
+        complaints.unless(self.networks == usual.networks, format!("{key}.networks"), text);
+    }
+
     pub(super) fn check(&self, key: &str, complaints: &mut Complaints) {
         complaints.unless(
             is_socket_name(&self.socket_name),
@@ -166,8 +176,9 @@ impl Listener {
         let is_private = self.address.ip().to_canonical().is_loopback();
         let text = "passwords would be seen; allowed: true beside `auth = true` on an address of loopback, or false";
         complaints.unless(!self.auth_without_tls || self.auth && is_private, format!("{key}.auth_without_tls"), text);
-        let text = "nobody logs in where mode is \"returns\"; allowed: false";
-        complaints.unless(!self.auth || self.mode != Mode::Returns, format!("{key}.auth"), text);
+        if self.mode == Mode::Returns {
+            self.check_returns(key, complaints);
+        }
         let text =
             "AUTH is for sessions under TLS; allowed: false, or `tls` other than \"none\", or `auth_without_tls`";
         complaints.unless(!self.auth || has_tls || self.auth_without_tls, format!("{key}.auth"), text);

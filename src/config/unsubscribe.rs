@@ -108,6 +108,12 @@ impl Unsubscribe {
         // 30 days: 15 U.S.C. 7704(a)(3). Five years: nobody clicks on older mail, and keys change.
         let (least, most) = (Span(Duration::from_secs(30 * 86_400)), Span(Duration::from_secs(1_826 * 86_400)));
         complaints.range("unsubscribe.max_age", &self.max_age, &least, &most);
+        let is_whole = self.max_age.0.as_secs().is_multiple_of(86_400);
+        complaints.unless(
+            is_whole,
+            "unsubscribe.max_age",
+            "links have days only; allowed: whole days, such as \"180d\"",
+        );
         for (index, tenant) in self.tenants.iter().enumerate() {
             tenant.check(&format!("unsubscribe.tenant[{index}]"), complaints);
         }
@@ -156,6 +162,7 @@ mod tests {
             (good.replace("u.example.com", "u@example.com"), "unsubscribe.url"),
             (good.replace("u.example.com", &"a".repeat(300)), "unsubscribe.url"),
             ("[unsubscribe]\nmax_age = \"29d\"\n".to_owned(), "unsubscribe.max_age"),
+            ("[unsubscribe]\nmax_age = \"30d 1h\"\n".to_owned(), "unsubscribe.max_age"),
             (format!("{good}{tenant}"), "unsubscribe.tenant[1].name"),
             (format!("{good}mailto = \"a b\"\n"), "unsubscribe.tenant[0].mailto"),
             (format!("{good}sender = \"a\\u202eb\"\n"), "unsubscribe.tenant[0].sender"),

@@ -1,5 +1,7 @@
 //! What is suspicious about `[bounces]`.
 
+use std::time::Duration;
+
 use crate::config::{Config, Dsns, MaskMode, Mode};
 
 /// What the daemon would accept of it and an operator should know.
@@ -12,8 +14,23 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if bounces.has_domains() && config.journal.enabled {
+        let (believed, kept) = (Duration::from_secs(u64::from(bounces.believed_days) * 86_400), config.journal.keep.0);
+        if believed > kept {
+            out.push(format!(
+                "bounces.believed_days: {} days, and the journal keeps {}: what comes back later is neither joined with its message nor \
+                 passed on",
+                bounces.believed_days, config.journal.keep
+            ));
+        }
+    }
     let is_told = config.journal.enabled && config.privacy.mask == MaskMode::None;
     for (index, tenant) in bounces.tenants.iter().enumerate() {
+        if bounces.feedback_domains.iter().any(|domain| domain.eq_ignore_ascii_case(&tenant.domain)) {
+            let text =
+                "is one of bounces.feedback_domains, too, where any mailbox takes mail, forged reverse-paths excepted";
+            out.push(format!("bounces.tenant[{index}].domain: {text}"));
+        }
         if !tenant.domain.is_empty() && tenant.dsn == Dsns::Send && !is_told {
             let text =
                 "the journal is off or masked, so nobody knows the reverse-path that reports are to be passed on to";
@@ -28,6 +45,17 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn what_comes_back_after_its_message_is_forgotten_and_mailboxes_that_take_anything_are_warned_of() {
+        let text = "[[listener]]\nmode = \"returns\"\n[bounces]\nbelieved_days = 90\nfeedback_domains = [\"b.test\"]\n\
+                    [[bounces.tenant]]\nname = \"a\"\ndomain = \"B.test\"\n";
+
+        let told = warnings(&Config::parse(text, Path::new("x")).unwrap());
+
+        assert!(told.len() == 2 && told[0].contains("90 days, and the journal keeps 30d"), "{told:?}");
+        assert!(told[1].starts_with("bounces.tenant[0].domain: "), "{told:?}");
+    }
 
     #[test]
     fn domains_that_nobody_listens_for_and_reports_that_cannot_go_on_are_warned_of() {
