@@ -35,7 +35,7 @@ pub(super) async fn open(storage: Arc<Disk>, clock: Clock, registry: &Registry) 
         error!(
             entries_by_hash = lost,
             "the key of the suppression list's hashes was damaged or is gone, and another one was made: reverse-paths and links \
-             that were given out before it mean nothing any more, and entries by hash suppress nobody (docs/runbook.md)"
+             that were given out before it mean nothing any more, and entries by hash suppress nobody (docs/suppression.md)"
         );
     }
     info!(entries = opened.entries, "suppression list taken up");

@@ -12,6 +12,7 @@ use hikyaku::message::{Content, Envelope, Kind, Recipient};
 use hikyaku::metrics::Registry;
 use hikyaku::smtp::address::ReversePath;
 use hikyaku::spool::{NewMessage, Settings, Spool};
+use tokio::task::JoinSet;
 
 use crate::spool;
 use crate::stage::{BOUNCES, FEEDBACK, GOOD, SENDER, Stage, bounce, feedback, said};
@@ -250,6 +251,27 @@ async fn a_report_that_returns_a_large_message_is_read_behind_its_header_section
 
     assert_eq!((&report["report"], &report["action"]), (&"bounce".into(), &"suppressed".into()));
     assert_eq!(stage.suppressed(), [(ann(), "hard-bounce", "shop".to_owned())].into());
+}
+
+/// More than is held in memory at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_reports_that_come_together_are_all_read() {
+    let stage = Stage::start(|config| config.bounces.tenants[0].dsn = Dsns::Events).await;
+    let people: Vec<String> = (0..12).map(|number| format!("user{number}@{GOOD}")).collect();
+    stage.submit(&people.iter().map(String::as_str).collect::<Vec<_>>(), "Subject: x").await;
+    let rest = format!("{}\n", "x".repeat(990)).repeat(6_200);
+    let (server, mut telling) = (stage.daemon().submission_addresses()[1], JoinSet::new());
+    for person in &people {
+        let (to, report) = (stage.reverse_path(person).await, bounce(&[person], "failed", UNKNOWN));
+        let content = report.replace("\n--B--\n", &format!("\n--B\n\n{rest}\n--B--\n"));
+        telling.spawn(async move { said(server, "", &to, &content).await.pop().unwrap() });
+    }
+
+    let replies = telling.join_all().await;
+
+    assert!(replies.iter().all(|reply| reply.starts_with("250")), "{replies:?}");
+    stage.until("all are suppressed", || stage.suppressed().len() == people.len()).await;
+    stage.told("report", people.len()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
