@@ -53,11 +53,29 @@ fn tell(finding: &Finding) {
             warn!(file, from, to, "changes of suppressed addresses that nobody was told of are left out")
         }
         FindingKind::Missing => error!(file, "a file of suppressed addresses is not there: what it held is lost"),
+        FindingKind::Unlisted => {
+            warn!(
+                file,
+                "what says which files of suppressed addresses there are is damaged: if one is missing, it may not be told"
+            )
+        }
     }
 }
 
-/// Takes room back from time to time, and shows in the metrics what stands, until `stop`.
+/// Closes the list when whoever keeps it ends, which a stop does from outside.
+struct Closing(Suppression);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.close() {
+            warn!(%error, "where the suppression list ended is not noted: damage to its end may be taken for a cut-off write");
+        }
+    }
+}
+
+/// Takes room back from time to time, and shows in the metrics what stands, until `stop`; then everybody else has ended.
 pub(super) async fn keep(list: Suppression, clock: Clock, registry: Registry, stop: CancellationToken) {
+    let _closing = Closing(list.clone());
     let wall = Bulkhead::new(&registry, "suppression");
     let mut due = clock.now();
     loop {

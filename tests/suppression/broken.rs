@@ -207,3 +207,27 @@ async fn a_list_that_cannot_be_written_is_told_with_what_was_stored() {
     assert_eq!(standing(&stage), 2);
     stage.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_to_the_end_of_the_list_is_told_from_a_write_that_was_cut_off_once_the_daemon_was_stopped() {
+    let stage = Stage::start().await;
+    ok(&stage, Operator, &["suppress", "add", "first@example.com"]).await;
+    ok(&stage, Operator, &["suppress", "add", "last@example.com"]).await;
+    let spool = stage.folder.path().join("spool");
+    let segment = spool.join("state/suppression/0000000000000001.log");
+    // Nothing is written to it any more.
+    let stage = stage.restart().await;
+    let mut octets = std::fs::read(&segment).unwrap();
+    let at = octets.windows(16).position(|part| part == b"last@example.com").unwrap();
+    octets[at] ^= 1;
+    std::fs::write(&segment, octets).unwrap();
+
+    let stage = stage.restart().await;
+
+    assert_eq!(standing(&stage), 1);
+    let copies = std::fs::read_dir(spool.join("quarantine")).unwrap().map(|entry| entry.unwrap().file_name());
+    let copies: Vec<_> = copies.filter(|name| name.to_string_lossy().starts_with("suppression-")).collect();
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    assert_eq!(std::fs::read_dir(spool.join("quarantine/tail")).unwrap().count(), 0);
+    stage.stop().await;
+}

@@ -22,6 +22,7 @@ mod filter;
 mod hash;
 mod import;
 mod index;
+mod inventory;
 mod meters;
 mod run;
 mod scopes;
@@ -349,6 +350,12 @@ impl Suppression {
             self.shared.index.tidy(now);
         }
         Ok(outcomes)
+    }
+
+    /// Notes where what was confirmed ends, so that the next start tells damage to it from a write that was cut off. For the stop, when
+    /// nothing changes any more; what does so still is kept all the same. Blocks on the disk.
+    pub fn close(&self) -> io::Result<()> {
+        self.shared.segments.lock().close()
     }
 
     /// Makes as many changes as one batch takes, and gives what became of them.

@@ -7,6 +7,8 @@
 //! The first batch of a segment names the end of what was confirmed before it. What lies between was written by a batch that failed:
 //! it is not in force, however much of it can be read.
 //!
+//! The inventory ([`inventory`]) says which segments there are, and since the last stop where what was confirmed ended.
+//!
 //! At the start unreadable octets are copied to `quarantine/` when they had been known to be synced, else to `quarantine/tail/`, and told
 //! as a [`Finding`]; what follows them is read all the same.
 
@@ -24,6 +26,7 @@ use crate::log::storage::{Storage, StorageFile, read_exact};
 use crate::log::{Position, index};
 
 use super::brief::{MOST_SEGMENT, SLOTS};
+use super::inventory::{self, Inventory, Noted};
 
 /// Where segments are.
 pub const DIRECTORY: &str = "state/suppression";
@@ -58,6 +61,8 @@ pub enum FindingKind {
     Tail,
     /// The file is not there.
     Missing,
+    /// What says which files there are is damaged: it cannot be told whether the oldest or newest ones are missing.
+    Unlisted,
 }
 
 /// A segment that can be read.
@@ -92,6 +97,8 @@ struct Loaded<T> {
     scanned: Option<(Header, u64, Scan)>,
     /// The end of what is in force in it, as far as later segments tell.
     end: Option<u64>,
+    /// The end of what is known to have been confirmed, as far as they or the inventory tell.
+    known: u64,
     /// What was made of each record that is in force.
     made: Vec<T>,
 }
@@ -100,14 +107,15 @@ impl<T> Loaded<T> {
     fn read(
         storage: &dyn Storage,
         sequence: u32,
-        end: Option<u64>,
+        (end, known): (Option<u64>, u64),
         read: impl Fn(Position, &Frame<'_>) -> io::Result<T>,
     ) -> io::Result<Self> {
+        let known = known.max(end.unwrap_or_default());
         let file = storage.open(&path(sequence))?;
         let mut octets = whole(&*file)?;
         let (mut made, mut records, mut failure) = (Vec::new(), 0, None);
         let scanned = Header::read(&*file, sequence)?.map(|header| {
-            let scan = scan::segment(&octets, &header, end.unwrap_or_default(), &mut |found| {
+            let mut scan = scan::segment(&octets, &header, known, &mut |found| {
                 let place = Position { segment: sequence, offset: found.offset };
                 if failure.is_none() && end.is_none_or(|end| found.offset < end) {
                     match read(place, &found.frame) {
@@ -117,12 +125,17 @@ impl<T> Loaded<T> {
                 }
                 records += 1;
             });
+            let size = octets.len() as u64;
+            if size < known {
+                let start = scan.unreadable.pop_if(|last| last.end == size).map_or(size, |last| last.start);
+                scan.unreadable.push(start..known);
+            }
             (header, records, scan)
         });
         if scanned.as_ref().is_some_and(|(_, _, scan)| scan.unreadable.is_empty()) {
             octets = Vec::new();
         }
-        failure.map_or(Ok(Self { file, octets, scanned, end, made }), Err)
+        failure.map_or(Ok(Self { file, octets, scanned, end, known, made }), Err)
     }
 }
 
@@ -132,8 +145,12 @@ pub struct Segments {
     storage: Arc<dyn Storage>,
     all: BTreeMap<u32, Segment>,
     active: Option<Active>,
+    /// The number of the oldest one, though it be missing.
+    oldest: u32,
     /// The number of the next one.
     next: u32,
+    /// What the inventory says, if it can be believed.
+    noted: Option<Inventory>,
     /// The end of what is known to be synced.
     synced: Position,
     /// A batch failed, and no later one tells the next start that it is not in force.
@@ -152,9 +169,11 @@ fn copy(sequence: u32, offset: u64) -> String {
     format!("suppression-{sequence:016x}-{offset:010x}")
 }
 
-/// Whether there is a segment.
+/// Whether there is a segment, or was one.
 pub fn has_any(storage: &dyn Storage) -> io::Result<bool> {
-    Ok(storage.list(DIRECTORY)?.iter().any(|entry| sequence_of(&entry.name, EXTENSION).is_some()))
+    let is_segment = |name: &str| sequence_of(name, EXTENSION).is_some();
+    let is_inventory = |name: &str| format!("{DIRECTORY}/{name}") == inventory::FILE;
+    Ok(storage.list(DIRECTORY)?.iter().any(|entry| is_segment(&entry.name) || is_inventory(&entry.name)))
 }
 
 fn whole(file: &dyn StorageFile) -> io::Result<Vec<u8>> {
@@ -174,22 +193,15 @@ impl Segments {
         read: impl Fn(Position, &Frame<'_>) -> io::Result<T> + Sync,
         mut take: impl FnMut(Vec<T>),
     ) -> io::Result<(Self, Vec<Finding>)> {
-        let all = BTreeMap::new();
-        let mut segments =
-            Self { storage, all, active: None, next: 1, synced: Position::default(), is_doubtful: false, most };
+        let mut segments = Self::begin(storage, most);
         let mut findings = Vec::new();
-        let sequences = segments.sequences()?;
-        // A segment whose header was damaged is there as a copy, and was told when it was made.
-        let kept: Vec<String> = segments.storage.list(DAMAGED)?.into_iter().map(|entry| entry.name).collect();
-        for pair in sequences.windows(2) {
-            let [one, other] = *pair else { continue };
-            for sequence in (one + 1..other.min(one + SLOTS)).filter(|sequence| !kept.contains(&copy(*sequence, 0))) {
-                findings.push(Finding { file: path(sequence), range: 0..0, kind: FindingKind::Missing });
-            }
-        }
+        let sequences = segments.look(&mut findings)?;
         let ends = segments.ends(&sequences)?;
-        let (storage, read) = (segments.storage.clone(), &read);
-        let loaded = |sequence: &u32| Loaded::read(&*storage, *sequence, ends.get(sequence).copied(), read);
+        let (storage, read, noted) = (segments.storage.clone(), &read, segments.noted);
+        let loaded = |sequence: &u32| {
+            let known = noted.filter(|noted| noted.synced.segment == *sequence).map_or(0, |noted| noted.synced.offset);
+            Loaded::read(&*storage, *sequence, (ends.get(sequence).copied(), known), read)
+        };
         let (sequences, loaded) = (&sequences, &loaded);
         thread::scope(|scope| {
             let readers = thread::available_parallelism().map_or(1, |count| count.get().min(MOST_READERS));
@@ -205,22 +217,41 @@ impl Segments {
                 let mut loaded = reader.recv().map_err(io::Error::other)??;
                 take(std::mem::take(&mut loaded.made));
                 segments.enter(*sequence, loaded, &mut findings)?;
-                segments.next = sequence.checked_add(1).ok_or(io::ErrorKind::StorageFull)?;
+                segments.next = segments.next.max(sequence.checked_add(1).ok_or(io::ErrorKind::StorageFull)?);
             }
             Ok((segments, findings))
         })
     }
 
-    /// The numbers of the segments that are there, ascending.
-    fn sequences(&self) -> io::Result<Vec<u32>> {
-        let mut sequences = Vec::new();
+    fn begin(storage: Arc<dyn Storage>, most: u64) -> Self {
+        let (all, synced) = (BTreeMap::new(), Position::default());
+        Self { storage, all, active: None, oldest: 1, next: 1, noted: None, synced, is_doubtful: false, most }
+    }
+
+    /// The numbers of the segments that are there, ascending; what is missing is found.
+    fn look(&mut self, findings: &mut Vec<Finding>) -> io::Result<Vec<u32>> {
+        let mut there = BTreeMap::new();
         for entry in self.storage.list(DIRECTORY)? {
-            if let Some(sequence) = sequence_of(&entry.name, EXTENSION) {
-                sequences.push(sequence);
-            }
+            there.extend(sequence_of(&entry.name, EXTENSION).map(|sequence| (sequence, entry.size)));
         }
-        sequences.sort_unstable();
-        Ok(sequences)
+        match Inventory::read(&*self.storage)? {
+            Noted::Inventory(noted) => self.noted = (!noted.is_stale(&there)).then_some(noted),
+            Noted::Damaged => {
+                let (file, kind) = (inventory::FILE.to_owned(), FindingKind::Unlisted);
+                findings.push(Finding { file, range: 0..0, kind });
+            }
+            Noted::Nothing => {}
+        }
+        // A segment whose header was damaged is there as a copy, and was told when it was made.
+        let kept: Vec<String> = self.storage.list(DAMAGED)?.into_iter().map(|entry| entry.name).collect();
+        let gaps = inventory::gaps(&there, self.noted.as_ref()).into_iter();
+        for sequence in gaps.filter(|sequence| !kept.contains(&copy(*sequence, 0))) {
+            findings.push(Finding { file: path(sequence), range: 0..0, kind: FindingKind::Missing });
+        }
+        self.next = self.noted.map_or(1, |noted| noted.next);
+        let oldest = self.noted.map(|noted| noted.oldest).into_iter().chain(there.keys().next().copied()).min();
+        self.oldest = oldest.unwrap_or(self.next);
+        Ok(there.into_keys().collect())
     }
 
     /// Where what is in force ends in each segment, as far as the first batches of later ones tell.
@@ -245,7 +276,7 @@ impl Segments {
     /// Makes a segment that was read one of those that are there.
     fn enter<T>(&mut self, sequence: u32, loaded: Loaded<T>, findings: &mut Vec<Finding>) -> io::Result<()> {
         let name = path(sequence);
-        let Loaded { file, octets, scanned, end, .. } = loaded;
+        let Loaded { file, octets, scanned, end, known: told, .. } = loaded;
         let Some((header, records, scan)) = scanned else {
             let range = 0..octets.len() as u64;
             self.quarantine(DAMAGED, sequence, 0, &octets)?;
@@ -254,7 +285,7 @@ impl Segments {
             return self.storage.sync_dir(DIRECTORY);
         };
         let known = scan.synced.iter().filter(|at| at.segment == sequence).map(|at| at.offset).max();
-        let known = known.unwrap_or_default().max(end.unwrap_or_default());
+        let known = known.unwrap_or_default().max(told);
         let end = end.unwrap_or(scan.end);
         for range in scan.unreadable.clone() {
             let is_damage = range.start < known;
@@ -317,9 +348,30 @@ impl Segments {
                 Segment { header: active.header, records: 0, end: FIRST, known: FIRST, unreadable: Vec::new() },
             );
             self.next = self.next.checked_add(1).ok_or(io::ErrorKind::StorageFull)?;
+            self.oldest = oldest;
             self.active = Some(active);
         }
+        if self.noted.is_none_or(|noted| noted.next != self.next) {
+            self.note()?;
+        }
         self.active.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Has the inventory say what is there.
+    fn note(&mut self) -> io::Result<()> {
+        let inventory = Inventory { oldest: self.oldest, next: self.next, synced: self.synced };
+        if self.noted != Some(inventory) {
+            // After an error either of them may be there.
+            self.noted = None;
+            inventory.write(&*self.storage)?;
+            self.noted = Some(inventory);
+        }
+        Ok(())
+    }
+
+    /// Notes where what was confirmed ends, if there is anything.
+    pub fn close(&mut self) -> io::Result<()> {
+        if self.all.is_empty() && self.noted.is_none() { Ok(()) } else { self.note() }
     }
 
     /// Octets of a batch's records at most.
@@ -421,6 +473,8 @@ impl Segments {
         let Some(oldest) = self.oldest() else { return Ok(()) };
         // Had the one before it come back after a crash, what is removed by this one would, too.
         self.storage.sync_dir(DIRECTORY)?;
+        self.oldest = self.all.keys().nth(1).copied().unwrap_or(self.next);
+        self.note()?;
         self.storage.remove(&path(oldest))?;
         self.all.remove(&oldest);
         self.storage.sync_dir(DIRECTORY)

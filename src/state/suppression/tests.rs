@@ -1,5 +1,7 @@
 //! The whole list against a model, over power cuts, failed syncs and damage.
 
+mod missing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
@@ -224,6 +226,9 @@ fn what_was_confirmed_survives_a_power_cut_at_any_call() {
             }
             if random.below(4) == 0 {
                 compacted += u64::from(list.upkeep(NOW).is_ok_and(|upkeep| upkeep.has_compacted));
+            }
+            if random.below(8) == 0 {
+                let _ = list.close();
             }
         }
 
