@@ -16,7 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::clock::UnixTime;
 use crate::log::Position;
 
-use super::brief::Brief;
+use super::brief::{Brief, SLOTS};
 use super::entry::Reach;
 use super::hash::Key;
 use super::run::{CHUNKS, Chunk, Run};
@@ -45,6 +45,23 @@ impl Default for Late {
         let briefs = HashMap::with_capacity_and_hasher(FULL + MOST_LATE, RandomState::default());
         Self { briefs: RwLock::new(briefs), reaches: AtomicU8::new(0) }
     }
+}
+
+/// Of changes in the order of the log, those that are the last of their keys.
+pub fn latest(mut changes: Vec<(Key, Brief)>) -> Vec<(Key, Brief)> {
+    // By their places, since a sort that keeps an order takes the memory once more. What is kept of a segment's number goes round, but
+    // fewer are there than it tells apart.
+    let first = changes.first().map_or(0, |(_, brief)| brief.slot());
+    let place = |brief: &Brief| ((brief.slot() + SLOTS - first) % SLOTS, brief.offset());
+    changes.sort_unstable_by_key(|(key, brief)| (*key, place(brief)));
+    changes.dedup_by(|next, kept| {
+        let is_same = next.0 == kept.0;
+        if is_same {
+            *kept = *next;
+        }
+        is_same
+    });
+    changes
 }
 
 /// The index at one time, save for what comes to `late`.
@@ -213,6 +230,23 @@ mod tests {
         // Spread as hashes are.
         let key = |number: u32| Key::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         range.map(|number| (key(number), Brief::new(reason, REACH, None))).collect()
+    }
+
+    #[test]
+    fn of_changes_of_one_key_the_last_in_the_log_is_kept_though_numbers_of_segments_go_round() {
+        let at = |segment, offset, reason| Brief::new(reason, REACH, None).at(Position { segment, offset });
+        let (import, complaint) = (Some(Reason::Import), Some(Reason::Complaint));
+        let changes = vec![
+            (7, at(SLOTS - 1, 4_144, import)),
+            (5, at(SLOTS - 1, 8_192, import)),
+            (7, at(SLOTS, 4_144, None)),
+            (7, at(SLOTS, 4_200, complaint)),
+            (5, at(SLOTS + 1, 4_144, None)),
+        ];
+
+        let kept = latest(changes);
+
+        assert_eq!(kept, [(5, at(SLOTS + 1, 4_144, None)), (7, at(SLOTS, 4_200, complaint))]);
     }
 
     #[test]

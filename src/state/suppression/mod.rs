@@ -199,7 +199,7 @@ impl Suppression {
         let (key, has_new_key) = own_key(&*storage)?;
         let keyed = Keyed::new(&key)?;
         let index = Index::default();
-        let mut pending: HashMap<Key, Brief, foldhash::fast::RandomState> = HashMap::default();
+        let mut pending: Vec<(Key, Brief)> = Vec::new();
         let (unknown, scopes, changed) = (OnceLock::new(), Scopes::default(), AtomicU32::new(0));
         let read = |place: Position, frame: &Frame<'_>| {
             let Some(change) = Change::decode(frame) else {
@@ -214,9 +214,13 @@ impl Suppression {
             Ok((keyed.key(target, scope), change.brief().at(place)))
         };
         let opened = Segments::open(storage, tuning.segment, read, |changes| {
-            pending.extend(changes);
+            if pending.is_empty() {
+                pending = changes
+            } else {
+                pending.extend(changes)
+            }
             if pending.len() >= LOADED {
-                index.put(pending.drain().collect());
+                index.put(index::latest(std::mem::take(&mut pending)));
                 index.tidy(now);
             }
         });
@@ -224,7 +228,7 @@ impl Suppression {
             (_, Some((file, offset))) => return Err(OpenError::Unknown { file, offset }),
             (opened, None) => opened?,
         };
-        index.put(pending.into_iter().collect());
+        index.put(index::latest(pending));
         index.tidy(now);
         let entries = index.snapshot().entries();
         let shared = Shared {

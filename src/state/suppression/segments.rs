@@ -22,7 +22,7 @@ use std::thread;
 use crate::log::record::{Frame, seal};
 use crate::log::scan::{self, Scan};
 use crate::log::segment::{BATCH, Batch, COPY, FIRST, Header, sequence_of};
-use crate::log::storage::{Storage, StorageFile, read_exact};
+use crate::log::storage::{Storage, StorageFile};
 use crate::log::{Position, index};
 
 use super::brief::{MOST_SEGMENT, SLOTS};
@@ -36,8 +36,10 @@ const DAMAGED: &str = "quarantine";
 const TAIL: &str = "quarantine/tail";
 const EXTENSION: &str = "log";
 
-/// Threads that read at the start.
-const MOST_READERS: usize = 4;
+/// Threads that read at the start. Each has a segment in memory, and more would wait for the one that makes the index.
+const MOST_READERS: usize = 2;
+/// As many records as there are in the fullest segment, or nearly so: the least ones have 24 octets, those of people 70.
+const MOST_RECORDS: usize = 1 << 18;
 /// Octets that are read for one record: more than the longest one has.
 const MOST_RECORD: usize = 4_096;
 
@@ -112,8 +114,9 @@ impl<T> Loaded<T> {
     ) -> io::Result<Self> {
         let known = known.max(end.unwrap_or_default());
         let file = storage.open(&path(sequence))?;
-        let mut octets = whole(&*file)?;
-        let (mut made, mut records, mut failure) = (Vec::new(), 0, None);
+        let mut octets = octets(&*file, file.size()?)?;
+        // As with the octets.
+        let (mut made, mut records, mut failure) = (Vec::with_capacity(MOST_RECORDS), 0, None);
         let scanned = Header::read(&*file, sequence)?.map(|header| {
             let mut scan = scan::segment(&octets, &header, known, &mut |found| {
                 let place = Position { segment: sequence, offset: found.offset };
@@ -176,12 +179,17 @@ pub fn has_any(storage: &dyn Storage) -> io::Result<bool> {
     Ok(storage.list(DIRECTORY)?.iter().any(|entry| is_segment(&entry.name) || is_inventory(&entry.name)))
 }
 
-fn whole(file: &dyn StorageFile) -> io::Result<Vec<u8>> {
-    let size = file.size()?;
-    if size > MOST_SEGMENT {
+/// Reads so many octets of a segment from its beginning on, fewer if it ends before.
+fn octets(file: &dyn StorageFile, length: u64) -> io::Result<Vec<u8>> {
+    if length > MOST_SEGMENT {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a file is longer than any that is written here"));
     }
-    read_exact(file, 0, usize::try_from(size).map_err(io::Error::other)?)
+    // Room that is not used takes no memory, and allocators give what is so large back to the system at once.
+    let mut octets = Vec::with_capacity(usize::try_from(MOST_SEGMENT).map_err(io::Error::other)?);
+    octets.resize(usize::try_from(length).map_err(io::Error::other)?, 0);
+    let read = file.read_at(&mut octets, 0)?;
+    octets.truncate(read);
+    Ok(octets)
 }
 
 impl Segments {
@@ -439,11 +447,7 @@ impl Segments {
     pub fn reader(&self, sequence: u32) -> io::Result<Reader> {
         let segment = self.all.get(&sequence).ok_or(io::ErrorKind::NotFound)?;
         let file = self.storage.open(&path(sequence))?;
-        let length = usize::try_from(segment.end).map_err(io::Error::other)?;
-        let mut octets = vec![0; length];
-        let read = file.read_at(&mut octets, 0)?;
-        octets.truncate(read);
-        Ok(Reader { octets, segment: segment.clone() })
+        Ok(Reader { octets: octets(&*file, segment.end)?, segment: segment.clone() })
     }
 
     /// Where what was confirmed ends.
