@@ -3,7 +3,7 @@
 //! | key | holds if |
 //! |---|---|
 //! | `provider` | the reply is that provider's |
-//! | `steps` | it came at one of these steps; never where the step is unknown |
+//! | `steps` | it came at one of these steps; never where the step is unknown. Without it, at any, but a built-in rule about recipients not before RCPT |
 //! | `codes` | one fits: `550`, `"4yz"` and `"5yz"` (transient, permanent: of a local decision too), `"none"` (no code) |
 //! | `status` | one fits the enhanced status code: `"5.7.1"`, `"x.7.1"`, `"x.7.500-699"`, `"5.x.x"` |
 //! | `text` | one of these regular expressions matches the text |
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use toml::{Table, Value};
 
-use super::class::{Certainty, Class, Severity, Verdict, wants_rest};
+use super::class::{Certainty, Class, Fault, Severity, Verdict, wants_rest};
 use super::classify::provider_names;
 use super::search::{Builder, PatternId};
 use crate::message::Phase;
@@ -88,9 +88,12 @@ impl Rule {
         self.codes.is_empty() || self.codes.iter().any(|own| own.fits(code, severity))
     }
 
-    /// Whether the one about the step does.
+    /// Whether the one about the step does. Before RCPT the receiver knows of no recipient (RFC 5321, 3.3), whatever its words
+    /// are: a rule of ours about recipients fits there only if it names the step.
     pub fn fits_step(&self, step: Option<Phase>) -> bool {
-        self.steps.is_empty() || step.is_some_and(|step| self.steps.contains(&step))
+        let is_before = matches!(step, Some(Phase::Greeting | Phase::Ehlo | Phase::StartTls | Phase::Mail));
+        let is_for_any = self.class.fault() != Fault::Recipient || self.certainty == Certainty::Operator || !is_before;
+        self.steps.is_empty() && is_for_any || step.is_some_and(|step| self.steps.contains(&step))
     }
 
     /// Whether the one about the enhanced status code does.

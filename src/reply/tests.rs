@@ -53,6 +53,31 @@ fn replies_of_the_field_are_of_their_class() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn no_recipient_is_refused_before_it_is_named() {
+    for step in [Phase::Greeting, Phase::Ehlo, Phase::StartTls, Phase::Mail] {
+        for line in FIELD.lines().skip(1).chain(WORDS.lines().skip(1)) {
+            let [_, provider, _, _, text] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let said = verdict(Some(step), Some(provider), text).unwrap();
+
+            assert!(said.fault() != Fault::Recipient || &*said.rule == "521-greeting", "{step:?} {}: {line}", said.rule);
+        }
+    }
+    for text in [
+        "550 Host unknown",
+        "550 5.1.2 Domain does not exist",
+        "517-Domain does not exist: shop.test",
+        "550 unknown user",
+        "450 4.1.2 Domain not found",
+        "552 5.2.2 mailbox full",
+        "550 5.1.6 sorry",
+    ] {
+        assert_eq!(verdict(Some(Phase::Mail), None, text).unwrap().class, Class::SenderRejected, "{text}");
+    }
+    // RFC 7504, 3.
+    assert_eq!(verdict(Some(Phase::Greeting), None, "521 mx.a.test takes no mail").unwrap().class, Class::BadDomain);
+}
+
 /// The classes by which bounces are labelled elsewhere.
 fn coarse(class: Class) -> &'static str {
     match class {
