@@ -61,7 +61,7 @@ struct About<'a> {
     permanent: bool,
     action: Option<&'static str>,
     remote_mta: Option<&'a str>,
-    diagnostic: &'a str,
+    diagnostic: Option<&'a str>,
     rule: Option<&'a str>,
 }
 
@@ -77,15 +77,14 @@ impl Parse {
     fn execute(self) -> exit::Result {
         let parser = Parser::built_in()?;
         let mut run = Run { parser, json: self.json, out: BufWriter::new(out::Out::lock()), is_whole: true };
+        let is_standard_input = |path: &Path| path == Path::new("-");
+        if let Some(path) = self.paths.iter().find(|path| !is_standard_input(path) && !path.exists()) {
+            return Err(Failure::usage(anyhow!("{}: no such file or folder", path.display())));
+        }
         for path in &self.paths {
-            if path == Path::new("-") {
+            if is_standard_input(path) {
                 run.read("-", io::stdin().lock(), false).context("cannot read standard input")?;
-                continue;
-            }
-            if !path.exists() {
-                return Err(Failure::usage(anyhow!("{}: no such file or folder", path.display())));
-            }
-            if path.is_dir() {
+            } else if path.is_dir() {
                 for file in files(path).with_context(|| format!("cannot read {}", path.display()))? {
                     run.file(&file)?;
                 }
@@ -98,7 +97,8 @@ impl Parse {
     }
 }
 
-/// Files of a folder in the order of their names: of a Maildir those of `cur` and `new`; hidden ones never.
+/// Files of a folder in the order of their names: of a Maildir those of `cur` and `new`; hidden ones never. Links that lead nowhere
+/// are among them: that they cannot be read is told.
 fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let maildir = ["cur", "new"].map(|name| folder.join(name));
     let folders = if maildir.iter().all(|folder| folder.is_dir()) { maildir.to_vec() } else { vec![folder.to_owned()] };
@@ -107,7 +107,7 @@ fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
             let is_hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-            if path.is_file() && !is_hidden {
+            if (path.is_file() || !path.exists()) && !is_hidden {
                 found.push(path);
             }
         }
@@ -223,7 +223,7 @@ impl<'a> About<'a> {
             permanent: recipient.is_permanent(),
             action: recipient.action.map(Action::as_str),
             remote_mta: recipient.remote_mta.as_deref(),
-            diagnostic: &recipient.diagnostic,
+            diagnostic: Some(&*recipient.diagnostic).filter(|text| !text.is_empty()),
             rule: verdict.map(|verdict| &*verdict.rule),
         }
     }

@@ -99,10 +99,40 @@ fn people_get_a_line_for_each_recipient_and_nothing_raw() {
 
 #[test]
 fn a_path_that_is_not_there_ends_with_2() {
-    let output = parse(&["/nowhere/at/all"], "");
+    for paths in [["/nowhere/at/all", "-"], ["-", "/nowhere/at/all"]] {
+        let output = parse(&paths, BOUNCE);
 
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/at/all"));
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/at/all"));
+        // Wherever it stands, nothing is read.
+        assert!(output.stdout.is_empty(), "{paths:?}");
+    }
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_told_and_the_others_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("nowhere", folder.path().join("a-link")).unwrap();
+    std::fs::write(folder.path().join("b.eml"), BOUNCE).unwrap();
+
+    let output = parse(&[folder.path().to_str().unwrap()], "");
+
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a-link"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("b.eml"));
+}
+
+#[test]
+fn what_is_not_known_is_null() {
+    let mail = "From: MAILER-DAEMON@relay.test\nSubject: failure notice\n\n<ann@a.test>\n";
+
+    let objects = objects(&parse(&["--json", "-"], mail));
+
+    let about = &objects[0]["recipients"][0];
+    assert_eq!(about["address"], "ann@a.test");
+    for key in ["original", "status", "reply_code", "remote_mta", "diagnostic"] {
+        assert_eq!(about[key], Value::Null, "{key}: {about}");
+    }
 }
 
 #[test]
