@@ -60,7 +60,11 @@ fn no_recipient_is_refused_before_it_is_named() {
             let [_, provider, _, _, text] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
             let said = verdict(Some(step), Some(provider), text).unwrap();
 
-            assert!(said.fault() != Fault::Recipient || &*said.rule == "521-greeting", "{step:?} {}: {line}", said.rule);
+            assert!(
+                said.fault() != Fault::Recipient || &*said.rule == "521-greeting",
+                "{step:?} {}: {line}",
+                said.rule
+            );
         }
     }
     for text in [

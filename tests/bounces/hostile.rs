@@ -119,6 +119,20 @@ fn floods(octets: usize) -> Vec<(&'static str, Vec<u8>)> {
         ("fields", repeated(head, "X-Field: value of a field\n")),
         ("one long field", repeated(&format!("{head}X: "), "x ")),
         ("addresses", repeated(&format!("{head}\n"), "<ann@a.test>: 550 no such user\n")),
+        // Of each something may be told, and of none anything is.
+        (
+            "different addresses",
+            (0..octets / 16)
+                .fold(format!("{head}\n"), |text, number| text + &format!("<{number:08}@a.t>\n"))
+                .into_bytes(),
+        ),
+        (
+            "lines that end with CR",
+            repeated(&format!("{head}\n"), "<ann@a.test>\n")
+                .iter()
+                .map(|o| if *o == b'\n' { b'\r' } else { *o })
+                .collect(),
+        ),
         ("addresses of one line", repeated(&format!("{head}\n"), "ann@a.test ")),
         ("at signs", repeated(&format!("{head}\n"), "@")),
         ("quotes and at signs", repeated(&format!("{head}\n"), "\"@")),

@@ -4,6 +4,8 @@
 
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 
+/// Names of UTF-7 (RFC 2152), in lower case.
+const UTF_7: [&str; 3] = ["utf-7", "unicode-1-1-utf-7", "x-unicode-2-0-utf-7"];
 /// Most encoded words of one value.
 const WORDS_MOST: usize = 256;
 
@@ -18,12 +20,35 @@ pub(super) fn transferred(body: &[u8], encoding: &str, most: usize) -> Vec<u8> {
 
 /// The text of octets in a charset; `None`: the sender does not say which.
 pub(super) fn text(octets: &[u8], charset: Option<&str>) -> String {
+    if charset.is_some_and(|name| UTF_7.contains(&name.trim())) {
+        return utf7(octets);
+    }
     let named = charset.and_then(|name| Encoding::for_label(name.trim().as_bytes()));
     match named {
         // ASCII says nothing of octets that are none, and many a sender's Latin-1 is UTF-8.
         Some(encoding) if encoding != WINDOWS_1252 => encoding.decode(octets).0.into_owned(),
         _ => plain(octets),
     }
+}
+
+/// RFC 2152: ASCII, and between `+` and `-` UTF-16 in base64; `+-` is a plus sign.
+fn utf7(octets: &[u8]) -> String {
+    let is_base64 = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/');
+    let mut out = String::with_capacity(octets.len());
+    let mut rest = octets;
+    while let Some(start) = memchr::memchr(b'+', rest) {
+        let (before, coded) = rest.split_at(start);
+        out.push_str(&plain(before));
+        let coded = coded.get(1..).unwrap_or_default();
+        let length = coded.iter().take_while(|octet| is_base64(octet)).count();
+        let (coded, behind) = coded.split_at(length);
+        let is_plus = coded.is_empty() && behind.starts_with(b"-");
+        out.push_str(if is_plus { "+" } else { "" });
+        out.push_str(&encoding_rs::UTF_16BE.decode_without_bom_handling(&base64(coded, coded.len())).0);
+        rest = behind.strip_prefix(b"-").unwrap_or(behind);
+    }
+    out.push_str(&plain(rest));
+    out
 }
 
 /// The text of octets of which nobody says what they are: ISO-2022-JP by its escapes, else UTF-8, else windows-1252.
@@ -164,6 +189,11 @@ mod tests {
             (b"\xe4", Some("x-nobody-knows"), "ä"),
             ("ä".as_bytes(), Some("us-ascii"), "ä"),
             (b"a\0b\0", Some("utf-16le"), "ab"),
+            (
+                b"+ADw-a+AEA-b.test+AD4 +- Empf+AOQ-nger+2D3eAA-+",
+                Some("unicode-1-1-utf-7"),
+                "<a@b.test> + Empf\u{e4}nger\u{1f600}",
+            ),
         ] {
             assert_eq!(text(octets, charset), wanted, "{octets:?} {charset:?}");
         }

@@ -37,6 +37,14 @@ pub(super) struct Evidence {
     pub is_from_person: bool,
     /// A system's notification stands in it, quoted.
     pub quotes_system: bool,
+    /// Neither author nor reverse-path nor fields are a mail system's.
+    pub is_ordinary: bool,
+    /// So it is, with an ordinary reverse-path, and by its subject somebody passes something on.
+    pub is_passed_on: bool,
+    /// Likewise, and answers.
+    pub answers: bool,
+    /// It says of itself that it answers nothing (RFC 3834, 5), or begins as people do.
+    pub is_by_itself: bool,
 }
 
 impl Evidence {
@@ -50,10 +58,14 @@ impl Evidence {
         let quoted = quoted.filter_map(|line| line.trim_start_matches(['>', ' ', '\t']).strip_prefix("From: "));
         let paragraphs = shape::paragraphs(&mail.lines);
         let first = || paragraphs.iter().take(64);
+        let is_system = words::is_system(from) || is_list_server(mail, from) || mail.header.has("x-mailerdaemon");
+        let is_null = path == "<>" || path.starts_with("<mailer-daemon") || path.starts_with("mailer-daemon");
+        let is_ordinary = !is_system && !is_null && !mail.header.has("x-failed-recipients");
+        let is_generated = value("auto-submitted").starts_with("auto-generated");
         Self {
-            is_system: words::is_system(from) || is_list_server(mail, from) || mail.header.has("x-mailerdaemon"),
+            is_system,
             is_daemon: words::is_daemon(from),
-            is_null: path == "<>" || path.starts_with("<mailer-daemon") || path.starts_with("mailer-daemon"),
+            is_null,
             is_notice: words::is_notice(subject),
             begins_notice: words::begins_notice(subject),
             is_perhaps_notice: words::is_perhaps_notice(subject),
@@ -67,11 +79,18 @@ impl Evidence {
             is_answer: value("auto-submitted").starts_with("auto-replied"),
             is_from_person: is_from_person(mail),
             quotes_system: quoted.into_iter().any(words::is_system),
+            is_ordinary,
+            is_passed_on: is_ordinary && !path.is_empty() && words::is_passed_on(subject),
+            answers: is_ordinary && !path.is_empty() && words::is_answer(subject),
+            is_by_itself: is_generated || first().next().is_some_and(|text| words::is_greeting(text)),
         }
     }
 
     /// Whether fields of RFC 3464 in it are its own.
     pub fn is_report(&self) -> bool {
+        if self.is_passed_on || self.answers {
+            return false;
+        }
         self.is_delivery_report
             || self.is_system
             || self.is_null
@@ -92,8 +111,22 @@ impl Evidence {
             + 2 * u8::from(self.is_delivery_report)
             + u8::from(self.tells)
             + u8::from(self.quotes || self.returns);
-        let is_from_person = self.is_from_person && !self.is_system && !self.is_null;
-        points >= 4 && !is_from_person
+        // Somebody who runs a mail system answers questions, too.
+        let is_notification = self.is_daemon
+            || self.is_notice
+            || self.is_perhaps_notice
+            || self.has_failed
+            || self.is_delivery_report
+            || self.returns;
+        let is_from_person =
+            self.is_from_person && !self.is_null && !(self.is_system && (is_notification || !self.is_by_itself));
+        let is_by_itself = self.is_ordinary && self.is_by_itself && !self.is_delivery_report;
+        points >= 4 && !is_from_person && !self.is_passed_on && !is_by_itself
+    }
+
+    /// Whether nothing but words say so: no mail system, no reply that is quoted, no message that came back.
+    pub fn is_words_only(&self) -> bool {
+        self.is_ordinary && !self.quotes && !self.returns && !self.is_delivery_report
     }
 }
 

@@ -23,9 +23,10 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header section at the beginning of a message, and where its body begins. A line of mbox before it is skipped.
+    /// The header section at the beginning of a message, and where its body begins. A byte order mark and a line of mbox before
+    /// it are skipped.
     pub fn read(octets: &[u8]) -> (Self, usize) {
-        let mut at = 0;
+        let mut at = if octets.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
         while let Some(line) = line_at(octets, at).filter(|line| line.trim_ascii().is_empty() && !line.is_empty()) {
             at += line.len();
         }

@@ -3,12 +3,20 @@
 //! [`Mail::read`] decodes what is looked at and no more than that: of text the first octets, of a returned message its header
 //! section. Text is lines without ends; what stands behind a divider (`divider`) is the returned message and is kept apart.
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::HashSet;
+
 use super::header::Header;
+use super::listed::{self, Listed};
 use super::mime::{Part, walk};
 use super::{address, charset, divider, html};
 
-/// Most octets of all text that are decoded. The longest report of the corpora says all it has to say within 20 KiB.
+/// Most octets that are decoded of all words for people, of all pages, and of all fields for programs. The longest report of the
+/// corpora says all it has to say within 20 KiB.
 const TEXT_MOST: usize = 256 * 1024;
+/// Octets of a message whose lines end with CR alone that are looked at.
+const CR_MOST: usize = 4 * 1024 * 1024;
 /// Most octets of a returned header section.
 const RETURNED_MOST: usize = 64 * 1024;
 /// Most lines, and the most octets of one.
@@ -40,27 +48,29 @@ pub(super) struct Mail {
     pub has_returned: bool,
     /// Whether a part is a report about TLS (RFC 8460).
     pub is_tls_report: bool,
+    listed: OnceCell<Listed>,
 }
 
 impl Mail {
     /// Sorts a message.
     pub fn read(octets: &[u8]) -> Self {
-        let walk = walk(octets.get(..octets.len().min(MESSAGE_MOST)).unwrap_or_default());
+        let octets = with_lf(octets.get(..octets.len().min(MESSAGE_MOST)).unwrap_or_default());
+        let walk = walk(&octets);
         let mut mail = Self { report: walk.report, ..Self::default() };
         mail.is_tls_report = mail.report.as_deref() == Some("tlsrpt");
-        let mut left = TEXT_MOST;
+        let (mut left, mut left_of_pages, mut left_of_fields) = (TEXT_MOST, TEXT_MOST, TEXT_MOST);
         let mut pages = Vec::new();
         for part in &walk.parts {
             match part.kind.as_str() {
                 "message/delivery-status" | "message/global-delivery-status" => {
-                    lines(part, &mut left, &mut mail.status)
+                    lines(part, &mut left_of_fields, &mut mail.status)
                 }
-                "message/feedback-report" => lines(part, &mut left, &mut mail.feedback),
+                "message/feedback-report" => lines(part, &mut left_of_fields, &mut mail.feedback),
                 "message/disposition-notification" | "message/global-disposition-notification" => {
-                    lines(part, &mut left, &mut mail.disposition);
+                    lines(part, &mut left_of_fields, &mut mail.disposition);
                 }
                 "application/tlsrpt+gzip" | "application/tlsrpt+json" => mail.is_tls_report = true,
-                "text/html" => lines(part, &mut left, &mut pages),
+                "text/html" => lines(part, &mut left_of_pages, &mut pages),
                 _ if part.is_returned() => mail.take_returned(part),
                 kind if kind.starts_with("text/") => {
                     let mut found = Vec::new();
@@ -100,17 +110,33 @@ impl Mail {
         self.behind.extend(behind.into_iter().flatten());
     }
 
-    /// Whom a notification goes to and from whom it is, and who sent what it is about: hardly ever whom it is about.
-    pub fn own_addresses(&self) -> Vec<String> {
-        let of = |header: &Header, names: &[&str]| -> Vec<String> {
+    /// The list of addresses that the words for people have; read once.
+    pub fn listed(&self) -> &Listed {
+        self.listed.get_or_init(|| listed::listed(&self.lines))
+    }
+
+    /// Whom a notification goes to and from whom it is, and who sent what it is about: hardly ever whom it is about. In lower
+    /// case.
+    pub fn own_addresses(&self) -> HashSet<String> {
+        let of = |header: &Header, names: &[&str]| -> HashSet<String> {
             let values = names.iter().flat_map(|name| header.all(name).collect::<Vec<_>>());
-            values.flat_map(|value| address::all(value).map(str::to_owned).collect::<Vec<_>>()).collect()
+            values.flat_map(|value| address::all(value).map(str::to_ascii_lowercase).collect::<Vec<_>>()).collect()
         };
         let mut own =
             of(&self.header, &["from", "to", "reply-to", "sender", "delivered-to", "x-original-to", "return-path"]);
         own.extend(of(&self.original, &["from", "return-path", "sender", "reply-to", "errors-to", "x-envelope-from"]));
         own
     }
+}
+
+/// A message with LF at the end of its lines. Old systems end them with CR alone.
+fn with_lf(octets: &[u8]) -> Cow<'_, [u8]> {
+    let start = octets.get(..octets.len().min(RETURNED_MOST)).unwrap_or_default();
+    if start.contains(&b'\n') || !start.contains(&b'\r') {
+        return Cow::Borrowed(octets);
+    }
+    let start = octets.iter().take(CR_MOST);
+    Cow::Owned(start.map(|octet| if *octet == b'\r' { b'\n' } else { *octet }).collect())
 }
 
 /// The lines of a part, decoded, as far as there is room.
@@ -123,6 +149,8 @@ fn lines(part: &Part<'_>, left: &mut usize, out: &mut Vec<String>) {
         while !line.is_char_boundary(end) {
             end -= 1;
         }
-        out.push(line.get(..end).unwrap_or_default().trim_end().to_owned());
+        let line = line.get(..end).unwrap_or_default().trim_end();
+        // No-break spaces indent as others do.
+        out.push(line.replace('\u{a0}', " "));
     }
 }

@@ -6,7 +6,7 @@
 
 use memchr::memchr;
 
-use super::header::{Header, parameters};
+use super::header::{Header, parameters, without_comments};
 
 /// Deepest multipart that is taken apart. Reports are three deep; mail programs write six.
 const DEPTH_MOST: usize = 16;
@@ -74,7 +74,8 @@ impl Says {
         Self {
             kind: if is_kind { kind } else { "text/plain".to_owned() },
             charset: named("charset").map(|name| name.to_ascii_lowercase()),
-            encoding: header.get("content-transfer-encoding").unwrap_or_default().trim().to_ascii_lowercase(),
+            encoding: without_comments(header.get("content-transfer-encoding").unwrap_or_default())
+                .to_ascii_lowercase(),
             boundary: boundary.filter(|boundary| !boundary.is_empty() && boundary.len() <= BOUNDARY_MOST),
             report: named("report-type").map(|name| name.to_ascii_lowercase()),
         }

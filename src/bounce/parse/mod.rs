@@ -10,13 +10,16 @@
 
 mod address;
 mod charset;
+mod diagnostic;
 mod divider;
 mod entry;
 mod evidence;
 mod family;
 mod feedback;
 mod header;
+mod heard;
 mod html;
+mod listed;
 mod mail;
 mod mime;
 mod response;
@@ -77,44 +80,45 @@ impl Parser {
         if let Some(parsed) = feedback::read(mail) {
             return parsed;
         }
-        if let Some(parsed) = family::ses::notification(mail, |entries| self.settled(mail, entries)) {
+        if let Some(parsed) = family::ses::notification(mail, |entries| self.judge(mail).settle(entries)) {
             return parsed;
         }
         let evidence = evidence::Evidence::of(mail);
         if let Some((family, entries)) = family::known(mail, &evidence) {
-            return self.report(mail, family, entries);
+            return report(self.judge(mail), family, entries);
         }
         for lines in [&mail.status, &mail.lines, &mail.behind] {
             let entries = if evidence.is_report() { status::entries(lines) } else { Vec::new() };
             if !entries.is_empty() {
-                return self.report(mail, "status", family::addressed(mail, entries));
+                return report(self.judge(mail), "status", family::addressed(mail, entries));
             }
         }
-        if let Some((family, entries)) =
-            family::read(mail, &evidence, || Judge::of(&self.classifier, &self.providers, mail).has_reply())
-        {
-            return self.report(mail, family, entries);
+        if evidence.is_enough() {
+            let judge = self.judge(mail);
+            if let Some((family, entries)) = family::read(mail, &evidence, judge.has_reply()) {
+                return report(judge, family, entries);
+            }
         }
         response::read(mail).or_else(|| response::unsubscribe(mail)).unwrap_or_default()
     }
 
-    fn settled(&self, mail: &Mail, entries: Vec<Entry>) -> Vec<Recipient> {
-        Judge::of(&self.classifier, &self.providers, mail).settle(entries)
+    fn judge<'a>(&'a self, mail: &'a Mail) -> Judge<'a> {
+        Judge::of(&self.classifier, &self.providers, mail)
     }
+}
 
-    /// A report about recipients: what it is, what became of them tells.
-    fn report(&self, mail: &Mail, family: &'static str, entries: Vec<Entry>) -> Parsed {
-        let recipients = self.settled(mail, entries);
-        let has = |action: Action| recipients.iter().any(|recipient| recipient.action == Some(action));
-        let kind = if has(Action::Failed) || has(Action::Delayed) {
-            Kind::Bounce
-        } else if has(Action::Delivered) {
-            Kind::Delivered
-        } else {
-            Kind::Relayed
-        };
-        Parsed { kind, family, recipients, ..Parsed::default() }
-    }
+/// A report about recipients: what it is, what became of them tells.
+fn report(mut judge: Judge<'_>, family: &'static str, entries: Vec<Entry>) -> Parsed {
+    let recipients = judge.settle(entries);
+    let has = |action: Action| recipients.iter().any(|recipient| recipient.action == Some(action));
+    let kind = if has(Action::Failed) || has(Action::Delayed) {
+        Kind::Bounce
+    } else if has(Action::Delivered) {
+        Kind::Delivered
+    } else {
+        Kind::Relayed
+    };
+    Parsed { kind, family, recipients, ..Parsed::default() }
 }
 
 /// The Message-ID of the message that came back.

@@ -155,7 +155,9 @@ impl Parsed {
     /// Leaves nothing in that a reader would not see: an address with such a character is none, elsewhere it is a blank.
     pub(super) fn make_plain(&mut self) {
         let blank = |text: &mut String| {
-            if text.chars().any(is_unseen) {
+            // Nearly all are, and a text may be told of each of a thousand.
+            let is_plain = text.bytes().all(|octet| matches!(octet, b' '..=b'~'));
+            if !is_plain && text.chars().any(is_unseen) {
                 *text = text.chars().map(|c| if is_unseen(c) { ' ' } else { c }).collect();
             }
         };

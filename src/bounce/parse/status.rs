@@ -27,6 +27,19 @@ pub(super) fn entries(lines: &[String]) -> Vec<Entry> {
     found
 }
 
+/// What lines of a report say of a recipient that they do not name; none: nothing, or of several.
+pub(super) fn nameless(lines: &[String]) -> Option<Entry> {
+    let is_told = |group: &Header| TELLING.iter().any(|name| group.has(name));
+    let mut told = groups(lines).into_iter().filter(is_told);
+    let (group, None) = (told.next()?, told.next()) else { return None };
+    let mut entry = Entry::default();
+    fill(&mut entry, &group);
+    Some(entry)
+}
+
+/// Fields that tell what became of a recipient.
+const TELLING: [&str; 4] = ["action", "status", "diagnostic-code", "remote-mta"];
+
 /// Fields that tell that a group is about a recipient.
 const NAMING: [&str; 2] = ["final-recipient", "original-recipient"];
 
@@ -67,7 +80,7 @@ fn unquoted(line: &str) -> &str {
 /// What a group says, if it is about a recipient.
 fn entry(group: &Header) -> Option<Entry> {
     let is_named = NAMING.iter().any(|name| group.has(name));
-    let is_told = ["action", "status", "diagnostic-code", "remote-mta"].iter().any(|name| group.has(name));
+    let is_told = TELLING.iter().any(|name| group.has(name));
     if !is_named || !is_told && !group.has("final-recipient") {
         return None;
     }

@@ -49,3 +49,31 @@ fn every_family_reads_its_example() {
 
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+const PLAIN: &str = "From: MAILER-DAEMON@a.test\nSubject: failure notice\n\n<ann@a.test>: 550 5.1.1 User unknown\n";
+const WANTED: [&str; 2] = ["bounce", "ann@a.test bad-mailbox permanent 5.1.1 550"];
+
+#[test]
+fn a_mark_before_the_header_and_other_line_ends_do_no_harm() {
+    let parser = Parser::built_in().unwrap();
+
+    for message in [PLAIN.to_owned(), format!("\u{feff}{PLAIN}"), PLAIN.replace('\n', "\r")] {
+        assert_eq!(told(&parser.parse(message.as_bytes())), WANTED, "{message:?}");
+    }
+}
+
+#[test]
+fn fields_are_found_behind_more_words_than_are_read() {
+    let parser = Parser::built_in().unwrap();
+
+    for kind in ["plain", "html"] {
+        let message = format!(
+            "From: MAILER-DAEMON@a.test\nContent-Type: multipart/report; report-type=delivery-status; boundary=b\n\n\
+             --b\nContent-Type: text/{kind}\n\n{}\n--b\nContent-Type: message/delivery-status\n\n\
+             Final-Recipient: rfc822; ann@a.test\nAction: failed\nDiagnostic-Code: smtp; 550 5.1.1 no\n\n--b--\n",
+            "words that say nothing\n".repeat(14_000)
+        );
+
+        assert_eq!(told(&parser.parse(message.as_bytes())), WANTED, "{kind}");
+    }
+}

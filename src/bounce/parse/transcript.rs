@@ -10,7 +10,7 @@ const REPLIES_MOST: usize = 500;
 const REPLY_MOST: usize = 2_000;
 
 /// What Sendmail puts before a reply in the list of addresses.
-const REASON: &str = "(reason:";
+pub(super) const REASON: &str = "(reason:";
 
 /// A refusal that is quoted.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Said {
     pub recipient: Option<String>,
     /// The reply.
     pub reply: String,
+    /// The line that it begins in.
+    pub line: usize,
 }
 
 impl Said {
@@ -44,7 +46,9 @@ pub(super) fn read(lines: &[String]) -> Vec<Said> {
     let mut listed: Option<String> = None;
     // The code of the reply that the line before has been, if it may go on.
     let mut open: Option<(u16, bool)> = None;
-    for line in lines {
+    // Whether something else has begun since the last reply.
+    let mut is_over = false;
+    for (at, line) in lines.iter().enumerate() {
         let text = line.trim_start_matches(['|', ' ', '\t']);
         let (mark, rest) = marked(text);
         if mark == Mark::Command
@@ -55,8 +59,9 @@ pub(super) fn read(lines: &[String]) -> Vec<Said> {
             open = None;
             continue;
         }
-        if mark == Mark::None {
-            listed = shape::leading(rest).map(|(address, _)| address.to_owned()).or(listed);
+        if let Some((address, _)) = shape::leading(rest).filter(|_| mark == Mark::None) {
+            listed = Some(address.to_owned());
+            (open, is_over) = (None, true);
         }
         let is_quoted = mark == Mark::Reply;
         let is_reason = text.starts_with(REASON);
@@ -71,14 +76,15 @@ pub(super) fn read(lines: &[String]) -> Vec<Said> {
                         (false, true) => (step, recipient.clone()),
                         (false, false) => (None, None),
                     };
-                    found.push(Said { step, recipient, reply: rest.to_owned() });
+                    is_over = false;
+                    found.push(Said { step, recipient, reply: rest.to_owned(), line: at });
                 }
                 let is_continued = rest.as_bytes().get(3) == Some(&b'-');
                 open = is_continued.then_some((code, is_quoted));
             }
             Some(_) => open = None,
             // A folded line of the same reply.
-            None if open.is_some() || is_folded(line) => {
+            None if open.is_some() || is_folded(line) && !is_over => {
                 if !rest.is_empty() {
                     append(&mut found, ' ', rest);
                 }
@@ -86,7 +92,7 @@ pub(super) fn read(lines: &[String]) -> Vec<Said> {
             None => open = None,
         }
         if rest.is_empty() {
-            open = None;
+            (open, is_over) = (None, true);
         }
     }
     found

@@ -396,6 +396,41 @@ const RESPONSES: &[&str] = &[
     "부재중",
 ];
 
+/// How subjects begin of what people pass on, and of what they answer.
+const PASSED_ON: &[&str] =
+    &["fwd:", "fw:", "wg:", "tr:", "rv:", "enc:", "vs:", "doorst:", "i: ", "转发", "轉寄", "転送"];
+const ANSWERS: &[&str] = &["re:", "aw:", "sv:", "r: ", "回复", "回覆"];
+
+/// How people begin to write.
+const GREETINGS: &[&str] = &[
+    "hello",
+    "hi ",
+    "hi,",
+    "dear ",
+    "good morning",
+    "good afternoon",
+    "hallo",
+    "moin",
+    "guten tag",
+    "sehr geehrte",
+    "liebe",
+    "bonjour",
+    "salut",
+    "hola",
+    "buenos",
+    "estimad",
+    "ciao",
+    "buongiorno",
+    "gentile",
+    "olá",
+    "prezad",
+    "hej",
+    "dzień dobry",
+    "здравствуйте",
+    "привет",
+    "добрый",
+];
+
 fn has(text: &str, words: &[&str]) -> bool {
     words.iter().any(|word| text.contains(word))
 }
@@ -454,4 +489,22 @@ pub(super) fn is_response(subject: &str) -> bool {
     let lower = subject.to_lowercase();
     let bare = lower.trim_start_matches("re:").trim_start_matches(['[', '(', '*', ' ', '"', '\'']);
     RESPONSES.iter().any(|start| bare.starts_with(start))
+}
+
+/// Whether a subject begins as that of what somebody passes on.
+pub(super) fn is_passed_on(subject: &str) -> bool {
+    let lower = subject.trim_start().to_lowercase();
+    PASSED_ON.iter().any(|start| lower.starts_with(start))
+}
+
+/// Whether a subject begins as that of an answer.
+pub(super) fn is_answer(subject: &str) -> bool {
+    let lower = subject.trim_start().to_lowercase();
+    ANSWERS.iter().any(|start| lower.starts_with(start))
+}
+
+/// Whether a text begins as people begin to write.
+pub(super) fn is_greeting(text: &str) -> bool {
+    let lower = text.chars().take(20).collect::<String>().to_lowercase();
+    GREETINGS.iter().any(|start| lower.starts_with(start))
 }

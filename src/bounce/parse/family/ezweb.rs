@@ -27,7 +27,7 @@ pub(super) fn entries(mail: &Mail) -> Vec<Entry> {
     let Some(told) = told.filter(|_| is_au || domain.contains("kddi")) else { return Vec::new() };
     let mut found = status::entries(&mail.status);
     if found.is_empty() {
-        found = shape::entries(&mail.lines);
+        found = mail.listed().entries.clone();
     }
     found.into_iter().map(|entry| Entry { text: told.clone(), ..entry }).collect()
 }

@@ -3,20 +3,31 @@
 //! Best first: addresses that begin a line or follow a label; those of X-Failed-Recipients; those within sentences that tell of
 //! a failure; whom a quoted RCPT names; at last whom the returned message was to.
 
+use std::collections::HashSet;
+
 use crate::bounce::parse::entry::Entry;
 use crate::bounce::parse::mail::Mail;
-use crate::bounce::parse::{address, shape, transcript};
+use crate::bounce::parse::{address, listed, shape, transcript};
 
 /// A text of fewer lines than these has hardly said anything.
 const FEW: usize = 6;
 /// Lines behind a divider that are looked at then.
 const BEHIND_MOST: usize = 100;
 
+/// What a message says of each recipient that has nothing but words to tell that it is about a failure: those of a list only, and
+/// never who writes.
+pub(super) fn of_list(mail: &Mail) -> Vec<Entry> {
+    let own = mail.own_addresses();
+    let mut found = chosen(mail.listed().entries.clone(), &own);
+    found.retain(|entry| entry.address.as_deref().is_some_and(|address| !is_own(&own, address)));
+    found
+}
+
 /// What a message says of each recipient.
 pub(super) fn entries(mail: &Mail) -> Vec<Entry> {
     let own = mail.own_addresses();
     let failed: Vec<&str> = mail.header.all("x-failed-recipients").flat_map(address::all).collect();
-    let mut found = chosen(shape::entries(&mail.lines), &own);
+    let mut found = chosen(mail.listed().entries.clone(), &own);
     if !failed.is_empty() && found.len() != failed.len() {
         found = failed.iter().map(|address| known(&found, address)).collect();
     }
@@ -28,14 +39,12 @@ pub(super) fn entries(mail: &Mail) -> Vec<Entry> {
     }
     if found.is_empty() {
         found = chosen(replied(mail), &own);
-        found.retain(|entry| {
-            entry.address.as_deref().is_some_and(|address| !own.iter().any(|own| address::same(own, address)))
-        });
+        found.retain(|entry| entry.address.as_deref().is_some_and(|address| !is_own(&own, address)));
     }
     if found.is_empty() && mail.lines.len() < FEW {
         // What was taken for the returned message may be what there is to say.
         let behind = mail.behind.iter().take(BEHIND_MOST).take_while(|line| !line.starts_with("Received:"));
-        found = chosen(shape::entries(&behind.cloned().collect::<Vec<_>>()), &own);
+        found = chosen(listed::entries(&behind.cloned().collect::<Vec<_>>()), &own);
     }
     if found.is_empty() {
         found.extend(sent_to(mail).map(|address| Entry::of(&address)));
@@ -51,8 +60,8 @@ fn known(entries: &[Entry], address: &str) -> Entry {
 }
 
 /// Entries without those that are hardly anybody's recipient, as long as others are left: who sent it, who is to be asked.
-fn chosen(mut entries: Vec<Entry>, own: &[String]) -> Vec<Entry> {
-    let is_own = |address: &str| own.iter().any(|own| address::same(own, address));
+fn chosen(mut entries: Vec<Entry>, own: &HashSet<String>) -> Vec<Entry> {
+    let is_own = |address: &str| is_own(own, address);
     let unlikely: [&dyn Fn(&str) -> bool; 2] = [&is_own, &address::is_role];
     for is_unlikely in unlikely {
         let is_likely = |entry: &Entry| entry.address.as_deref().is_some_and(|address| !is_unlikely(address));
@@ -61,6 +70,10 @@ fn chosen(mut entries: Vec<Entry>, own: &[String]) -> Vec<Entry> {
         }
     }
     entries
+}
+
+fn is_own(own: &HashSet<String>, address: &str) -> bool {
+    own.contains(&address.to_ascii_lowercase())
 }
 
 /// Whom quoted commands name.

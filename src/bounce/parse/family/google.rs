@@ -25,6 +25,6 @@ pub(super) fn entries(mail: &Mail) -> Vec<Entry> {
     // `550 550 5.1.1 ...`: the code as read, then the reply.
     let twice = reply.split_once(' ').filter(|(code, rest)| rest.starts_with(code) && code.len() == 3);
     let reply = twice.map_or(reply, |(_, rest)| rest);
-    let found = shape::entries(&mail.lines);
+    let found = mail.listed().entries.clone();
     found.into_iter().map(|entry| Entry { text: reply.to_owned(), ..entry }).collect()
 }

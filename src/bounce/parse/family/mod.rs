@@ -13,6 +13,7 @@ pub(super) mod ses;
 use super::entry::Entry;
 use super::evidence::Evidence;
 use super::mail::Mail;
+use super::status;
 
 /// What a family finds in a message.
 type Read = fn(&Mail) -> Vec<Entry>;
@@ -27,17 +28,9 @@ pub(super) fn known(mail: &Mail, evidence: &Evidence) -> Option<(&'static str, V
     families.map(|(name, read)| (*name, read(mail))).find(|(_, entries)| !entries.is_empty())
 }
 
-/// What a message of none of these families says; none: it is no bounce.
-pub(super) fn read(
-    mail: &Mail,
-    evidence: &Evidence,
-    has_reply: impl FnOnce() -> bool,
-) -> Option<(&'static str, Vec<Entry>)> {
-    if !evidence.is_enough() {
-        return None;
-    }
+/// What a message of none of these families says, of which there is evidence enough; none: it is no bounce.
+pub(super) fn read(mail: &Mail, evidence: &Evidence, has_reply: bool) -> Option<(&'static str, Vec<Entry>)> {
     // What answers, and neither names a mail system nor quotes a reply, is an automatic response, whatever it is about.
-    let has_reply = has_reply();
     let from = mail.header.get("from").unwrap_or_default().to_ascii_lowercase();
     let is_notice = evidence.is_notice && evidence.is_system;
     let is_response = evidence.is_answer
@@ -51,7 +44,11 @@ pub(super) fn read(
     {
         return None;
     }
-    let entries = generic::entries(mail);
+    let mut entries = if evidence.is_words_only() { generic::of_list(mail) } else { generic::entries(mail) };
+    if let ([entry], Some(fields)) = (entries.as_mut_slice(), status::nameless(&mail.status)) {
+        let action = fields.action.or(entry.action);
+        *entry = Entry { address: entry.address.take(), original: entry.original.take(), action, ..fields };
+    }
     (!entries.is_empty()).then_some(("generic", entries))
 }
 
