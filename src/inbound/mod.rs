@@ -262,7 +262,7 @@ impl Inbox {
             }
             Err(LoadError::Io(error)) => return Err(error),
         };
-        let octets = message.content.beginning(MOST_READ)?;
+        let octets = delivered(&message)?;
         let parsed = self.reader.load().parse(&octets);
         self.meters.read(parsed.kind);
         Ok(Some(Read { message, octets, parsed, recipients }))
@@ -378,6 +378,15 @@ impl Inbox {
             passed_on,
         }));
     }
+}
+
+/// As much of a message as is taken apart, with the field that final delivery puts on top (RFC 5321, 4.4): whether a machine has written
+/// it is told by its reverse-path first of all.
+fn delivered(message: &Message) -> io::Result<Bytes> {
+    let content = message.content.beginning(MOST_READ)?;
+    let mut octets = format!("Return-Path: <{}>\r\n", message.envelope.reverse_path.as_str()).into_bytes();
+    octets.extend_from_slice(&content);
+    Ok(octets.into())
 }
 
 /// That a recipient of a report is done.

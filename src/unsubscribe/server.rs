@@ -1,6 +1,6 @@
 //! The listener: connections with bounds on their number, their time and what they send, since everybody may connect.
 //!
-//! Who comes when all seats are taken gets that of the connection that has been quiet for longest ([`Seats`]); connections
+//! Who comes when all seats are taken gets that of the connection that has been quiet for longest ([`Seats`](crate::web::Seats)); connections
 //! that stall keep nobody out.
 
 use std::convert::Infallible;
