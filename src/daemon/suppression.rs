@@ -20,7 +20,7 @@ const UPKEEP: Duration = Duration::from_secs(60);
 /// Between two counts of what stands is so many times what one takes: a second for ten million.
 const COUNTING: u32 = 600;
 
-/// Takes up the list, where it holds nobody up: about a second a million entries.
+/// Takes up the list, where it holds nobody up: about half a second a million entries.
 pub(super) async fn open(storage: Arc<Disk>, clock: Clock, registry: &Registry) -> Result<Suppression, Error> {
     let taking = tokio::task::spawn_blocking(move || {
         let opened = Suppression::open(storage, clock.wall())?;

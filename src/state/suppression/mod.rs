@@ -189,7 +189,7 @@ impl Suppression {
     /// Directories of the storage that must have been claimed.
     pub const DIRECTORIES: [&str; 4] = ["state", segments::DIRECTORY, "quarantine", "quarantine/tail"];
 
-    /// Takes up the list of an earlier run, with the key of its hashes. Blocks on the disk: about a second a million entries. The
+    /// Takes up the list of an earlier run, with the key of its hashes. Blocks on the disk: about half a second a million entries. The
     /// storage is the spool's, which has claimed it.
     pub fn open(storage: Arc<dyn Storage>, now: UnixTime) -> Result<Opened, OpenError> {
         Self::open_with(storage, now, Tuning::default())
