@@ -150,8 +150,7 @@ impl Feedback {
     fn mailbox(&self, target: &Target) -> Option<MailboxHash> {
         match target {
             Target::Address(address) => Some(self.list().hash(address)),
-            Target::Hash(mailbox) => Some(*mailbox),
-            Target::Domain(_) => None,
+            Target::Hash(_) | Target::Domain(_) => target.mailbox(),
         }
     }
 }

@@ -262,8 +262,8 @@ impl Inbox {
             }
             Err(LoadError::Io(error)) => return Err(error),
         };
-        let octets = delivered(&message)?;
-        let parsed = self.reader.load().parse(&octets);
+        let octets = message.content.beginning(MOST_READ)?;
+        let parsed = self.reader.load().parse(&delivered(&message, &octets));
         self.meters.read(parsed.kind);
         Ok(Some(Read { message, octets, parsed, recipients }))
     }
@@ -380,13 +380,12 @@ impl Inbox {
     }
 }
 
-/// As much of a message as is taken apart, with the field that final delivery puts on top (RFC 5321, 4.4): whether a machine has written
-/// it is told by its reverse-path first of all.
-fn delivered(message: &Message) -> io::Result<Bytes> {
-    let content = message.content.beginning(MOST_READ)?;
+/// A content with the field that final delivery puts on top (RFC 5321, 4.4): whether a machine has written it is told by its
+/// reverse-path first of all. That is no part of what it quotes.
+fn delivered(message: &Message, content: &[u8]) -> Vec<u8> {
     let mut octets = format!("Return-Path: <{}>\r\n", message.envelope.reverse_path.as_str()).into_bytes();
-    octets.extend_from_slice(&content);
-    Ok(octets.into())
+    octets.extend_from_slice(content);
+    octets
 }
 
 /// That a recipient of a report is done.
